@@ -1,0 +1,178 @@
+"""What happens around the steps: the books of a run, its progress bar, the recipe's test loss."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm import tqdm
+
+from seglab.files import write_csv
+
+log = logging.getLogger(__name__)
+
+
+class RunRecorder(Callback):
+    """Writes metrics.csv, and into each checkpoint what it takes to use it alone.
+
+    Args:
+        path: Of metrics.csv: a row an epoch, at full precision, no times.
+        about: Plain containers that go into checkpoints under 'seglab'.
+    """
+
+    def __init__(self, path: str | Path, about: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.about = about
+        self.rows: list[dict[str, Any]] = []
+        self.images = 0
+        self.train_seconds = 0.0
+        self._began = 0.0
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Starts the clock of `train_seconds`."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts images and seconds."""
+        self.train_seconds += time.perf_counter() - self._began
+        self.images += len(batch["image"]) * trainer.world_size
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Adds the epoch's row."""
+        metrics = {k: v.item() for k, v in sorted(trainer.callback_metrics.items())}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
+        self.rows.append(row | metrics)
+        if trainer.is_global_zero:
+            write_csv(self.path, self.rows)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds `about`."""
+        checkpoint["seglab"] = self.about
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the rows of a checkpoint."""
+        self.rows = list(state_dict["rows"])
+
+
+class WatchTest(Callback):
+    """Logs the test loss every epoch, as the recipe does. Nothing may read it."""
+
+    @torch.inference_mode()
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Logs `test/loss`."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        module.eval()
+        losses = []
+        for batch in datamodule.test_dataloader():
+            batch = datamodule.scale(trainer.strategy.batch_to_device(batch))
+            losses.append(module.loss(module(batch["image"]).float(), batch["mask"]))
+        module.train()
+        module.log("test/loss", torch.cat(losses).double().mean(), sync_dist=True)
+
+
+class Progress(ProgressBar):
+    """One bar over all epochs with loss, the monitored metric and the time left.
+
+    Where there is no terminal it is a line an epoch instead; train.log gets that line always.
+
+    Args:
+        monitor: Name of the metric to show beside the loss.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        super().__init__()
+        self.monitor = monitor
+        self.bar: tqdm | None = None
+        self._began = 0.0
+        self._first_epoch = 0
+
+    def disable(self) -> None:
+        """Lightning's way to silence processes other than the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """The reverse."""
+        self._enabled = True
+
+    _enabled = True
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draws the bar."""
+        self._began, self._first_epoch = time.monotonic(), trainer.current_epoch
+        steps = int(trainer.num_training_batches)
+        self.bar = tqdm(
+            total=steps * (trainer.max_epochs or 1),
+            initial=steps * trainer.current_epoch,
+            disable=not self._enabled or not sys.stderr.isatty(),
+            unit="step",
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+        self._describe(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar by a step."""
+        assert self.bar is not None
+        # Reading the loss waits for the device, so only when the bar is drawn anew.
+        if not self.bar.disable and time.monotonic() - self._drawn > 0.3:
+            self._describe(trainer, float(outputs["loss"]))
+        self.bar.update()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Says how the epoch went."""
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        metrics = trainer.callback_metrics
+        shown = [
+            f"{name} {metrics[name].item():.4f}"
+            for name in dict.fromkeys(("train/loss", "val/loss", "test/loss", self.monitor))
+            if name in metrics
+        ]
+        took = time.monotonic() - self._began
+        left = took / (epoch - self._first_epoch) * (epochs - epoch)
+        line = f"epoch {epoch}/{epochs}  {'  '.join(shown)}  {_span(took)}, {_span(left)} left"
+        # Under a bar the line goes to train.log alone.
+        level = logging.INFO if self.bar is None or self.bar.disable else logging.DEBUG
+        rank_zero_only(log.log)(level, line)
+        self._describe(trainer, metrics["train/loss"].item())
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Leaves the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_exception(self, *args: Any) -> None:
+        """Leaves the bar where it stood."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def _describe(self, trainer: Trainer, loss: float | None = None) -> None:
+        assert self.bar is not None
+        self._drawn = time.monotonic()
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+        self.bar.set_description_str(f"epoch {epoch}/{trainer.max_epochs}", refresh=False)
+        parts = [] if loss is None else [f"loss {loss:.3f}"]
+        if self.monitor in trainer.callback_metrics and self.monitor != "train/loss":
+            parts.append(f"{self.monitor} {trainer.callback_metrics[self.monitor].item():.3f}")
+        self.bar.set_postfix_str(", ".join(parts))
+
+
+def _span(seconds: float) -> str:
+    return tqdm.format_interval(seconds)

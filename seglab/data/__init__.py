@@ -1,0 +1,1 @@
+"""Cases, the reader of images and masks, splits, the cache and the DataModule."""

@@ -1,0 +1,188 @@
+"""The DataModule: cases, cache, split and batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from seglab.data.augment import Augment
+from seglab.data.cache import Cache, open_cache
+from seglab.data.cases import Case
+from seglab.data.splits import Split, load_split, make_split
+from seglab.errors import InputError
+from seglab.files import hash_of
+
+log = logging.getLogger(__name__)
+
+
+class SegmentationDataModule(LightningDataModule):
+    """Loads and splits a data set.
+
+    A batch is a dict: `image` float (N, 3, S, S) in [0, 1], `mask` float (N, 1, S, S) of 0 and
+    1, `index` int64 (N,) the row of each case, `id` a list of N case ids.
+
+    Args:
+        cases: From the root folder to the cases (`seglab.data.cases`).
+        root: The data's folder, relative to where the command was started.
+        size: Edge of the square network input, in pixels.
+        batch_size: Training images a step, over all devices.
+        eval_batch_size: Images a step of val and test.
+        cache_dir: Where caches lie, outside the data.
+        split: `val`, `test`, `seed`, `fold`, `folds` as in `make_split`; `file` hands in a saved
+            split in place of them.
+        augment: Of training batches; None for none.
+        num_workers: Loader processes; 0 reads in the main process, which suffices for a cache.
+        seed: Of the order of training batches and of augmentation.
+    """
+
+    def __init__(
+        self,
+        cases: Callable[[str], list[Case]],
+        root: str,
+        size: int,
+        batch_size: int,
+        eval_batch_size: int,
+        cache_dir: str,
+        split: Mapping[str, Any],
+        augment: Augment | None,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise InputError(f"data.{name}={value}: expected at least 1")
+        self.read_cases = cases
+        self.root = root
+        self.size = size
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.cache_dir = cache_dir
+        self.split_settings = dict(split)
+        self.augment = augment
+        self.num_workers = num_workers
+        self.seed = seed
+        self.cases: list[Case] = []
+        self.cache: Cache
+        self.split: Split
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the cases, opens the cache and splits. A second call does nothing.
+
+        Raises:
+            InputError: Whatever is wrong with the data, the split or a file.
+        """
+        if self.cases:
+            return
+        cases = self.read_cases(self.root)
+        self.cache = open_cache(cases, self.size, self.cache_dir)
+        settings = self.split_settings
+        file = settings.pop("file")
+        if file is None:
+            self.split = make_split(cases, self.cache.groups, self.cache.sha256, **settings)
+        else:
+            self.split = load_split(file, cases, self.cache.groups, self.cache.sha256)
+        self.cases = cases
+        left_out = len(cases) - sum(map(len, (self.split.train, self.split.val, self.split.test)))
+        if left_out:
+            log.info("the split leaves out %d cases", left_out)
+
+    def part(self, name: str) -> list[Case]:
+        """The cases of 'train', 'val' or 'test'."""
+        by_id = {case.id: case for case in self.cases}
+        return [by_id[id] for id in getattr(self.split, name)]
+
+    def rows(self, name: str) -> list[int]:
+        """The cache's rows of 'train', 'val' or 'test'."""
+        row = {case.id: i for i, case in enumerate(self.cases)}
+        return [row[id] for id in getattr(self.split, name)]
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of train, in an order that depends on seed and epoch alone."""
+        rank, world = self._rank_and_world()
+        if self.batch_size % world:
+            raise InputError(
+                f"data.batch_size={self.batch_size}: expected a multiple of the {world} devices"
+            )
+        rows = _Rows(self.cache, self.cases, self.rows("train"))
+        sampler = DistributedSampler(rows, world, rank, shuffle=True, seed=self.seed)
+        return self._loader(rows, self.batch_size // world, sampler)
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """Batches of val, in order; an empty list where there is none."""
+        return self._in_order("val") if self.split.val else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of test, in order."""
+        return self._in_order("test")
+
+    def scale(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """From the cache's uint8 to what networks take, where the batch is: fast on a device."""
+        # NHWC in memory: the layout of the cache, and the one that convolutions are fastest in.
+        image = batch["image"].permute(0, 3, 1, 2).float().div_(255)
+        return batch | {"image": image, "mask": batch["mask"].unsqueeze(1).float()}
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Scales, and augments in training."""
+        batch = self.scale(batch)
+        trainer = self.trainer
+        if self.augment is None or trainer is None or not trainer.training:
+            return batch
+        # Drawn from what names the batch, so that a resumed run draws the same.
+        name = hash_of([self.seed, trainer.current_epoch, batch["index"].tolist()])
+        generator = torch.Generator().manual_seed(int(name[:15], 16))
+        image, mask = self.augment(batch["image"], batch["mask"], generator)
+        return batch | {"image": image, "mask": mask}
+
+    def _in_order(self, name: str) -> DataLoader:
+        rank, world = self._rank_and_world()
+        rows = _Rows(self.cache, self.cases, self.rows(name))
+        # Not padded, unlike torch's DistributedSampler: no case may count twice.
+        return self._loader(rows, self.eval_batch_size, range(rank, len(rows), world))
+
+    def _loader(self, rows: _Rows, batch_size: int, sampler: Any) -> DataLoader:
+        return DataLoader(
+            rows,
+            batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_is,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+
+class _Rows(Dataset):
+    """Slices of the cache; a batch is one indexing of one array."""
+
+    def __init__(self, cache: Cache, cases: Sequence[Case], rows: list[int]) -> None:
+        self.cache = cache
+        self.ids = [cases[row].id for row in rows]
+        self.rows = torch.tensor(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, positions: list[int]) -> dict[str, Tensor | list[str]]:
+        index = self.rows[positions]
+        return {
+            "image": torch.from_numpy(self.cache.images[index.numpy()]),
+            "mask": torch.from_numpy(self.cache.masks[index.numpy()]),
+            "index": index,
+            "id": [self.ids[position] for position in positions],
+        }
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,134 @@
+"""Reads any image and any mask, and brings them to network size: the only place that does."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from skimage.transform import resize
+
+from seglab.errors import InputError
+
+# Anti-aliased edges and JPEG noise leave some pixels of a mask between black and white; a
+# photograph has most of its pixels there.
+MAX_GREY_SHARE = 0.25
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads an image of any mode as RGB, turned as its EXIF orientation says.
+
+    Args:
+        path: A file that Pillow reads. Grey, palette, CMYK, 16-bit and images with an alpha
+            channel are converted; the alpha channel is dropped.
+
+    Returns:
+        uint8 (H, W, 3), values 0 to 255.
+
+    Raises:
+        InputError: The file is missing, damaged or no image.
+    """
+    image = _open(path)
+    if _is_deep(image):
+        grey = _deep_to_uint8(np.asarray(image), path)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Reads a binary mask of any mode: what is bright is lesion.
+
+    1-bit, 8-bit (0 and 255, or 0 and 1), 24-bit, RGBA, palette (the colours count, not the
+    indices), 16-bit and anti-aliased masks all give the same mask. Pixels above one half of the
+    mask's white are lesion.
+
+    Args:
+        path: A file that Pillow reads.
+
+    Returns:
+        bool (H, W), True for lesion.
+
+    Raises:
+        InputError: The file is missing, damaged, no image, or so grey that it is no mask.
+    """
+    image = _open(path)
+    if _is_deep(image):
+        values = np.asarray(image)
+    else:
+        if image.mode in ("P", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+            image = image.convert("RGBA")
+        if image.mode == "RGBA":
+            alpha = np.asarray(image.getchannel("A"))
+            if alpha.min() != alpha.max():  # transparent is background, whatever its colour
+                black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+                image = Image.alpha_composite(black, image)
+        # The brightest channel, not luminance: a pure blue lesion is a lesion.
+        values = np.asarray(image.convert("RGB")).max(axis=2)
+
+    levels = np.unique(values)
+    if len(levels) <= 2 and levels[0] == 0:
+        return values > 0
+    white = 1 if levels[-1] == 1 else 255 if levels[-1] <= 255 else 65535
+    share = float(np.mean((values > 0.1 * white) & (values < 0.9 * white)))
+    if share > MAX_GREY_SHARE:
+        raise InputError(
+            f"{path}: not a mask: {share:.0%} of its pixels are neither black nor white; expected "
+            "a lesion mask (0 for background, 1, 255 or 65535 for lesion), put it in this place"
+        )
+    return values > 0.5 * white
+
+
+def to_network_size(
+    image: np.ndarray, mask: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes a pair as the recipe does: the image anti-aliased, the mask cut at one half.
+
+    Args:
+        image: uint8 (H, W, 3).
+        mask: bool (H, W).
+        size: Edge of the square result, in pixels.
+
+    Returns:
+        uint8 (size, size, 3) and bool (size, size).
+    """
+    return image_to_network_size(image, size), (
+        mask
+        if mask.shape == (size, size)
+        else resize(mask.astype(np.float32), (size, size), order=1, anti_aliasing=False) > 0.5
+    )
+
+
+def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes an image with anti-aliasing: uint8 (H, W, 3) to uint8 (size, size, 3)."""
+    if image.shape[:2] == (size, size):
+        return image
+    # float32 halves the work of float64; both round to the same uint8 but for a pixel in 10,000.
+    scaled = resize(image.astype(np.float32), (size, size), order=1, anti_aliasing=True)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def _open(path: str | Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected an image") from None
+    except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged files
+        reason = "empty file" if Path(path).is_file() and not Path(path).stat().st_size else error
+        raise InputError(
+            f"{path}: cannot be read as an image ({reason}); replace it with an undamaged copy"
+        ) from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _deep_to_uint8(values: np.ndarray, path: str | Path) -> np.ndarray:
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        raise InputError(f"{path}: pixel values outside 0 to 65535; save it with 8 or 16 bits")
+    return (values.astype(np.uint32) // 257).astype(np.uint8)

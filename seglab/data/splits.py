@@ -1,0 +1,258 @@
+"""Who is trained on, who is chosen on, who is tested on: made once, saved, handed in again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seglab.data.cases import Case
+from seglab.errors import InputError
+from seglab.files import hash_of, read_json
+
+# Correlation of brightness gradients above which two images count as the same picture. Over the
+# 140 PH2 cases the most alike two different pictures, turned and mirrored, reach 0.87; the same
+# picture after JPEG at quality 30, resizing to 256 x 256 or brightening by 20 % stays above 0.92.
+SAME_PICTURE = 0.9
+THUMBNAIL = 32
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ids of the three parts.
+
+    Attributes:
+        train: Ids to fit on.
+        val: Ids to choose checkpoint and threshold on; may be empty.
+        test: Ids to score once.
+        protocol: How it was made, in words.
+        seed: The seed it was made with, None for a file made by others.
+        sha256: Of each case's image and mask file, by id.
+    """
+
+    train: list[str]
+    val: list[str]
+    test: list[str]
+    protocol: str
+    seed: int | None
+    sha256: dict[str, str]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of ids and contents: equal for equal splits of equal files."""
+        return hash_of([self.train, self.val, self.test, self.sha256])
+
+    def to_json(self) -> dict[str, Any]:
+        """What `splits.json` holds."""
+        return asdict(self) | {"hash": self.hash}
+
+
+def make_split(
+    cases: Sequence[Case],
+    groups: Sequence[int],
+    sha256: dict[str, str],
+    *,
+    val: float,
+    test: float,
+    seed: int,
+    fold: int | None = None,
+    folds: int = 5,
+) -> Split:
+    """Splits cases, stratified by diagnosis, with equal pictures on one side.
+
+    Cases stand in one sequence of which every stretch holds the diagnoses in proportion; the
+    order within a diagnosis is that of hashes of seed and id, so it is the same on every machine
+    and with every version of any library. Test is the first stretch (or the fold's), val the
+    next.
+
+    Args:
+        cases: All cases.
+        groups: For each case a number, equal for equal pictures (`same_pictures`).
+        sha256: Of each case's files, by id.
+        val: Share of the cases that are not tested to hold out as val; 0 for none.
+        test: Share of all cases to test, for holdout.
+        seed: Of the order.
+        fold: Which of the folds is tested, from 0; None for holdout.
+        folds: How many folds there are.
+
+    Raises:
+        InputError: A share or a fold out of range, or too few cases for them.
+    """
+    if not 0 <= val < 1:
+        raise InputError(f"data.split.val={val}: expected a share from 0 to below 1")
+    if fold is None and not 0 < test < 1:
+        raise InputError(f"data.split.test={test}: expected a share between 0 and 1")
+    members = defaultdict(list)
+    for case, group in zip(cases, groups, strict=True):
+        members[group].append(case)
+    strata = defaultdict(list)
+    for group in members.values():
+        group.sort(key=lambda case: case.id)
+        strata[group[0].diagnosis].append(group)
+    if fold is not None:
+        if folds < 2 or not 0 <= fold < folds:
+            raise InputError(
+                f"data.split.fold={fold} with data.split.folds={folds}: expected a fold from 0 to "
+                "folds - 1, and at least 2 folds"
+            )
+        if len(members) < folds:
+            raise InputError(
+                f"data.split.folds={folds}: only {len(members)} different cases; "
+                "choose fewer folds or add cases"
+            )
+
+    ranked = []
+    for diagnosis, stratum in strata.items():
+        stratum.sort(key=lambda group: hashlib.sha256(f"{seed}/{group[0].id}".encode()).digest())
+        ranked += [((2 * i + 1) / (2 * len(stratum)), diagnosis, g) for i, g in enumerate(stratum)]
+    sequence = [group for _, _, group in sorted(ranked, key=lambda r: r[:2])]
+
+    if fold is None:
+        tested, rest = _cut(sequence, max(1, round(test * len(cases))))
+        protocol = f"holdout, {test:.0%} test, {val:.0%} of the rest val"
+    else:
+        start = [round(i * len(sequence) / folds) for i in range(folds + 1)]
+        tested = sequence[start[fold] : start[fold + 1]]
+        rest = sequence[start[fold + 1] :] + sequence[: start[fold]]
+        protocol = f"fold {fold} of {folds}, {val:.0%} of the rest val"
+    size = sum(map(len, rest))
+    held_out, trained = _cut(rest, max(1, round(val * size)) if val else 0)
+    split = Split(
+        _ids(trained), _ids(held_out), _ids(tested), protocol, seed, dict(sorted(sha256.items()))
+    )
+    if not split.train or not split.test or (val and not split.val):
+        raise InputError(
+            f"{len(cases)} cases are too few to split into train, val and test with "
+            f"data.split.val={val}; add cases or change the shares"
+        )
+    return split
+
+
+def load_split(
+    path: str | Path, cases: Sequence[Case], groups: Sequence[int], sha256: dict[str, str]
+) -> Split:
+    """Reads a split that was saved or written by hand, and holds it against the data.
+
+    Args:
+        path: JSON with lists of ids under 'train', 'val' (may be missing) and 'test'; contents
+            are compared where 'sha256' is there.
+        cases: All cases of the data set.
+        groups: As in `make_split`.
+        sha256: As in `make_split`.
+
+    Raises:
+        InputError: Not a split, unknown or repeated ids, other contents, or equal pictures on
+            two sides.
+    """
+    stored = read_json(path)
+    if not isinstance(stored, dict):
+        stored = {}
+    parts = {name: stored.get(name, []) for name in ("train", "val", "test")}
+    for name, ids in parts.items():
+        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+            raise InputError(f"{path}: '{name}' is no list of case ids; expected a saved split")
+        if not ids and name != "val":
+            raise InputError(f"{path}: '{name}' is missing or empty; expected a saved split")
+    known = {case.id: group for case, group in zip(cases, groups, strict=True)}
+    side_of_id: dict[str, str] = {}
+    side_of_group: dict[int, tuple[str, str]] = {}
+    for name, ids in parts.items():
+        for id in ids:
+            if id not in known:
+                raise InputError(f"{path}: case {id} of '{name}' is not in the data; remove it")
+            if id in side_of_id:
+                raise InputError(
+                    f"{path}: case {id} stands in '{side_of_id[id]}' and in '{name}'; "
+                    "keep it in one of them"
+                )
+            side_of_id[id] = name
+            side, other = side_of_group.setdefault(known[id], (name, id))
+            if side != name:
+                raise InputError(
+                    f"{path}: {other} in '{side}' and {id} in '{name}' are the same picture, or "
+                    "nearly; move both to one side"
+                )
+    hashes = stored.get("sha256") or {}
+    for id in side_of_id:
+        if hashes.get(id, sha256[id]) != sha256[id]:
+            raise InputError(
+                f"{path}: case {id} is not the one that the split was made of (its files have "
+                "changed); restore its files, or remove 'sha256' from the split"
+            )
+    used = {id: sha256[id] for id in sorted(side_of_id)}
+    seed = stored.get("seed")
+    return Split(**parts, protocol=stored.get("protocol", "from a file"), seed=seed, sha256=used)
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """What pictures are told apart by: uint8 (H, W, 3) to grey uint8 (32, 32)."""
+    from PIL import Image
+
+    small = Image.fromarray(image).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small)
+
+
+def same_pictures(thumbnails: np.ndarray) -> list[int]:
+    """Groups pictures that are equal or nearly so, also turned or mirrored.
+
+    Two pictures are the same where the gradients of their thumbnails, in one of the eight
+    orientations, correlate above `SAME_PICTURE`. Re-encoding, resizing and brightening change
+    little of them; cropping by more than 2 % an edge escapes.
+
+    Args:
+        thumbnails: uint8 (N, 32, 32).
+
+    Returns:
+        N group numbers: the smallest index of the group.
+    """
+    upright = _gradients(thumbnails)
+    group = list(range(len(thumbnails)))
+
+    def root(i: int) -> int:
+        while group[i] != i:
+            i = group[i]
+        return i
+
+    for turns in range(4):
+        for mirror in (False, True):
+            turned = np.rot90(thumbnails[:, :, ::-1] if mirror else thumbnails, turns, (1, 2))
+            other = _gradients(turned)
+            for start in range(0, len(group), 1024):  # bounds the memory of the N x N matrix
+                near = upright[start : start + 1024] @ other.T > SAME_PICTURE
+                for i, j in np.argwhere(near):
+                    a, b = sorted((root(int(i) + start), root(int(j))))
+                    group[b] = a
+    return [root(i) for i in range(len(group))]
+
+
+def _gradients(thumbnails: np.ndarray) -> np.ndarray:
+    grey = thumbnails.astype(np.float32)
+    steps = np.stack([np.diff(grey, axis=2)[:, :-1], np.diff(grey, axis=1)[:, :, :-1]], axis=1)
+    flat = steps.reshape(len(grey), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    # A picture of one colour has no gradients: its brightness alone tells it apart.
+    blank = length[:, 0] < 1e-3
+    out = np.concatenate([flat / np.maximum(length, 1e-3), np.zeros((len(grey), 256), "f4")], 1)
+    out[blank, :] = 0
+    out[blank, flat.shape[1] + thumbnails[blank, 0, 0].astype(int)] = 1
+    return out
+
+
+def _cut(sequence: list[list[Case]], count: int) -> tuple[list[list[Case]], list[list[Case]]]:
+    """The shortest head of groups with at least `count` cases, and the rest."""
+    taken = 0
+    for position, group in enumerate(sequence):
+        if taken >= count:
+            return sequence[:position], sequence[position:]
+        taken += len(group)
+    return sequence, []
+
+
+def _ids(groups: list[list[Case]]) -> list[str]:
+    return sorted(case.id for group in groups for case in group)

@@ -1,0 +1,66 @@
+"""The one error that a user can cause, and how a command line shows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """Bad input: a file, a config key or an option.
+
+    The message is one line that names the file or the key, says what was expected, and what to
+    do next. Everything else that is raised is a bug of seglab's own and keeps its traceback.
+    """
+
+
+def find_input_error(error: BaseException) -> str | None:
+    """Returns the line to show for `error`, or None where `error` is no user's fault.
+
+    Hydra wraps what a constructor raises, so the chain of causes is searched.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, InputError):
+            return str(cause)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; choose a place that can be read and written"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        lines = [line.strip() for cause in causes for line in str(cause).splitlines()]
+        # Hydra suggests '+key=value', which seglab refuses: an unknown key is an error here.
+        kept = [x for x in lines if x and not x.startswith("To append to your config")]
+        return "; ".join(dict.fromkeys(kept))
+    return None
+
+
+def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
+    """Makes a script's `main` end with one line and exit code 1 on bad input, 130 on Ctrl-C."""
+
+    @wraps(main)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            _end("interrupted", 130)
+        except Exception as error:
+            line = find_input_error(error)
+            if line is None:
+                raise
+            _end(f"error: {line}", 1)
+
+    return wrapped
+
+
+def _end(line: str, code: int) -> NoReturn:
+    print(" ".join(line.split()), file=sys.stderr)
+    sys.exit(code)

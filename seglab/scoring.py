@@ -1,0 +1,109 @@
+"""Scores at native resolution: one function over cases, for networks and trivial baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.color import rgb2gray
+from skimage.filters import threshold_otsu
+from torch import nn
+from tqdm import tqdm
+
+from seglab.data.cache import read_pair
+from seglab.data.cases import Case
+from seglab.data.images import image_to_network_size
+from seglab.metrics import (
+    CALIBRATION_BINS,
+    calibration_counts,
+    calibration_error,
+    confusion_counts,
+    scores,
+)
+
+# From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1].
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+def network_predictor(net: nn.Module, size: int, device: torch.device | str = "cpu") -> Predictor:
+    """Makes a predictor of a network: resize, network, sigmoid, resize back.
+
+    Images pass one by one and in float32, so that a value depends on nothing but the image.
+
+    Args:
+        net: From images (1, 3, S, S) in [0, 1] to logits (1, 1, S, S); put into eval mode.
+        size: S, in pixels.
+        device: Where to compute.
+    """
+    net = net.to(device, memory_format=torch.channels_last).eval()
+
+    @torch.inference_mode()
+    def predict(image: np.ndarray) -> np.ndarray:
+        small = torch.from_numpy(image_to_network_size(image, size)).to(device)
+        logits = net(small[None].permute(0, 3, 1, 2).float() / 255)
+        return _resized(torch.sigmoid(logits.float()), image.shape[:2])
+
+    return predict
+
+
+def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
+    """What a network must beat.
+
+    Args:
+        mean_mask: float (S, S): share of training cases with lesion at each pixel.
+
+    Returns:
+        Predictors by name: `all_background`; `mean_mask`, the training masks' mean; `otsu`, what
+        is darker than Otsu's threshold of the grey image (Otsu 1979).
+    """
+    mean = torch.from_numpy(np.asarray(mean_mask, np.float32))[None, None]
+
+    def otsu(image: np.ndarray) -> np.ndarray:
+        grey = rgb2gray(image)
+        if grey.min() == grey.max():
+            return np.zeros(grey.shape, np.float32)
+        return (grey <= threshold_otsu(grey)).astype(np.float32)
+
+    return {
+        "all_background": lambda image: np.zeros(image.shape[:2], np.float32),
+        "mean_mask": lambda image: _resized(mean, image.shape[:2]),
+        "otsu": otsu,
+    }
+
+
+def score_cases(
+    predict: Predictor, cases: Sequence[Case], threshold: float, name: str = "scoring"
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Scores cases against their untouched masks.
+
+    Args:
+        predict: From image to lesion probability, both at native size.
+        cases: At least one.
+        threshold: Probability above which a pixel is lesion.
+        name: For the progress bar.
+
+    Returns:
+        A row for each case (id, diagnosis, pixel counts and its own scores), and the scores of
+        the whole set, named as in `seglab.metrics.scores`, and `ece`.
+    """
+    rows, every = [], []
+    bins = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64)
+    for case in tqdm(cases, name, unit="case", disable=None, leave=False):
+        image, mask = read_pair(case)
+        prob, target = torch.from_numpy(predict(image)), torch.from_numpy(mask)
+        counts = confusion_counts((prob > threshold)[None], target[None])
+        bins += calibration_counts(prob, target)
+        every.append(counts)
+        own = {k: v for k, v in scores(counts).items() if not k.endswith("_pooled")}
+        pixels = dict(zip(("tp", "fp", "fn", "tn"), counts[0].tolist(), strict=True))
+        rows.append({"id": case.id, "diagnosis": case.diagnosis} | pixels | own)
+    return rows, scores(torch.cat(every)) | {"ece": calibration_error(bins)}
+
+
+def _resized(prob: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """From (1, 1, S, S) to (H, W), bilinearly."""
+    large = F.interpolate(prob, shape[:2], mode="bilinear", align_corners=False)
+    return large[0, 0].cpu().numpy()

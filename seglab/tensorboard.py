@@ -1,0 +1,167 @@
+"""What TensorBoard shows besides scalars."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+
+from seglab import provenance
+from seglab.figures import error_map, grid
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger, without the file of parameters that it writes beside the events."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Brings what was logged to disk."""
+        self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Keeps the file open after fit, since test and the run's end log to it too."""
+        self.save()
+
+
+class Pictures(Callback):
+    """Predictions and a precision-recall curve of val at some epochs, and what the run is.
+
+    The same cases every time, spread evenly over val (over train, where there is no val). A row
+    a case: input, target, prediction, errors (white found, red false alarm, blue missed).
+
+    Args:
+        every_n_epochs: After which epochs; the last one always.
+        cases: How many cases.
+    """
+
+    def __init__(self, every_n_epochs: int = 5, cases: int = 6) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.cases = cases
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Logs the network's graph."""
+        writer = _writer(trainer)
+        if writer is None:
+            return
+        size = trainer.datamodule.size  # type: ignore[attr-defined]
+        training = module.training
+        net = module.eval().net
+        with torch.no_grad(), warnings.catch_warnings():
+            # The graph is a picture: that it holds for one size only is no matter.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            writer.add_graph(net, torch.zeros(1, 3, size, size, device=module.device))
+        module.train(training)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Logs pictures and curve."""
+        epoch, writer = trainer.current_epoch + 1, _writer(trainer)
+        last = epoch == trainer.max_epochs
+        if writer is None or not (last or epoch == 1 or epoch % self.every_n_epochs == 0):
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        part = "val" if data.split.val else "train"
+        rows = data.rows(part)
+        spread = np.linspace(0, len(rows) - 1, min(self.cases, len(rows))).round().astype(int)
+        shown = [rows[i] for i in spread]
+        scored = rows if part == "val" else shown
+        images, masks = data.cache.images, data.cache.masks
+        prob = {row: _probability(module, images[row]) for row in sorted({*shown, *scored})}
+        tiles = []
+        for row in shown:
+            pred, target = prob[row] > module.threshold, masks[row] > 0
+            tiles.append([images[row], target, pred, error_map(pred, target)])
+        step = trainer.global_step
+        writer.add_image(
+            f"{part}/input_target_prediction_errors", grid(tiles), step, dataformats="HWC"
+        )
+        labels = np.concatenate([masks[row].ravel() for row in scored])
+        writer.add_pr_curve(
+            f"{part}/precision_recall",
+            labels,
+            np.concatenate([prob[r].ravel() for r in scored]),
+            step,
+        )
+
+
+def log_description(trainer: Trainer, config: Mapping[str, Any]) -> None:
+    """Logs the resolved config and the environment as text, where TensorBoard is on."""
+    writer = _writer(trainer)
+    if writer is None:
+        return
+    packages = ("torch", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-image")
+    installed = provenance.versions()
+    environment = provenance.machine() | provenance.code_state()[0]
+    environment |= {name: installed.get(name) for name in ("python", *packages)}
+    writer.add_text("config", _block(OmegaConf.to_yaml(dict(config))), 0)
+    writer.add_text("environment", _block(OmegaConf.to_yaml(environment)), 0)
+
+
+def log_hparams(trainer: Trainer, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Fills TensorBoard's HParams page: one row for this run.
+
+    The parameters are the same ones for every run, since TensorBoard hides runs whose sets
+    differ.
+
+    Args:
+        trainer: Of the run.
+        config: Resolved, plain containers.
+        metrics: Values by name, shown as 'hp/name'.
+    """
+    logger = trainer.logger
+    if not isinstance(logger, TensorBoard):
+        return
+    data, task = config["data"], config["task"]
+    params = {
+        "name": config["name"],
+        "model": _last(config["model"]),
+        "data": _last(data["cases"]),
+        "size": data["size"],
+        "batch_size": data["batch_size"],
+        "fold": "holdout" if data["split"]["fold"] is None else str(data["split"]["fold"]),
+        "augment": data["augment"] is not None,
+        "loss": _last(task["loss"]),
+        "optimizer": _last(task["optimizer"]),
+        "lr": task["optimizer"].get("lr", "default"),
+        "weight_decay": task["optimizer"].get("weight_decay", "default"),
+        "schedule": _last(task["schedule"]) if task["schedule"] else "none",
+        "epochs": config["trainer"]["max_epochs"],
+        "precision": str(config["trainer"]["precision"]),
+        "seed": config["seed"],
+    }
+    logger.log_hyperparams(params, {f"hp/{name}": value for name, value in metrics.items()})
+    logger.experiment.close()
+
+
+def _last(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rsplit(".", 1)[-1]
+
+
+def _block(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def _writer(trainer: Trainer) -> Any:
+    logger = trainer.logger
+    return logger.experiment if isinstance(logger, TensorBoard) else None
+
+
+@torch.no_grad()
+def _probability(module: LightningModule, image: np.ndarray) -> np.ndarray:
+    """From a cached image uint8 (S, S, 3) to probability float32 (S, S)."""
+    training = module.training
+    module.eval()
+    batch = torch.from_numpy(np.array(image)).to(module.device)[None].permute(0, 3, 1, 2)
+    prob = torch.sigmoid(module(batch.float() / 255).float())[0, 0].cpu().numpy()
+    module.train(training)
+    return prob

@@ -1,0 +1,348 @@
+"""From a config to a run: the only place that builds things."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import random
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import get_object, instantiate
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from seglab.callbacks import RunRecorder
+from seglab.data.cache import read_pair
+from seglab.data.datamodule import SegmentationDataModule
+from seglab.errors import InputError
+from seglab.figures import ERROR_LEGEND, error_map, save_cases, save_curves
+from seglab.files import write_csv, write_json
+from seglab.metrics import segmentation_metrics
+from seglab.runs import RunDirectory, load_network, modules_of
+from seglab.scoring import Predictor, baseline_predictors, network_predictor, score_cases
+from seglab.task import SegmentationTask
+from seglab.tensorboard import log_description, log_hparams
+
+log = logging.getLogger(__name__)
+
+PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
+SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", *PARTS)
+CLASSES = ["lesion"]
+PICTURES = 5
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config describes, built."""
+
+    data: SegmentationDataModule
+    task: SegmentationTask
+    trainer: Trainer
+    recorder: RunRecorder
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Trains, chooses on val, tests once, and leaves a run directory.
+
+    Args:
+        cfg: `conf/train.yaml`, composed; `run_dir` names the directory.
+
+    Returns:
+        Scores of val, named `val/...`: what a sweep may be steered by. Everything else, test
+        included, lies in the run directory.
+
+    Raises:
+        InputError: Bad input. Where it was found before the first step, the run directory holds
+            nothing but a run.json that says so.
+    """
+    run = RunDirectory(cfg.run_dir)
+    with run.recording(cfg.seed), _quiet():
+        config = check_config(cfg)
+        seed_everything(cfg.seed)
+        parts = build(config, run.path)
+        run.begin(config, parts.data.split.to_json(), parts.data.cache.fingerprint)
+        data, trainer = parts.data, parts.trainer
+        described = f"{type(parts.task.net).__name__}, {_count(parts.task.net):,} parameters"
+        sizes = ", ".join(f"{len(data.rows(p))} {p}" for p in ("train", "val", "test"))
+        log.info("%s; cases: %s (%s)", described, sizes, data.split.protocol)
+        if trainer.is_global_zero:
+            run.update(device=trainer.strategy.root_device.type)
+            log_description(trainer, config)
+            _draw_pairs(run.path / "figures" / "pairs.png", data)
+        began = time.monotonic()
+        trainer.fit(parts.task, data)
+        seconds = {"fit": time.monotonic() - began}
+        checkpoint = run.path / "checkpoints" / "best.ckpt"
+        trainer.test(parts.task, data, ckpt_path=str(checkpoint), verbose=False)
+        if not trainer.is_global_zero:
+            return {}
+        began = time.monotonic()
+        summary = _score(run, config, parts)
+        seconds |= {"training_steps": parts.recorder.train_seconds}
+        seconds |= {"score": time.monotonic() - began}
+        summary |= {
+            "parameters": _count(parts.task.net),
+            "seconds": seconds,
+            "images_per_second": parts.recorder.images / parts.recorder.train_seconds,
+        }
+        save_curves(run.path / "figures" / "curves.png", parts.recorder.rows, config["monitor"])
+        named = {f"{p}_{k}": v for p in ("val", "test") for k, v in summary[p].items()}
+        log_hparams(trainer, config, named)
+        write_json(run.path / "summary.json", summary)
+        _tell(run.path, summary, data)
+    return {f"val/{name}": value for name, value in summary["val"].items()}
+
+
+def build(config: dict[str, Any], run_dir: Path) -> Parts:
+    """Builds data, task and trainer, and checks that they fit each other.
+
+    Args:
+        config: Checked and resolved, plain containers (`check_config`).
+        run_dir: Where the recorder writes.
+
+    Raises:
+        InputError: Whatever is wrong with the data, or a network that cannot take or give what
+            it must.
+    """
+    task = instantiate(config["task"], net=instantiate(config["model"]))
+    _check_network(task.net, config["data"]["size"])
+    data = instantiate(config["data"])
+    data.setup()
+    about = {
+        "config": config,
+        "classes": CLASSES,
+        "threshold": config["task"]["threshold"],
+        "normalisation": "images / 255",
+        "split_hash": data.split.hash,
+    }
+    recorder = RunRecorder(run_dir / "metrics.csv", about)
+    callbacks = [recorder, *instantiate(config["callbacks"]).values()]
+    logger = instantiate(config["logger"]) if config["logger"] else False
+    trainer = instantiate(config["trainer"], callbacks=callbacks, logger=logger)
+    return Parts(data, task, trainer, recorder)
+
+
+def check_config(cfg: DictConfig) -> dict[str, Any]:
+    """Resolves a config and refuses what nothing reads.
+
+    Args:
+        cfg: As composed.
+
+    Returns:
+        Plain containers, with absolute paths.
+
+    Raises:
+        InputError: An unknown key, a name that cannot be found, or a value out of range.
+    """
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for key in config:
+        if key not in SECTIONS:
+            raise InputError(f"{key}: unknown config key; expected one of {', '.join(SECTIONS)}")
+    for section in PARTS:
+        _check_arguments(config[section], section)
+    _check_integer(config["seed"], "seed", 0)
+    _check_integer(config["data"]["size"], "data.size", 1)
+    split = config["data"]["split"]
+    _check_keys(split, "data.split", {"val", "test", "seed", "fold", "folds", "file"})
+    for where, node in [("monitor", config), *_with_monitor(config["callbacks"])]:
+        _check_monitor(where, node["monitor"], node.get("mode", config["monitor_mode"]))
+    paths = [(config["data"], "root"), (config["data"], "cache_dir"), (split, "file")]
+    for node, key in paths:
+        if node[key] is not None:
+            node[key] = str(Path(node[key]).expanduser().absolute())
+    return config
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch on all devices; 0 is a seed like any other."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _check_arguments(node: Any, where: str) -> None:
+    """Holds every `_target_` and its arguments against the signature of what it names."""
+    if isinstance(node, list):
+        for i, item in enumerate(node):
+            _check_arguments(item, f"{where}[{i}]")
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        _check_arguments(value, f"{where}.{key}")
+    if "_target_" not in node:
+        return
+    try:
+        target = get_object(node["_target_"])
+    except Exception as error:
+        raise InputError(
+            f"{where}._target_={node['_target_']}: cannot be found ({error}); check the spelling, "
+            "and that its library is installed"
+        ) from error
+    parameters = inspect.signature(target).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        _check_keys(
+            {k: v for k, v in node.items() if not k.startswith("_")}, where, set(parameters)
+        )
+
+
+def _check_keys(node: dict[str, Any], where: str, known: set[str]) -> None:
+    for key in node:
+        if key not in known:
+            raise InputError(
+                f"{where}.{key}: unknown config key; expected one of {', '.join(sorted(known))}"
+            )
+
+
+def _with_monitor(callbacks: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"callbacks.{name}.monitor", node)
+        for name, node in callbacks.items()
+        if node.get("monitor") is not None
+    ]
+
+
+def _check_monitor(where: str, name: str, mode: str) -> None:
+    metrics = [*segmentation_metrics(0.5), "loss"]
+    known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
+    if name.startswith("test/"):
+        raise InputError(
+            f"{where}={name}: a test value may not choose anything, or the test is none; name one "
+            f"of {', '.join(known)}"
+        )
+    if name not in known:
+        raise InputError(f"{where}={name}: no such value; expected one of {', '.join(known)}")
+    least = name.endswith(("/loss", "/ece_net"))
+    if mode != ("min" if least else "max"):
+        raise InputError(
+            f"monitor_mode={mode}: of {name} the {'least' if least else 'greatest'} is best; set "
+            f"monitor_mode={'min' if least else 'max'}"
+        )
+
+
+def _check_integer(value: Any, name: str, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}={value}: expected an integer of at least {least}")
+
+
+@torch.no_grad()
+def _check_network(net: nn.Module, size: int) -> None:
+    """Passes one blank image before any data is read."""
+    training = net.training
+    logits = net.eval()(torch.zeros(1, 3, size, size))
+    net.train(training)
+    if tuple(logits.shape) != (1, 1, size, size):
+        raise InputError(
+            f"model: gives {tuple(logits.shape)} for an image of (1, 3, {size}, {size}); expected "
+            f"logits of (1, 1, {size}, {size})"
+        )
+
+
+def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str, Any]:
+    """Scores val and test at native resolution with the checkpoint, read back from disk."""
+    data = parts.data
+    checkpoint = run.path / "checkpoints" / "best.ckpt"
+    net, about = load_network(checkpoint, trust=modules_of(config))
+    predict = network_predictor(net, data.size, parts.trainer.strategy.root_device)
+    threshold, best_epoch = about["threshold"], about["epoch"]
+    val: dict[str, float] = {}
+    if data.split.val:
+        _, val = score_cases(predict, data.part("val"), threshold, "scoring val")
+        row = next(row for row in parts.recorder.rows if row["epoch"] == best_epoch)
+        at_network_size = re.compile(r"val/(\w+_net)")
+        val |= {m[1]: value for k, value in row.items() if (m := at_network_size.fullmatch(k))}
+    rows, test = score_cases(predict, data.part("test"), threshold, "scoring test")
+    write_csv(run.path / "test_cases.csv", rows)
+
+    baseline_rows, baselines = [], {}
+    mean_mask = data.cache.masks[data.rows("train")].mean(0)
+    for name, baseline in baseline_predictors(mean_mask).items():
+        rows, baselines[name] = score_cases(baseline, data.part("test"), 0.5, f"scoring {name}")
+        baseline_rows += [{"baseline": name} | row for row in rows]
+    write_csv(run.path / "baseline_cases.csv", baseline_rows)
+    _draw_predictions(run.path / "figures" / "predictions.png", data, predict, threshold)
+    return {"val": val, "test": test, "baselines": baselines, "best_epoch": best_epoch}
+
+
+def _draw_pairs(path: Path, data: SegmentationDataModule) -> None:
+    """The first training cases, as the network sees them."""
+    rows = data.rows("train")[:PICTURES]
+    columns = {
+        "image": [data.cache.images[row] for row in rows],
+        "mask": [data.cache.masks[row] > 0 for row in rows],
+    }
+    save_cases(path, columns, [data.cases[row].id for row in rows])
+
+
+def _draw_predictions(
+    path: Path, data: SegmentationDataModule, predict: Predictor, threshold: float
+) -> None:
+    """The first test cases at native resolution: targets beside predictions."""
+    columns: dict[str, list[np.ndarray]] = {
+        title: [] for title in ("image", "target", "prediction", "errors")
+    }
+    cases = data.part("test")[:PICTURES]
+    for case in cases:
+        image, target = read_pair(case)
+        pred = predict(image) > threshold
+        for title, picture in zip(
+            columns, (image, target, pred, error_map(pred, target)), strict=True
+        ):
+            columns[title].append(picture)
+    save_cases(path, columns, [case.id for case in cases], note=f"errors: {ERROR_LEGEND}")
+
+
+def _tell(run: Path, summary: dict[str, Any], data: SegmentationDataModule) -> None:
+    """Ends a run on the terminal: a short table, and where everything lies."""
+    columns = {"test": summary["test"]} | summary["baselines"]
+    if summary["val"]:
+        columns = {"val": summary["val"]} | columns
+    lines = [
+        f"native resolution, {len(data.rows('val'))} val and {len(data.rows('test'))} test cases; "
+        f"weights of epoch {summary['best_epoch']}; baselines on test",
+        f"{'':16}" + "".join(f"{name:>{max(8, len(name) + 2)}}" for name in columns),
+    ]
+    for metric in summary["test"]:
+        cells = (f"{v[metric]:>{max(8, len(name) + 2)}.4f}" for name, v in columns.items())
+        lines.append(f"{metric:16}" + "".join(cells))
+    lines += [
+        f"run directory  {run}",
+        f"look at it     tensorboard --logdir {run}",
+        f"score again    python scripts/evaluate.py {run}",
+    ]
+    log.info("%s", "\n".join(lines))
+
+
+def _count(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Lightning's hints off the terminal; its warnings that matter stay."""
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for hint in (
+            ".*does not have many workers.*",
+            ".*smaller than the logging interval.*",
+            ".*Checkpoint directory .* exists and is not empty.*",
+            ".*isinstance.treespec, LeafSpec.*",
+            ".*You defined a `validation_step` but have no `val_dataloader`.*",
+            ".*Total length of `list` across ranks is zero.*",
+        ):
+            warnings.filterwarnings("ignore", hint)
+        try:
+            yield
+        finally:
+            lightning.setLevel(level)

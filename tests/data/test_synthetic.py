@@ -1,0 +1,335 @@
+"""Synthetic cases: what is drawn, PH2's formats on disk, a folder that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from skimage.filters import threshold_otsu
+from skimage.measure import perimeter
+
+import seglab
+from seglab.data import synthetic
+from seglab.data.synthetic import DIAGNOSES, draw_case, synthetic_cases, write_synthetic
+from seglab.errors import InputError
+
+HEADER = (
+    b"||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
+    b"Dots/Globules | Streaks | Regression Areas | Blue-Whitish Veil ||           Colors ||"
+)
+N = 6
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """Five cases of each diagnosis."""
+    return {diagnosis: [draw_case(0, i, diagnosis) for i in range(5)] for diagnosis in range(3)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("set") / "synthetic"
+    write_synthetic(root, N, seed=0)
+    return root
+
+
+def run_python(code: str, *args: object) -> subprocess.Popen:
+    paths = [str(Path(seglab.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=env)
+
+
+def image_path(root: Path, name: str) -> Path:
+    return root / "PH2 Dataset images" / name / f"{name}_Dermoscopic_Image" / f"{name}.bmp"
+
+
+def mask_path(root: Path, name: str) -> Path:
+    return root / "PH2 Dataset images" / name / f"{name}_lesion" / f"{name}_lesion.bmp"
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    files = (file for file in root.rglob("*") if file.is_file())
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
+
+
+def touches_frame(mask: np.ndarray) -> bool:
+    return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
+
+
+def mean_by_diagnosis(drawn: dict, measure) -> list[float]:
+    return [float(np.mean([measure(*case) for case in drawn[d]])) for d in range(3)]
+
+
+def test_arguments_alone_determine_a_case() -> None:
+    image, mask = draw_case(3, 1, 1)
+    np.random.seed(1)
+    draw_case(3, 0, 0)
+    again, mask_again = draw_case(3, 1, 1)
+    assert np.array_equal(image, again)
+    assert np.array_equal(mask, mask_again)
+
+
+@pytest.mark.parametrize("other", [(4, 1, 1), (3, 2, 1), (3, 1, 0)])
+def test_each_argument_matters(other: tuple[int, int, int]) -> None:
+    image, mask = draw_case(3, 1, 1)
+    other_image, other_mask = draw_case(*other)
+    assert image.shape != other_image.shape or not np.array_equal(image, other_image)
+    assert mask.shape != other_mask.shape or not np.array_equal(mask, other_mask)
+
+
+@pytest.mark.parametrize("arguments", [(-1, 0, 0), (0, -1, 0), (0, 0, 3)])
+def test_arguments_out_of_range(arguments: tuple[int, int, int]) -> None:
+    with pytest.raises(InputError, match=f"seed={arguments[0]}, index={arguments[1]}"):
+        draw_case(*arguments)
+
+
+def test_types_sizes_and_areas(drawn: dict) -> None:
+    shapes = set()
+    for image, mask in sum(drawn.values(), []):
+        assert image.dtype == np.uint8
+        assert mask.dtype == bool
+        assert image.shape == (*mask.shape, 3)
+        assert 553 <= mask.shape[0] <= 577
+        assert 761 <= mask.shape[1] <= 769
+        assert 0.03 <= mask.mean() <= 0.98
+        shapes.add(mask.shape)
+    assert len(shapes) > 1
+
+
+def test_diagnoses_differ_in_size_outline_and_colours(drawn: dict) -> None:
+    nevus, atypical, melanoma = mean_by_diagnosis(drawn, lambda _, mask: mask.mean())
+    assert nevus < atypical < melanoma
+    assert melanoma > 2 * nevus
+
+    def raggedness(_: np.ndarray, mask: np.ndarray) -> float:
+        return perimeter(mask) / np.sqrt(mask.sum())
+
+    nevus, atypical, melanoma = mean_by_diagnosis(drawn, raggedness)
+    assert nevus < 0.95 * atypical
+    assert nevus < 0.9 * melanoma
+
+    def colourfulness(image: np.ndarray, mask: np.ndarray) -> float:
+        inside = image[mask].astype(float)
+        return (inside / inside.sum(1, keepdims=True).clip(1)).std(0).sum()
+
+    nevus, atypical, melanoma = mean_by_diagnosis(drawn, colourfulness)
+    assert max(nevus, atypical) < melanoma
+
+
+def test_some_lesions_touch_the_frame(drawn: dict) -> None:
+    touching = [sum(touches_frame(mask) for _, mask in drawn[d]) for d in range(3)]
+    assert touching[0] <= 2
+    assert touching[2] >= 3
+
+
+def test_a_lesion_is_visible_where_its_mask_says(drawn: dict) -> None:
+    for image, mask in sum(drawn.values(), []):
+        # Either side of the border, where light and skin are the same.
+        depth, way = distance_transform_edt(mask), distance_transform_edt(~mask)
+        within = image[(depth > 10) & (depth < 30)]
+        around = image[(way > 30) & (way < 50)]
+        assert np.median(around, 0).mean() - np.median(within, 0).mean() > 12
+
+
+def test_a_threshold_is_often_fooled(drawn: dict) -> None:
+    scores = []
+    for image, mask in sum(drawn.values(), []):
+        grey = image @ np.array([0.2125, 0.7154, 0.0721])
+        dark = grey < threshold_otsu(grey)
+        scores.append(2 * (dark & mask).sum() / (dark.sum() + mask.sum()))
+    assert 0.5 < np.mean(scores) < 0.8
+    assert min(scores) < 0.4
+
+
+def test_files_are_ph2s(root: Path) -> None:
+    names = [f"SYN{i:03d}" for i in range(1, N + 1)]
+    pictures = [path(Path(), name).as_posix() for name in names for path in (image_path, mask_path)]
+    assert sorted(contents(root)) == sorted([*pictures, "PH2_dataset.txt", "synthetic.json"])
+    for i, name in enumerate(names):
+        image, mask = draw_case(0, i, DIAGNOSES[i % 5])
+        for path, bits in ((image_path(root, name), 24), (mask_path(root, name), 1)):
+            head = path.read_bytes()[:34]
+            assert head[:2] == b"BM"
+            width, height, planes, depth, compression = struct.unpack("<iiHHI", head[18:34])
+            assert (height, width) == mask.shape
+            assert (planes, depth, compression) == (1, bits, 0)
+        assert np.array_equal(np.asarray(Image.open(image_path(root, name))), image)
+        saved = np.asarray(Image.open(mask_path(root, name)))
+        assert saved.dtype == bool
+        assert np.array_equal(saved, mask)
+
+
+def test_table_is_ph2s(root: Path) -> None:
+    table = (root / "PH2_dataset.txt").read_bytes()
+    table.decode("ascii")
+    assert table.count(b"\n") == table.count(b"\r\n")
+    lines = table.split(b"\r\n")
+    assert lines[0] == HEADER
+    row = re.compile(
+        rb"\|\| (SYN\d{3}) \|\| ([A-Za-z ]{22}) \|\| {18}([012]) \|\| {9}([012]) "
+        rb"\| {14}[ A][TAP] \| {12}[ A][TAP] \| {7}[AP] \| {16}[AP] \| {17}[AP] "
+        rb"\|\| ([1-6 ]{16}) \|\|"
+    )
+    for i, line in enumerate(lines[1 : N + 1]):
+        assert len(line) == 176
+        match = row.fullmatch(line)
+        assert match, line
+        assert match[1] == b"SYN%03d" % (i + 1)
+        assert int(match[3]) == DIAGNOSES[i % 5]
+        colors = match[5].strip().split(b"  ")
+        assert colors == sorted(set(colors))
+    assert lines[N + 1 : N + 5] == [
+        b"",
+        b"",
+        b"Legends for Clinical Diagnosis: ",
+        b"   0 - Common Nevus;",
+    ]
+    assert lines[-1] == b"   6 - Black."
+    assert len(lines) == N + 26
+
+
+def test_proportions_hold_from_the_start() -> None:
+    assert [DIAGNOSES.count(d) / len(DIAGNOSES) for d in range(3)] == [0.4, 0.4, 0.2]
+    assert set(DIAGNOSES[:3]) == {0, 1, 2}
+
+
+def test_cases(root: Path) -> None:
+    cases = synthetic_cases(root, N, seed=0)
+    assert [case.id for case in cases] == [f"SYN{i:03d}" for i in range(1, N + 1)]
+    kinds = ("common nevus", "atypical nevus", "melanoma")
+    assert [case.diagnosis for case in cases] == [kinds[DIAGNOSES[i % 5]] for i in range(N)]
+    assert cases[0].image.samefile(image_path(root, "SYN001"))
+    assert cases[0].mask.samefile(mask_path(root, "SYN001"))
+
+
+def test_the_table_says_what_is_drawn(root: Path) -> None:
+    for case in synthetic_cases(root, N, seed=0):
+        colors = case.criteria["colors"].split()
+        assert ("1" in colors) == (case.criteria["regression_areas"] == "P")
+        assert ("5" in colors) == (case.criteria["blue_whitish_veil"] == "P")
+
+
+def test_a_set_is_drawn_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+
+    before = times()
+    monkeypatch.setattr(synthetic, "draw_case", lambda *_: pytest.fail("drawn again"))
+    write_synthetic(str(root), N, seed=0)
+    assert times() == before
+
+
+def test_longer_and_other_sets(root: Path, tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "short", 2, seed=0)
+    short, long = contents(tmp_path / "short"), contents(root)
+    pictures = [name for name in short if name.endswith(".bmp")]
+    assert len(pictures) == 4
+    assert all(short[name] == long[name] for name in pictures)
+    write_synthetic(tmp_path / "other", 2, seed=1)
+    other = contents(tmp_path / "other")
+    assert all(short[name] != other[name] for name in pictures)
+
+
+@pytest.mark.parametrize("n, seed", [(N + 1, 0), (N - 1, 0), (N, 1)])
+def test_a_set_with_other_settings_is_refused(root: Path, n: int, seed: int) -> None:
+    before = contents(root)
+    with pytest.raises(InputError) as caught:
+        write_synthetic(root, n, seed)
+    message = str(caught.value)
+    assert message.startswith(f"{root.resolve()}: ")
+    assert f"'n': {N}, 'seed': 0" in message
+    assert f"'n': {n}, 'seed': {seed}" in message
+    assert "data.root" in message
+    assert "\n" not in message
+    assert contents(root) == before
+
+
+def test_a_set_of_another_version_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
+    with pytest.raises(InputError, match=f"'version': {synthetic.VERSION}"):
+        write_synthetic(root, N, seed=0)
+
+
+@pytest.mark.parametrize("marker", [None, "", "{", "[]"])
+def test_a_folder_with_something_else_is_refused(tmp_path: Path, marker: str | None) -> None:
+    (tmp_path / "thesis.txt").write_text("dear")
+    if marker is not None:
+        (tmp_path / "synthetic.json").write_text(marker)
+    with pytest.raises(InputError, match=re.escape(str(tmp_path.resolve()))):
+        write_synthetic(tmp_path, 1)
+    assert (tmp_path / "thesis.txt").read_text() == "dear"
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("dear")
+    with pytest.raises(InputError, match=re.escape(str(tmp_path.resolve() / "root"))):
+        write_synthetic(tmp_path / "root", 1)
+    assert (tmp_path / "root").read_text() == "dear"
+
+
+@pytest.mark.parametrize("n, seed", [(0, 0), (1000, 0), (1, -1)])
+def test_settings_out_of_range(tmp_path: Path, n: int, seed: int) -> None:
+    with pytest.raises(InputError, match=f"n={n}, seed={seed}"):
+        write_synthetic(tmp_path / "root", n, seed)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, 1)
+    assert image_path(tmp_path, "SYN001").is_file()
+
+
+def test_processes_that_start_at_once_draw_one_set(root: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from seglab.data.synthetic import write_synthetic; "
+        "write_synthetic(sys.argv[1], 6, 0)"
+    )
+    shared = tmp_path / "deep" / "set"
+    processes = [run_python(code, shared) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    # Bit for bit what this process has drawn.
+    assert contents(shared) == contents(root)
+    assert not [path for path in shared.parent.iterdir() if path.is_dir() and path != shared]
+
+
+def test_a_killed_process_leaves_no_set_and_no_obstacle(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from seglab.data import synthetic; "
+        "synthetic.os.rename = lambda *_: os._exit(9); "
+        "synthetic.write_synthetic(sys.argv[1], 2, 7)"
+    )
+    root = tmp_path / "set"
+    assert run_python(code, root).wait(timeout=120) == 9
+    assert not root.exists()
+    (stale,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (stale / "half.bmp").write_bytes(b"BM")
+    write_synthetic(root, 1, seed=0)
+    assert not stale.exists()
+    assert sorted(path.name for path in root.iterdir()) == [
+        "PH2 Dataset images",
+        "PH2_dataset.txt",
+        "synthetic.json",
+    ]
+    assert not mask_path(root, "SYN002").exists()
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = synthetic.draw_case
+
+    def fail_at_second(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray]:
+        if index == 1:
+            raise OSError(28, "No space left on device")
+        return real(seed, index, diagnosis)
+
+    monkeypatch.setattr(synthetic, "draw_case", fail_at_second)
+    with pytest.raises(OSError, match="No space left"):
+        write_synthetic(tmp_path / "set", 3)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
