@@ -81,7 +81,8 @@ class WatchTest(Callback):
         losses = []
         for batch in datamodule.test_dataloader():
             batch = datamodule.scale(trainer.strategy.batch_to_device(batch))
-            losses.append(module.loss(module(batch["image"]).float(), batch["mask"]))
+            logits = module(batch["image"]).float()
+            losses.append(module.loss(logits, batch["mask"]))  # type: ignore[operator]
         module.train()
         module.log("test/loss", torch.cat(losses).double().mean(), sync_dist=True)
 

@@ -44,10 +44,7 @@ def evaluate(
     """
     run = open_run(path, trust)
     data = run.config.data
-    if data_root is None:
-        cases = _test_cases(run)
-    else:
-        cases = find_cases(data_root)
+    cases = _test_cases(run) if data_root is None else find_cases(data_root)
     hashes = content_hashes(cases, data.cache_dir)
     seen = _changed_or_trained_on(run, cases, hashes, own=data_root is None)
     device = "cpu"

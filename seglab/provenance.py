@@ -34,9 +34,8 @@ def code_state() -> tuple[dict[str, Any], str]:
     if commit is None:
         return {"commit": None, "dirty": None, "diff_sha256": None}, ""
     untracked = git("ls-files", "--others", "--exclude-standard", "--full-name", ":/") or ""
-    diff = (git("diff", "HEAD") or "") + "".join(
-        f"untracked: {f}\n" for f in untracked.split("\n") if f
-    )
+    diff = git("diff", "HEAD") or ""
+    diff += "".join(f"untracked: {file}\n" for file in untracked.splitlines())
     digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
     return {"commit": commit.strip(), "dirty": bool(diff), "diff_sha256": digest}, diff
 

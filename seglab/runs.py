@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-import os
 import pickle
 import signal
 import sys
@@ -88,7 +87,8 @@ class RunDirectory:
             InputError: The directory holds a run already, or cannot be written.
             KeyboardInterrupt: The body was interrupted.
         """
-        if rank_zero_only.rank:  # the first process of a distributed run keeps the books
+        # The first process of a distributed run keeps the books.
+        if rank_zero_only.rank:  # type: ignore[attr-defined]
             yield
             return
         self._refuse_if_taken()
@@ -98,7 +98,7 @@ class RunDirectory:
             self.update(
                 status="running",
                 command=[sys.executable, *sys.argv],
-                directory=os.getcwd(),
+                directory=str(Path.cwd()),
                 seed=seed,
                 start=_now(),
                 end=None,

@@ -38,7 +38,7 @@ def network_predictor(net: nn.Module, size: int, device: torch.device | str = "c
         size: S, in pixels.
         device: Where to compute.
     """
-    net = net.to(device, memory_format=torch.channels_last).eval()
+    net = net.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def predict(image: np.ndarray) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from seglab.errors import InputError
 from seglab.metrics import PerImageMean, segmentation_metrics
@@ -27,6 +28,8 @@ class SegmentationTask(LightningModule):
         threshold: Probability above which a pixel is lesion.
     """
 
+    loss: Callable[[Tensor, Tensor], Tensor]
+
     def __init__(
         self,
         net: nn.Module,
@@ -39,7 +42,7 @@ class SegmentationTask(LightningModule):
         if not 0 < threshold < 1:
             raise InputError(f"task.threshold={threshold}: expected a probability between 0 and 1")
         # The layout that CPUs and GPUs convolve fastest in; values are the same.
-        self.net = net.to(memory_format=torch.channels_last)
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.optimizer = optimizer
         self.schedule = schedule
@@ -81,7 +84,8 @@ class SegmentationTask(LightningModule):
                 f"{', '.join(batch['id'])}; checkpoints/last.ckpt holds the last good epoch, if "
                 "any; lower task.optimizer.lr, or look at these cases"
             )
-        metrics, mean_loss = self.metrics[f"{stage}_metrics"], self.losses[f"{stage}_loss"]
+        metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
+        mean_loss = cast(PerImageMean, self.losses[f"{stage}_loss"])
         metrics.update(torch.sigmoid(logits.detach()), batch["mask"].int())
         mean_loss.update(loss)
         self.log_dict(dict(metrics), on_step=False, on_epoch=True, batch_size=len(loss))

@@ -82,16 +82,11 @@ class Pictures(Callback):
             pred, target = prob[row] > module.threshold, masks[row] > 0
             tiles.append([images[row], target, pred, error_map(pred, target)])
         step = trainer.global_step
-        writer.add_image(
-            f"{part}/input_target_prediction_errors", grid(tiles), step, dataformats="HWC"
-        )
+        name = f"{part}/input_target_prediction_errors"
+        writer.add_image(name, grid(tiles), step, dataformats="HWC")
         labels = np.concatenate([masks[row].ravel() for row in scored])
-        writer.add_pr_curve(
-            f"{part}/precision_recall",
-            labels,
-            np.concatenate([prob[r].ravel() for r in scored]),
-            step,
-        )
+        scores = np.concatenate([prob[row].ravel() for row in scored])
+        writer.add_pr_curve(f"{part}/precision_recall", labels, scores, step)
 
 
 def log_description(trainer: Trainer, config: Mapping[str, Any]) -> None:

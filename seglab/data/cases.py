@@ -6,6 +6,7 @@ function of this kind, named by `cases:` in a file under `conf/data/`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections import Counter
@@ -254,7 +255,7 @@ def _checked(
     if not cases:
         raise InputError(_nothing_in(root, layout, expected))
     cases.sort(key=lambda case: case.id)
-    for one, other in zip(cases, cases[1:], strict=False):
+    for one, other in itertools.pairwise(cases):
         if one.id == other.id:
             raise InputError(
                 f"{other.image}: a second case named {one.id}, the first is {one.image}; "

@@ -111,7 +111,9 @@ class SegmentationDataModule(LightningDataModule):
                 f"data.batch_size={self.batch_size}: expected a multiple of the {world} devices"
             )
         rows = _Rows(self.cache, self.cases, self.rows("train"))
-        sampler = DistributedSampler(rows, world, rank, shuffle=True, seed=self.seed)
+        sampler: DistributedSampler = DistributedSampler(
+            rows, world, rank, shuffle=True, seed=self.seed
+        )
         return self._loader(rows, self.batch_size // world, sampler)
 
     def val_dataloader(self) -> DataLoader | list[Any]:

@@ -91,9 +91,9 @@ def make_split(
     for case, group in zip(cases, groups, strict=True):
         members[group].append(case)
     strata = defaultdict(list)
-    for group in members.values():
-        group.sort(key=lambda case: case.id)
-        strata[group[0].diagnosis].append(group)
+    for same in members.values():
+        same.sort(key=lambda case: case.id)
+        strata[same[0].diagnosis].append(same)
     if fold is not None:
         if folds < 2 or not 0 <= fold < folds:
             raise InputError(

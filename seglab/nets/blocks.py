@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,9 +41,7 @@ class Encoder(nn.Module):
             )
         self.factor = 2**depth
         channels = [in_channels, *(width * 2**level for level in range(depth))]
-        self.blocks = nn.ModuleList(
-            ConvBlock(a, b) for a, b in zip(channels, channels[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(ConvBlock(a, b) for a, b in itertools.pairwise(channels))
         self.bottleneck = nn.Conv2d(channels[-1], 2 * channels[-1], 3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

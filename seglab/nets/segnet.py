@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 from seglab.nets.blocks import ConvBlock, Encoder, upsample
@@ -27,9 +29,7 @@ class SegNet(nn.Module):
         super().__init__()
         self.encoder = Encoder(in_channels, width, depth)
         channels = [width * 2**level for level in range(depth, 0, -1)]
-        self.decoder = nn.ModuleList(
-            ConvBlock(a, b) for a, b in zip(channels, channels[1:], strict=False)
-        )
+        self.decoder = nn.ModuleList(ConvBlock(a, b) for a, b in itertools.pairwise(channels))
         self.head = nn.Conv2d(channels[-1], classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
