@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
@@ -80,7 +81,7 @@ class WatchTest(Callback):
         module.eval()
         losses = []
         for batch in datamodule.test_dataloader():
-            batch = datamodule.scale(trainer.strategy.batch_to_device(batch))
+            batch = datamodule.scale(move_data_to_device(batch, module.device))
             logits = module(batch["image"]).float()
             losses.append(module.loss(logits, batch["mask"]))  # type: ignore[operator]
         module.train()

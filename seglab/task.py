@@ -88,6 +88,6 @@ class SegmentationTask(LightningModule):
         mean_loss = cast(PerImageMean, self.losses[f"{stage}_loss"])
         metrics.update(torch.sigmoid(logits.detach()), batch["mask"].int())
         mean_loss.update(loss)
-        self.log_dict(dict(metrics), on_step=False, on_epoch=True, batch_size=len(loss))
+        self.log_dict(dict(metrics.items()), on_step=False, on_epoch=True, batch_size=len(loss))
         self.log(f"{stage}/loss", mean_loss, on_step=False, on_epoch=True, batch_size=len(loss))
         return loss.mean()

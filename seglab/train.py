@@ -126,7 +126,8 @@ def build(config: dict[str, Any], run_dir: Path) -> Parts:
         "split_hash": data.split.hash,
     }
     recorder = RunRecorder(run_dir / "metrics.csv", about)
-    callbacks = [recorder, *instantiate(config["callbacks"]).values()]
+    # The recorder last: it writes down what the others log. Lightning puts checkpoints behind it.
+    callbacks = [*instantiate(config["callbacks"]).values(), recorder]
     logger = instantiate(config["logger"]) if config["logger"] else False
     trainer = instantiate(config["trainer"], callbacks=callbacks, logger=logger)
     return Parts(data, task, trainer, recorder)

@@ -33,7 +33,7 @@ class UNet(nn.Module):
         levels = [width * 2**level for level in range(depth, -1, -1)]
         # Upsampled channels of the level below and the skip's: 256 + 128 become 128, and so on.
         self.decoder = nn.ModuleList(
-            ConvBlock(below + skip, skip) for below, skip in itertools.pairwise(levels)
+            ConvBlock(below + skip, skip) for below, skip in itertools.pairwise(levels[:-1])
         )
         self.head = nn.Conv2d(levels[-2] + levels[-1], classes, 1)
 
