@@ -35,7 +35,11 @@ def find_input_error(error: BaseException) -> str | None:
             return str(cause)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; choose a place that can be read and written"
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    # What a library refuses a value with; anything else that a constructor raises is a bug.
+    refusals = (HydraException, OmegaConfBaseException, ValueError, TypeError, ImportError)
+    if isinstance(error, HydraException | OmegaConfBaseException) and (
+        isinstance(causes[-1], refusals) or type(causes[-1]).__name__ == "MisconfigurationException"
+    ):
         lines = [line.strip() for cause in causes for line in str(cause).splitlines()]
         # Hydra suggests '+key=value', which seglab refuses: an unknown key is an error here.
         kept = [x for x in lines if x and not x.startswith("To append to your config")]

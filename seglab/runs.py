@@ -26,6 +26,9 @@ from seglab.files import read_json, write_json, write_whole
 
 log = logging.getLogger("seglab")
 
+# The chosen weights, below a run directory.
+BEST = Path("checkpoints", "best.ckpt")
+
 # What a stored config may name. Opening a run runs code only through these; a prefix such as
 # 'torch.' would be a hole (torch.hub.load fetches and runs code). `--trust` adds a module.
 TRUSTED_TARGETS = frozenset(
@@ -223,7 +226,7 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
         raise InputError(f"{file}: cannot be read as a config ({error}); restore it") from error
     assert isinstance(config, DictConfig)
     check_targets(config, file, trust)
-    checkpoint = path / "checkpoints" / "best.ckpt"
+    checkpoint = path / BEST
     net, stored = load_network(checkpoint, trust)
     if stored["config"]["model"] != OmegaConf.to_container(config.model):
         raise InputError(

@@ -60,29 +60,29 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Returns the loss to descend."""
-        return self._step(batch, "train")
+        return self._step(batch, batch_idx, "train")
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Scores a batch of val."""
-        self._step(batch, "val")
+        self._step(batch, batch_idx, "val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Scores a batch of test."""
-        self._step(batch, "test")
+        self._step(batch, batch_idx, "test")
 
     def configure_optimizers(self) -> Any:
         """Builds the optimizer and the schedule of the config."""
         optimizer = self.optimizer(self.net.parameters())
         return optimizer if self.schedule is None else ([optimizer], [self.schedule(optimizer)])
 
-    def _step(self, batch: dict[str, Any], stage: str) -> Tensor:
+    def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> Tensor:
         logits = self(batch["image"]).float()  # loss and metrics in float32 under autocast too
         loss = self.loss(logits, batch["mask"])
         if not torch.isfinite(loss).all():
             raise InputError(
-                f"loss is {loss.mean().item()} in {stage}, epoch {self.current_epoch}, batch of "
-                f"{', '.join(batch['id'])}; checkpoints/last.ckpt holds the last good epoch, if "
-                "any; lower task.optimizer.lr, or look at these cases"
+                f"loss is {loss.mean().item()} in {stage}, epoch {self.current_epoch + 1}, batch "
+                f"{batch_idx + 1} of {', '.join(batch['id'])}; checkpoints/last.ckpt keeps the last "
+                "good epoch, if any; lower task.optimizer.lr, or look at these cases"
             )
         metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
         mean_loss = cast(PerImageMean, self.losses[f"{stage}_loss"])

@@ -102,7 +102,7 @@ def log_description(trainer: Trainer, config: Mapping[str, Any]) -> None:
     writer.add_text("environment", _block(OmegaConf.to_yaml(environment)), 0)
 
 
-def log_hparams(trainer: Trainer, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def log_hparams(trainer: Trainer, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Fills TensorBoard's HParams page: one row for this run.
 
     The parameters are the same ones for every run, since TensorBoard hides runs whose sets
@@ -111,7 +111,7 @@ def log_hparams(trainer: Trainer, config: Mapping[str, Any], metrics: Mapping[st
     Args:
         trainer: Of the run.
         config: Resolved, plain containers.
-        metrics: Values by name, shown as 'hp/name'.
+        summary: With the scores of `test` and `val`, of which the headline is shown.
     """
     logger = trainer.logger
     if not isinstance(logger, TensorBoard):
@@ -134,7 +134,13 @@ def log_hparams(trainer: Trainer, config: Mapping[str, Any], metrics: Mapping[st
         "precision": str(config["trainer"]["precision"]),
         "seed": config["seed"],
     }
-    logger.log_hyperparams(params, {f"hp/{name}": value for name, value in metrics.items()})
+    metrics = {
+        f"hp/{part}_{name}": summary[part][name]
+        for part in ("test", "val")
+        for name in ("dice_per_image", "iou_per_image", "pixel_accuracy")
+        if name in summary[part]
+    }
+    logger.log_hyperparams(params, metrics)
     logger.experiment.close()
 
 

@@ -28,7 +28,7 @@ from seglab.errors import InputError
 from seglab.figures import ERROR_LEGEND, error_map, save_cases, save_curves
 from seglab.files import write_csv, write_json
 from seglab.metrics import segmentation_metrics
-from seglab.runs import RunDirectory, load_network, modules_of
+from seglab.runs import BEST, RunDirectory, load_network, modules_of
 from seglab.scoring import Predictor, baseline_predictors, network_predictor, score_cases
 from seglab.task import SegmentationTask
 from seglab.tensorboard import log_description, log_hparams
@@ -82,8 +82,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
         began = time.monotonic()
         trainer.fit(parts.task, data)
         seconds = {"fit": time.monotonic() - began}
-        checkpoint = run.path / "checkpoints" / "best.ckpt"
-        trainer.test(parts.task, data, ckpt_path=str(checkpoint), verbose=False)
+        # The weights alone: Lightning's own restoring would wind the recorder back as well.
+        best = torch.load(run.path / BEST, map_location="cpu", weights_only=True)
+        parts.task.load_state_dict(best["state_dict"])
+        trainer.test(parts.task, data, verbose=False)
         if not trainer.is_global_zero:
             return {}
         began = time.monotonic()
@@ -96,8 +98,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             "images_per_second": parts.recorder.images / parts.recorder.train_seconds,
         }
         save_curves(run.path / "figures" / "curves.png", parts.recorder.rows, config["monitor"])
-        named = {f"{p}_{k}": v for p in ("val", "test") for k, v in summary[p].items()}
-        log_hparams(trainer, config, named)
+        log_hparams(trainer, config, summary)
         write_json(run.path / "summary.json", summary)
         _tell(run.path, summary, data)
     return {f"val/{name}": value for name, value in summary["val"].items()}
@@ -130,6 +131,7 @@ def build(config: dict[str, Any], run_dir: Path) -> Parts:
     callbacks = [*instantiate(config["callbacks"]).values(), recorder]
     logger = instantiate(config["logger"]) if config["logger"] else False
     trainer = instantiate(config["trainer"], callbacks=callbacks, logger=logger)
+    _check_devices(trainer, data)
     return Parts(data, task, trainer, recorder)
 
 
@@ -157,6 +159,11 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
     _check_keys(split, "data.split", {"val", "test", "seed", "fold", "folds", "file"})
     for where, node in [("monitor", config), *_with_monitor(config["callbacks"])]:
         _check_monitor(where, node["monitor"], node.get("mode", config["monitor_mode"]))
+        if node["monitor"].startswith("val/") and split["val"] == 0 and split["file"] is None:
+            raise InputError(
+                f"data.split.val=0: leaves nothing to take {where}={node['monitor']} from; hold "
+                "some cases out, or see conf/experiment/recipe.yaml for a run without val"
+            )
     paths = [(config["data"], "root"), (config["data"], "cache_dir"), (split, "file")]
     for node, key in paths:
         if node[key] is not None:
@@ -235,6 +242,21 @@ def _check_integer(value: Any, name: str, least: int) -> None:
         raise InputError(f"{name}={value}: expected an integer of at least {least}")
 
 
+def _check_devices(trainer: Trainer, data: SegmentationDataModule) -> None:
+    """Every device needs its share of each batch and of each part."""
+    world = trainer.world_size
+    if data.batch_size % world:
+        raise InputError(
+            f"data.batch_size={data.batch_size}: expected a multiple of the {world} devices"
+        )
+    for part in ("train", "val", "test"):
+        if 0 < len(data.rows(part)) < world:
+            raise InputError(
+                f"trainer.devices={world}: {part} has {len(data.rows(part))} cases; expected at "
+                "least one a device, use fewer devices or hold out more cases"
+            )
+
+
 @torch.no_grad()
 def _check_network(net: nn.Module, size: int) -> None:
     """Passes one blank image before any data is read."""
@@ -251,8 +273,7 @@ def _check_network(net: nn.Module, size: int) -> None:
 def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str, Any]:
     """Scores val and test at native resolution with the checkpoint, read back from disk."""
     data = parts.data
-    checkpoint = run.path / "checkpoints" / "best.ckpt"
-    net, about = load_network(checkpoint, trust=modules_of(config))
+    net, about = load_network(run.path / BEST, trust=modules_of(config))
     predict = network_predictor(net, data.size, parts.trainer.strategy.root_device)
     threshold, best_epoch = about["threshold"], about["epoch"]
     val: dict[str, float] = {}

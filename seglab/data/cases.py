@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 # Lossless first: copies of PH2 carry JPEG versions beside the BMPs.
 SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 UNKNOWN = "unknown"
+_PH2_IMAGES = "PH2 Dataset images"
+_PH2_FORM = "'PH2 Dataset images/IMD003/...'"
 PH2_DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
 PH2_CRITERIA = (
     "asymmetry",
@@ -64,39 +66,71 @@ def ph2_cases(root: str | Path) -> list[Case]:
     Raises:
         InputError: No case there, a case without its image or mask, or a damaged table.
     """
+    folders, table, left_out = ph2_folders(root)
+    cases = []
+    for folder in folders:
+        case, stray = ph2_case(folder, table.pop(folder.name, {}))
+        left_out["stray files"] += stray
+        cases.append(case)
+    left_out["listed cases without a folder"] = len(table)
+    return _checked(cases, root, left_out, "PH2", _PH2_FORM)
+
+
+def ph2_folders(root: str | Path) -> tuple[list[Path], dict[str, dict[str, str]], Counter[str]]:
+    """Finds PH2's case folders and its table.
+
+    Args:
+        root: As in `ph2_cases`.
+
+    Returns:
+        The folders with any picture, sorted; the table's rows by id, empty where there is no
+        table; and how many of what was left out.
+
+    Raises:
+        InputError: No PH2 there, or a damaged table.
+    """
     images = _find_ph2(root)
     if images is None:
-        raise InputError(_nothing_in(root, "PH2", "'PH2 Dataset images/IMD003/...'"))
-    table_folder = images.parent if images.name == "PH2 Dataset images" else images
-    table = _read_ph2_table(table_folder)
-    cases, left_out = [], Counter[str]()
-    for folder in sorted(images.iterdir()):
-        if not folder.is_dir() or folder.name.startswith((".", "__MACOSX")):
+        raise InputError(_nothing_in(root, "PH2", _PH2_FORM))
+    table = _read_ph2_table(images.parent if images.name == _PH2_IMAGES else images)
+    folders, left_out = [], Counter[str]()
+    for entry in sorted(images.iterdir()):
+        if not entry.is_dir() or entry.name.startswith((".", "__MACOSX")):
             left_out["stray files"] += 1
-            continue
-        id = folder.name
-        roi = folder / f"{id}_roi"
-        every = [file for file in folder.rglob("*") if file.is_file() and roi not in file.parents]
-        pictures = {
-            "image": _pictures(folder / f"{id}_Dermoscopic_Image"),
-            "mask": _pictures(folder / f"{id}_lesion"),
-        }
-        if not any(pictures.values()):
+        elif _pictures(entry):
+            folders.append(entry)
+        else:
             left_out["folders without pictures"] += 1
-            continue
-        for name, files in pictures.items():
-            if not files:
-                raise InputError(
-                    f"{folder}: case {id} has no {name}; expected {id}_Dermoscopic_Image/{id}.bmp "
-                    f"and {id}_lesion/{id}_lesion.bmp, put it there or delete the folder"
-                )
-        left_out["stray files"] += len(every) - 2
-        row = table.pop(id, {})
-        diagnosis = PH2_DIAGNOSES.get(row.pop("clinical_diagnosis", ""), UNKNOWN)
-        image, mask = _preferred(pictures["image"]), _preferred(pictures["mask"])
-        cases.append(Case(id, image, mask, diagnosis, row))
-    left_out["listed cases without a folder"] = len(table)
-    return _checked(cases, root, left_out, "PH2", "'PH2 Dataset images/IMD003/...'")
+    return folders, table, left_out
+
+
+def ph2_case(folder: Path, row: dict[str, str]) -> tuple[Case, int]:
+    """Reads one case folder of PH2's.
+
+    Args:
+        folder: Named by the case's id.
+        row: Of the table; empty where the table has none.
+
+    Returns:
+        The case, and how many stray files lie in its folder.
+
+    Raises:
+        InputError: The image or the mask is missing.
+    """
+    id = folder.name
+    images = _pictures(folder / f"{id}_Dermoscopic_Image")
+    masks = _pictures(folder / f"{id}_lesion")
+    for name, files in (("image", images), ("mask", masks)):
+        if not files:
+            raise InputError(
+                f"{folder}: case {id} has no {name}; expected {id}_Dermoscopic_Image/{id}.bmp "
+                f"and {id}_lesion/{id}_lesion.bmp, put it there or delete the folder"
+            )
+    roi = folder / f"{id}_roi"
+    stray = sum(file.is_file() and roi not in file.parents for file in folder.rglob("*")) - 2
+    diagnosis = PH2_DIAGNOSES.get(row.get("clinical_diagnosis", ""), UNKNOWN)
+    criteria = {name: value for name, value in row.items() if name != "clinical_diagnosis"}
+    return Case(id, _preferred(images), _preferred(masks), diagnosis, criteria), stray
 
 
 def isic2018_cases(root: str | Path) -> list[Case]:
@@ -166,8 +200,8 @@ def find_cases(root: str | Path) -> list[Case]:
 def _find_ph2(root: str | Path) -> Path | None:
     root = Path(root)
     for folder in (root, root / "PH2Dataset"):
-        if (folder / "PH2 Dataset images").is_dir():
-            return folder / "PH2 Dataset images"
+        if (folder / _PH2_IMAGES).is_dir():
+            return folder / _PH2_IMAGES
     return root if next(root.glob("*/*_Dermoscopic_Image"), None) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +59,10 @@ class SegmentationDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise InputError(f"data.{name}={value}: expected at least 1")
+        if Path(cache_dir).expanduser().absolute().is_relative_to(Path(root).absolute()):
+            raise InputError(
+                f"data.cache_dir={cache_dir}: expected a folder outside the data, {root}"
+            )
         self.read_cases = cases
         self.root = root
         self.size = size
@@ -106,10 +111,6 @@ class SegmentationDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of train, in an order that depends on seed and epoch alone."""
         rank, world = self._rank_and_world()
-        if self.batch_size % world:
-            raise InputError(
-                f"data.batch_size={self.batch_size}: expected a multiple of the {world} devices"
-            )
         rows = _Rows(self.cache, self.cases, self.rows("train"))
         sampler: DistributedSampler = DistributedSampler(
             rows, world, rank, shuffle=True, seed=self.seed

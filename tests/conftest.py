@@ -1,0 +1,87 @@
+"""Configs composed for the tiny PH2, and scripts run as from the command line."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from tiny import REPO, TINY, Ended, write_tiny_ph2
+
+
+@pytest.fixture(scope="session")
+def tiny_ph2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PH2 of 20 cases; read-only by agreement."""
+    return write_tiny_ph2(tmp_path_factory.mktemp("data") / "PH2Dataset")
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny_config(tiny_ph2: Path, cache_dir: Path) -> Callable[..., DictConfig]:
+    """Composes conf/train.yaml for the tiny PH2: tiny_config(run_dir, *overrides)."""
+
+    def make(run_dir: Path, *overrides: str) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+            return compose(
+                "train",
+                [
+                    f"run_dir={run_dir}",
+                    f"data.root={tiny_ph2}",
+                    f"data.cache_dir={cache_dir}",
+                    *TINY,
+                    *overrides,
+                ],
+            )
+
+    return make
+
+
+@pytest.fixture
+def script(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ended]:
+    """Runs scripts/NAME.py with arguments in this process, as Python would run it."""
+
+    def run(name: str, *arguments: object) -> Ended:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(REPO / "scripts" / f"{name}.py"), run_name="__main__")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        out, err = capsys.readouterr()
+        return Ended(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def tiny_train(
+    script: Callable[..., Ended], tiny_ph2: Path, cache_dir: Path
+) -> Callable[..., Ended]:
+    """Runs train.py on the tiny PH2: tiny_train(run_dir, *overrides)."""
+
+    def run(run_dir: Path, *overrides: str) -> Ended:
+        # The last of two overrides of one key counts.
+        return script(
+            "train",
+            f"data.root={tiny_ph2}",
+            f"data.cache_dir={cache_dir}",
+            *TINY,
+            *overrides,
+            f"hydra.run.dir={run_dir}",
+        )
+
+    return run

@@ -1,0 +1,387 @@
+"""The cache: what direct reading gives, built once, never half, made anew when files change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seglab.data import cache as cache_module
+from seglab.data.cache import Cache, content_hashes, open_cache, read_pair
+from seglab.data.cases import Case, pairs_cases
+from seglab.data.images import to_network_size
+from seglab.errors import InputError
+
+N, SIZE = 6, 16
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, write_pairs: Callable[..., Path]) -> Path:
+    """Read-only by agreement."""
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "data", N)
+
+
+@pytest.fixture
+def own_data(tmp_path: Path, write_pairs: Callable[..., Path]) -> Path:
+    """To be changed."""
+    return write_pairs(tmp_path / "own", N)
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "cache"
+
+
+def folders(cache_dir: Path) -> list[Path]:
+    return sorted(path for path in cache_dir.iterdir() if path.is_dir())
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+def assert_is_direct_reading(cache: Cache, cases: list[Case], size: int = SIZE) -> None:
+    assert cache.images.dtype == cache.masks.dtype == np.uint8
+    assert cache.images.shape == (len(cases), size, size, 3)
+    assert cache.masks.shape == (len(cases), size, size)
+    for row, case in enumerate(cases):
+        image, mask = to_network_size(*read_pair(case), size)
+        assert np.array_equal(cache.images[row], image)
+        assert np.array_equal(cache.masks[row], mask.astype(np.uint8))
+
+
+def test_the_cache_holds_what_direct_reading_gives(data: Path, cache_dir: Path) -> None:
+    cases = pairs_cases(data)
+    cache = open_cache(cases, SIZE, str(cache_dir))
+    assert_is_direct_reading(cache, cases)
+    assert set(np.unique(cache.masks)) == {0, 1}
+    assert isinstance(cache.images, np.memmap) and isinstance(cache.masks, np.memmap)
+    assert not cache.images.flags.writeable
+    assert cache.groups == list(range(N))
+    for case in cases:
+        files = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (case.image, case.mask)]
+        expected = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        assert cache.sha256[case.id] == expected
+    assert list(cache.sha256) == [case.id for case in cases]
+
+
+def test_rows_follow_the_cases(data: Path, cache_dir: Path) -> None:
+    cases = pairs_cases(data)[::-1]
+    assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
+    assert_is_direct_reading(open_cache(cases[1:], SIZE, cache_dir), cases[1:])
+
+
+def test_equal_pictures_are_grouped(own_data: Path, cache_dir: Path) -> None:
+    image = Image.open(own_data / "images" / "p01.png")
+    mask = Image.open(own_data / "masks" / "p01.png")
+    image.transpose(Image.Transpose.ROTATE_90).save(own_data / "images" / "p04.png")
+    mask.transpose(Image.Transpose.ROTATE_90).save(own_data / "masks" / "p04.png")
+    cache = open_cache(pairs_cases(own_data), SIZE, cache_dir)
+    assert cache.groups == [0, 1, 2, 3, 1, 5]
+
+
+def test_a_second_opening_builds_nothing(
+    data: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "seglab.data.cache")
+    cases = pairs_cases(data)
+    first = open_cache(cases, SIZE, cache_dir)
+    (folder,) = folders(cache_dir)
+    assert [record.getMessage() for record in caplog.records] == [f"cache built: {folder}"]
+    before = times(folder) | {cache_dir / "hashes.json": 0}
+    before = {path: path.stat().st_mtime_ns for path in before}
+    monkeypatch.setattr(cache_module, "read_pair", lambda case: pytest.fail("read again"))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("hashed again"))
+    second = open_cache(cases, SIZE, cache_dir)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert folders(cache_dir) == [folder]
+    assert np.array_equal(second.images, first.images)
+    assert (second.groups, second.sha256) == (first.groups, first.sha256)
+    assert second.fingerprint == first.fingerprint
+    assert len(caplog.records) == 1
+
+
+def test_the_same_files_elsewhere_share_a_cache(
+    data: Path, own_data: Path, cache_dir: Path
+) -> None:
+    first = open_cache(pairs_cases(data), SIZE, cache_dir)
+    (folder,) = folders(cache_dir)
+    before = times(folder)
+    second = open_cache(pairs_cases(own_data), SIZE, cache_dir)
+    assert second.fingerprint == first.fingerprint
+    assert folders(cache_dir) == [folder]
+    assert times(folder) == before
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_a_changed_file_gives_another_cache(part: str, own_data: Path, cache_dir: Path) -> None:
+    cases = pairs_cases(own_data)
+    first = open_cache(cases, SIZE, cache_dir)
+    kept = first.images.copy(), first.masks.copy()
+    path = own_data / part / "p03.png"
+    Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    second = open_cache(cases, SIZE, cache_dir)
+    assert len(folders(cache_dir)) == 2
+    assert second.fingerprint != first.fingerprint
+    assert {id for id in first.sha256 if first.sha256[id] != second.sha256[id]} == {"p03"}
+    assert_is_direct_reading(second, cases)
+    assert not np.array_equal(getattr(second, part), getattr(first, part))
+    assert np.array_equal(first.images, kept[0])
+    assert np.array_equal(first.masks, kept[1])
+
+
+def test_size_diagnosis_and_version_are_part_of_the_key(
+    data: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = pairs_cases(data)
+    first = open_cache(cases, SIZE, cache_dir)
+    larger = open_cache(cases, SIZE + 5, cache_dir)
+    assert_is_direct_reading(larger, cases, SIZE + 5)
+    assert larger.fingerprint == first.fingerprint
+    other = [replace(cases[0], diagnosis="melanoma"), *cases[1:]]
+    assert open_cache(other, SIZE, cache_dir).fingerprint != first.fingerprint
+    assert len(folders(cache_dir)) == 3
+    monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
+    open_cache(cases, SIZE, cache_dir)
+    assert len(folders(cache_dir)) == 4
+
+
+def test_known_files_are_not_hashed_again(own_data: Path, tmp_path: Path) -> None:
+    cases = pairs_cases(own_data)
+    before = content_hashes(cases, tmp_path)
+    path = cases[2].mask
+    stat = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert content_hashes(cases, tmp_path) == before  # path, size and time are those known
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    after = content_hashes(cases, tmp_path)
+    assert {id for id in after if after[id] != before[id]} == {"p02"}
+    assert content_hashes(cases, tmp_path) == after
+
+
+def test_an_index_keeps_what_other_data_put_there(data: Path, own_data: Path) -> None:
+    cache_dir = own_data / "cache"
+    content_hashes(pairs_cases(data), cache_dir)
+    content_hashes(pairs_cases(own_data), cache_dir)
+    known = json.loads((cache_dir / "hashes.json").read_text())
+    assert len(known) == 4 * N
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "\0\0\0", "[]", "null", "7", '"text"', "{PATH: 5}", "{PATH: [1, 2]}"]
+)
+def test_a_damaged_index_is_made_anew(content: str, data: Path, cache_dir: Path) -> None:
+    cases = pairs_cases(data)
+    expected = open_cache(cases, SIZE, cache_dir)
+    index = cache_dir / "hashes.json"
+    whole = json.loads(index.read_text())
+    stat = cases[0].image.stat()
+    content = content.replace("PATH", json.dumps(str(cases[0].image.absolute())))
+    index.write_text(content.replace("[1, 2]", f"[{stat.st_size}, {stat.st_mtime_ns}]"))
+    cache = open_cache(cases, SIZE, cache_dir)
+    assert cache.sha256 == expected.sha256
+    assert np.array_equal(cache.images, expected.images)
+    assert json.loads(index.read_text()) == whole
+    assert len(folders(cache_dir)) == 1
+
+
+def test_a_lost_index_is_made_anew(data: Path, cache_dir: Path) -> None:
+    cases = pairs_cases(data)
+    expected = open_cache(cases, SIZE, cache_dir)
+    whole = (cache_dir / "hashes.json").read_bytes()
+    (cache_dir / "hashes.json").unlink()
+    assert open_cache(cases, SIZE, cache_dir).sha256 == expected.sha256
+    assert (cache_dir / "hashes.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_a_bad_file_leaves_no_cache(part: str, own_data: Path, cache_dir: Path) -> None:
+    cases = pairs_cases(own_data)
+    path = own_data / part / "p03.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=re.escape(f"{path}: ")):
+        open_cache(cases, SIZE, cache_dir)
+    assert folders(cache_dir) == []
+    path.write_bytes(whole)
+    assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
+
+
+def test_a_missing_file_leaves_no_cache(own_data: Path, cache_dir: Path) -> None:
+    cases = pairs_cases(own_data)
+    cases[4].mask.unlink()
+    with pytest.raises(InputError, match=re.escape(str(cases[4].mask))):
+        open_cache(cases, SIZE, cache_dir)
+    assert folders(cache_dir) == []
+
+
+def test_an_interrupted_build_leaves_no_cache(
+    data: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "read_pair", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_cache(pairs_cases(data), SIZE, cache_dir)
+    assert folders(cache_dir) == []
+    assert_is_direct_reading(open_cache(pairs_cases(data), SIZE, cache_dir), pairs_cases(data))
+
+
+def test_a_mask_of_another_size_is_refused(own_data: Path, cache_dir: Path) -> None:
+    path = own_data / "masks" / "p02.png"
+    Image.new("1", (28, 22)).save(path)
+    cases = pairs_cases(own_data)
+    for read in (lambda: read_pair(cases[2]), lambda: open_cache(cases, SIZE, cache_dir)):
+        with pytest.raises(InputError) as caught:
+            read()
+        message = str(caught.value)
+        assert message.startswith(f"{path}: ")
+        assert "28 x 22" in message  # width first, as people say it
+        assert "29 x 22" in message
+        assert "\n" not in message
+    assert folders(cache_dir) == []
+
+
+def test_a_mask_that_lies_on_its_side_is_refused(own_data: Path) -> None:
+    path = own_data / "masks" / "p02.png"
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
+    with pytest.raises(InputError, match="22 x 29 pixels, its image 29 x 22"):
+        read_pair(pairs_cases(own_data)[2])
+
+
+def test_caches_may_be_deleted_at_any_time(data: Path, cache_dir: Path) -> None:
+    cases = pairs_cases(data)
+    first = open_cache(cases, SIZE, cache_dir)
+    expected = first.images.copy()
+    (folder,) = folders(cache_dir)
+    shutil.rmtree(folder)
+    assert np.array_equal(open_cache(cases, SIZE, cache_dir).images, expected)
+    shutil.rmtree(cache_dir)
+    assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
+    assert np.array_equal(first.images, expected)  # what is open stays readable
+
+
+def test_the_data_stays_as_it_is(data: Path, cache_dir: Path) -> None:
+    before = times(data)
+    open_cache(pairs_cases(data), SIZE, cache_dir)
+    assert times(data) == before
+
+
+def test_a_home_folder_is_found(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    open_cache(pairs_cases(data), SIZE, "~/caches")
+    assert len(folders(tmp_path / "caches")) == 1
+
+
+OPEN_WHEN_TOLD = """
+import hashlib, logging, sys, time
+from seglab.data import cache
+from seglab.data.cases import pairs_cases
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+real = cache.read_pair
+
+def slow(case):
+    time.sleep(0.3 if case.id == "p00" else 0)
+    return real(case)
+
+cache.read_pair = slow
+cases = pairs_cases(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+opened = cache.open_cache(cases, int(sys.argv[3]), sys.argv[2])
+print("content", hashlib.sha256(opened.images.tobytes() + opened.masks.tobytes()).hexdigest())
+"""
+
+
+def test_processes_that_start_at_once_build_once(
+    data: Path, cache_dir: Path, start_python: Callable[..., subprocess.Popen[str]]
+) -> None:
+    processes = [start_python(OPEN_WHEN_TOLD, data, cache_dir, SIZE) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("ready\n", ""):
+            pass
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = "".join(process.communicate(timeout=60)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said.count("cache built: ") == 1
+    cases = pairs_cases(data)
+    cache = open_cache(cases, SIZE, cache_dir)
+    assert_is_direct_reading(cache, cases)
+    content = hashlib.sha256(cache.images.tobytes() + cache.masks.tobytes()).hexdigest()
+    assert re.findall(r"^content (\w+)$", said, re.MULTILINE) == [content] * 2
+    assert len(folders(cache_dir)) == 1
+
+
+HANG_IN_MID_BUILD = """
+import sys, time
+from pathlib import Path
+from seglab.data import cache
+from seglab.data.cases import pairs_cases
+
+real = cache.read_pair
+
+def hang(case):
+    if case.id == "p03":
+        Path(sys.argv[4]).touch()
+        time.sleep(600)
+    return real(case)
+
+cache.read_pair = hang
+cache.open_cache(pairs_cases(sys.argv[1]), int(sys.argv[3]), sys.argv[2])
+"""
+
+
+def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(
+    data: Path,
+    cache_dir: Path,
+    tmp_path: Path,
+    start_python: Callable[..., subprocess.Popen[str]],
+) -> None:
+    reached = tmp_path / "reached"
+    process = start_python(HANG_IN_MID_BUILD, data, cache_dir, SIZE, reached)
+    end = time.monotonic() + 60
+    while not reached.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    (partial,) = folders(cache_dir)
+    assert partial.name.endswith(".partial")
+    process.kill()
+    assert process.wait(timeout=10) == -signal.SIGKILL
+    assert folders(cache_dir) == [partial]
+    assert (partial / "images.npy").exists()
+
+    (partial / "left over").touch()
+    cases = pairs_cases(data)
+    assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
+    (folder,) = folders(cache_dir)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "groups.json",
+        "images.npy",
+        "masks.npy",
+    ]

@@ -1,0 +1,445 @@
+"""Reading images and masks: every encoding gives one array, every bad file one clear line."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
+from skimage.transform import resize
+
+from seglab.data.images import image_to_network_size, read_image, read_mask, to_network_size
+from seglab.errors import InputError
+
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+QUICK = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+
+
+def bmp(pixels: np.ndarray, palette: list[tuple[int, int, int]], top_down: bool = False) -> bytes:
+    """Any of 24-bit (H, W, 3) or 1-bit (H, W) pixels, written by the book."""
+    height, width = pixels.shape[:2]
+    if pixels.ndim == 3:
+        bits, rows = 24, pixels[..., ::-1].reshape(height, -1).astype(np.uint8)
+    else:
+        bits, rows = 1, np.packbits(pixels, axis=1)
+    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)))
+    data = (rows if top_down else rows[::-1]).tobytes()
+    table = b"".join(struct.pack("<4B", *rgb[::-1], 0) for rgb in palette)
+    offset = 54 + len(table)
+    file = struct.pack("<2sIHHI", b"BM", offset + len(data), 0, 0, offset)
+    signed = -height if top_down else height
+    info = struct.pack("<IiiHHIIiiII", 40, width, signed, 1, bits, 0, len(data), 0, 0, 0, 0)
+    return file + info + table + data
+
+
+def png(width: int, height: int, depth: int, kind: int, data: bytes) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def image_of(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def grey(mask: np.ndarray) -> np.ndarray:
+    return mask.astype(np.uint8) * 255
+
+
+def with_alpha(mask: np.ndarray, mode: str, colors: np.ndarray, alpha: np.ndarray) -> Image.Image:
+    image = image_of(colors).convert(mode)
+    image.putalpha(image_of(alpha))
+    return image
+
+
+def palette(indices: np.ndarray, *colors: tuple[int, int, int]) -> Image.Image:
+    image = image_of(indices.astype(np.uint8))
+    image.putpalette([value for color in colors for value in color])
+    return image
+
+
+# From a mask to an image that Pillow saves under this suffix, or to the bytes of the file.
+ENCODINGS: dict[str, tuple[str, Callable[[np.ndarray], Image.Image | bytes]]] = {
+    "1-bit BMP": (".bmp", image_of),
+    "1-bit PNG": (".png", image_of),
+    "1-bit TIFF": (".tif", image_of),
+    "1-bit BMP by the book": (".bmp", lambda m: bmp(m, [BLACK, WHITE])),
+    "1-bit BMP, inverted colour table": (".bmp", lambda m: bmp(~m, [WHITE, BLACK])),
+    "8-bit 0/255 BMP": (".bmp", lambda m: image_of(grey(m))),
+    "8-bit 0/255 PNG": (".png", lambda m: image_of(grey(m))),
+    "8-bit 0/1": (".png", lambda m: image_of(m.astype(np.uint8))),
+    "24-bit BMP": (".bmp", lambda m: image_of(grey(m)).convert("RGB")),
+    "24-bit BMP, top-down": (
+        ".bmp",
+        lambda m: bmp(np.repeat(grey(m)[..., None], 3, 2), [], top_down=True),
+    ),
+    "24-bit PNG 0/1": (".png", lambda m: image_of(np.repeat(m[..., None], 3, 2).astype(np.uint8))),
+    "RGBA, opaque": (".png", lambda m: image_of(grey(m)).convert("RGBA")),
+    "RGBA, transparent black": (".png", lambda m: with_alpha(m, "RGB", grey(m), grey(m))),
+    "RGBA, transparent white": (
+        ".png",
+        lambda m: with_alpha(m, "RGB", np.full(m.shape, 255, np.uint8), grey(m)),
+    ),
+    "LA, opaque": (".png", lambda m: image_of(grey(m)).convert("LA")),
+    "LA, transparent white": (
+        ".png",
+        lambda m: with_alpha(m, "L", np.full(m.shape, 255, np.uint8), grey(m)),
+    ),
+    "palette": (".png", lambda m: palette(m, BLACK, WHITE)),
+    "palette, BMP": (".bmp", lambda m: palette(m, BLACK, WHITE, (9, 9, 9))),
+    "palette, inverted": (".png", lambda m: palette(~m, WHITE, BLACK)),
+    "palette, inverted, BMP": (".bmp", lambda m: palette(~m, WHITE, BLACK)),
+    "palette, high indices": (".png", lambda m: palette(m * 200, BLACK, *[WHITE] * 250)),
+    "palette, blue lesion": (".png", lambda m: palette(m, BLACK, (0, 0, 255))),
+    "16-bit 0/65535": (".png", lambda m: image_of(m.astype(np.uint16) * 65535)),
+    "16-bit 0/255": (".png", lambda m: image_of(m.astype(np.uint16) * 255)),
+    "16-bit 0/1": (".png", lambda m: image_of(m.astype(np.uint16))),
+    "16-bit 0/65535 TIFF": (".tif", lambda m: image_of(m.astype(np.uint16) * 65535)),
+}
+
+
+def write(path: Path, content: Image.Image | bytes) -> Path:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content.save(path)
+    return path
+
+
+def lesion(height: int = 75, width: int = 101) -> np.ndarray:
+    """A mask without any symmetry that touches the frame; rows are no whole bytes."""
+    rows, columns = np.ogrid[:height, :width]
+    mask = np.hypot((rows - 30) / 20, (columns - 40) / 30) < 1
+    mask[:16, 64:] = True
+    return mask
+
+
+def photograph(height: int = 48, width: int = 64) -> np.ndarray:
+    """Smooth colours without any symmetry, most of them neither dark nor bright."""
+    rows, columns = np.mgrid[:height, :width] / [[[height]], [[width]]]
+    return np.stack([60 + 130 * rows, 190 - 120 * columns, 80 + 90 * rows * columns], 2).astype(
+        np.uint8
+    )
+
+
+def assert_same_mask(read: np.ndarray, expected: np.ndarray) -> None:
+    assert read.dtype == bool
+    assert read.shape == expected.shape
+    assert np.array_equal(read, expected)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_every_encoding_gives_the_same_mask(name: str, tmp_path: Path) -> None:
+    suffix, encode = ENCODINGS[name]
+    mask = lesion()
+    assert_same_mask(read_mask(write(tmp_path / f"mask{suffix}", encode(mask))), mask)
+
+
+@pytest.mark.parametrize("value", [False, True], ids=["all background", "all lesion"])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_masks_of_one_value(name: str, value: bool, tmp_path: Path) -> None:
+    suffix, encode = ENCODINGS[name]
+    mask = np.full((9, 13), value)
+    assert_same_mask(read_mask(write(tmp_path / f"mask{suffix}", encode(mask))), mask)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_any_mask_survives(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    suffix, encode = ENCODINGS[name]
+    path = tmp_path_factory.mktemp("any") / f"mask{suffix}"
+
+    @QUICK
+    @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=19)))
+    def survives(mask: np.ndarray) -> None:
+        assert_same_mask(read_mask(write(path, encode(mask))), mask)
+
+    survives()
+
+
+def test_the_bytes_written_here_are_what_they_claim(tmp_path: Path) -> None:
+    mask = lesion()
+    inverted = write(tmp_path / "inverted.bmp", bmp(~mask, [WHITE, BLACK]))
+    with Image.open(inverted) as image:
+        assert image.mode == "P"  # by its indices it would be the mask's opposite
+        assert np.array_equal(np.asarray(image) == 0, mask)
+    colored = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    top_down = write(tmp_path / "top_down.bmp", bmp(colored, [], top_down=True))
+    assert struct.unpack("<i", top_down.read_bytes()[22:26]) == (-5,)
+    assert np.array_equal(read_image(top_down), colored)
+    for name, mode in {"16-bit 0/1": "I;16", "palette": "P", "LA, opaque": "LA"}.items():
+        with Image.open(write(tmp_path / "x.png", ENCODINGS[name][1](mask))) as image:
+            assert image.mode == mode
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_deep_bmp_of_two_colours_is_not_misread(bits: int, tmp_path: Path) -> None:
+    """Pillow takes a black-and-white colour table for 1 bit a pixel, whatever the header says."""
+    mask = lesion()[20:36, 12:28]
+    whole = bytearray(bmp(mask, [BLACK, WHITE]))
+    rows = mask[::-1].astype(np.uint8)
+    rows = rows if bits == 8 else rows[:, ::2] << 4 | rows[:, 1::2]
+    whole[28:30] = struct.pack("<H", bits)
+    whole[46:50] = struct.pack("<I", 2)
+    path = write(tmp_path / "mask.bmp", bytes(whole[:62]) + rows.tobytes())
+    try:
+        read = read_mask(path)
+    except InputError as error:
+        assert str(path) in str(error)
+    else:
+        assert_same_mask(read, mask)
+
+
+def test_an_antialiased_edge_is_cut_at_one_half(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[: 4 * 60, : 4 * 80]
+    fine = np.hypot(rows - 113, columns - 171) < 77
+    share = fine.reshape(60, 4, 80, 4).mean((1, 3))
+    values = np.round(share * 255 - 0.01).astype(np.uint8)  # one half of 255 is below one half
+    assert len(np.unique(values)) > 10
+    for content in (image_of(values), image_of(values.astype(np.uint16) * 257)):
+        assert_same_mask(read_mask(write(tmp_path / "mask.png", content)), share > 0.5)
+
+
+def test_jpeg_noise_is_no_lesion(tmp_path: Path) -> None:
+    mask = lesion()
+    path = tmp_path / "mask.jpg"
+    image_of(grey(mask)).save(path, quality=90)
+    with Image.open(path) as image:
+        assert len(np.unique(np.asarray(image))) > 10
+    assert_same_mask(read_mask(path), mask)
+
+
+# Where the first row and the first column of the file lie in the picture, by the EXIF standard.
+AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,  # top, left
+    2: lambda a: a[:, ::-1],  # top, right
+    3: lambda a: a[::-1, ::-1],  # bottom, right
+    4: lambda a: a[::-1],  # bottom, left
+    5: lambda a: a.swapaxes(0, 1),  # left, top
+    6: lambda a: a[:, ::-1].swapaxes(0, 1),  # right, top
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda a: a[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+@pytest.mark.parametrize("orientation", AS_STORED)
+def test_exif_turns_image_and_mask(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = AS_STORED[orientation]
+    image, mask = photograph(), lesion()
+    path = tmp_path / "image.jpg"
+    image_of(stored(image)).save(path, quality=95, subsampling=0, exif=exif)
+    read = read_image(path)
+    assert read.shape == image.shape
+    assert np.abs(read.astype(int) - image).max() < 10
+    path = tmp_path / "mask.jpg"
+    image_of(stored(grey(mask))).save(path, quality=90, exif=exif)
+    assert_same_mask(read_mask(path), mask)
+
+
+def test_images_of_any_mode_become_rgb(tmp_path: Path) -> None:
+    rgb = photograph()
+    red = rgb[..., 0]
+    one = red > 128
+    indices = np.arange(48 * 64).reshape(48, 64) % 3
+    colors = np.array([(200, 30, 40), (10, 220, 60), (255, 255, 255)], np.uint8)
+    paletted = palette(indices, *map(tuple, colors.tolist()))
+    half_alpha = np.where(one, 255, 0).astype(np.uint8)
+    deep = np.stack([rgb, np.full_like(rgb, 77)], 3)  # big-endian, the low byte is noise
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    contents: dict[str, tuple[Image.Image | bytes, np.ndarray]] = {
+        "rgb.bmp": (image_of(rgb), rgb),
+        "rgb.png": (image_of(rgb), rgb),
+        "grey.png": (image_of(red), np.stack([red] * 3, 2)),
+        "one.png": (image_of(one), np.stack([grey(one)] * 3, 2)),
+        "alpha.png": (with_alpha(one, "RGB", rgb, half_alpha), rgb),
+        "grey_alpha.png": (with_alpha(one, "L", red, half_alpha), np.stack([red] * 3, 2)),
+        "palette.png": (paletted, colors[indices]),
+        "palette.bmp": (paletted, colors[indices]),
+        "deep_grey.png": (image_of(red.astype(np.uint16) * 257), np.stack([red] * 3, 2)),
+        "deep_rgb.png": (png(64, 48, 16, 2, rows), rgb),
+        "cmyk.tif": (image_of(rgb).convert("CMYK"), rgb),
+    }
+    for name, (content, expected) in contents.items():
+        read = read_image(write(tmp_path / name, content))
+        assert read.dtype == np.uint8, name
+        assert np.array_equal(read, expected), name
+    path = tmp_path / "cmyk.jpg"
+    image_of(rgb).convert("CMYK").save(path, quality=95)
+    assert np.abs(read_image(path).astype(int) - rgb).max() < 10
+
+
+def test_white_and_black_of_16_bits(tmp_path: Path) -> None:
+    path = write(tmp_path / "deep.png", image_of(np.array([[0, 65535, 32768]], np.uint16)))
+    assert read_image(path)[0, :, 0].tolist() == [0, 255, 127]
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    whole = bmp(photograph(), [])
+    contents: dict[str, bytes] = {
+        "zero bytes": b"",
+        "truncated": whole[: len(whole) // 2],
+        "cut in the header": whole[:20],
+        "text": b"IMD003 is no picture\nand has two lines\n",
+        "bomb": png(100_000, 100_000, 8, 0, b""),
+        "large bomb": png(10_000, 10_000, 8, 0, b""),
+    }
+    paths = {"missing": folder / "missing.bmp", "folder": folder / "folder.bmp"}
+    paths["folder"].mkdir()
+    for name, content in contents.items():
+        paths[name] = folder / f"{name}.bmp"
+        paths[name].write_bytes(content)
+    return paths
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize(
+    "kind, reason",
+    {
+        "missing": "no such file",
+        "folder": "directory",
+        "zero bytes": "empty file",
+        "truncated": "truncated",
+        "cut in the header": "cannot be read as an image",
+        "text": "cannot identify",
+        "bomb": "pixels",
+        "large bomb": "pixels",
+    }.items(),
+)
+def test_a_bad_file_is_named_in_one_line(
+    read: Callable[[Path], np.ndarray], kind: str, reason: str, tmp_path: Path
+) -> None:
+    path = bad_files(tmp_path)[kind]
+    with pytest.raises(InputError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+    assert "\n" not in message
+
+
+def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
+    for content in (
+        image_of(photograph()).convert("L"),
+        image_of(photograph()),
+        image_of(photograph()[..., 0].astype(np.uint16) * 257),
+        image_of(np.full((5, 5), 100, np.uint8)),
+    ):
+        path = write(tmp_path / "photo.png", content)
+        with pytest.raises(InputError, match="not a mask") as caught:
+            read_mask(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_mask_of_three_classes_is_not_taken_for_background(tmp_path: Path) -> None:
+    labels = np.repeat(np.array([[0, 1, 2]], np.uint8), 9, 1)
+    path = write(tmp_path / "mask.png", image_of(labels))
+    try:
+        mask = read_mask(path)
+    except InputError:
+        return
+    assert mask.any()
+
+
+def test_values_beyond_16_bits_are_refused(tmp_path: Path) -> None:
+    for values in (np.array([[0, 65536]], "i4"), np.array([[-1, 9]], "i4"), np.ones((2, 2), "f4")):
+        path = write(tmp_path / "deep.tif", image_of(values))
+        with pytest.raises(InputError, match="0 to 65535") as caught:
+            read_image(path)
+        assert str(path) in str(caught.value)
+
+
+def test_reading_in_threads_leaves_the_warning_filters_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache reads in threads, and Python's warning filters belong to the whole process."""
+    import warnings
+
+    one, two = (write(tmp_path / f"{name}.png", image_of(photograph())) for name in ("one", "two"))
+    one_is_in, two_is_in, one_is_out = Event(), Event(), Event()
+    real = Image.open
+
+    def open_in_turn(path: Path) -> Image.Image:
+        if path == one:
+            one_is_in.set()
+            two_is_in.wait(1)
+        else:
+            two_is_in.set()
+            one_is_out.wait(1)
+        return real(path)
+
+    monkeypatch.setattr(Image, "open", open_in_turn)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(read_image, one)
+        one_is_in.wait(10)
+        second = pool.submit(read_image, two)
+        first.result()
+        one_is_out.set()
+        second.result()
+    assert list(warnings.filters) == before
+
+
+def noise(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), np.uint8), rng.random((height, width)) < 0.5
+
+
+EDGES, SEEDS = st.integers(1, 40), st.integers(0, 999)
+
+
+@settings(QUICK, max_examples=60)
+@given(EDGES, EDGES, st.integers(1, 32), SEEDS)
+@example(3, 22, 15, 0)  # many a pixel of the mask is one half
+@example(34, 23, 30, 0)
+@example(28, 12, 25, 0)
+@example(30, 20, 10, 0)
+@example(553, 765, 256, 0)
+def test_network_size_is_the_recipes(height: int, width: int, size: int, seed: int) -> None:
+    image, mask = noise(height, width, seed)
+    before = image.copy(), mask.copy()
+    small, small_mask = to_network_size(image, mask, size)
+    assert small.dtype == np.uint8
+    assert small.shape == (size, size, 3)
+    assert small_mask.dtype == bool
+    assert small_mask.shape == (size, size)
+    assert np.array_equal(image, before[0])
+    assert np.array_equal(mask, before[1])
+
+    recipe = resize(image / 255, (size, size), anti_aliasing=True)
+    assert np.abs(small / 255 - recipe).max() <= 0.51 / 255  # rounded, not cut off
+    recipe_mask = resize(mask.astype(float), (size, size), order=1, anti_aliasing=False) > 0.5
+    assert np.array_equal(small_mask, recipe_mask)
+    assert np.array_equal(image_to_network_size(image, size), small)
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_a_pair_at_network_size_stays_as_it_is(size: int) -> None:
+    image, mask = noise(size, size, 0)
+    small, small_mask = to_network_size(image, mask, size)
+    assert np.array_equal(small, image)
+    assert np.array_equal(small_mask, mask)
+
+
+def test_masks_keep_their_area_and_place() -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[12:36, 40:60] = True  # a fifth to three fifths down, a half to three quarters across
+    _, small = to_network_size(np.zeros((60, 80, 3), np.uint8), mask, 20)
+    expected = np.zeros((20, 20), bool)
+    expected[4:12, 10:15] = True
+    assert np.array_equal(small, expected)

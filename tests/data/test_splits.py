@@ -1,0 +1,442 @@
+"""Splits: complete, disjoint, stratified, the same everywhere; equal pictures stay together."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from seglab.data.cases import Case, ph2_cases
+from seglab.data.images import read_image
+from seglab.data.splits import Split, load_split, make_split, same_pictures, thumbnail
+from seglab.errors import InputError
+from seglab.files import write_json
+
+KINDS = ("atypical nevus", "common nevus", "melanoma")
+QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+SHARES = st.sampled_from([0.1, 0.2, 0.3, 0.5])
+SEEDS = st.integers(0, 2**32)
+
+
+def cases_of(counts: Sequence[int]) -> list[Case]:
+    """`counts` cases of each diagnosis, sorted by id as a layout's function returns them."""
+    kinds = [kind for kind, n in zip(KINDS, counts, strict=True) for _ in range(n)]
+    random.Random(0).shuffle(kinds)
+    return [Case(f"IMD{i:03}", Path(), Path(), kind) for i, kind in enumerate(kinds)]
+
+
+def hashes_of(cases: Sequence[Case]) -> dict[str, str]:
+    return {case.id: f"sha of {case.id}" for case in cases}
+
+
+def split_of(cases: Sequence[Case], groups: Sequence[int] | None = None, **settings: Any) -> Split:
+    settings = {"val": 0.1, "test": 0.1, "seed": 42} | settings
+    groups = range(len(cases)) if groups is None else groups
+    return make_split(cases, groups, hashes_of(cases), **settings)
+
+
+def parts(split: Split) -> tuple[list[str], list[str], list[str]]:
+    return split.train, split.val, split.test
+
+
+COUNTS = st.tuples(*[st.integers(0, 30)] * 3).filter(lambda counts: sum(counts) >= 10)
+
+
+@QUICK
+@given(COUNTS, SHARES, SHARES, SEEDS)
+def test_parts_are_disjoint_and_cover_all(
+    counts: tuple[int, int, int], val: float, test: float, seed: int
+) -> None:
+    cases = cases_of(counts)
+    split = split_of(cases, val=val, test=test, seed=seed)
+    assert sorted(sum(parts(split), [])) == [case.id for case in cases]
+    assert len(split.test) == round(test * len(cases))
+    assert len(split.val) == max(1, round(val * (len(cases) - len(split.test))))
+    assert all(part == sorted(part) for part in parts(split))
+    assert split.sha256 == hashes_of(cases)
+    assert split.seed == seed
+
+
+@QUICK
+@given(COUNTS, SHARES, SEEDS)
+def test_test_is_stratified(counts: tuple[int, int, int], test: float, seed: int) -> None:
+    cases = cases_of(counts)
+    split = split_of(cases, test=test, seed=seed)
+    kind = {case.id: case.diagnosis for case in cases}
+    tested = Counter(kind[id] for id in split.test)
+    for name, count in zip(KINDS, counts, strict=True):
+        assert abs(tested[name] - count * len(split.test) / len(cases)) <= 1
+
+
+def test_ph2s_proportions_hold_in_every_part() -> None:
+    cases = cases_of((80, 80, 40))
+    kind = {case.id: case.diagnosis for case in cases}
+
+    def counts(ids: list[str]) -> list[int]:
+        return [sum(kind[id] == name for id in ids) for name in KINDS]
+
+    split = split_of(cases)
+    assert [len(part) for part in parts(split)] == [162, 18, 20]
+    assert counts(split.test) == [8, 8, 4]
+    assert np.abs(np.subtract(counts(split.val), [7.2, 7.2, 3.6])).max() < 1
+    for fold in range(5):
+        assert counts(split_of(cases, fold=fold).test) == [16, 16, 8]
+
+
+@QUICK
+@given(COUNTS, SEEDS, st.randoms(use_true_random=False), st.sampled_from([None, 0, 2]))
+def test_the_order_of_the_cases_does_not_matter(
+    counts: tuple[int, int, int], seed: int, shuffle: random.Random, fold: int | None
+) -> None:
+    cases = cases_of(counts)
+    group = {case.id: i // 2 if i < 6 else i for i, case in enumerate(cases)}
+    mixed = list(cases)
+    shuffle.shuffle(mixed)
+    splits = [split_of(c, [group[x.id] for x in c], seed=seed, fold=fold) for c in (cases, mixed)]
+    assert splits[0] == splits[1]
+    assert splits[0].hash == splits[1].hash
+    assert list(splits[0].sha256) == list(splits[1].sha256)
+
+
+@QUICK
+@given(COUNTS, st.integers(2, 10), SEEDS, st.sampled_from([0, 0.1]))
+def test_folds_test_every_case_once(
+    counts: tuple[int, int, int], folds: int, seed: int, val: float
+) -> None:
+    cases = cases_of(counts)
+    kind = {case.id: case.diagnosis for case in cases}
+    splits = [split_of(cases, fold=i, folds=folds, seed=seed, val=val) for i in range(folds)]
+    assert sorted(sum((split.test for split in splits), [])) == [case.id for case in cases]
+    for split in splits:
+        assert sorted(sum(parts(split), [])) == [case.id for case in cases]
+        assert abs(len(split.test) - len(cases) / folds) < 1
+        assert bool(split.val) == bool(val)
+        tested = Counter(kind[id] for id in split.test)
+        for name, count in zip(KINDS, counts, strict=True):
+            assert abs(tested[name] - count * len(split.test) / len(cases)) < 2
+    assert len({split.protocol for split in splits}) == folds
+    assert len({split.hash for split in splits}) == folds
+
+
+@QUICK
+@given(st.lists(st.integers(0, 12), min_size=30, max_size=40), SEEDS, st.integers(-1, 2))
+def test_groups_are_never_parted(groups: list[int], seed: int, fold: int) -> None:
+    if len(set(groups)) < 8:
+        return
+    cases = cases_of((len(groups) - 9, 6, 3))
+    settings = {"fold": None if fold < 0 else fold, "folds": 3}
+    split = split_of(cases, groups, seed=seed, test=0.2, **settings)
+    side = {id: name for name in ("train", "val", "test") for id in getattr(split, name)}
+    assert sorted(side) == [case.id for case in cases]
+    sides = Counter({(group, side[case.id]) for case, group in zip(cases, groups, strict=True)})
+    assert len(sides) == len(set(groups))
+
+
+def test_the_seed_changes_the_split() -> None:
+    cases = cases_of((80, 80, 40))
+    splits = [split_of(cases, seed=seed) for seed in range(5)]
+    assert len({tuple(split.test) for split in splits}) == 5
+    assert len({split.hash for split in splits}) == 5
+    shared = set.intersection(*(set(split.test) for split in splits[:2]))
+    assert len(shared) < 10
+
+
+def test_val_does_not_change_what_is_tested() -> None:
+    cases = cases_of((8, 8, 4))
+    none, some = split_of(cases, val=0), split_of(cases, val=0.3)
+    assert none.val == []
+    assert none.test == some.test
+    assert none.train == sorted(some.train + some.val)
+
+
+# Worked by hand. Within a diagnosis cases stand by SHA-256 of 'seed/id', for seed 42:
+#   common nevus    c3 0f08, c0 2e07, c4 517e, c5 849e, c2 d66b, c1 d79d
+#   atypical nevus  a1 2cf0, a2 361c, a0 a72a, a3 bdbc
+#   melanoma        m1 39dd, m0 5d05
+# and the i-th of n stands at (i + 1/2) / n, so one behind the other (by name at a tie):
+#   c3 1/12, a1 1/8, c0 1/4, m1 1/4, a2 3/8, c4 5/12, c5 7/12, a0 5/8, c2 3/4, m0 3/4, a3 7/8, c1
+GOLDEN_CASES = [
+    Case(f"{kind[0]}{i}", Path(), Path(), kind)
+    for kind, n in (("atypical nevus", 4), ("common nevus", 6), ("melanoma", 2))
+    for i in range(n)
+]
+GOLDEN_FOLDS = [["a1", "c3"], ["a2", "c0", "m1"], ["c4", "c5"], ["a0", "c2", "m0"], ["a3", "c1"]]
+
+
+def test_the_golden_split() -> None:
+    split = split_of(GOLDEN_CASES, val=0.25, test=0.25)
+    assert split.test == ["a1", "c0", "c3"]
+    assert split.val == ["a2", "m1"]
+    assert split.train == ["a0", "a3", "c1", "c2", "c4", "c5", "m0"]
+    folds = [split_of(GOLDEN_CASES, val=0.2, fold=i, folds=5) for i in range(5)]
+    assert [split.test for split in folds] == GOLDEN_FOLDS
+    assert folds[1].val == ["c4", "c5"]
+    assert folds[4].val == ["a1", "c3"]
+    # a1 and c4 as one picture stand where a1 stood; c's five are left: c3 1/10, c0 3/10, ...
+    groups = [0 if case.id in ("a1", "c4") else i + 1 for i, case in enumerate(GOLDEN_CASES)]
+    assert split_of(GOLDEN_CASES, groups, val=0, test=0.25).test == ["a1", "c3", "c4"]
+
+
+def test_every_process_makes_the_same_split(
+    start_python: Callable[..., subprocess.Popen[str]],
+) -> None:
+    code = (
+        "import json; from pathlib import Path; from seglab.data.cases import Case; "
+        "from seglab.data.splits import make_split; "
+        "kinds = {'a': 'atypical nevus', 'c': 'common nevus', 'm': 'melanoma'}; "
+        "ids = {id for id in 'a0 a1 a2 a3 c0 c1 c2 c3 c4 c5 m0 m1'.split()}; "
+        "cases = [Case(id, Path(), Path(), kinds[id[0]]) for id in ids]; "
+        "sha256 = {id: f'sha of {id}' for id in ids}; "
+        "split = make_split(cases, range(12), sha256, val=0.25, test=0.25, seed=42); "
+        "print(json.dumps(split.to_json()))"
+    )
+    processes = [start_python(code, PYTHONHASHSEED=seed) for seed in ("0", "1", "77")]
+    outputs = {process.communicate(timeout=60)[0] for process in processes}
+    assert len(outputs) == 1
+    expected = split_of(GOLDEN_CASES, val=0.25, test=0.25).to_json()
+    assert json.loads(outputs.pop()) == expected
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"val": -0.1}, "data.split.val=-0.1"),
+        ({"val": 1}, "data.split.val=1"),
+        ({"test": 0}, "data.split.test=0"),
+        ({"test": 1}, "data.split.test=1"),
+        ({"test": -1}, "data.split.test=-1"),
+        ({"fold": 5, "folds": 5}, "data.split.fold=5"),
+        ({"fold": -1, "folds": 5}, "data.split.fold=-1"),
+        ({"fold": 0, "folds": 1}, "data.split.folds=1"),
+        ({"fold": 0, "folds": 13}, "data.split.folds=13: only 12 different cases"),
+        ({"test": 0.99}, "12 cases are too few"),
+        ({"val": 0.99}, "data.split.val=0.99"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        split_of(GOLDEN_CASES, **settings)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_folds_are_counted_in_different_pictures() -> None:
+    groups = [0] * 8 + [1, 2, 3, 4]
+    assert split_of(GOLDEN_CASES, groups, fold=4, folds=5, val=0).test
+    with pytest.raises(InputError, match="only 5 different cases"):
+        split_of(GOLDEN_CASES, groups, fold=0, folds=6)
+
+
+def test_test_does_not_matter_to_folds() -> None:
+    assert split_of(GOLDEN_CASES, fold=0, test=0).test == GOLDEN_FOLDS[0]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_too_few_cases_are_refused(n: int) -> None:
+    with pytest.raises(InputError, match=f"{n} cases are too few"):
+        split_of(GOLDEN_CASES[:n])
+
+
+def picture(seed: int) -> np.ndarray:
+    """Smooth blotches without any symmetry, like no other seed's."""
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(90, 120, 3)), (6, 6, 0))
+    return np.clip(120 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
+
+
+def reencoded(image: np.ndarray) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=30)
+    return np.asarray(Image.open(file))
+
+
+def halved(image: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((60, 45), Image.Resampling.BICUBIC))
+
+
+def groups_of(images: Sequence[np.ndarray]) -> list[int]:
+    return same_pictures(np.stack([thumbnail(image) for image in images]))
+
+
+def test_different_pictures_are_not_the_same() -> None:
+    assert groups_of([picture(seed) for seed in range(40)]) == list(range(40))
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "equal": lambda image: image.copy(),
+    "re-encoded": reencoded,
+    "halved": halved,
+    "brightened": lambda image: np.clip(image * 1.2, 0, 255).astype(np.uint8),
+    "mirrored": lambda image: image[:, ::-1],
+    "upside down": lambda image: image[::-1],
+    "turned by 90": lambda image: np.rot90(image),
+    "turned by 180": lambda image: np.rot90(image, 2),
+    "turned by 270": lambda image: np.rot90(image, 3),
+    "transposed": lambda image: image.swapaxes(0, 1),
+    "transposed the other way": lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    "much": lambda image: reencoded(halved(np.rot90(image[:, ::-1]).copy())),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_same_picture_is_found(name: str) -> None:
+    images = [picture(seed) for seed in range(6)]
+    images.insert(4, np.ascontiguousarray(CHANGES[name](images[1])))
+    assert groups_of(images) == [0, 1, 2, 3, 1, 5, 6]
+
+
+def test_a_group_is_closed() -> None:
+    """Each is the same as the next, and so all are one, whatever their order."""
+    images = [picture(0), picture(1)]
+    images += [np.rot90(images[0]).copy(), reencoded(images[1]), halved(images[0])]
+    images += [np.rot90(images[2]).copy()]
+    assert groups_of(images) == [0, 1, 0, 1, 0, 0]
+    assert groups_of(images[::-1]) == [0, 0, 2, 0, 2, 0]
+
+
+def test_the_real_pictures_all_differ(ph2: Path) -> None:
+    cases = ph2_cases(ph2)
+    images = [read_image(case.image) for case in cases]
+    assert groups_of(images) == list(range(len(cases)))
+    planted = [np.rot90(reencoded(image)).copy() for image in images[:5]]
+    assert groups_of(images + planted) == [*range(len(cases)), *range(5)]
+
+
+def test_blank_pictures_are_told_apart_by_brightness() -> None:
+    levels = [0, 100, 255, 101, 100, 0]
+    images = [np.full((9, 12, 3), level, np.uint8) for level in levels]
+    assert groups_of([*images, picture(0)]) == [0, 1, 2, 3, 1, 0, 6]
+
+
+def test_many_pictures_are_compared_in_parts() -> None:
+    thumbnails = np.random.default_rng(0).integers(0, 256, (1030, 32, 32), np.uint8)
+    thumbnails[1029] = thumbnails[3]
+    thumbnails[1028] = thumbnails[1026].T
+    expected = list(range(1030))
+    expected[1029], expected[1028] = 3, 1026
+    assert same_pictures(thumbnails) == expected
+
+
+@pytest.fixture
+def split() -> Split:
+    return split_of(GOLDEN_CASES, val=0.25, test=0.25)
+
+
+def load(
+    path: Path, groups: Sequence[int] = range(12), sha256: dict[str, str] | None = None
+) -> Split:
+    return load_split(path, GOLDEN_CASES, groups, sha256 or hashes_of(GOLDEN_CASES))
+
+
+def refused(stored: Any, tmp_path: Path, *words: str, **data: Any) -> None:
+    path = tmp_path / "splits.json"
+    write_json(path, stored)
+    with pytest.raises(InputError) as caught:
+        load(path, **data)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("settings", [{}, {"val": 0}, {"fold": 3, "folds": 4}])
+def test_a_saved_split_comes_back(settings: dict[str, Any], tmp_path: Path) -> None:
+    split = split_of(GOLDEN_CASES, **settings)
+    write_json(tmp_path / "splits.json", split.to_json())
+    again = load(tmp_path / "splits.json")
+    assert again == split
+    assert again.hash == split.hash
+    assert again.to_json() == split.to_json()
+
+
+def test_the_hash_names_ids_and_contents(split: Split) -> None:
+    assert replace(split, protocol="another", seed=None).hash == split.hash
+    assert replace(split, test=split.test[1:]).hash != split.hash
+    assert replace(split, train=split.test, test=split.train).hash != split.hash
+    assert replace(split, sha256=split.sha256 | {"c3": "other"}).hash != split.hash
+    assert split.to_json()["hash"] == split.hash
+
+
+def test_a_split_written_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"train": ["c5", "a0"], "test": ["m1"]}')
+    split = load(path)
+    assert parts(split) == (["c5", "a0"], [], ["m1"])
+    assert split.seed is None
+    assert split.sha256 == {id: f"sha of {id}" for id in ("a0", "c5", "m1")}
+
+
+def test_an_unknown_case_is_refused(split: Split, tmp_path: Path) -> None:
+    stored = split.to_json() | {"val": ["a2", "IMD999"]}
+    refused(stored, tmp_path, "IMD999", "'val'", "not in the data")
+
+
+def test_a_case_on_two_sides_is_refused(split: Split, tmp_path: Path) -> None:
+    stored = split.to_json()
+    refused(stored | {"val": ["a2", "c3"]}, tmp_path, "c3", "'val'", "'test'")
+    refused(stored | {"val": ["a2", "a2"]}, tmp_path, "a2", "'val'")
+
+
+def test_equal_pictures_on_two_sides_are_refused(split: Split, tmp_path: Path) -> None:
+    groups = list(range(12))
+    ids = [case.id for case in GOLDEN_CASES]
+    groups[ids.index("c0")] = groups[ids.index("m0")]
+    words = ("m0 in 'train' and c0 in 'test'", "same picture")
+    refused(split.to_json(), tmp_path, *words, groups=groups)
+    groups[ids.index("c0")] = groups[ids.index("c3")]  # both in test
+    write_json(tmp_path / "splits.json", split.to_json())
+    assert load(tmp_path / "splits.json", groups=groups) == split
+
+
+def test_changed_contents_are_refused(split: Split, tmp_path: Path) -> None:
+    sha256 = hashes_of(GOLDEN_CASES) | {"a2": "another"}
+    refused(split.to_json(), tmp_path, "a2", "changed", sha256=sha256)
+    without = {k: v for k, v in split.to_json().items() if k != "sha256"}
+    write_json(tmp_path / "splits.json", without)
+    assert load(tmp_path / "splits.json", sha256=sha256).sha256 == sha256
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        [],
+        "c0",
+        None,
+        {},
+        {"train": ["c0"]},
+        {"train": [], "test": ["c0"]},
+        {"train": ["c0"], "test": "c1"},
+        {"train": ["c0"], "test": [1]},
+        {"train": ["c0"], "test": ["c1"], "val": {"c2": 1}},
+        {"train": ["c0"], "test": ["c1"], "sha256": ["c0"]},
+        {"train": ["c0"], "test": ["c1"], "sha256": "abc"},
+    ],
+    ids=str,
+)
+def test_what_is_no_split_is_refused(stored: Any, tmp_path: Path) -> None:
+    refused(stored, tmp_path, "expected a saved split")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"train: [c0]", b"\xff\xfe"])
+def test_a_file_that_cannot_be_read(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)

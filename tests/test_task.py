@@ -1,0 +1,322 @@
+"""The task: what each stage logs, what is descended, and how it fails."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from seglab.errors import InputError
+from seglab.losses import bce, double_sigmoid_bce
+from seglab.metrics import calibration_counts, calibration_error, confusion_counts, scores
+from seglab.nets import UNet
+from seglab.task import SegmentationTask
+
+NAMES = {
+    "pixel_accuracy_net",
+    "iou_per_image_net",
+    "dice_per_image_net",
+    "iou_pooled_net",
+    "dice_pooled_net",
+    "sensitivity_net",
+    "specificity_net",
+    "thresholded_iou_net",
+    "ece_net",
+    "loss",
+}
+Batch = dict[str, Any]
+still = partial(torch.optim.SGD, lr=0.0)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """No hints of Lightning's."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
+
+
+def batches(seed: int, sizes: tuple[int, ...] = (3, 3, 1), edge: int = 8) -> list[Batch]:
+    """Random images, the bright side of which is lesion."""
+    generator = torch.Generator().manual_seed(seed)
+    out: list[Batch] = []
+    for n in sizes:
+        image = torch.rand(n, 3, edge, edge, generator=generator)
+        noise = 0.4 * torch.rand(n, 1, edge, edge, generator=generator)
+        ids = [f"S{seed}B{len(out)}I{i}" for i in range(n)]
+        mask = (image.mean(1, keepdim=True) + noise > 0.7).float()
+        out.append({"image": image, "mask": mask, "id": ids})
+    return out
+
+
+def joined(parts: list[Batch]) -> tuple[Tensor, Tensor]:
+    return torch.cat([b["image"] for b in parts]), torch.cat([b["mask"] for b in parts])
+
+
+class Loader:
+    """Other batches in every epoch."""
+
+    def __init__(self, *epochs: list[Batch]) -> None:
+        self.epochs = epochs
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.epochs[0])
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: an iterator that nobody asks for a batch does not count.
+        self.epoch += 1
+        yield from self.epochs[(self.epoch - 1) % len(self.epochs)]
+
+
+class Rows(Callback):
+    """What was logged, epoch by epoch, and the learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.rows.append({k: v.item() for k, v in trainer.callback_metrics.items()})
+
+
+def trainer_of(epochs: int = 1, **settings: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **settings,
+    )
+
+
+def pixelwise(bias: float = 0.0) -> nn.Module:
+    """Logits from each pixel alone, and not far from right."""
+    net = nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        net.weight.fill_(2.0)
+        net.bias.fill_(-3.0 + bias)
+    return net
+
+
+def expected(net: nn.Module, parts: list[Batch], stage: str, threshold: float) -> dict[str, float]:
+    """All images at once, through the pure functions."""
+    image, mask = joined(parts)
+    with torch.no_grad():
+        logits = net(image)
+    prob = torch.sigmoid(logits)
+    values = scores(confusion_counts(prob > threshold, mask > 0))
+    values["ece"] = calibration_error(calibration_counts(prob, mask > 0))
+    losses = [F.binary_cross_entropy(p, m).item() for p, m in zip(prob, mask, strict=True)]
+    named = {f"{stage}/{name}_net": value for name, value in values.items()}
+    return named | {f"{stage}/loss": sum(losses) / len(losses)}
+
+
+def close(values: dict[str, float]) -> dict[str, Any]:
+    return pytest.approx(values, abs=2e-6)
+
+
+def test_each_stage_logs_the_documented_names() -> None:
+    trainer = trainer_of()
+    task = SegmentationTask(pixelwise(), bce, still)
+    trainer.fit(task, Loader(batches(0)), Loader(batches(1)))
+    fitted = {f"{stage}/{name}" for stage in ("train", "val") for name in NAMES}
+    assert set(trainer.callback_metrics) == fitted
+    trainer.test(task, Loader(batches(2)), verbose=False)
+    assert set(trainer.callback_metrics) == {f"test/{name}" for name in NAMES}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.35])
+def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
+    rows, net = Rows(), pixelwise()
+    task = SegmentationTask(net, bce, still, threshold=threshold)
+    trainer = trainer_of(2, callbacks=[rows])
+    train, val, test = [batches(0), batches(1)], [batches(2), batches(3)], batches(4)
+    trainer.fit(task, Loader(*train), Loader(*val))
+    for epoch in range(2):
+        hand = expected(net, train[epoch], "train", threshold)
+        hand |= expected(net, val[epoch], "val", threshold)
+        assert rows.rows[epoch] == close(hand)
+        assert 0 < hand["val/dice_per_image_net"] < 1
+        assert hand["val/dice_per_image_net"] != hand["val/dice_pooled_net"]
+    assert rows.rows[0] != close(rows.rows[1])
+    (values,) = trainer.test(task, Loader(test), verbose=False)
+    assert values == close(expected(net, test, "test", threshold))
+    # Nor does it matter how the images come in batches.
+    image, mask = joined(test)
+    whole = [{"image": image, "mask": mask, "id": ["x"] * 7}]
+    (again,) = trainer.test(task, Loader(whole), verbose=False)
+    assert again == pytest.approx(values, abs=1e-7)
+
+
+def test_val_values_are_those_of_the_weights_after_the_epoch() -> None:
+    rows, net = Rows(), pixelwise()
+    task = SegmentationTask(net, bce, partial(torch.optim.SGD, lr=0.5))
+    val = batches(1)
+    before = expected(net, val, "val", 0.5)
+    trainer_of(2, callbacks=[rows]).fit(task, Loader(batches(0)), Loader(val))
+    after = expected(net, val, "val", 0.5)
+    assert {k: v for k, v in rows.rows[1].items() if k in after} == close(after)
+    assert abs(after["val/loss"] - before["val/loss"]) > 1e-3
+
+
+@pytest.mark.parametrize("loss", [bce, double_sigmoid_bce])
+def test_a_step_descends_the_mean_over_images(loss: Any) -> None:
+    batch = batches(0, (3,))
+    net, by_hand = pixelwise(), pixelwise()
+    task = SegmentationTask(net, loss, partial(torch.optim.SGD, lr=1.0))
+    trainer_of().fit(task, Loader(batch))
+    image, mask = joined(batch)
+    logits = by_hand(image)
+    logits = logits if loss is bce else torch.sigmoid(logits)
+    F.binary_cross_entropy_with_logits(logits, mask).backward()
+    for ours, theirs in zip(net.parameters(), by_hand.parameters(), strict=True):
+        assert theirs.grad.abs().max() > 1e-3
+        torch.testing.assert_close(ours.data, theirs.data - theirs.grad)
+
+
+def test_the_mode_of_the_network_is_that_of_the_stage() -> None:
+    modes: dict[str, set[bool]] = {"train": set(), "val": set(), "test": set()}
+
+    class Watched(SegmentationTask):
+        def _step(self, batch: Batch, stage: str) -> Tensor:
+            modes[stage].add(self.net.training and torch.is_grad_enabled())
+            return super()._step(batch, stage)
+
+    task = Watched(pixelwise(), bce, still)
+    trainer = trainer_of()
+    trainer.fit(task, Loader(batches(0)), Loader(batches(1)))
+    trainer.test(task, Loader(batches(2)), verbose=False)
+    assert modes == {"train": {True}, "val": {False}, "test": {False}}
+
+
+@pytest.mark.parametrize("pixel, loss", [(float("nan"), "nan"), (-5e37, "inf")])
+def test_a_loss_that_is_no_number_names_epoch_and_cases(pixel: float, loss: str) -> None:
+    bad = batches(1)
+    bad[1]["image"][2], bad[1]["mask"][2] = pixel, 1
+    net = pixelwise()
+    task = SegmentationTask(net, bce, partial(torch.optim.SGD, lr=0.1))
+    with pytest.raises(InputError) as caught:
+        trainer_of(3).fit(task, Loader(batches(0), bad))
+    message = str(caught.value)
+    assert message.startswith(f"loss is {loss} in train, epoch 2, ")
+    assert "batch of S1B1I0, S1B1I1, S1B1I2;" in message
+    assert "S1B0" not in message
+    assert "S1B2" not in message
+    assert "task.optimizer.lr" in message
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_a_bad_loss_in_another_stage_is_named_too(stage: str) -> None:
+    task = SegmentationTask(pixelwise(), bce, still)
+    bad = batches(1)
+    bad[0]["image"][0] = float("nan")
+    with pytest.raises(InputError, match=f"^loss is nan in {stage}, epoch 1, batch of S1B0I0, "):
+        if stage == "val":
+            trainer_of().fit(task, Loader(batches(0)), Loader(bad))
+        else:
+            trainer_of().test(task, Loader(bad), verbose=False)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 0.0, 1.0, -0.5, 50, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None:
+    with pytest.raises(InputError, match=f"^task.threshold={threshold}: "):
+        SegmentationTask(pixelwise(), bce, still, threshold=threshold)
+
+
+def test_a_schedule_steps_once_an_epoch() -> None:
+    rows = Rows()
+    optimizer = partial(torch.optim.SGD, lr=1e-2)
+    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
+    task = SegmentationTask(pixelwise(), bce, optimizer, schedule)
+    trainer_of(3, callbacks=[rows]).fit(task, Loader(batches(0, (2, 2))))
+    assert rows.rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_without_a_schedule_the_rate_is_constant() -> None:
+    rows = Rows()
+    task = SegmentationTask(pixelwise(), bce, partial(torch.optim.SGD, lr=1e-2))
+    trainer_of(2, callbacks=[rows]).fit(task, Loader(batches(0, (2, 2))))
+    assert rows.rates == [1e-2] * 4
+
+
+def test_the_optimizer_gets_every_weight_of_the_network() -> None:
+    net = UNet(width=2, depth=1)
+    task = SegmentationTask(net, bce, still)
+    (group,) = task.configure_optimizers().param_groups
+    assert list(map(id, group["params"])) == list(map(id, net.parameters()))
+    assert list(map(id, task.parameters())) == list(map(id, net.parameters()))
+
+
+def trained(seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    task = SegmentationTask(UNet(width=2, depth=2), bce, partial(torch.optim.Adam, lr=1e-2))
+    trainer_of(2).fit(task, Loader(batches(0)), Loader(batches(1)))
+    return task.state_dict()
+
+
+def test_the_seed_alone_decides_the_weights() -> None:
+    one, same, other = trained(3), trained(3), trained(4)
+    assert all(same[name].equal(value) for name, value in one.items())
+    assert not one["net.head.weight"].equal(other["net.head.weight"])
+
+
+def test_the_state_is_the_networks() -> None:
+    torch.manual_seed(0)
+    plain = UNet(width=2, depth=2)
+    torch.manual_seed(0)
+    task = SegmentationTask(UNet(width=2, depth=2), bce, still)
+    state = task.state_dict()
+    assert list(state) == [f"net.{name}" for name in plain.state_dict()]
+    for name, value in plain.state_dict().items():
+        assert state[f"net.{name}"].equal(value)
+    image = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(task.eval()(image), plain.eval()(image), rtol=0, atol=1e-6)
+
+
+def test_loss_and_metrics_are_float32_under_autocast() -> None:
+    seen: list[tuple[torch.dtype, ...]] = []
+    logits_of_net: list[Tensor] = []
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        values = bce(logits, mask)
+        seen.append((logits.dtype, mask.dtype, values.dtype))
+        return values
+
+    net = pixelwise()
+    net.register_forward_hook(lambda _, __, out: logits_of_net.append(out.detach()))
+    rows, train = Rows(), batches(0)
+    task = SegmentationTask(net, loss, still)
+    trainer_of(callbacks=[rows], precision="bf16-mixed").fit(task, Loader(train))
+    assert {out.dtype for out in logits_of_net} == {torch.bfloat16}
+    assert set(seen) == {(torch.float32, torch.float32, torch.float32)}
+    # By hand from the network's own rounded logits: nothing after it was rounded to bfloat16.
+    logits, (_, mask) = torch.cat(logits_of_net).float(), joined(train)
+    by_image = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").mean((1, 2, 3))
+    assert rows.rows[0]["train/loss"] == pytest.approx(by_image.mean().item(), rel=1e-6)
+    prob = torch.sigmoid(logits)
+    ece = calibration_error(calibration_counts(prob, mask > 0))
+    assert rows.rows[0]["train/ece_net"] == pytest.approx(ece, abs=1e-7)
+    dice = scores(confusion_counts(prob > 0.5, mask > 0))["dice_per_image"]
+    assert rows.rows[0]["train/dice_per_image_net"] == pytest.approx(dice, rel=1e-12)
