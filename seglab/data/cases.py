@@ -130,7 +130,8 @@ def ph2_case(folder: Path, row: dict[str, str]) -> tuple[Case, int]:
     stray = sum(file.is_file() and roi not in file.parents for file in folder.rglob("*")) - 2
     diagnosis = PH2_DIAGNOSES.get(row.get("clinical_diagnosis", ""), UNKNOWN)
     criteria = {name: value for name, value in row.items() if name != "clinical_diagnosis"}
-    return Case(id, _preferred(images), _preferred(masks), diagnosis, criteria), stray
+    image, mask = _preferred(images, id), _preferred(masks, f"{id}_lesion")
+    return Case(id, image, mask, diagnosis, criteria), stray
 
 
 def isic2018_cases(root: str | Path) -> list[Case]:
@@ -327,5 +328,6 @@ def _pictures(folder: Path) -> list[Path]:
     return [file for file in _files(folder) if file.suffix.lower() in SUFFIXES]
 
 
-def _preferred(files: list[Path]) -> Path:
-    return min(files, key=lambda file: (SUFFIXES.index(file.suffix.lower()), file.name))
+def _preferred(files: list[Path], stem: str = "") -> Path:
+    """The file that is named as it should be, in the best format."""
+    return min(files, key=lambda f: (f.stem != stem, SUFFIXES.index(f.suffix.lower()), f.name))

@@ -422,6 +422,14 @@ def test_isic_2017(tmp_path: Path, said: Callable[[], list[str]]) -> None:
     assert said()[1:] == [f"{tmp_path}: left out 2 stray files"]
 
 
+def test_cases_are_sorted_by_id_whatever_their_folders(tmp_path: Path) -> None:
+    for part, name in (("train", "ISIC_0000002"), ("val", "ISIC_0000001"), ("a", "ISIC_0000003")):
+        touch(tmp_path / part / f"{name}.jpg")
+        touch(tmp_path / part / f"{name}_segmentation.png")
+    ids = [case.id for case in isic2018_cases(tmp_path)]
+    assert ids == ["ISIC_0000001", "ISIC_0000002", "ISIC_0000003"]
+
+
 def test_isic_images_and_masks_that_do_not_match(
     tmp_path: Path, said: Callable[[], list[str]]
 ) -> None:

@@ -213,6 +213,16 @@ def test_an_antialiased_edge_is_cut_at_one_half(tmp_path: Path) -> None:
         assert_same_mask(read_mask(write(tmp_path / "mask.png", content)), share > 0.5)
 
 
+@pytest.mark.parametrize("dtype, half", [(np.uint8, 128), (np.uint16, 32768)])
+def test_above_one_half_of_white_is_lesion(dtype: type, half: int, tmp_path: Path) -> None:
+    values = np.zeros((9, 9), dtype)
+    values[3:6] = np.iinfo(dtype).max
+    values[0, :4] = half - 20, half - 1, half, half + 20
+    expected = values == np.iinfo(dtype).max
+    expected[0, 2:4] = True
+    assert_same_mask(read_mask(write(tmp_path / "mask.png", image_of(values))), expected)
+
+
 def test_jpeg_noise_is_no_lesion(tmp_path: Path) -> None:
     mask = lesion()
     path = tmp_path / "mask.jpg"
