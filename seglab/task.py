@@ -81,8 +81,8 @@ class SegmentationTask(LightningModule):
         if not torch.isfinite(loss).all():
             raise InputError(
                 f"loss is {loss.mean().item()} in {stage}, epoch {self.current_epoch + 1}, batch "
-                f"{batch_idx + 1} of {', '.join(batch['id'])}; checkpoints/last.ckpt keeps the last "
-                "good epoch, if any; lower task.optimizer.lr, or look at these cases"
+                f"{batch_idx + 1} of {', '.join(batch['id'])}; checkpoints/last.ckpt keeps the "
+                "last good epoch, if any; lower task.optimizer.lr, or look at these cases"
             )
         metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
         mean_loss = cast(PerImageMean, self.losses[f"{stage}_loss"])
