@@ -12,8 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tiny import REPO, Ended
 
+from seglab.config import check_config
 from seglab.runs import TRUSTED_TARGETS, check_targets
-from seglab.train import check_config
 
 
 def shipped(group: str) -> list[str]:
