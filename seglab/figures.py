@@ -87,7 +87,7 @@ def save_curves(path: str | Path, rows: Sequence[Mapping[str, Any]], monitor: st
     losses = [k for k in ("train/loss", "val/loss", "test/loss") if any(k in row for row in rows)]
     metric = monitor.split("/")[-1]
     scores = [f"{s}/{metric}" for s in ("train", "val") if any(f"{s}/{metric}" in r for r in rows)]
-    panels = [p for p in (losses, scores) if p and p != losses[:1]] or [losses]
+    panels = [losses, scores] if scores and not set(scores) <= set(losses) else [losses]
     figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
     for axis, names in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name in names:

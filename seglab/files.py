@@ -41,7 +41,7 @@ def read_json(path: str | Path) -> Any:
         InputError: The file is missing, or no JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, OSError) as error:

@@ -128,7 +128,7 @@ def test_confusion_counts_by_hand() -> None:
     assert confusion_counts(pred[:, None], target[:, None]).equal(counts)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(mask_pairs())
 def test_scores_are_those_of_sets(pair: tuple[Tensor, Tensor]) -> None:
     values = scores(confusion_counts(*pair))
@@ -137,7 +137,7 @@ def test_scores_are_those_of_sets(pair: tuple[Tensor, Tensor]) -> None:
     assert all(0 <= value <= 1 for value in values.values())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(mask_pairs())
 def test_scores_are_torchmetrics_own(pair: tuple[Tensor, Tensor]) -> None:
     pred, target = (mask.long() for mask in pair)
@@ -159,7 +159,7 @@ def test_scores_are_torchmetrics_own(pair: tuple[Tensor, Tensor]) -> None:
     assert values["iou_per_image"] == pytest.approx(iou.item(), abs=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(mask_pairs())
 def test_dice_is_bounded_by_iou(pair: tuple[Tensor, Tensor]) -> None:
     values = scores(confusion_counts(*pair))
@@ -234,7 +234,7 @@ def ece_by_hand(prob: np.ndarray, target: np.ndarray) -> float:
     return float(error)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     prob=arrays(np.float32, (2, 4, 3), elements=st.integers(0, 1024).map(lambda k: k / 1024)),
     target=arrays(bool, (2, 4, 3)),

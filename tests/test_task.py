@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -167,6 +168,21 @@ def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
     whole = [{"image": image, "mask": mask, "id": ["x"] * 7}]
     (again,) = trainer.test(task, Loader(whole), verbose=False)
     assert again == pytest.approx(values, abs=1e-7)
+
+
+def test_the_logged_loss_is_the_exact_mean_over_images() -> None:
+    values: list[float] = []
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        by_image = bce(logits, mask)
+        values.extend(by_image.tolist())
+        return by_image
+
+    task, trainer = SegmentationTask(pixelwise(), loss, still), trainer_of()
+    for seed in range(5):
+        values.clear()
+        (logged,) = trainer.test(task, Loader(batches(seed)), verbose=False)
+        assert logged["test/loss"] == math.fsum(values) / 7
 
 
 def test_val_values_are_those_of_the_weights_after_the_epoch() -> None:

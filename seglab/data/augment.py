@@ -63,12 +63,14 @@ class Augment:
 
         angle = draw(-1, 1) * math.radians(self.rotate)
         zoom = torch.exp(draw(-1, 1) * math.log1p(self.scale))
-        mirror = torch.stack([draw(-1, 1), draw(-1, 1)], 1).sign() if self.flip else 1.0
+        mirror = torch.ones(n, 2)
+        if self.flip:
+            mirror[torch.stack([draw(-1, 1), draw(-1, 1)], 1) < 0] = -1
         shift = torch.stack([draw(-1, 1), draw(-1, 1)], 1) * 2 * self.shift
         turn = torch.stack(
             [torch.cos(angle), -torch.sin(angle), torch.sin(angle), torch.cos(angle)], 1
         ).view(n, 2, 2)
-        affine = turn / zoom.view(n, 1, 1) * torch.as_tensor(mirror).reshape(-1, 1, 2)
+        affine = turn / zoom.view(n, 1, 1) * mirror.view(n, 1, 2)
         theta = torch.cat([affine, shift.unsqueeze(2)], 2).to(image)
         grid = F.affine_grid(theta, list(image.shape), align_corners=False)
         image = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)

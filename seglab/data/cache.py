@@ -78,13 +78,13 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
             log.info("cache built: %s", folder)
-    return Cache(
-        images=np.load(folder / "images.npy", mmap_mode="r"),
-        masks=np.load(folder / "masks.npy", mmap_mode="r"),
-        groups=read_json(folder / "groups.json"),
-        sha256=sha256,
-        fingerprint=fingerprint,
-    )
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        masks = np.load(folder / "masks.npy", mmap_mode="r")
+        groups = read_json(folder / "groups.json")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: damaged cache ({error}); delete it") from error
+    return Cache(images, masks, groups, sha256, fingerprint)
 
 
 def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -119,8 +119,9 @@ def content_hashes(cases: Sequence[Case], cache_dir: str | Path) -> dict[str, st
     cache_dir.mkdir(parents=True, exist_ok=True)
     index_file = cache_dir / "hashes.json"
     try:
-        known = json.loads(index_file.read_text())
-    except (OSError, ValueError):  # an index that is lost is made anew
+        known = dict(json.loads(index_file.read_text("utf-8")))
+        known = {name: state for name, state in known.items() if len(state) == 3}
+    except (OSError, ValueError, TypeError):  # an index that is lost or damaged is made anew
         known = {}
     seen = {}
 

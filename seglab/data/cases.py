@@ -6,7 +6,6 @@ function of this kind, named by `cases:` in a file under `conf/data/`.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import re
 from collections import Counter
@@ -101,6 +100,7 @@ def ph2_folders(root: str | Path) -> tuple[list[Path], dict[str, dict[str, str]]
             folders.append(entry)
         else:
             left_out["folders without pictures"] += 1
+            table.pop(entry.name, None)
     return folders, table, left_out
 
 
@@ -199,7 +199,7 @@ def find_cases(root: str | Path) -> list[Case]:
 
 
 def _find_ph2(root: str | Path) -> Path | None:
-    root = Path(root)
+    root = Path(root).absolute()  # '.' has no name to tell the folder by
     for folder in (root, root / "PH2Dataset"):
         if (folder / _PH2_IMAGES).is_dir():
             return folder / _PH2_IMAGES
@@ -237,7 +237,7 @@ def _txt_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
     for number, line in enumerate(path.read_text("latin-1").splitlines(), 1):
         # '||' between most columns and '|' between the criteria: both are bars.
         cells = [cell.strip() for cell in line.strip().strip("|").replace("||", "|").split("|")]
-        if line.lstrip().startswith("||") and cells[0] != "Name":
+        if "|" in line and cells[0] != "Name":
             yield f"line {number}", cells
 
 
@@ -255,6 +255,7 @@ def _xlsx_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
     head = next((i for i, row in enumerate(rows) if row and row[0] == "Image Name"), len(rows))
     for number, row in enumerate(rows[head + 1 :], head + 2):
         if any(row):
+            row += [""] * (2 - len(row))
             # Diagnosis and colours are crosses in a column each.
             diagnosis = "".join(str(i) for i, cell in enumerate(row[2:5]) if cell)
             colors = "  ".join(str(i) for i, cell in enumerate(row[11:17], 1) if cell)
@@ -272,16 +273,21 @@ def _join(
     """Cases of the images and of the masks of the same name."""
     masks = dict(masks)
     base = Path(root) / "images" if layout == "pairs" else None
-    cases = []
+    cases: dict[str, Case] = {}
     for image in images:
         id = image.relative_to(base).with_suffix("").as_posix() if base else image.stem
+        if id in cases:
+            raise InputError(
+                f"{image}: a second case named {id}, the first is {cases[id].image}; rename or "
+                "delete one"
+            )
         if id not in masks:
             raise InputError(f"{image}: case {id} has no mask; expected {expected}")
         candidates = masks.pop(id)
         left_out["stray files"] += len(candidates) - 1
-        cases.append(Case(id, image, _preferred(candidates)))
+        cases[id] = Case(id, image, _preferred(candidates))
     left_out["masks without an image"] = len(masks)
-    return _checked(cases, root, left_out, layout, expected)
+    return _checked(list(cases.values()), root, left_out, layout, expected)
 
 
 def _checked(
@@ -290,12 +296,6 @@ def _checked(
     if not cases:
         raise InputError(_nothing_in(root, layout, expected))
     cases.sort(key=lambda case: case.id)
-    for one, other in itertools.pairwise(cases):
-        if one.id == other.id:
-            raise InputError(
-                f"{other.image}: a second case named {one.id}, the first is {one.image}; "
-                "rename or delete one"
-            )
     log.info("%s: %d cases", root, len(cases))
     counts = [f"{n} {what}" for what, n in left_out.items() if n]
     if counts:

@@ -59,7 +59,7 @@ class SegmentationDataModule(LightningDataModule):
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise InputError(f"data.{name}={value}: expected at least 1")
-        if Path(cache_dir).expanduser().absolute().is_relative_to(Path(root).absolute()):
+        if Path(cache_dir).expanduser().resolve().is_relative_to(Path(root).resolve()):
             raise InputError(
                 f"data.cache_dir={cache_dir}: expected a folder outside the data, {root}"
             )
@@ -87,7 +87,7 @@ class SegmentationDataModule(LightningDataModule):
             return
         cases = self.read_cases(self.root)
         self.cache = open_cache(cases, self.size, self.cache_dir)
-        settings = self.split_settings
+        settings = dict(self.split_settings)
         file = settings.pop("file")
         if file is None:
             self.split = make_split(cases, self.cache.groups, self.cache.sha256, **settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,8 @@ from seglab.errors import InputError
 # Anti-aliased edges and JPEG noise leave some pixels of a mask between black and white; a
 # photograph has most of its pixels there.
 MAX_GREY_SHARE = 0.25
+# A header may claim any size; beyond this the file is refused before memory is taken.
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -56,11 +57,11 @@ def read_mask(path: str | Path) -> np.ndarray:
     if _is_deep(image):
         values = np.asarray(image)
     else:
-        if image.mode in ("P", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
         if image.mode == "RGBA":
             alpha = np.asarray(image.getchannel("A"))
-            if alpha.min() != alpha.max():  # transparent is background, whatever its colour
+            if alpha.min() < 255:  # transparent is background, whatever its colour
                 black = Image.new("RGBA", image.size, (0, 0, 0, 255))
                 image = Image.alpha_composite(black, image)
         # The brightest channel, not luminance: a pure blue lesion is a lesion.
@@ -70,6 +71,11 @@ def read_mask(path: str | Path) -> np.ndarray:
     if len(levels) <= 2 and levels[0] == 0:
         return values > 0
     white = 1 if levels[-1] == 1 else 255 if levels[-1] <= 255 else 65535
+    if levels[-1] <= 0.5 * white:
+        raise InputError(
+            f"{path}: not a mask: {len(levels)} grey values, the greatest {levels[-1]}, as of class "
+            "numbers; expected 0 for background and one other value for lesion"
+        )
     share = float(np.mean((values > 0.1 * white) & (values < 0.9 * white)))
     if share > MAX_GREY_SHARE:
         raise InputError(
@@ -95,7 +101,7 @@ def to_network_size(
     return image_to_network_size(image, size), (
         mask
         if mask.shape == (size, size)
-        else resize(mask.astype(np.float32), (size, size), order=1, anti_aliasing=False) > 0.5
+        else resize(mask.astype(np.float64), (size, size), order=1, anti_aliasing=False) > 0.5
     )
 
 
@@ -110,11 +116,14 @@ def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:
 
 def _open(path: str | Path) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,}")
+            if image.format == "BMP" and image.mode == "1" and _bmp_bits(path) != 1:
+                # Pillow goes by the number of colours and takes a byte for eight pixels.
+                raise ValueError("two colours at several bits a pixel; save it as PNG")
+            image.load()
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected an image") from None
     except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged files
@@ -122,6 +131,11 @@ def _open(path: str | Path) -> Image.Image:
         raise InputError(
             f"{path}: cannot be read as an image ({reason}); replace it with an undamaged copy"
         ) from error
+
+
+def _bmp_bits(path: str | Path) -> int:
+    with Path(path).open("rb") as file:
+        return int.from_bytes(file.read(30)[28:], "little")
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -125,7 +125,7 @@ def make_split(
     split = Split(
         _ids(trained), _ids(held_out), _ids(tested), protocol, seed, dict(sorted(sha256.items()))
     )
-    if not split.train or not split.test or (val and not split.val):
+    if not split.train or not split.test:
         raise InputError(
             f"{len(cases)} cases are too few to split into train, val and test with "
             f"data.split.val={val}; add cases or change the shares"
@@ -178,6 +178,8 @@ def load_split(
                     "nearly; move both to one side"
                 )
     hashes = stored.get("sha256") or {}
+    if not isinstance(hashes, dict):
+        raise InputError(f"{path}: 'sha256' is no table of ids; expected a saved split")
     for id in side_of_id:
         if hashes.get(id, sha256[id]) != sha256[id]:
             raise InputError(

@@ -174,13 +174,6 @@ def test_devices_share_the_cases(make: Callable[..., SegmentationDataModule]) ->
     assert all(len(batch["id"]) == 2 for loader in loaders["train"] for batch in loader)
 
 
-def test_a_batch_that_devices_cannot_share(make: Callable[..., SegmentationDataModule]) -> None:
-    module = make(batch_size=5)
-    module.trainer = trainer(world=2)
-    with pytest.raises(InputError, match=r"data\.batch_size=5: expected a multiple of the 2"):
-        module.train_dataloader()
-
-
 def batch_of(module: SegmentationDataModule) -> dict[str, Any]:
     return next(iter(module.test_dataloader()))
 
@@ -275,6 +268,23 @@ def test_batch_sizes_out_of_range(
     with pytest.raises(InputError, match=rf"data\.{name}={value}: expected at least 1"):
         make(setup=False, **{name: value})
     assert getattr(make(setup=False, **{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("inside", ["data", "data/cache", "x/../data/cache", "link/cache"])
+def test_a_cache_inside_the_data_is_refused(
+    inside: str, make: Callable[..., SegmentationDataModule], tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    (tmp_path / "link").symlink_to(root)
+    cache_dir = tmp_path / inside
+    with pytest.raises(InputError) as caught:
+        make(setup=False, root=str(root), cache_dir=str(cache_dir))
+    assert f"data.cache_dir={cache_dir}: " in str(caught.value)
+    assert str(root) in str(caught.value)
+    for beside in (tmp_path / "cache", tmp_path / "data2"):
+        make(setup=False, root=str(root), cache_dir=str(beside))
+    assert list(root.iterdir()) == []
 
 
 def test_setup_reads_once(data: Path, make: Callable[..., SegmentationDataModule]) -> None:

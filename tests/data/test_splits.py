@@ -214,11 +214,11 @@ def test_every_process_makes_the_same_split(
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"val": -0.1}, "data.split.val=-0.1"),
-        ({"val": 1}, "data.split.val=1"),
-        ({"test": 0}, "data.split.test=0"),
-        ({"test": 1}, "data.split.test=1"),
-        ({"test": -1}, "data.split.test=-1"),
+        ({"val": -0.1}, "data.split.val=-0.1: expected a share"),
+        ({"val": 1}, "data.split.val=1: expected a share"),
+        ({"test": 0}, "data.split.test=0: expected a share"),
+        ({"test": 1}, "data.split.test=1: expected a share"),
+        ({"test": -1}, "data.split.test=-1: expected a share"),
         ({"fold": 5, "folds": 5}, "data.split.fold=5"),
         ({"fold": -1, "folds": 5}, "data.split.fold=-1"),
         ({"fold": 0, "folds": 1}, "data.split.folds=1"),
@@ -273,6 +273,16 @@ def groups_of(images: Sequence[np.ndarray]) -> list[int]:
 
 def test_different_pictures_are_not_the_same() -> None:
     assert groups_of([picture(seed) for seed in range(40)]) == list(range(40))
+
+
+def test_alike_is_not_the_same() -> None:
+    """As two lesions in the middle of the skin are: their gradients correlate, but below 0.9."""
+
+    def mixed(share: float) -> np.ndarray:
+        return np.clip(picture(0) + share * (picture(1) - 120.0), 0, 255).astype(np.uint8)
+
+    assert groups_of([picture(0), mixed(0.7)]) == [0, 1]
+    assert groups_of([picture(0), mixed(0.3)]) == [0, 0]
 
 
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
