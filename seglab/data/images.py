@@ -73,8 +73,8 @@ def read_mask(path: str | Path) -> np.ndarray:
     white = 1 if levels[-1] == 1 else 255 if levels[-1] <= 255 else 65535
     if levels[-1] <= 0.5 * white:
         raise InputError(
-            f"{path}: not a mask: {len(levels)} grey values, the greatest {levels[-1]}, as of class "
-            "numbers; expected 0 for background and one other value for lesion"
+            f"{path}: not a mask: {len(levels)} grey values, the greatest {levels[-1]}, as of "
+            "class numbers; expected 0 for background and one other value for lesion"
         )
     share = float(np.mean((values > 0.1 * white) & (values < 0.9 * white)))
     if share > MAX_GREY_SHARE:
