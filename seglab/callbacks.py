@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,9 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 
+from seglab.errors import InputError
 from seglab.files import write_csv
+from seglab.metrics import PerImageMean
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +51,16 @@ class RunRecorder(Callback):
         self.images += len(batch["image"]) * trainer.world_size
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Adds the epoch's row."""
+        """Adds the epoch's row, and stops before a ruined epoch is saved as a checkpoint."""
         metrics = {k: v.item() for k, v in sorted(trainer.callback_metrics.items())}
+        ruined = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if not all(torch.isfinite(p).all() for p in module.parameters()):
+            ruined.append("a weight")
+        if ruined:
+            raise InputError(
+                f"{', '.join(ruined)} not finite after epoch {trainer.current_epoch + 1}; "
+                "checkpoints/last.ckpt keeps the last good epoch, if any; lower task.optimizer.lr"
+            )
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
         self.rows.append(row | metrics)
@@ -74,18 +85,18 @@ class RunRecorder(Callback):
 class WatchTest(Callback):
     """Logs the test loss every epoch, as the recipe does. Nothing may read it."""
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Logs `test/loss`."""
+        """Logs `test/loss`: over all cases, however many devices share them."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         module.eval()
-        losses = []
+        mean = PerImageMean().to(module.device)
         for batch in datamodule.test_dataloader():
             batch = datamodule.scale(move_data_to_device(batch, module.device))
             logits = module(batch["image"]).float()
-            losses.append(module.loss(logits, batch["mask"]))  # type: ignore[operator]
+            mean.update(module.loss(logits, batch["mask"]))  # type: ignore[operator]
         module.train()
-        module.log("test/loss", torch.cat(losses).double().mean(), sync_dist=True)
+        module.log("test/loss", mean.compute(), sync_dist=True)  # equal on all devices
 
 
 class Progress(ProgressBar):
@@ -94,10 +105,10 @@ class Progress(ProgressBar):
     Where there is no terminal it is a line an epoch instead; train.log gets that line always.
 
     Args:
-        monitor: Name of the metric to show beside the loss.
+        monitor: Name of the metric to show beside the loss, if any.
     """
 
-    def __init__(self, monitor: str) -> None:
+    def __init__(self, monitor: str | None = None) -> None:
         super().__init__()
         self.monitor = monitor
         self.bar: tqdm | None = None
@@ -171,7 +182,7 @@ class Progress(ProgressBar):
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
         self.bar.set_description_str(f"epoch {epoch}/{trainer.max_epochs}", refresh=False)
         parts = [] if loss is None else [f"loss {loss:.3f}"]
-        if self.monitor in trainer.callback_metrics and self.monitor != "train/loss":
+        if self.monitor in trainer.callback_metrics:
             parts.append(f"{self.monitor} {trainer.callback_metrics[self.monitor].item():.3f}")
         self.bar.set_postfix_str(", ".join(parts))
 

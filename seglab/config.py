@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,25 @@ from seglab.metrics import segmentation_metrics
 
 PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
 SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", *PARTS)
+SPLIT = ("val", "test", "seed", "fold", "folds", "file")
+
+# Key, type, least, greatest, and whether null is a value too.
+NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
+    ("seed", int, 0, 2**63 - 1, False),
+    ("data.size", int, 1, 2**14, False),
+    ("data.batch_size", int, 1, math.inf, False),
+    ("data.eval_batch_size", int, 1, math.inf, False),
+    ("data.num_workers", int, 0, math.inf, False),
+    ("data.seed", int, 0, 2**63 - 1, False),
+    ("data.split.val", float, 0, 1, False),
+    ("data.split.test", float, 0, 1, False),
+    ("data.split.seed", int, 0, math.inf, False),
+    ("data.split.fold", int, 0, math.inf, True),
+    ("data.split.folds", int, 2, math.inf, False),
+    ("task.threshold", float, 0, 1, False),
+    ("trainer.max_epochs", int, 1, math.inf, False),
+)
+TEXTS = ("name", "run_dir", "monitor_mode", "data.root", "data.cache_dir")
 
 
 def check_config(cfg: DictConfig) -> dict[str, Any]:
@@ -29,26 +49,34 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
         InputError: An unknown key, a name that cannot be found, or a value out of range.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in config:
-        if key not in SECTIONS:
-            raise InputError(f"{key}: unknown config key; expected one of {', '.join(SECTIONS)}")
+    _check_keys(config, "", SECTIONS, SECTIONS)
     for section in PARTS:
+        if section != "logger" and not isinstance(config[section], dict):
+            raise InputError(f"{section}={config[section]}: expected keys, see conf/")
         _check_arguments(config[section], section)
-    _check_integer(config["seed"], "seed", 0)
-    _check_integer(config["data"]["size"], "data.size", 1)
-    split = config["data"]["split"]
-    _check_keys(split, "data.split", {"val", "test", "seed", "fold", "folds", "file"})
-    for where, node in [("monitor", config), *_with_monitor(config["callbacks"])]:
-        _check_monitor(where, node["monitor"], node.get("mode", config["monitor_mode"]))
-        if node["monitor"].startswith("val/") and split["val"] == 0 and split["file"] is None:
-            raise InputError(
-                f"data.split.val=0: leaves nothing to take {where}={node['monitor']} from; hold "
-                "some cases out, or see conf/experiment/recipe.yaml for a run without val"
-            )
-    paths = [(config["data"], "root"), (config["data"], "cache_dir"), (split, "file")]
-    for node, key in paths:
-        if node[key] is not None:
-            node[key] = str(Path(node[key]).expanduser().absolute())
+    if not isinstance(config["data"]["split"], dict):
+        raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
+    _check_keys(config["data"]["split"], "data.split.", SPLIT, SPLIT)
+    for key, kind, least, most, null in NUMBERS:
+        _check_number(key, _value(config, key), kind, least, most, null)
+    for key in TEXTS:
+        if not isinstance(_value(config, key), str):
+            raise InputError(f"{key}={_value(config, key)}: expected text")
+    _check_split_file(config["data"]["split"])
+    monitors = {"monitor": (config["monitor"], config["monitor_mode"])}
+    for name, callback in config["callbacks"].items():
+        if callback and callback.get("monitor"):
+            mode = callback.get("mode", config["monitor_mode"])
+            monitors[f"callbacks.{name}.monitor"] = callback["monitor"], mode
+    for where, (name, mode) in monitors.items():
+        _check_monitor(where, name, mode, config["data"]["split"])
+    data = config["data"]
+    for node, key in ((config, "run_dir"), (data, "root"), (data, "cache_dir")):
+        node[key] = str(Path(node[key]).expanduser().absolute())
+    if Path(config["run_dir"]).resolve().is_relative_to(Path(data["root"]).resolve()):
+        raise InputError(
+            f"hydra.run.dir={config['run_dir']}: expected a folder outside the data, {data['root']}"
+        )
     return config
 
 
@@ -65,52 +93,81 @@ def _check_arguments(node: Any, where: str) -> None:
         return
     try:
         target = get_object(node["_target_"])
+        parameters = inspect.signature(target).parameters
     except Exception as error:
         raise InputError(
-            f"{where}._target_={node['_target_']}: cannot be found ({error}); check the spelling, "
-            "and that its library is installed"
+            f"{where}._target_={node['_target_']}: cannot be found, or is nothing to call "
+            f"({error}); check the spelling, that its library is installed, and PYTHONPATH for a "
+            "module of your own"
         ) from error
-    parameters = inspect.signature(target).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        _check_keys(
-            {k: v for k, v in node.items() if not k.startswith("_")}, where, set(parameters)
-        )
+        given = [key for key in node if not key.startswith("_")]
+        _check_keys(given, f"{where}.", parameters)
 
 
-def _check_keys(node: dict[str, Any], where: str, known: set[str]) -> None:
-    for key in node:
+def _check_keys(given: Any, where: str, known: Any, needed: Any = ()) -> None:
+    for key in given:
         if key not in known:
             raise InputError(
-                f"{where}.{key}: unknown config key; expected one of {', '.join(sorted(known))}"
+                f"{where}{key}: unknown config key; expected one of {', '.join(known)}"
             )
+    for key in needed:
+        if key not in given:
+            raise InputError(f"{where}{key}: missing; conf/ has its default")
 
 
-def _with_monitor(callbacks: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [
-        (f"callbacks.{name}.monitor", node)
-        for name, node in callbacks.items()
-        if node.get("monitor") is not None
-    ]
+def _check_number(key: str, value: Any, kind: type, least: float, most: float, null: bool) -> None:
+    if value is None and null:
+        return
+    is_number = isinstance(value, int if kind is int else int | float)
+    if not is_number or isinstance(value, bool) or not least <= value <= most:
+        what = "an integer" if kind is int else "a number"
+        limit = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise InputError(f"{key}={value}: expected {what} {limit}{' or null' if null else ''}")
 
 
-def _check_monitor(where: str, name: str, mode: str) -> None:
+def _check_split_file(split: dict[str, Any]) -> None:
+    file = split["file"]
+    if file is None:
+        return
+    if not isinstance(file, str):
+        raise InputError(f"data.split.file={file}: expected the path of a splits.json, or null")
+    if split["fold"] is not None:
+        raise InputError(
+            f"data.split.fold={split['fold']}: a split from data.split.file={file} has no folds to "
+            "choose from; give one of the two"
+        )
+    split["file"] = str(Path(file).expanduser().absolute())
+
+
+def _check_monitor(where: str, name: Any, mode: Any, split: dict[str, Any]) -> None:
+    if name is None:
+        return
     metrics = [*segmentation_metrics(0.5), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
-    if name.startswith("test/"):
+    if str(name).startswith("test/"):
         raise InputError(
             f"{where}={name}: a test value may not choose anything, or the test is none; name one "
             f"of {', '.join(known)}"
         )
     if name not in known:
         raise InputError(f"{where}={name}: no such value; expected one of {', '.join(known)}")
-    least = name.endswith(("/loss", "/ece_net"))
-    if mode != ("min" if least else "max"):
+    best = "min" if name.endswith(("/loss", "/ece_net")) else "max"
+    if mode != best:
         raise InputError(
-            f"monitor_mode={mode}: of {name} the {'least' if least else 'greatest'} is best; set "
-            f"monitor_mode={'min' if least else 'max'}"
+            f"{where}={name}: its best value is the {best}, not the {mode}; set monitor_mode={best}"
+        )
+    if name.startswith("val/") and split["val"] == 0 and split["file"] is None:
+        raise InputError(
+            f"data.split.val=0: leaves nothing to take {where}={name} from; hold some cases out, "
+            "or set monitor=null to keep the last epoch's weights"
         )
 
 
-def _check_integer(value: Any, name: str, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}={value}: expected an integer of at least {least}")
+def _value(config: dict[str, Any], key: str) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            raise InputError(f"{key}: missing; conf/ has its default")
+        node = node[part]
+    return node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -40,10 +41,14 @@ def find_input_error(error: BaseException) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException) and (
         isinstance(causes[-1], refusals) or type(causes[-1]).__name__ == "MisconfigurationException"
     ):
+        misspelt = re.match(r"Could not override '([^']+)'", str(error))
+        if misspelt:
+            # Hydra suggests '+key=value', which seglab refuses: an unknown key is an error here.
+            return (
+                f"{misspelt[1]}: unknown config key; 'python scripts/train.py --cfg job' shows all"
+            )
         lines = [line.strip() for cause in causes for line in str(cause).splitlines()]
-        # Hydra suggests '+key=value', which seglab refuses: an unknown key is an error here.
-        kept = [x for x in lines if x and not x.startswith("To append to your config")]
-        return "; ".join(dict.fromkeys(kept))
+        return "; ".join(dict.fromkeys(filter(None, lines)))
     return None
 
 

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from seglab.data.cache import content_hashes
-from seglab.data.cases import Case, find_cases
+from seglab.data.cases import Case, find_cases, ph2_cases
 from seglab.errors import InputError
 from seglab.files import read_json, write_csv, write_json
 from seglab.runs import Run, open_run
@@ -45,12 +45,11 @@ def evaluate(
     run = open_run(path, trust)
     data = run.config.data
     cases = _test_cases(run) if data_root is None else find_cases(data_root)
-    hashes = content_hashes(cases, data.cache_dir)
+    hashes = content_hashes(cases)
     seen = _changed_or_trained_on(run, cases, hashes, own=data_root is None)
     device = "cpu"
     if read_json(run.path / "run.json").get("device") == "cuda" and torch.cuda.is_available():
         device = "cuda"
-    torch.use_deterministic_algorithms(True, warn_only=True)
     predict = network_predictor(run.net, data.size, device)
     rows, test = score_cases(predict, cases, run.threshold)
     summary = {
@@ -62,7 +61,7 @@ def evaluate(
     }
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
-        out = run.path / "evaluations" / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        out = run.path / "evaluations" / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -81,28 +80,31 @@ def evaluate(
 
 def _test_cases(run: Run) -> list[Case]:
     data: DictConfig = run.config.data
-    by_id = {case.id: case for case in instantiate(data.cases)(data.root)}
-    missing = [id for id in run.split["test"] if id not in by_id]
+    # A synthetic set is in PH2's layout; reading a run must not draw one.
+    drawn = data.cases["_target_"].endswith(".synthetic_cases")
+    read = ph2_cases if drawn else instantiate(data.cases)
+    by_id = {case.id: case for case in read(data.root)}
+    missing = [id for id in run.split.test if id not in by_id]
     if missing:
         raise InputError(
-            f"{data.root}: {len(missing)} of the run's {len(run.split['test'])} test cases are not "
+            f"{data.root}: {len(missing)} of the run's {len(run.split.test)} test cases are not "
             f"there ({missing[0]}, ...); restore them, or score another data set with --data"
         )
-    return [by_id[id] for id in run.split["test"]]
+    return [by_id[id] for id in run.split.test]
 
 
 def _changed_or_trained_on(run: Run, cases: list[Case], hashes: dict[str, str], own: bool) -> int:
     """Refuses test cases that are not what they were; counts foreign ones that were trained on."""
-    then = run.split["sha256"]
+    then = run.split.sha256
     if own:
-        changed = [case for case in cases if hashes[case.id] != then[case.id]]
+        changed = [case for case in cases if hashes[case.id] != then.get(case.id)]
         if changed:
             raise InputError(
                 f"{changed[0].image}: case {changed[0].id} has changed since the run, image or mask"
                 f" ({len(changed)} such cases); restore it, or score what is there with --data"
             )
         return 0
-    fitted = {then[id] for part in ("train", "val") for id in run.split[part]}
+    fitted = {then[id] for part in ("train", "val") for id in getattr(run.split, part)}
     seen = sum(hash in fitted for hash in hashes.values())
     if seen:
         log.warning(

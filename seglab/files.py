@@ -18,7 +18,7 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     """Writes beside `path`, then renames: a reader sees the old file or the new one."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     try:
         with partial.open("wb") as file:
             file.write(data)

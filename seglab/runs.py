@@ -21,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from seglab import provenance
+from seglab.data.splits import Split, read_split
 from seglab.errors import InputError
 from seglab.files import read_json, write_json, write_whole
 
@@ -36,7 +37,6 @@ TRUSTED_TARGETS = frozenset(
         "lightning.Trainer",
         "lightning.pytorch.callbacks.EarlyStopping",
         "lightning.pytorch.callbacks.LearningRateMonitor",
-        "lightning.pytorch.callbacks.ModelCheckpoint",
         "seglab.callbacks.Progress",
         "seglab.callbacks.WatchTest",
         "seglab.data.augment.Augment",
@@ -172,7 +172,8 @@ class RunDirectory:
     def _refuse_if_taken(self) -> None:
         if not (self.path / "run.json").exists():
             return
-        status = read_json(self.path / "run.json").get("status")
+        record = read_json(self.path / "run.json")
+        status = record.get("status") if isinstance(record, dict) else None
         if status == "failed" and not (self.path / "config.yaml").exists():
             return  # refused before it began: nothing is lost
         raise InputError(
@@ -195,7 +196,7 @@ class Run:
 
     path: Path
     config: DictConfig
-    split: dict[str, Any]
+    split: Split
     net: nn.Module
     threshold: float
 
@@ -228,12 +229,18 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
     check_targets(config, file, trust)
     checkpoint = path / BEST
     net, stored = load_network(checkpoint, trust)
+    split = read_split(path / "splits.json")
+    if split.hash != stored.get("split_hash"):
+        raise InputError(
+            f"{path / 'splits.json'}: is not the split that {checkpoint} was trained on; put the "
+            "run's own files back"
+        )
     if stored["config"]["model"] != OmegaConf.to_container(config.model):
         raise InputError(
             f"{checkpoint}: holds another network ({stored['config']['model']}) than {file} "
             f"({OmegaConf.to_container(config.model)}); put the run's own checkpoint back"
         )
-    return Run(path, config, read_json(path / "splits.json"), net, stored["threshold"])
+    return Run(path, config, split, net, stored["threshold"])
 
 
 def load_network(
@@ -286,7 +293,10 @@ def load_network(
 
 
 def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) -> None:
-    """Refuses a config that names code which is not on the list, used or not.
+    """Refuses a stored config that names code which is not on the list, used or not.
+
+    A stored config is resolved: what is left to resolve in it could make such names (`oc.create`)
+    or read the environment (`oc.env`), and is refused too.
 
     Args:
         config: Any part of a config.
@@ -296,6 +306,10 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
     Raises:
         InputError: Some `_target_` is not trusted.
     """
+    for entry in _entries(config):
+        for text in entry:
+            if isinstance(text, str) and "${" in text:
+                raise InputError(f"{source}: holds an interpolation, {text}; expected plain values")
     for name in _targets(config):
         if name not in TRUSTED_TARGETS and not any(name.startswith(f"{m}.") for m in trust):
             raise InputError(
@@ -310,13 +324,17 @@ def modules_of(config: Any) -> tuple[str, ...]:
 
 
 def _targets(config: Any) -> Iterator[str]:
+    return (str(value) for key, value in _entries(config) if key == "_target_")
+
+
+def _entries(config: Any) -> Iterator[tuple[Any, Any]]:
+    """Every key and value at any depth; the items of lists have no key."""
     node = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    for value in node if isinstance(node, list) else ():
-        yield from _targets(value)
+    items = list(node.items()) if isinstance(node, dict) else []
+    items += [(None, value) for value in node] if isinstance(node, list) else []
+    for key, value in items:
+        yield key, value
+        yield from _entries(value)
 
 
 class _Console(logging.Handler):

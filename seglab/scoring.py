@@ -43,7 +43,8 @@ def network_predictor(net: nn.Module, size: int, device: torch.device | str = "c
     @torch.inference_mode()
     def predict(image: np.ndarray) -> np.ndarray:
         small = torch.from_numpy(image_to_network_size(image, size)).to(device)
-        logits = net(small[None].permute(0, 3, 1, 2).float() / 255)
+        with torch.backends.cudnn.flags(deterministic=True):
+            logits = net(small[None].permute(0, 3, 1, 2).float() / 255)
         return _resized(torch.sigmoid(logits.float()), image.shape[:2])
 
     return predict

@@ -79,8 +79,9 @@ class SegmentationTask(LightningModule):
         logits = self(batch["image"]).float()  # loss and metrics in float32 under autocast too
         loss = self.loss(logits, batch["mask"])
         if not torch.isfinite(loss).all():
+            epoch = "" if stage == "test" else f", epoch {self.current_epoch + 1}"
             raise InputError(
-                f"loss is {loss.mean().item()} in {stage}, epoch {self.current_epoch + 1}, batch "
+                f"loss is {loss.mean().item()} in {stage}{epoch}, batch "
                 f"{batch_idx + 1} of {', '.join(batch['id'])}; checkpoints/last.ckpt keeps the "
                 "last good epoch, if any; lower task.optimizer.lr, or look at these cases"
             )

@@ -66,7 +66,7 @@ class Pictures(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Logs pictures and curve."""
         epoch, writer = trainer.current_epoch + 1, _writer(trainer)
-        last = epoch == trainer.max_epochs
+        last = epoch == trainer.max_epochs or trainer.should_stop
         if writer is None or not (last or epoch == 1 or epoch % self.every_n_epochs == 0):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 CLASSES = ["lesion"]
 PICTURES = 5
+SHOWN = "val/dice_per_image_net"  # in the curves of a run that monitors nothing
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         cfg: `conf/train.yaml`, composed; `run_dir` names the directory.
 
     Returns:
-        Scores of val, named `val/...`: what a sweep may be steered by. Everything else, test
-        included, lies in the run directory.
+        Scores and loss of val at the chosen epoch, named `val/...`: what a sweep may be steered
+        by. Everything else, test included, lies in the run directory.
 
     Raises:
         InputError: Bad input. Where it was found before the first step, the run directory holds
@@ -79,6 +81,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
         began = time.monotonic()
         trainer.fit(parts.task, data)
         seconds = {"fit": time.monotonic() - began}
+        if not (run.path / BEST).exists():
+            raise InputError(
+                "trainer: not one epoch was trained to its end; look at trainer.limit_train_batches"
+                " and the other limits"
+            )
         # The weights alone: Lightning's own restoring would wind the recorder back as well.
         best = torch.load(run.path / BEST, map_location="cpu", weights_only=True)
         parts.task.load_state_dict(best["state_dict"])
@@ -94,11 +101,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
             "seconds": seconds,
             "images_per_second": parts.recorder.images / parts.recorder.train_seconds,
         }
-        save_curves(run.path / "figures" / "curves.png", parts.recorder.rows, config["monitor"])
+        save_curves(
+            run.path / "figures" / "curves.png", parts.recorder.rows, config["monitor"] or SHOWN
+        )
         log_hparams(trainer, config, summary)
         write_json(run.path / "summary.json", summary)
         _tell(run.path, summary, data)
-    return {f"val/{name}": value for name, value in summary["val"].items()}
+    best_row = parts.recorder.rows[summary["best_epoch"] - 1]
+    at_network_size = {name: v for name, v in best_row.items() if name.startswith("val/")}
+    return at_network_size | {f"val/{name}": value for name, value in summary["val"].items()}
 
 
 def build(config: dict[str, Any], run_dir: Path) -> Parts:
@@ -113,7 +124,7 @@ def build(config: dict[str, Any], run_dir: Path) -> Parts:
             it must.
     """
     task = instantiate(config["task"], net=instantiate(config["model"]))
-    _check_network(task.net, config["data"]["size"])
+    _check_task(task, config["data"]["size"])
     data = instantiate(config["data"])
     data.setup()
     about = {
@@ -123,9 +134,25 @@ def build(config: dict[str, Any], run_dir: Path) -> Parts:
         "normalisation": "images / 255",
         "split_hash": data.split.hash,
     }
+    if not data.split.val and (config["monitor"] or "").startswith("val/"):
+        raise InputError(
+            f"data.split.file={data.split_settings['file']}: holds no val to take "
+            f"monitor={config['monitor']} from; add some, or set monitor=null"
+        )
     recorder = RunRecorder(run_dir / "metrics.csv", about)
-    # The recorder last: it writes down what the others log. Lightning puts checkpoints behind it.
-    callbacks = [*instantiate(config["callbacks"]).values(), recorder]
+    checkpoint = ModelCheckpoint(
+        (run_dir / BEST).parent,
+        BEST.stem,
+        config["monitor"],
+        mode=config["monitor_mode"],
+        save_last=True,
+        save_on_train_epoch_end=True,  # after val, so that a checkpoint knows its whole epoch
+        enable_version_counter=False,
+    )
+    callbacks = [c for c in instantiate(config["callbacks"]).values() if c is not None]
+    # Bar and recorder show and keep what the others log, and the checkpoint keeps the recorder.
+    callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))
+    callbacks += [recorder, checkpoint]
     logger = instantiate(config["logger"]) if config["logger"] else False
     trainer = instantiate(config["trainer"], callbacks=callbacks, logger=logger)
     _check_devices(trainer, data)
@@ -155,16 +182,36 @@ def _check_devices(trainer: Trainer, data: SegmentationDataModule) -> None:
 
 
 @torch.no_grad()
-def _check_network(net: nn.Module, size: int) -> None:
-    """Passes one blank image before any data is read."""
-    training = net.training
-    logits = net.eval()(torch.zeros(1, 3, size, size))
-    net.train(training)
+def _check_task(task: SegmentationTask, size: int) -> None:
+    """Passes one blank image through network and loss before any data is read."""
+    blank = torch.zeros(1, 3, size, size)
+    training = task.training
+    try:
+        logits = task.eval()(blank)
+    except InputError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"model: cannot take an image of (1, 3, {size}, {size}): {error}"
+        ) from error
+    task.train(training)
     if tuple(logits.shape) != (1, 1, size, size):
         raise InputError(
             f"model: gives {tuple(logits.shape)} for an image of (1, 3, {size}, {size}); expected "
             f"logits of (1, 1, {size}, {size})"
         )
+    try:
+        loss = task.loss(logits, torch.zeros_like(logits))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"task.loss: cannot take logits and mask: {error}") from error
+    if tuple(loss.shape) != (1,):
+        raise InputError(
+            f"task.loss: gives {tuple(loss.shape)} for one image; expected one value an image, (1,)"
+        )
+    try:
+        task.configure_optimizers()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"task.optimizer or task.schedule: {error}") from error
 
 
 def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str, Any]:
@@ -176,7 +223,7 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str,
     val: dict[str, float] = {}
     if data.split.val:
         _, val = score_cases(predict, data.part("val"), threshold, "scoring val")
-        row = next(row for row in parts.recorder.rows if row["epoch"] == best_epoch)
+        row = parts.recorder.rows[best_epoch - 1]
         at_network_size = re.compile(r"val/(\w+_net)")
         val |= {m[1]: value for k, value in row.items() if (m := at_network_size.fullmatch(k))}
     rows, test = score_cases(predict, data.part("test"), threshold, "scoring test")

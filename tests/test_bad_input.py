@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from tiny import Ended, write_tiny_ph2
 
@@ -139,7 +140,46 @@ def test_bad_data_is_refused(
         (["data.size=30"], ["data.size=30", "28 and 32"]),
         (["data.size=0"], ["data.size=0"]),
         (["data.size=big"], ["data.size=big"]),
-        (["data.batch_size=0"], ["data.batch_size=0"]),
+        *(
+            ([f"data.{key}={value}"], [f"data.{key}={value}", "at least"])
+            for key in ("batch_size", "eval_batch_size")
+            for value in (0, -1, 2.5, "abc")
+        ),
+        *(
+            ([f"{key}={value}"], [f"{key}="])
+            for key, values in {
+                "data.split.val": ("abc", "null", "[0.1]", "1.5"),
+                "data.split.test": ("abc", "0"),
+                "data.split.fold": ("x", "1.5", "true"),
+                "data.split.folds": ("null", "1"),
+                "data.split.seed": ("abc", "null"),
+                "data.split.file": ("5", "[1]"),
+                "data.split": ("null", "3"),
+                "data.root": ("5", "null"),
+                "data.cache_dir": ("[a]",),
+                "data.cases": ("null", "abc"),
+                "data.augment": ("1", "abc"),
+                "data.num_workers": ("-1", "null"),
+                "data.seed": ("abc",),
+                "seed": ("18446744073709551616", "-1"),
+                "monitor": ("5",),
+                "task": ("null",),
+                "callbacks": ("null",),
+                "task.threshold": ("abc",),
+                "trainer.max_epochs": ("0", "abc", "1.5", "null"),
+                "model._target_": ("seglab.nets", "seglab.nets.unet"),
+            }.items()
+            for value in values
+        ),
+        (["task.optimizer.lr=-1"], ["task.optimizer", "learning rate"]),
+        (["task.optimizer.lr=abc"], ["task.optimizer"]),
+        (["model.in_channels=4"], ["model", "(1, 3, 32, 32)"]),
+        (
+            ["task.loss._target_=torch.nn.functional.binary_cross_entropy_with_logits"],
+            ["task.loss", "one value an image"],
+        ),
+        (["experiment=augmented", "data.augment.scale=-2"], ["data.augment.scale=-2"]),
+        (["data.split.file=x.json", "data.split.fold=1"], ["data.split.fold=1", "x.json"]),
         (["+data.sice=64"], ["data.sice", "unknown"]),
         (["+colour=red"], ["colour", "unknown"]),
         (["+model.widht=8"], ["model.widht", "width"]),
@@ -152,7 +192,7 @@ def test_bad_data_is_refused(
         (["task.threshold=1"], ["task.threshold=1"]),
         (["monitor=test/dice_per_image_net"], ["monitor=test/dice_per_image_net", "test"]),
         (["monitor=val/dice"], ["monitor=val/dice", "val/dice_per_image_net"]),
-        (["monitor=val/loss"], ["monitor_mode=max", "monitor_mode=min"]),
+        (["monitor=val/loss"], ["monitor=val/loss", "monitor_mode=min"]),
         (["data.split.val=0"], ["data.split.val", "val/dice_per_image_net"]),
         (["data.split.file=nowhere.json"], ["nowhere.json", "no such file"]),
         (["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=3"], ["data.batch_size=3"]),
@@ -167,6 +207,13 @@ def test_bad_values_are_refused(
     overrides: list[str], said: list[str], tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
     refused(tiny_train(tmp_path / "run", *overrides), tmp_path / "run", *said)
+
+
+def test_a_run_in_the_data_is_refused(data: Path, tiny_train: Callable[..., Ended]) -> None:
+    before = files_of(data)
+    ended = tiny_train(data / "run", f"data.root={data}")
+    refused(ended, data / "run", "hydra.run.dir", "outside the data")
+    assert files_of(data) - before == {"run/run.json"}
 
 
 @pytest.mark.parametrize(
@@ -211,6 +258,23 @@ def test_a_refused_run_can_be_started_again(
     assert tiny_train(tmp_path / "run", "data.size=30").code == 1
     assert tiny_train(tmp_path / "run", "trainer.max_epochs=1").code == 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_run_of_no_step_says_so(tiny_train: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = tiny_train(tmp_path / "run", "trainer.limit_train_batches=0")
+    assert ended.code == 1
+    assert "not one epoch was trained" in ended.err.splitlines()[-1]
+
+
+def test_a_ruined_epoch_without_val_is_not_saved(
+    tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    ended = tiny_train(run, "experiment=recipe", "trainer.max_epochs=4", "task.optimizer.lr=1e25")
+    assert ended.code == 1
+    assert "test/loss not finite after epoch 1" in ended.err.splitlines()[-1]
+    assert not (run / "checkpoints" / "last.ckpt").exists()
+    assert not (run / "metrics.csv").exists()
 
 
 def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(
@@ -316,6 +380,33 @@ def test_a_config_that_names_code_is_refused(
     file = run / "config.yaml"
     file.write_text(file.read_text() + f"\nunused:\n  - _target_: {target}\n")
     refused(script("evaluate", run), None, "config.yaml", target, "--trust")
+
+
+@pytest.mark.parametrize("place", ["config.yaml", "best.ckpt"])
+@pytest.mark.parametrize("text", ["${oc.create:{_target_: os.abort}}", "${oc.env:HOME}"])
+def test_what_would_be_resolved_is_refused(
+    place: str, text: str, run: Path, script: Callable[..., Ended]
+) -> None:
+    if place == "best.ckpt":
+        file = run / "checkpoints" / "best.ckpt"
+        content = torch.load(file, weights_only=True)
+        content["seglab"]["config"]["model"]["in_channels"] = text
+        torch.save(content, file)
+    else:
+        config = OmegaConf.load(run / "config.yaml")
+        config.data.cases = text
+        OmegaConf.save(config, run / "config.yaml")
+    refused(script("evaluate", run), None, place, "interpolation")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"test": 5}', "test = train", "junk"])
+def test_a_foreign_split_is_refused(content: str, run: Path, script: Callable[..., Ended]) -> None:
+    file = run / "splits.json"
+    if content == "test = train":
+        split = json.loads(file.read_text())
+        content = json.dumps(split | {"test": split["train"]})
+    file.write_text(content)
+    refused(script("evaluate", run), None, str(file))
 
 
 def test_what_is_no_run_is_refused(script: Callable[..., Ended], tmp_path: Path) -> None:

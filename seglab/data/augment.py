@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seglab.errors import InputError
+
 
 class Augment:
     """Random flips, turns, zooms, shifts and light, drawn anew for each image of a batch.
@@ -35,6 +37,16 @@ class Augment:
         contrast: float = 0.2,
         saturation: float = 0.2,
     ) -> None:
+        for name, value, most in (
+            ("rotate", rotate, 180),
+            ("scale", scale, 10),
+            ("shift", shift, 1),
+            ("brightness", brightness, 1),
+            ("contrast", contrast, 1),
+            ("saturation", saturation, 1),
+        ):
+            if not isinstance(value, int | float) or not 0 <= value <= most:
+                raise InputError(f"data.augment.{name}={value}: expected 0 to {most}")
         self.flip = flip
         self.rotate = rotate
         self.scale = scale

@@ -63,7 +63,14 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
         InputError: An image or mask that cannot be read, or the two differ in size.
     """
     cache_dir = Path(cache_dir).expanduser()
-    sha256 = content_hashes(cases, cache_dir)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        sha256 = content_hashes(cases, cache_dir / "hashes.json")
+    except OSError as error:
+        raise InputError(
+            f"{cache_dir}: the cache cannot be written ({error.strerror}); name another folder "
+            "with data.cache_dir=... or SEGLAB_CACHE"
+        ) from error
     fingerprint = hash_of([[case.id, case.diagnosis, sha256[case.id]] for case in cases])
     key = hash_of([VERSION, size, fingerprint])[:24]
     folder = cache_dir / f"{key}-{size}"
@@ -102,12 +109,13 @@ def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
-def content_hashes(cases: Sequence[Case], cache_dir: str | Path) -> dict[str, str]:
-    """Hashes the files of cases; those of known path, size and time are not read again.
+def content_hashes(cases: Sequence[Case], index: Path | None = None) -> dict[str, str]:
+    """Hashes the files of cases.
 
     Args:
         cases: Any cases.
-        cache_dir: Where the index of known files lies.
+        index: File that remembers hashes: files whose path, size and time it knows are not read
+            again. None reads all.
 
     Returns:
         SHA-256 of image and mask together, by case id.
@@ -115,35 +123,34 @@ def content_hashes(cases: Sequence[Case], cache_dir: str | Path) -> dict[str, st
     Raises:
         InputError: A file cannot be read.
     """
-    cache_dir = Path(cache_dir).expanduser()
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    index_file = cache_dir / "hashes.json"
+    known: dict[str, list] = {}
     try:
-        known = dict(json.loads(index_file.read_text("utf-8")))
-        known = {name: state for name, state in known.items() if len(state) == 3}
+        if index is not None:
+            known = dict(json.loads(index.read_text("utf-8")))
+            known = {name: state for name, state in known.items() if len(state) == 3}
     except (OSError, ValueError, TypeError):  # an index that is lost or damaged is made anew
         known = {}
-    seen = {}
+    seen: dict[str, list] = {}
 
     def sha256(path: Path) -> str:
+        name = str(path.absolute())
         try:
             stat = path.stat()
             state = [stat.st_size, stat.st_mtime_ns]
-            name = str(path.absolute())
-            old = known.get(name)
-            if not (old and old[:2] == state):
-                old = [*state, hashlib.sha256(path.read_bytes()).hexdigest()]
+            old = known.get(name, [])
+            seen[name] = (
+                old if old[:2] == state else [*state, hashlib.sha256(path.read_bytes()).hexdigest()]
+            )
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        seen[name] = old
-        return old[2]
+        return seen[name][2]
 
     hashes = {
         case.id: hash_of([sha256(case.image), sha256(case.mask)])
         for case in tqdm(cases, "hashing files", unit="case", disable=None, leave=False)
     }
-    if any(known.get(name) != state for name, state in seen.items()):
-        write_json(index_file, known | seen)
+    if index is not None and any(known.get(name) != state for name, state in seen.items()):
+        write_json(index, known | seen)
     return hashes
 
 

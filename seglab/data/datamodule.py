@@ -56,12 +56,15 @@ class SegmentationDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise InputError(f"data.{name}={value}: expected at least 1")
         if Path(cache_dir).expanduser().resolve().is_relative_to(Path(root).resolve()):
             raise InputError(
                 f"data.cache_dir={cache_dir}: expected a folder outside the data, {root}"
+            )
+        if not callable(cases):
+            raise InputError(f"data.cases={cases}: expected a function, see conf/data")
+        if augment is not None and not callable(augment):
+            raise InputError(
+                f"data.augment={augment}: expected null or seglab.data.augment.Augment"
             )
         self.read_cases = cases
         self.root = root

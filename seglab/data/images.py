@@ -56,12 +56,17 @@ def read_mask(path: str | Path) -> np.ndarray:
     image = _open(path)
     if _is_deep(image):
         values = np.asarray(image)
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise InputError(f"{path}: not a mask: negative or no numbers; save it with 8 bits")
     else:
         if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
         if image.mode == "RGBA":
             alpha = np.asarray(image.getchannel("A"))
-            if alpha.min() < 255:  # transparent is background, whatever its colour
+            rgb = np.asarray(image.convert("RGB"))
+            if (rgb == rgb[0, 0]).all() and alpha.min() < 255:  # drawn in transparency alone
+                image = image.getchannel("A")
+            else:  # what is transparent is background, whatever its colour
                 black = Image.new("RGBA", image.size, (0, 0, 0, 255))
                 image = Image.alpha_composite(black, image)
         # The brightest channel, not luminance: a pure blue lesion is a lesion.
@@ -77,7 +82,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             "class numbers; expected 0 for background and one other value for lesion"
         )
     share = float(np.mean((values > 0.1 * white) & (values < 0.9 * white)))
-    if share > MAX_GREY_SHARE:
+    if share > MAX_GREY_SHARE or (values > 0.5 * white).all():
         raise InputError(
             f"{path}: not a mask: {share:.0%} of its pixels are neither black nor white; expected "
             "a lesion mask (0 for background, 1, 255 or 65535 for lesion), put it in this place"

@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 import urllib.request
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,10 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
         if out.exists():
             out.rmdir()
         found.parent.rename(out)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"{archive}: cannot be unpacked ({error}); is the download whole?"
+        ) from error
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror}); name another --out"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +127,8 @@ def make_split(
     )
     if not split.train or not split.test:
         raise InputError(
-            f"{len(cases)} cases are too few to split into train, val and test with "
-            f"data.split.val={val}; add cases or change the shares"
+            f"{len(members)} different pictures are too few to split into train, val and test "
+            f"with data.split.val={val}; add cases or change the shares"
         )
     return split
 
@@ -149,15 +149,8 @@ def load_split(
         InputError: Not a split, unknown or repeated ids, other contents, or equal pictures on
             two sides.
     """
-    stored = read_json(path)
-    if not isinstance(stored, dict):
-        stored = {}
-    parts = {name: stored.get(name, []) for name in ("train", "val", "test")}
-    for name, ids in parts.items():
-        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
-            raise InputError(f"{path}: '{name}' is no list of case ids; expected a saved split")
-        if not ids and name != "val":
-            raise InputError(f"{path}: '{name}' is missing or empty; expected a saved split")
+    split = read_split(path)
+    parts = {name: getattr(split, name) for name in ("train", "val", "test")}
     known = {case.id: group for case, group in zip(cases, groups, strict=True)}
     side_of_id: dict[str, str] = {}
     side_of_group: dict[int, tuple[str, str]] = {}
@@ -177,18 +170,42 @@ def load_split(
                     f"{path}: {other} in '{side}' and {id} in '{name}' are the same picture, or "
                     "nearly; move both to one side"
                 )
-    hashes = stored.get("sha256") or {}
-    if not isinstance(hashes, dict):
-        raise InputError(f"{path}: 'sha256' is no table of ids; expected a saved split")
     for id in side_of_id:
-        if hashes.get(id, sha256[id]) != sha256[id]:
+        if split.sha256.get(id, sha256[id]) != sha256[id]:
             raise InputError(
                 f"{path}: case {id} is not the one that the split was made of (its files have "
                 "changed); restore its files, or remove 'sha256' from the split"
             )
-    used = {id: sha256[id] for id in sorted(side_of_id)}
-    seed = stored.get("seed")
-    return Split(**parts, protocol=stored.get("protocol", "from a file"), seed=seed, sha256=used)
+    return replace(split, sha256={id: sha256[id] for id in sorted(side_of_id)})
+
+
+def read_split(path: str | Path) -> Split:
+    """Reads a split file, as it is.
+
+    Args:
+        path: As in `load_split`.
+
+    Raises:
+        InputError: It is no split.
+    """
+    stored = read_json(path)
+    if not isinstance(stored, dict):
+        stored = {}
+    parts = {name: stored.get(name, []) for name in ("train", "val", "test")}
+    for name, ids in parts.items():
+        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+            raise InputError(f"{path}: '{name}' is no list of case ids; expected a saved split")
+        if not ids and name != "val":
+            raise InputError(f"{path}: '{name}' is missing or empty; expected a saved split")
+    sha256 = stored.get("sha256") or {}
+    if not isinstance(sha256, dict):
+        raise InputError(f"{path}: 'sha256' is no table of ids; expected a saved split")
+    return Split(
+        **{name: sorted(ids) for name, ids in parts.items()},
+        protocol=str(stored.get("protocol", "from a file")),
+        seed=stored.get("seed"),
+        sha256=sha256,
+    )
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -66,7 +66,8 @@ def write_synthetic(root: str | Path, n: int = 100, seed: int = 0) -> None:
     Raises:
         InputError: `n` or `seed` out of range, or `root` holds another set or anything else.
     """
-    if not 1 <= n <= 999 or seed < 0:
+    whole = isinstance(n, int) and isinstance(seed, int)
+    if not whole or not 1 <= n <= 999 or seed < 0:
         raise InputError(f"n={n}, seed={seed}: expected n from 1 to 999 and a seed of 0 or more")
     root = Path(root).resolve()
     settings = {"n": n, "seed": seed, "version": VERSION}

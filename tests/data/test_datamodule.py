@@ -260,16 +260,6 @@ def test_no_val_is_no_loader(make: Callable[..., SegmentationDataModule]) -> Non
     assert len(ids_of(module.train_dataloader())) == 15
 
 
-@pytest.mark.parametrize("name", ["batch_size", "eval_batch_size"])
-@pytest.mark.parametrize("value", [0, -1])
-def test_batch_sizes_out_of_range(
-    name: str, value: int, make: Callable[..., SegmentationDataModule]
-) -> None:
-    with pytest.raises(InputError, match=rf"data\.{name}={value}: expected at least 1"):
-        make(setup=False, **{name: value})
-    assert getattr(make(setup=False, **{name: 1}), name) == 1
-
-
 @pytest.mark.parametrize("inside", ["data", "data/cache", "x/../data/cache", "link/cache"])
 def test_a_cache_inside_the_data_is_refused(
     inside: str, make: Callable[..., SegmentationDataModule], tmp_path: Path
