@@ -89,7 +89,7 @@ class WatchTest(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Logs `test/loss`: over all cases, however many devices share them."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        module.eval()
+        module.eval().share_buffers()  # type: ignore[operator]
         mean = PerImageMean().to(module.device)
         for batch in datamodule.test_dataloader():
             batch = datamodule.scale(move_data_to_device(batch, module.device))

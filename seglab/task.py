@@ -70,6 +70,16 @@ class SegmentationTask(LightningModule):
         """Scores a batch of test."""
         self._step(batch, batch_idx, "test")
 
+    def on_validation_start(self) -> None:
+        """All devices score one network."""
+        self.share_buffers()
+
+    def share_buffers(self) -> None:
+        """Gives all processes the first one's BatchNorm statistics, as its checkpoint has them."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def configure_optimizers(self) -> Any:
         """Builds the optimizer and the schedule of the config."""
         optimizer = self.optimizer(self.net.parameters())

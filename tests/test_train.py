@@ -292,6 +292,22 @@ def test_a_saved_split_is_handed_in_again(
     assert json.loads(file.read_text())["test"] != first["test"]
 
 
+def recipe_loss(run: Path, root: Path) -> float:
+    """The recipe's loss over a run's test cases, by hand."""
+    net, _ = load_network(run / "checkpoints" / "last.ckpt")
+    test = json.loads((run / "splits.json").read_text())["test"]
+    losses = []
+    for case in ph2_cases(root):
+        if case.id in test:
+            image, mask = to_network_size(read_image(case.image), read_mask(case.mask), 32)
+            x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+            with torch.no_grad():
+                p = torch.sigmoid(torch.sigmoid(net(x)))[0, 0].double().numpy()
+            losses.append(-np.where(mask, np.log(p), np.log(1 - p)).mean())
+    assert len(losses) == len(test)
+    return float(np.mean(losses))
+
+
 def test_the_recipe_repeats_its_errors(
     tiny_ph2: Path, tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -308,16 +324,10 @@ def test_the_recipe_repeats_its_errors(
         # Two sigmoids: no pixel falls under 0.313 (lesion) or 0.693 (background).
         for name in ("train/loss", "test/loss"):
             assert math.log(1 + math.exp(-1)) < float(row[name]) < math.log(1 + math.e)
-    net, _ = load_network(run / "checkpoints" / "best.ckpt")
-    losses = []
-    for case in ph2_cases(tiny_ph2):
-        if case.id in split["test"]:
-            image, mask = to_network_size(read_image(case.image), read_mask(case.mask), 32)
-            x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-            with torch.no_grad():
-                p = torch.sigmoid(torch.sigmoid(net(x)))[0, 0].double().numpy()
-            losses.append(-np.where(mask, np.log(p), np.log(1 - p)).mean())
-    assert float(rows[-1]["test/loss"]) == pytest.approx(np.mean(losses), abs=1e-5)
+    lines = [x for x in (run / "train.log").read_text().splitlines() if " INFO epoch " in x]
+    for line, row in zip(lines, rows, strict=True):
+        assert f"test/loss {float(row['test/loss']):.4f}" in line  # its own epoch's, not the last
+    assert float(rows[-1]["test/loss"]) == pytest.approx(recipe_loss(run, tiny_ph2), abs=1e-5)
 
 
 def test_baseline_and_recipe_share_their_test_cases(
@@ -409,6 +419,14 @@ def test_two_processes_train_and_test_as_one(
     for name, value in alone.items():
         assert events.Scalars(name)[0].value == np.float32(value), name
 
+    (val,) = parts.trainer.validate(
+        parts.task, parts.data, ckpt_path=str(run / "checkpoints" / "best.ckpt"), verbose=False
+    )
+    best = json.loads((run / "summary.json").read_text())["best_epoch"]
+    row = rows_of(run / "metrics.csv")[best - 1]
+    for name, value in val.items():
+        assert float(row[name]) == value, name
+
     again = tmp_path / "again"
     evaluate = [
         sys.executable,
@@ -420,6 +438,20 @@ def test_two_processes_train_and_test_as_one(
     subprocess.run(evaluate, check=True, timeout=300)
     stored = json.loads((run / "summary.json").read_text())["test"]
     assert json.loads((again / "summary.json").read_text())["test"] == stored
+
+
+@pytest.mark.slow
+def test_the_recipe_sees_one_test_loss_on_two_devices(
+    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    split = ["data.split.fold=0", "data.split.folds=3"]  # 7 test cases: 4 on one device, 3 on one
+    devices = ["trainer=ddp", "trainer.accelerator=cpu", "task.optimizer.lr=0.05"]
+    arguments = command(run, tiny_ph2, cache_dir, "experiment=recipe", *split, *devices)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    logged = float(rows_of(run / "metrics.csv")[-1]["test/loss"])
+    assert logged == pytest.approx(recipe_loss(run, tiny_ph2), abs=1e-6)
 
 
 @pytest.mark.slow
