@@ -245,7 +245,8 @@ def test_a_bad_loss_in_another_stage_is_named_too(stage: str) -> None:
     task = SegmentationTask(pixelwise(), bce, still)
     bad = batches(1)
     bad[0]["image"][0] = float("nan")
-    with pytest.raises(InputError, match=f"^loss is nan in {stage}, epoch 1, batch 1 of S1B0I0, "):
+    where = "val, epoch 1" if stage == "val" else "test"
+    with pytest.raises(InputError, match=f"^loss is nan in {where}, batch 1 of S1B0I0, "):
         if stage == "val":
             trainer_of().fit(task, Loader(batches(0)), Loader(bad))
         else:

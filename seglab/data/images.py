@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from seglab.errors import InputError
 MAX_GREY_SHARE = 0.25
 # A header may claim any size; beyond this the file is refused before memory is taken.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -82,7 +84,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             "class numbers; expected 0 for background and one other value for lesion"
         )
     share = float(np.mean((values > 0.1 * white) & (values < 0.9 * white)))
-    if share > MAX_GREY_SHARE or (values > 0.5 * white).all():
+    if share > MAX_GREY_SHARE or (levels[0] > 0.5 * white and len(levels) > 2):
         raise InputError(
             f"{path}: not a mask: {share:.0%} of its pixels are neither black nor white; expected "
             "a lesion mask (0 for background, 1, 255 or 65535 for lesion), put it in this place"

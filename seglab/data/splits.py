@@ -127,8 +127,8 @@ def make_split(
     )
     if not split.train or not split.test:
         raise InputError(
-            f"{len(members)} different pictures are too few to split into train, val and test "
-            f"with data.split.val={val}; add cases or change the shares"
+            f"{len(cases)} cases are too few, with {len(members)} different pictures, to split "
+            f"into train, val and test with data.split.val={val}; add cases or change the shares"
         )
     return split
 

@@ -161,25 +161,28 @@ def test_size_diagnosis_and_version_are_part_of_the_key(
 
 def test_known_files_are_not_hashed_again(own_data: Path, tmp_path: Path) -> None:
     cases = pairs_cases(own_data)
-    before = content_hashes(cases, tmp_path)
+    before = content_hashes(cases, tmp_path / "hashes.json")
     path = cases[2].mask
     stat = path.stat()
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert content_hashes(cases, tmp_path) == before  # path, size and time are those known
+    assert (
+        content_hashes(cases, tmp_path / "hashes.json") == before
+    )  # path, size and time are those known
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    after = content_hashes(cases, tmp_path)
+    after = content_hashes(cases, tmp_path / "hashes.json")
     assert {id for id in after if after[id] != before[id]} == {"p02"}
-    assert content_hashes(cases, tmp_path) == after
+    assert content_hashes(cases, tmp_path / "hashes.json") == after
+    assert content_hashes(cases) == after  # without an index all is read
 
 
 def test_an_index_keeps_what_other_data_put_there(data: Path, own_data: Path) -> None:
-    cache_dir = own_data / "cache"
-    content_hashes(pairs_cases(data), cache_dir)
-    content_hashes(pairs_cases(own_data), cache_dir)
-    known = json.loads((cache_dir / "hashes.json").read_text())
+    index = own_data / "hashes.json"
+    content_hashes(pairs_cases(data), index)
+    content_hashes(pairs_cases(own_data), index)
+    known = json.loads(index.read_text())
     assert len(known) == 4 * N
 
 

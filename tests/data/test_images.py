@@ -453,3 +453,18 @@ def test_masks_keep_their_area_and_place() -> None:
     expected = np.zeros((20, 20), bool)
     expected[4:12, 10:15] = True
     assert np.array_equal(small, expected)
+
+
+def test_a_lesion_drawn_in_transparency_alone_is_read(tmp_path: Path) -> None:
+    shape = np.zeros((20, 30), bool)
+    shape[5:12, 8:20] = True
+    for colour in (0, 255):  # black and white ink alike
+        pixels = np.full((20, 30, 4), colour, np.uint8)
+        pixels[..., 3] = shape * 255
+        assert np.array_equal(read_mask(write(tmp_path / "m.png", image_of(pixels))), shape)
+
+
+def test_a_bright_photograph_is_no_mask(tmp_path: Path) -> None:
+    bright = np.random.default_rng(0).integers(231, 256, (20, 30), np.uint8)
+    with pytest.raises(InputError, match="not a mask"):
+        read_mask(write(tmp_path / "photo.png", image_of(bright)))

@@ -385,7 +385,7 @@ def test_a_split_written_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text('{"train": ["c5", "a0"], "test": ["m1"]}')
     split = load(path)
-    assert parts(split) == (["c5", "a0"], [], ["m1"])
+    assert parts(split) == (["a0", "c5"], [], ["m1"])
     assert split.seed is None
     assert split.sha256 == {id: f"sha of {id}" for id in ("a0", "c5", "m1")}
 
