@@ -46,7 +46,7 @@ class RunRecorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts images and seconds."""
+        """Counts images and the seconds of steps, without what feeds them."""
         self.train_seconds += time.perf_counter() - self._began
         self.images += len(batch["image"]) * trainer.world_size
 
