@@ -83,8 +83,7 @@ class RunDirectory:
     def recording(self, seed: int) -> Iterator[None]:
         """Keeps run.json and train.log while the body runs, and says how it ended.
 
-        The log reaches its file with `keep_log`: a run that is refused before leaves run.json
-        alone.
+        The log reaches its file with `begin`: a run that is refused before leaves run.json alone.
 
         Raises:
             InputError: The directory holds a run already, or cannot be written.
@@ -218,6 +217,8 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one of train.py's"
         )
+    if not isinstance(read_json(path / "run.json"), dict):
+        raise InputError(f"{path / 'run.json'}: is no record of a run; restore it")
     file = path / "config.yaml"
     try:
         config = OmegaConf.create(OmegaConf.to_container(OmegaConf.load(file), resolve=False))

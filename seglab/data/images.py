@@ -116,7 +116,7 @@ def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:
     """Resizes an image with anti-aliasing: uint8 (H, W, 3) to uint8 (size, size, 3)."""
     if image.shape[:2] == (size, size):
         return image
-    # float32 halves the work of float64; both round to the same uint8 but for a pixel in 10,000.
+    # float32: half the memory of float64, and the result is rounded to uint8.
     scaled = resize(image.astype(np.float32), (size, size), order=1, anti_aliasing=True)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
