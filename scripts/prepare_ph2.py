@@ -1,43 +1,61 @@
-"""Gets PH2 ready: python scripts/prepare_ph2.py [ARCHIVE or FOLDER] [--out DIR] [--url URL]."""
+"""Gets PH2 ready, or checks any data set.
+
+python scripts/prepare_ph2.py [ARCHIVE or FOLDER] [--out DIR] [--url URL] [--json FILE]
+python scripts/prepare_ph2.py --check ROOT [--json FILE]
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from seglab.data.prepare import URL, check_ph2, download, unpack_ph2
+from seglab.data.doctor import check_data
+from seglab.data.prepare import URL, download, unpack_ph2
 from seglab.errors import one_line_errors
+from seglab.files import write_json
 
 
 @one_line_errors
 def main() -> None:
-    """Downloads or unpacks where needed, checks every case, says what was found."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
+    """Downloads or unpacks where needed, checks every case, says what was found.
+
+    The exit code is 1 where anything is bad.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "source",
         metavar="ARCHIVE or FOLDER",
         nargs="?",
         help="PH2Dataset.rar, a zip or tar of it, or a folder that is only checked; "
         "without it, PH2 is downloaded",
     )
+    what.add_argument(
+        "--check", metavar="ROOT", help="only check a data set of any supported layout"
+    )
     parser.add_argument("--out", default="data/PH2Dataset", help="where to unpack (%(default)s)")
     parser.add_argument("--url", default=URL, help="where to download from (%(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="where to leave what was found as JSON")
     args = parser.parse_args()
 
-    root = Path(args.out)
+    root = Path(args.out if args.check is None else args.check)
     if args.source is not None and Path(args.source).is_dir():
         root = Path(args.source)
     elif args.source is not None:
         unpack_ph2(args.source, root)
-    elif not root.exists():
+    elif args.check is None and not root.exists():
         archive = root.with_name("PH2Dataset.rar")
         if not archive.exists():
             download(args.url, archive)
         unpack_ph2(archive, root)
-    report = check_ph2(root)
+    report = check_data(root)
     print(report)
-    print(f"use it: python scripts/train.py data=ph2 data.root={root}")
-    if report.problems or not report.cases:
+    if args.json is not None:
+        write_json(args.json, report.to_json())
+    if report.bad:
         sys.exit(1)
+    print(f"use it: python scripts/train.py data={report.layout} data.root={root}")
 
 
 if __name__ == "__main__":

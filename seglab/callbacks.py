@@ -1,12 +1,10 @@
-"""What happens around the steps: the books of a run, its progress bar, the recipe's test loss."""
+"""What may happen around the steps: a progress bar, the recipe's test loss."""
 
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,70 +14,9 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 
-from seglab.errors import InputError
-from seglab.files import write_csv
 from seglab.metrics import PerImageMean
 
 log = logging.getLogger(__name__)
-
-
-class RunRecorder(Callback):
-    """Writes metrics.csv, and into each checkpoint what it takes to use it alone.
-
-    Args:
-        path: Of metrics.csv: a row an epoch, at full precision, no times.
-        about: Plain containers that go into checkpoints under 'seglab'.
-    """
-
-    def __init__(self, path: str | Path, about: dict[str, Any]) -> None:
-        self.path = Path(path)
-        self.about = about
-        self.rows: list[dict[str, Any]] = []
-        self.images = 0
-        self.train_seconds = 0.0
-        self._began = 0.0
-
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Starts the clock of `train_seconds`."""
-        self._began = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Counts images and the seconds of steps, without what feeds them."""
-        self.train_seconds += time.perf_counter() - self._began
-        self.images += len(batch["image"]) * trainer.world_size
-
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Adds the epoch's row, and stops before a ruined epoch is saved as a checkpoint."""
-        metrics = {k: v.item() for k, v in sorted(trainer.callback_metrics.items())}
-        ruined = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if not all(torch.isfinite(p).all() for p in module.parameters()):
-            ruined.append("a weight")
-        if ruined:
-            raise InputError(
-                f"{', '.join(ruined)} not finite after epoch {trainer.current_epoch + 1}; "
-                "checkpoints/last.ckpt keeps the last good epoch, if any; lower task.optimizer.lr"
-            )
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": rate}
-        self.rows.append(row | metrics)
-        if trainer.is_global_zero:
-            write_csv(self.path, self.rows)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Adds `about`."""
-        checkpoint["seglab"] = self.about
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the rows of a checkpoint."""
-        self.rows = list(state_dict["rows"])
 
 
 class WatchTest(Callback):
@@ -96,7 +33,9 @@ class WatchTest(Callback):
             logits = module(batch["image"]).float()
             mean.update(module.loss(logits, batch["mask"]))  # type: ignore[operator]
         module.train()
-        module.log("test/loss", mean.compute(), sync_dist=True)  # equal on all devices
+        module.log(
+            "test/loss", mean.compute(), logger=False, sync_dist=True
+        )  # equal on all devices
 
 
 class Progress(ProgressBar):

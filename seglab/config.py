@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from seglab.metrics import segmentation_metrics
 PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
 SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", *PARTS)
 SPLIT = ("val", "test", "seed", "fold", "folds", "file")
+
+# Of Lightning's Trainer: what `build` hands it.
+BUILT = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
 
 # Key, type, least, greatest, and whether null is a value too.
 NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
@@ -63,12 +67,11 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
         if not isinstance(_value(config, key), str):
             raise InputError(f"{key}={_value(config, key)}: expected text")
     _check_split_file(config["data"]["split"])
-    monitors = {"monitor": (config["monitor"], config["monitor_mode"])}
-    for name, callback in config["callbacks"].items():
-        if callback and callback.get("monitor"):
-            mode = callback.get("mode", config["monitor_mode"])
-            monitors[f"callbacks.{name}.monitor"] = callback["monitor"], mode
-    for where, (name, mode) in monitors.items():
+    for key in BUILT:
+        if key in config["trainer"]:
+            raise InputError(f"trainer.{key}: is built from the rest of the config; remove it")
+    for where, name, mode in _monitors(config, ""):
+        mode = config["monitor_mode"] if mode is None else mode
         _check_monitor(where, name, mode, config["data"]["split"])
     data = config["data"]
     for node, key in ((config, "run_dir"), (data, "root"), (data, "cache_dir")):
@@ -138,6 +141,16 @@ def _check_split_file(split: dict[str, Any]) -> None:
             "choose from; give one of the two"
         )
     split["file"] = str(Path(file).expanduser().absolute())
+
+
+def _monitors(node: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    """Whatever is told to watch a value, at any depth: key, value's name, mode."""
+    items: Any = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        if key == "monitor":
+            yield f"{where}{key}", value, node.get("mode") if where else None
+        elif isinstance(value, dict | list):
+            yield from _monitors(value, f"{where}{key}.")
 
 
 def _check_monitor(where: str, name: Any, mode: Any, split: dict[str, Any]) -> None:

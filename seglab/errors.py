@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -20,6 +22,10 @@ class InputError(ValueError):
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as cluster schedulers send it before they kill: Ctrl-C of another sender."""
+
+
 def find_input_error(error: BaseException) -> str | None:
     """Returns the line to show for `error`, or None where `error` is no user's fault.
 
@@ -34,8 +40,9 @@ def find_input_error(error: BaseException) -> str | None:
     for cause in causes:
         if isinstance(cause, InputError):
             return str(cause)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; choose a place that can be read and written"
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.filename is not None:
+            return f"{cause.filename}: {cause.strerror}; {_remedy(cause)}"
     # What a library refuses a value with; anything else that a constructor raises is a bug.
     refusals = (HydraException, OmegaConfBaseException, ValueError, TypeError, ImportError)
     if isinstance(error, HydraException | OmegaConfBaseException) and (
@@ -53,14 +60,17 @@ def find_input_error(error: BaseException) -> str | None:
 
 
 def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
-    """Makes a script's `main` end with one line and exit code 1 on bad input, 130 on Ctrl-C."""
+    """Makes a script's `main` end with one line: exit code 1 on bad input, 130 on Ctrl-C.
+
+    After SIGTERM it is 143, as a shell counts it.
+    """
 
     @wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return main(*args, **kwargs)
-        except KeyboardInterrupt:
-            _end("interrupted", 130)
+        except KeyboardInterrupt as error:
+            _end(" ".join(["interrupted", *map(str, error.args)]), 128 + signal_of(error))
         except Exception as error:
             line = find_input_error(error)
             if line is None:
@@ -68,6 +78,17 @@ def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
             _end(f"error: {line}", 1)
 
     return wrapped
+
+
+def signal_of(error: KeyboardInterrupt) -> int:
+    """The signal behind an interruption."""
+    return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room, then start the same command again: it goes on where it stopped"
+    return "choose a place that can be read and written"
 
 
 def _end(line: str, code: int) -> NoReturn:

@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from seglab.data.cache import content_hashes
+from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, find_cases, ph2_cases
 from seglab.errors import InputError
 from seglab.files import read_json, write_csv, write_json
@@ -45,7 +45,7 @@ def evaluate(
     run = open_run(path, trust)
     data = run.config.data
     cases = _test_cases(run) if data_root is None else find_cases(data_root)
-    hashes = content_hashes(cases)
+    hashes = hash_cases(cases, hash_files(cases))
     seen = _changed_or_trained_on(run, cases, hashes, own=data_root is None)
     device = "cpu"
     if read_json(run.path / "run.json").get("device") == "cuda" and torch.cuda.is_available():
@@ -78,12 +78,18 @@ def evaluate(
     return summary
 
 
-def _test_cases(run: Run) -> list[Case]:
+def read_cases(run: Run) -> list[Case]:
+    """Reads the cases of the data set that a run was trained on."""
     data: DictConfig = run.config.data
     # A synthetic set is in PH2's layout; reading a run must not draw one.
     drawn = data.cases["_target_"].endswith(".synthetic_cases")
     read = ph2_cases if drawn else instantiate(data.cases)
-    by_id = {case.id: case for case in read(data.root)}
+    return read(data.root)
+
+
+def _test_cases(run: Run) -> list[Case]:
+    data: DictConfig = run.config.data
+    by_id = {case.id: case for case in read_cases(run)}
     missing = [id for id in run.split.test if id not in by_id]
     if missing:
         raise InputError(

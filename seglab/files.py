@@ -8,16 +8,23 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from seglab.errors import InputError
 
+PARTIAL = ".partial"
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Writes beside `path`, then renames: a reader sees the old file or the new one."""
+
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Writes beside `path`, then renames: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: It cannot be written; what was there stays. Its `filename` is `path`.
+    """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     try:
         with partial.open("wb") as file:
@@ -25,8 +32,18 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        # A full disk is noticed by write(), which does not know the file's name.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: str | Path) -> None:
+    """Removes what processes that were killed left half-written, at any depth."""
+    for file in Path(folder).rglob(f".*{PARTIAL}"):
+        file.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -44,8 +61,22 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); restore it") from error
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Reads the rows of a CSV file.
+
+    Raises:
+        InputError: The file is missing, or no CSV.
+    """
+    try:
+        return list(csv.DictReader(io.StringIO(Path(path).read_text("utf-8"), newline="")))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, OSError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error}); restore it") from error
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -62,3 +93,13 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def hash_of(value: Any) -> str:
     """SHA-256 of plain containers, by their canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings a renaming to disk, so that a power cut cannot undo it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

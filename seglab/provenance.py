@@ -1,4 +1,4 @@
-"""What a run ran on: code, versions, machine."""
+"""What a run ran on: code, versions, machine, data."""
 
 from __future__ import annotations
 
@@ -10,34 +10,54 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from seglab.files import hash_of
+
+# Files of these kinds are the code of an experiment even before git tracks them.
+_CODE = (".py", ".toml", ".yaml", ".yml")
+
 
 def code_state() -> tuple[dict[str, Any], str]:
-    """State of the checkout that seglab is imported from.
+    """State of the code that seglab is imported from.
 
     Returns:
-        `commit`, `dirty` and `diff_sha256`, each None outside a git checkout; and the diff
-        against the commit, empty where there is none. Files that git does not track are listed
-        in the diff by name.
+        `source_sha256`, over seglab's own Python files; `commit`, `dirty` and `diff_sha256`,
+        each None outside a git checkout; and the diff against the commit, empty where there is
+        none. New code that git does not track yet is in the diff as well; of other such files
+        it holds name and size.
     """
     folder = Path(__file__).resolve().parent
+    source = hash_of(
+        {
+            file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in folder.rglob("*.py")
+        }
+    )
 
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout
+    def git(*args: str, where: Path = folder) -> str | None:
+        done = subprocess.run(
+            ["git", "-C", str(where), *args], capture_output=True, text=True, errors="replace"
+        )
+        # 'diff --no-index' says with 1 that there is a difference.
+        return done.stdout if done.returncode in (0, 1) else None
 
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        return {"commit": None, "dirty": None, "diff_sha256": None}, ""
-    untracked = git("ls-files", "--others", "--exclude-standard", "--full-name", ":/") or ""
+    state = {"source_sha256": source, "commit": None, "dirty": None, "diff_sha256": None}
+    try:
+        top = git("rev-parse", "--show-toplevel")
+        commit = git("rev-parse", "HEAD")
+    except OSError:  # no git
+        return state, ""
+    if top is None or commit is None:
+        return state, ""
+    root = Path(top.strip())
     diff = git("diff", "HEAD") or ""
-    diff += "".join(f"untracked: {file}\n" for file in untracked.splitlines())
+    untracked = git("ls-files", "--others", "--exclude-standard", "-z", where=root) or ""
+    for name in filter(None, untracked.split("\0")):
+        if name.endswith(_CODE):
+            diff += git("diff", "--no-index", "--", os.devnull, name, where=root) or ""
+        elif (root / name).is_file():
+            diff += f"untracked: {name}, {(root / name).stat().st_size} bytes\n"
     digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
-    return {"commit": commit.strip(), "dirty": bool(diff), "diff_sha256": digest}, diff
+    return state | {"commit": commit.strip(), "dirty": bool(diff), "diff_sha256": digest}, diff
 
 
 def versions() -> dict[str, str]:
@@ -59,6 +79,34 @@ def machine() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+
+
+def determinism() -> dict[str, Any]:
+    """The flags that decide whether the same command gives the same weights."""
+    import torch
+
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cublas_workspace_config": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "python_hash_seed": os.environ.get("PYTHONHASHSEED"),
+    }
+
+
+def fingerprint(files: dict[str, str]) -> str:
+    """SHA-256 over names and contents of the data's files."""
+    return hash_of(files)
+
+
+def changed_files(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What differs between two states of the data's files, in words, sorted by name."""
+    words = {name: "changed" for name in then if now.get(name) != then[name]}
+    words |= {name: "is missing" for name in then if name not in now}
+    words |= {name: "is new" for name in now if name not in then}
+    return [f"{name} {word}" for name, word in sorted(words.items())]
 
 
 def _processor() -> str:

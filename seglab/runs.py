@@ -1,70 +1,45 @@
-"""A run directory: write it, read it, check it. Everything after training reads these alone."""
+"""A run directory: write it, go on in it, read it, check it. All that comes later reads these."""
 
 from __future__ import annotations
 
 import logging
 import logging.handlers
-import pickle
-import signal
+import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from tqdm import tqdm
 
 from seglab import provenance
+from seglab.checkpoints import BEST, LAST, load_network, read_checkpoint
 from seglab.data.splits import Split, read_split
 from seglab.errors import InputError
-from seglab.files import read_json, write_json, write_whole
+from seglab.files import read_json, remove_partial, write_json, write_whole
+from seglab.interrupts import Interrupts
+from seglab.trust import check_inside, parse_config, read_config
 
 log = logging.getLogger("seglab")
 
-# The chosen weights, below a run directory.
-BEST = Path("checkpoints", "best.ckpt")
-
-# What a stored config may name. Opening a run runs code only through these; a prefix such as
-# 'torch.' would be a hole (torch.hub.load fetches and runs code). `--trust` adds a module.
-TRUSTED_TARGETS = frozenset(
-    {
-        "lightning.Trainer",
-        "lightning.pytorch.callbacks.EarlyStopping",
-        "lightning.pytorch.callbacks.LearningRateMonitor",
-        "seglab.callbacks.Progress",
-        "seglab.callbacks.WatchTest",
-        "seglab.data.augment.Augment",
-        "seglab.data.cases.find_cases",
-        "seglab.data.cases.isic2018_cases",
-        "seglab.data.cases.pairs_cases",
-        "seglab.data.cases.ph2_cases",
-        "seglab.data.datamodule.SegmentationDataModule",
-        "seglab.data.synthetic.synthetic_cases",
-        "seglab.losses.bce",
-        "seglab.losses.double_sigmoid_bce",
-        "seglab.nets.SegNet",
-        "seglab.nets.UNet",
-        "seglab.task.SegmentationTask",
-        "seglab.tensorboard.Pictures",
-        "seglab.tensorboard.TensorBoard",
-        "torch.optim.Adam",
-        "torch.optim.AdamW",
-        "torch.optim.SGD",
-        "torch.optim.lr_scheduler.CosineAnnealingLR",
-        "torch.optim.lr_scheduler.MultiStepLR",
-        "torch.optim.lr_scheduler.StepLR",
-    }
-)
+# Does not matter to a result.
+_PLACES = ("data.cache_dir",)
 
 
 class RunDirectory:
-    """The directory that a run writes.
+    """The directory that a run writes, and goes on in after an interruption.
+
+    config.yaml is the last file that `begin` writes: without it a directory holds nothing yet
+    that could be lost.
 
     Args:
         path: Made when the first file is written.
@@ -73,6 +48,8 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self.record: dict[str, Any] = {}
+        self.earlier: dict[str, Any] = {}  # run.json of the run that lies here already
+        self._begun = False  # in this process
 
     def update(self, **values: Any) -> None:
         """Adds to run.json."""
@@ -80,40 +57,207 @@ class RunDirectory:
         write_json(self.path / "run.json", self.record)
 
     @contextmanager
-    def recording(self, seed: int) -> Iterator[None]:
+    def recording(self, seed: int, interrupts: Interrupts) -> Iterator[None]:
         """Keeps run.json and train.log while the body runs, and says how it ended.
 
-        The log reaches its file with `begin`: a run that is refused before leaves run.json alone.
+        The log reaches its file with `begin`. A run that is refused before leaves run.json alone,
+        or, where a run lies here already, everything as it was.
+
+        Args:
+            seed: Of the run.
+            interrupts: Handled while the body runs.
 
         Raises:
-            InputError: The directory holds a run already, or cannot be written.
+            InputError: The directory cannot be written, holds something else, or another process
+                is at work in it.
             KeyboardInterrupt: The body was interrupted.
         """
-        # The first process of a distributed run keeps the books.
         if rank_zero_only.rank:  # type: ignore[attr-defined]
-            yield
+            # The first process of a distributed run keeps the books.
+            with interrupts.handled(lambda: None):
+                self.earlier = self._read_earlier()
+                yield
             return
-        self._refuse_if_taken()
-        code, self._diff = provenance.code_state()
+        with self._locked(), self._logging(), interrupts.handled(self._leave):
+            self.earlier = self._read_earlier()
+            self._now, self._diff = self._present()
+            if self.earlier:
+                self.record = dict(self.earlier)
+            else:
+                self.update(
+                    status="running", seed=seed, start=_now(), end=None, error=None, **self._now
+                )
+            try:
+                yield
+            except BaseException as error:
+                log.debug("ended by an error", exc_info=True)
+                # Lightning turns Ctrl-C into sys.exit, which would end a whole sweep.
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    self._close("interrupted", None)
+                    raise type(interrupts.error())(self._how_to_go_on()) from error
+                self._close("failed", f"{type(error).__name__}: {error}")
+                raise
+            if self._begun:
+                self._close("finished", None)
+
+    def is_finished(self, config: dict[str, Any]) -> bool:
+        """Whether this run was trained to its end already.
+
+        Args:
+            config: Resolved, plain containers.
+
+        Raises:
+            InputError: A run of another config lies here.
+        """
+        if not self.earlier:
+            return False
+        then = OmegaConf.to_container(parse_config(self.path / "config.yaml"), resolve=False)
+        changed = _differences(then, config)
+        if changed:
+            raise InputError(
+                f"{self.path}: holds a run of another config ({', '.join(changed)}); name another "
+                "directory with hydra.run.dir=..., or give the same config to go on"
+            )
+        return self.earlier["status"] == "finished"
+
+    @rank_zero_only
+    def begin(self, config: dict[str, Any], split: Split, files: dict[str, str]) -> None:
+        """Writes what is known before the first step, or holds it against what is written.
+
+        Args:
+            config: Resolved, plain containers.
+            split: Of the cases.
+            files: SHA-256 of every file that was read as data, by its path below the data's root.
+
+        Raises:
+            InputError: The run that lies here was begun on other data.
+        """
+        if self.earlier:
+            self._go_on(split, files)
+        self._begun = True
+        log_file = _LogFile(self.path / "train.log", encoding="utf-8")
+        log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._memory.setTarget(log_file)
+        self._memory.flush()
+        self._memory.flushLevel = logging.DEBUG
+        if self.earlier:
+            self.update(status="running", end=None, error=None)
+            return
+        write_json(self.path / "splits.json", split.to_json())
+        write_json(self.path / "data.json", {"root": config["data"]["root"], "files": files})
+        if self._diff:
+            write_whole(self.path / "code.diff", self._diff)
+        self.update(
+            data_fingerprint=provenance.fingerprint(files),
+            split_hash=split.hash,
+            determinism=provenance.determinism(),
+        )
+        write_whole(self.path / "config.yaml", OmegaConf.to_yaml(config))
+
+    def checkpoint_to_resume(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, and what it holds; None to begin anew.
+
+        What is damaged is said: last.ckpt is then replaced by best.ckpt, an earlier one of the
+        same run, and a run whose best.ckpt is lost begins anew, to find it again.
+        """
+        if not self.earlier:
+            return None
+        found: dict[Path, dict[str, Any]] = {}
+        for name in (LAST, BEST):
+            if (self.path / name).exists():
+                try:
+                    found[name] = read_checkpoint(self.path / name)
+                except InputError as error:
+                    log.warning("%s", error)
+        if not found and not (self.path / LAST).exists():
+            return None  # interrupted before the first epoch's end
+        for name, checkpoint in found.items():
+            best = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
+            if best is None or BEST in found:
+                log.info("going on after step %d, from %s", checkpoint["global_step"], name)
+                return self.path / name, checkpoint
+        log.warning("%s: no checkpoint to go on from is left; training anew", self.path)
+        return None
+
+    def _go_on(self, split: Split, files: dict[str, str]) -> None:
+        then = read_json(self.path / "data.json")["files"]
+        changed = provenance.changed_files(then, files)
+        if changed:
+            raise InputError(
+                f"{self.path}: the data has changed since this run began ({'; '.join(changed[:5])}"
+                f"{'; ...' if len(changed) > 5 else ''}); restore it to go on, or name another "
+                "directory with hydra.run.dir=..."
+            )
+        if read_split(self.path / "splits.json").hash != split.hash:
+            raise InputError(
+                f"{self.path / 'splits.json'}: is not the split of this config and data; restore "
+                "it to go on, or name another directory with hydra.run.dir=..."
+            )
+        other = {key: now for key, now in self._now.items() if now != self.earlier.get(key)}
+        changed = [what for what in ("git", "versions", "machine") if what in other]
+        if changed:
+            log.warning(
+                "not as it was when this run began: %s; the result may differ from that of a run "
+                "without interruption",
+                ", ".join(changed),
+            )
+        remove_partial(self.path)
+        check_inside(self.path)
+        resumed = [*self.earlier.get("resumed", []), {"time": _now(), **other}]
+        self.record["resumed"] = resumed
+
+    def _read_earlier(self) -> dict[str, Any]:
+        """The record of the run that lies here; empty where nothing can be lost."""
+        if not (self.path / "config.yaml").exists():
+            if (self.path / BEST).exists() or (self.path / LAST).exists():
+                raise InputError(
+                    f"{self.path}: holds checkpoints, but no config.yaml of their run; restore it, "
+                    "or name another directory with hydra.run.dir=..."
+                )
+            return {}
+        record = read_json(self.path / "run.json")
+        if not isinstance(record, dict) or "status" not in record:
+            raise InputError(f"{self.path / 'run.json'}: is no record of a run; restore it")
+        return record
+
+    def _present(self) -> tuple[dict[str, Any], str]:
+        code, diff = provenance.code_state()
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        return {
+            "command": [sys.executable, *sys.argv],
+            "overrides": list(overrides),
+            "directory": str(Path.cwd()),
+            "git": code,
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+        }, diff
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time; a process that is killed holds nothing."""
+        lock = FileLock(self.path / ".lock", blocking=False)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.update(
-                status="running",
-                command=[sys.executable, *sys.argv],
-                directory=str(Path.cwd()),
-                seed=seed,
-                start=_now(),
-                end=None,
-                error=None,
-                git=code,
-                versions=provenance.versions(),
-                machine=provenance.machine(),
-            )
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{self.path}: another process is at work on this run; wait for it, or name "
+                "another directory with hydra.run.dir=..."
+            ) from None
         except OSError as error:
             raise InputError(
                 f"{self.path}: the run directory cannot be written ({error.strerror}); name "
                 "another with hydra.run.dir=..."
             ) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (self.path / ".lock").unlink()  # held still: whoever waits for it looks again
+            lock.release()
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
         console = _Console()
         self._memory = logging.handlers.MemoryHandler(10**6, flushLevel=logging.CRITICAL + 1)
         level, propagate = log.level, log.propagate
@@ -123,62 +267,41 @@ class RunDirectory:
         log.addHandler(self._memory)
         try:
             yield
-        except BaseException as error:
-            # Lightning turns Ctrl-C into sys.exit, which would end a whole sweep.
-            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            log.debug("ended by an error", exc_info=True)
-            self.update(
-                status="interrupted" if interrupted else "failed",
-                error=None if interrupted else f"{type(error).__name__}: {error}",
-                end=_now(),
-            )
-            if interrupted:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                raise KeyboardInterrupt from error
-            raise
-        else:
-            self.update(status="finished", end=_now())
         finally:
-            for handler in (console, self._memory, self._memory.target):
-                if handler is not None:
-                    log.removeHandler(handler)
-                    handler.flush()
+            for handler in (console, self._memory):
+                log.removeHandler(handler)
+                handler.flush()
             if self._memory.target is not None:
-                self._memory.target.close()
+                with suppress(OSError):
+                    self._memory.target.close()
             log.setLevel(level)
             log.propagate = propagate
 
-    @rank_zero_only
-    def begin(self, config: dict[str, Any], split: dict[str, Any], fingerprint: str) -> None:
-        """Writes what is known before the first step: config, split, the code's diff, the log.
+    def _close(self, status: str, error: str | None) -> None:
+        if self.earlier and not self._begun:
+            return  # the run that lies here is left as it was
+        try:
+            self.update(status=status, error=error, end=_now())
+        except OSError:
+            if status == "finished":
+                raise
+            # run.json says 'running' still, of a process that is gone: it can be gone on with.
+            log.warning("%s: cannot be written", self.path / "run.json")
 
-        Args:
-            config: Resolved, plain containers.
-            split: What splits.json holds.
-            fingerprint: Of the data.
-        """
-        file = logging.FileHandler(self.path / "train.log", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._memory.setTarget(file)
-        self._memory.flush()
-        self._memory.flushLevel = logging.DEBUG
-        write_whole(self.path / "config.yaml", OmegaConf.to_yaml(config))
-        write_json(self.path / "splits.json", split)
-        if self._diff:
-            write_whole(self.path / "code.diff", self._diff)
-        self.update(data_fingerprint=fingerprint, split_hash=split["hash"])
+    def _leave(self) -> None:
+        """The last words of a process that is told twice to stop."""
+        with suppress(Exception):
+            self._close("interrupted", None)
 
-    def _refuse_if_taken(self) -> None:
-        if not (self.path / "run.json").exists():
-            return
-        record = read_json(self.path / "run.json")
-        status = record.get("status") if isinstance(record, dict) else None
-        if status == "failed" and not (self.path / "config.yaml").exists():
-            return  # refused before it began: nothing is lost
-        raise InputError(
-            f"{self.path}: holds a run already (status {status}); name another directory with "
-            "hydra.run.dir=..., or delete it"
-        )
+    def _how_to_go_on(self) -> str:
+        if not HydraConfig.initialized():
+            return f"({self.path}; call train() with the same config to go on)"
+        hydra = HydraConfig.get()
+        key, folder = "hydra.run.dir", str(self.path)
+        if hydra.mode == RunMode.MULTIRUN:
+            key, folder = "hydra.sweep.dir", str(Path(hydra.sweep.dir).absolute())
+        arguments = [a for a in sys.argv if not a.startswith(f"{key}=")]
+        return f"(to go on: python {shlex.join([*arguments, f'{key}={folder}'])})"
 
 
 @dataclass(frozen=True)
@@ -187,6 +310,7 @@ class Run:
 
     Attributes:
         path: The directory.
+        record: run.json.
         config: config.yaml.
         split: splits.json.
         net: The network with its chosen weights.
@@ -194,6 +318,7 @@ class Run:
     """
 
     path: Path
+    record: dict[str, Any]
     config: DictConfig
     split: Split
     net: nn.Module
@@ -209,133 +334,57 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
             that a network comes from.
 
     Raises:
-        InputError: A file is missing or damaged, names code that is not trusted, or the
-            checkpoint holds another network than the config.
+        InputError: A file is missing or damaged, names code that is not trusted or a path outside
+            the directory, or the checkpoint holds another network than the config.
     """
     path = Path(path)
     if not (path / "run.json").is_file():
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one of train.py's"
         )
-    if not isinstance(read_json(path / "run.json"), dict):
+    check_inside(path)
+    record = read_json(path / "run.json")
+    if not isinstance(record, dict):
         raise InputError(f"{path / 'run.json'}: is no record of a run; restore it")
     file = path / "config.yaml"
-    try:
-        config = OmegaConf.create(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file; the run never began, train it again") from None
-    except Exception as error:  # YAML's kinds and OmegaConf's
-        raise InputError(f"{file}: cannot be read as a config ({error}); restore it") from error
-    assert isinstance(config, DictConfig)
-    check_targets(config, file, trust)
+    config = read_config(file, trust)
     checkpoint = path / BEST
     net, stored = load_network(checkpoint, trust)
     split = read_split(path / "splits.json")
-    if split.hash != stored.get("split_hash"):
+    if split.hash != stored["split_hash"]:
         raise InputError(
             f"{path / 'splits.json'}: is not the split that {checkpoint} was trained on; put the "
             "run's own files back"
         )
-    if stored["config"]["model"] != OmegaConf.to_container(config.model):
+    if stored["config"]["model"] != config.get("model"):
         raise InputError(
             f"{checkpoint}: holds another network ({stored['config']['model']}) than {file} "
-            f"({OmegaConf.to_container(config.model)}); put the run's own checkpoint back"
+            f"({config.get('model')}); put the run's own checkpoint back"
         )
-    return Run(path, config, split, net, stored["threshold"])
+    return Run(path, record, config, split, net, stored["threshold"])
 
 
-def load_network(
-    checkpoint: str | Path, trust: tuple[str, ...] = ()
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuilds a network from its checkpoint alone.
-
-    Args:
-        checkpoint: A file that `train` wrote.
-        trust: As in `open_run`.
-
-    Returns:
-        The network in eval mode on the CPU, and what the checkpoint says of itself: `config`,
-        `classes`, `threshold`, `split_hash`, and `epoch`, counted from 1.
-
-    Raises:
-        InputError: The file is missing, damaged, no checkpoint of seglab's, or its weights do
-            not fit its network.
-    """
-    from hydra.utils import instantiate
-
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        stored, state = content["seglab"], content["state_dict"]
-        model = OmegaConf.create(stored["config"]["model"])
-        float(stored["threshold"])
-        stored["epoch"] = int(content["epoch"]) + 1
-    except FileNotFoundError:
-        raise InputError(f"{checkpoint}: no such file; expected a checkpoint of a run") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{checkpoint}: cannot be read as a checkpoint ({reason}); restore it"
-        ) from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{checkpoint}: no checkpoint of seglab's ({error!r} is not in it); train it again"
-        ) from error
-    check_targets(OmegaConf.create(stored["config"]), checkpoint, trust)
-    net = instantiate(model)
-    weights = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"{checkpoint}: its weights are those of another network than its config names "
-            f"({model.get('_target_')}): {str(error).splitlines()[-1].strip()}"
-        ) from error
-    return net.eval(), stored
+def _differences(then: Any, now: Any) -> list[str]:
+    """Keys whose values differ, 'key: then, now X', but for where run and cache lie."""
+    then, now = _flat(then), _flat(now)
+    for flat in (then, now):
+        run_dir = flat.get("run_dir")
+        flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir}
+    return [
+        f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
+        for key in dict.fromkeys((*then, *now))
+        if key not in _PLACES and then.get(key, key) != now.get(key, key)
+    ]
 
 
-def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) -> None:
-    """Refuses a stored config that names code which is not on the list, used or not.
-
-    A stored config is resolved: what is left to resolve in it could make such names (`oc.create`)
-    or read the environment (`oc.env`), and is refused too.
-
-    Args:
-        config: Any part of a config.
-        source: Where it came from, for the message.
-        trust: Modules to trust besides.
-
-    Raises:
-        InputError: Some `_target_` is not trusted.
-    """
-    for entry in _entries(config):
-        for text in entry:
-            if isinstance(text, str) and "${" in text:
-                raise InputError(f"{source}: holds an interpolation, {text}; expected plain values")
-    for name in _targets(config):
-        if name not in TRUSTED_TARGETS and not any(name.startswith(f"{m}.") for m in trust):
-            raise InputError(
-                f"{source}: names code that is not trusted, _target_: {name}; if you know where "
-                f"it comes from, add --trust {name.split('.')[0]}"
-            )
-
-
-def modules_of(config: Any) -> tuple[str, ...]:
-    """The modules of all that a config names: what someone trusts who trains with it."""
-    return tuple(sorted({name.rpartition(".")[0] for name in _targets(config)}))
-
-
-def _targets(config: Any) -> Iterator[str]:
-    return (str(value) for key, value in _entries(config) if key == "_target_")
-
-
-def _entries(config: Any) -> Iterator[tuple[Any, Any]]:
-    """Every key and value at any depth; the items of lists have no key."""
-    node = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
-    items = list(node.items()) if isinstance(node, dict) else []
-    items += [(None, value) for value in node] if isinstance(node, list) else []
-    for key, value in items:
-        yield key, value
-        yield from _entries(value)
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; lists are values, as text."""
+    if not isinstance(node, dict):
+        return {prefix: str(node) if isinstance(node, list) else node}
+    flat: dict[str, Any] = {} if node else {prefix: "{}"}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 class _Console(logging.Handler):
@@ -346,6 +395,13 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk does not reach: what is at stake will say so itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
 
 
 def _now() -> str:

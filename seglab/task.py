@@ -99,6 +99,8 @@ class SegmentationTask(LightningModule):
         mean_loss = cast(PerImageMean, self.losses[f"{stage}_loss"])
         metrics.update(torch.sigmoid(logits.detach()), batch["mask"].int())
         mean_loss.update(loss)
-        self.log_dict(dict(metrics.items()), on_step=False, on_epoch=True, batch_size=len(loss))
-        self.log(f"{stage}/loss", mean_loss, on_step=False, on_epoch=True, batch_size=len(loss))
+        values = {**dict(metrics.items()), f"{stage}/loss": mean_loss}
+        # Of train and val the run's recorder logs what it writes down.
+        logger = stage == "test"
+        self.log_dict(values, logger=logger, on_step=False, on_epoch=True, batch_size=len(loss))
         return loss.mean()

@@ -21,6 +21,10 @@ from seglab.figures import error_map, grid
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger, without the file of parameters that it writes beside the events."""
 
+    def purge_after(self, step: int) -> None:
+        """Hides what was logged after a step: a run goes on from there. Before the first log."""
+        self._kwargs["purge_step"] = step + 1
+
     @rank_zero_only
     def save(self) -> None:
         """Brings what was logged to disk."""

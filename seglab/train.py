@@ -17,21 +17,25 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
-from seglab.callbacks import RunRecorder
+from seglab.checkpoints import BEST, SealedCheckpoints, load_network, read_checkpoint
 from seglab.config import check_config
 from seglab.data.cache import read_pair
 from seglab.data.datamodule import SegmentationDataModule
+from seglab.data.splits import read_split
 from seglab.errors import InputError
 from seglab.figures import ERROR_LEGEND, error_map, save_cases, save_curves
-from seglab.files import write_csv, write_json
-from seglab.runs import BEST, RunDirectory, load_network, modules_of
+from seglab.files import read_csv, read_json, write_csv, write_json
+from seglab.interrupts import Interrupts
+from seglab.recorder import RunRecorder
+from seglab.runs import RunDirectory
 from seglab.scoring import Predictor, baseline_predictors, network_predictor, score_cases
 from seglab.task import SegmentationTask
-from seglab.tensorboard import log_description, log_hparams
+from seglab.tensorboard import TensorBoard, log_description, log_hparams
+from seglab.trust import modules_of
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,9 @@ class Parts:
 def train(cfg: DictConfig) -> dict[str, float]:
     """Trains, chooses on val, tests once, and leaves a run directory.
 
+    In a directory where a run of the same config was interrupted it goes on, and ends as that run
+    would have ended; of a finished one it returns the values.
+
     Args:
         cfg: `conf/train.yaml`, composed; `run_dir` names the directory.
 
@@ -62,62 +69,68 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     Raises:
         InputError: Bad input. Where it was found before the first step, the run directory holds
-            nothing but a run.json that says so.
+            nothing but a run.json that says so, or what it held before.
+        KeyboardInterrupt: Ctrl-C, or as `Terminated` SIGTERM; what was done is kept.
     """
     run = RunDirectory(cfg.run_dir)
-    with run.recording(cfg.seed), _quiet():
+    interrupts = Interrupts()
+    with run.recording(cfg.seed, interrupts), _quiet():
         config = check_config(cfg)
+        if run.is_finished(config):
+            log.info("finished already, %s", run.record["end"])
+            _tell(run.path)
+            return _values(run.path)
         seed_everything(cfg.seed)
-        parts = build(config, run.path)
-        run.begin(config, parts.data.split.to_json(), parts.data.cache.fingerprint)
-        data, trainer = parts.data, parts.trainer
+        parts = build(config, run.path, interrupts)
+        data, trainer, recorder = parts.data, parts.trainer, parts.recorder
+        run.begin(config, data.split, data.files())
         described = f"{type(parts.task.net).__name__}, {_count(parts.task.net):,} parameters"
         sizes = ", ".join(f"{len(data.rows(p))} {p}" for p in ("train", "val", "test"))
         log.info("%s; cases: %s (%s)", described, sizes, data.split.protocol)
+        resumed = run.checkpoint_to_resume()
+        if resumed and isinstance(trainer.logger, TensorBoard):
+            trainer.logger.purge_after(resumed[1]["global_step"])
         if trainer.is_global_zero:
             run.update(device=trainer.strategy.root_device.type)
             log_description(trainer, config)
             _draw_pairs(run.path / "figures" / "pairs.png", data)
         began = time.monotonic()
-        trainer.fit(parts.task, data)
+        trainer.fit(parts.task, data, ckpt_path=resumed and resumed[0])
         seconds = {"fit": time.monotonic() - began}
-        if not (run.path / BEST).exists():
+        if recorder.best_epoch is None:
             raise InputError(
                 "trainer: not one epoch was trained to its end; look at trainer.limit_train_batches"
                 " and the other limits"
             )
         # The weights alone: Lightning's own restoring would wind the recorder back as well.
-        best = torch.load(run.path / BEST, map_location="cpu", weights_only=True)
-        parts.task.load_state_dict(best["state_dict"])
+        parts.task.load_state_dict(read_checkpoint(run.path / BEST)["state_dict"])
         trainer.test(parts.task, data, verbose=False)
         if not trainer.is_global_zero:
             return {}
+        recorder.write_rows()  # once more, for a run that was killed before
         began = time.monotonic()
         summary = _score(run, config, parts)
-        seconds |= {"training_steps": parts.recorder.train_seconds}
+        seconds |= {"training_steps": recorder.train_seconds}
         seconds |= {"score": time.monotonic() - began}
         summary |= {
             "parameters": _count(parts.task.net),
             "seconds": seconds,
-            "images_per_second": parts.recorder.images / parts.recorder.train_seconds,
+            "images_per_second": recorder.images / recorder.train_seconds,
         }
-        save_curves(
-            run.path / "figures" / "curves.png", parts.recorder.rows, config["monitor"] or SHOWN
-        )
+        save_curves(run.path / "figures" / "curves.png", recorder.rows, config["monitor"] or SHOWN)
         log_hparams(trainer, config, summary)
         write_json(run.path / "summary.json", summary)
-        _tell(run.path, summary, data)
-    best_row = parts.recorder.rows[summary["best_epoch"] - 1]
-    at_network_size = {name: v for name, v in best_row.items() if name.startswith("val/")}
-    return at_network_size | {f"val/{name}": value for name, value in summary["val"].items()}
+        _tell(run.path)
+        return _values(run.path)
 
 
-def build(config: dict[str, Any], run_dir: Path) -> Parts:
+def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts) -> Parts:
     """Builds data, task and trainer, and checks that they fit each other.
 
     Args:
         config: Checked and resolved, plain containers (`check_config`).
         run_dir: Where the recorder writes.
+        interrupts: What the recorder looks at after each step.
 
     Raises:
         InputError: Whatever is wrong with the data, or a network that cannot take or give what
@@ -139,22 +152,18 @@ def build(config: dict[str, Any], run_dir: Path) -> Parts:
             f"data.split.file={data.split_settings['file']}: holds no val to take "
             f"monitor={config['monitor']} from; add some, or set monitor=null"
         )
-    recorder = RunRecorder(run_dir / "metrics.csv", about)
-    checkpoint = ModelCheckpoint(
-        (run_dir / BEST).parent,
-        BEST.stem,
-        config["monitor"],
-        mode=config["monitor_mode"],
-        save_last=True,
-        save_on_train_epoch_end=True,  # after val, so that a checkpoint knows its whole epoch
-        enable_version_counter=False,
-    )
+    recorder = RunRecorder(run_dir, about, config["monitor"], config["monitor_mode"], interrupts)
     callbacks = [c for c in instantiate(config["callbacks"]).values() if c is not None]
-    # Bar and recorder show and keep what the others log, and the checkpoint keeps the recorder.
+    # The bar shows what the others log.
     callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))
-    callbacks += [recorder, checkpoint]
     logger = instantiate(config["logger"]) if config["logger"] else False
-    trainer = instantiate(config["trainer"], callbacks=callbacks, logger=logger)
+    trainer = instantiate(
+        config["trainer"],
+        callbacks=[*callbacks, recorder],
+        logger=logger,
+        plugins=[SealedCheckpoints()],
+        default_root_dir=str(run_dir),
+    )
     _check_devices(trainer, data)
     return Parts(data, task, trainer, recorder)
 
@@ -267,13 +276,22 @@ def _draw_predictions(
     save_cases(path, columns, [case.id for case in cases], note=f"errors: {ERROR_LEGEND}")
 
 
-def _tell(run: Path, summary: dict[str, Any], data: SegmentationDataModule) -> None:
+def _values(run: Path) -> dict[str, float]:
+    """What `train` returns of a finished run, from its files."""
+    summary = read_json(run / "summary.json")
+    row = read_csv(run / "metrics.csv")[summary["best_epoch"] - 1]
+    at_network_size = {name: float(v) for name, v in row.items() if name.startswith("val/") and v}
+    return at_network_size | {f"val/{name}": value for name, value in summary["val"].items()}
+
+
+def _tell(run: Path) -> None:
     """Ends a run on the terminal: a short table, and where everything lies."""
+    summary, split = read_json(run / "summary.json"), read_split(run / "splits.json")
     columns = {"test": summary["test"]} | summary["baselines"]
     if summary["val"]:
         columns = {"val": summary["val"]} | columns
     lines = [
-        f"native resolution, {len(data.rows('val'))} val and {len(data.rows('test'))} test cases; "
+        f"native resolution, {len(split.val)} val and {len(split.test)} test cases; "
         f"weights of epoch {summary['best_epoch']}; baselines on test",
         f"{'':16}" + "".join(f"{name:>{max(8, len(name) + 2)}}" for name in columns),
     ]
@@ -302,7 +320,7 @@ def _quiet() -> Iterator[None]:
         for hint in (
             ".*does not have many workers.*",
             ".*smaller than the logging interval.*",
-            ".*Checkpoint directory .* exists and is not empty.*",
+            ".*your dataloader is not resumable.*",  # ours is: SegmentationDataModule.start
             ".*isinstance.treespec, LeafSpec.*",
             ".*You defined a `validation_step` but have no `val_dataloader`.*",
             ".*Total length of `list` across ranks is zero.*",

@@ -248,7 +248,8 @@ def test_a_run_is_not_overwritten(tiny_train: Callable[..., Ended], tmp_path: Pa
     before = {name: (run / name).read_bytes() for name in files_of(run)}
     ended = tiny_train(run, "trainer=smoke", "seed=1")
     assert ended.code == 1
-    assert "holds a run already (status finished)" in ended.err
+    assert "holds a run of another config" in ended.err
+    assert "seed: 42 then, 1 now" in ended.err
     assert {name: (run / name).read_bytes() for name in files_of(run)} == before
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from tiny import REPO, Ended
 
 from seglab.config import check_config
-from seglab.runs import TRUSTED_TARGETS, check_targets
+from seglab.trust import TRUSTED_TARGETS, check_targets
 
 
 def shipped(group: str) -> list[str]:

@@ -21,9 +21,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import REPO, TINY, Ended
 
+from seglab.checkpoints import load_network
 from seglab.data.cases import ph2_cases
 from seglab.data.images import read_image, read_mask, to_network_size
-from seglab.runs import load_network, open_run
+from seglab.runs import open_run
 from seglab.train import train
 
 FILES = {
@@ -31,6 +32,7 @@ FILES = {
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",
     "config.yaml",
+    "data.json",
     "figures/curves.png",
     "figures/pairs.png",
     "figures/predictions.png",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from seglab.data.cases import Case
@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 VERSION = 1
 
 
+def default_dir() -> str:
+    """Where caches lie unless a config says otherwise, as conf/data/ph2.yaml has it."""
+    return os.environ.get("SEGLAB_CACHE", "~/.cache/seglab")
+
+
 @dataclass(frozen=True)
 class Cache:
     """A data set at network size; row i is case i.
@@ -37,15 +42,15 @@ class Cache:
         images: uint8 (N, S, S, 3), mapped from disk.
         masks: uint8 (N, S, S), 0 or 1, mapped from disk.
         groups: For each case a number, equal for equal pictures.
-        sha256: Of each case's image and mask file, by id.
-        fingerprint: SHA-256 over ids, diagnoses and contents.
+        sha256: Of each case's image and mask file together, by id.
+        files: SHA-256 of every file that the cases come from, tables too.
     """
 
     images: np.ndarray
     masks: np.ndarray
     groups: list[int]
     sha256: dict[str, str]
-    fingerprint: str
+    files: dict[Path, str]
 
 
 def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache:
@@ -65,14 +70,14 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
     cache_dir = Path(cache_dir).expanduser()
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        sha256 = content_hashes(cases, cache_dir / "hashes.json")
+        files = hash_files(cases, cache_dir / "hashes.json")
     except OSError as error:
         raise InputError(
             f"{cache_dir}: the cache cannot be written ({error.strerror}); name another folder "
             "with data.cache_dir=... or SEGLAB_CACHE"
         ) from error
-    fingerprint = hash_of([[case.id, case.diagnosis, sha256[case.id]] for case in cases])
-    key = hash_of([VERSION, size, fingerprint])[:24]
+    sha256 = hash_cases(cases, files)
+    key = hash_of([VERSION, size, [[case.id, sha256[case.id]] for case in cases]])[:24]
     folder = cache_dir / f"{key}-{size}"
     with FileLock(cache_dir / f"{key}.lock"):
         if not folder.exists():
@@ -91,7 +96,7 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
         groups = read_json(folder / "groups.json")
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: damaged cache ({error}); delete it") from error
-    return Cache(images, masks, groups, sha256, fingerprint)
+    return Cache(images, masks, groups, sha256, files)
 
 
 def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -109,16 +114,21 @@ def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
-def content_hashes(cases: Sequence[Case], index: Path | None = None) -> dict[str, str]:
-    """Hashes the files of cases.
+def hash_cases(cases: Sequence[Case], files: Mapping[Path, str]) -> dict[str, str]:
+    """SHA-256 of image and mask together, by case id, from those of the files."""
+    return {case.id: hash_of([files[case.image], files[case.mask]]) for case in cases}
+
+
+def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, str]:
+    """Hashes the files that cases come from: images, masks and tables.
 
     Args:
         cases: Any cases.
-        index: File that remembers hashes: files whose path, size and time it knows are not read
+        index: File that remembers hashes: files whose path, size and times it knows are not read
             again. None reads all.
 
     Returns:
-        SHA-256 of image and mask together, by case id.
+        SHA-256 of each file's content.
 
     Raises:
         InputError: A file cannot be read.
@@ -127,7 +137,7 @@ def content_hashes(cases: Sequence[Case], index: Path | None = None) -> dict[str
     try:
         if index is not None:
             known = dict(json.loads(index.read_text("utf-8")))
-            known = {name: state for name, state in known.items() if len(state) == 3}
+            known = {name: state for name, state in known.items() if len(state) == 4}
     except (OSError, ValueError, TypeError):  # an index that is lost or damaged is made anew
         known = {}
     seen: dict[str, list] = {}
@@ -136,18 +146,20 @@ def content_hashes(cases: Sequence[Case], index: Path | None = None) -> dict[str
         name = str(path.absolute())
         try:
             stat = path.stat()
-            state = [stat.st_size, stat.st_mtime_ns]
+            # The second time is the system's own: no program can set it back.
+            state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
             old = known.get(name, [])
             seen[name] = (
-                old if old[:2] == state else [*state, hashlib.sha256(path.read_bytes()).hexdigest()]
+                old if old[:3] == state else [*state, hashlib.sha256(path.read_bytes()).hexdigest()]
             )
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        return seen[name][2]
+        return seen[name][3]
 
+    paths = dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables))
     hashes = {
-        case.id: hash_of([sha256(case.image), sha256(case.mask)])
-        for case in tqdm(cases, "hashing files", unit="case", disable=None, leave=False)
+        path: sha256(path)
+        for path in tqdm(paths, "hashing files", unit="file", disable=None, leave=False)
     }
     if index is not None and any(known.get(name) != state for name, state in seen.items()):
         write_json(index, known | seen)
@@ -155,18 +167,21 @@ def content_hashes(cases: Sequence[Case], index: Path | None = None) -> dict[str
 
 
 def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
-    shape = (len(cases), size, size)
-    images = open_memmap(folder / "images.npy", "w+", np.uint8, (*shape, 3))
-    masks = open_memmap(folder / "masks.npy", "w+", np.uint8, shape)
     thumbnails = np.empty((len(cases), THUMBNAIL, THUMBNAIL), np.uint8)
+    with (
+        _RowFile(folder / "images.npy", (len(cases), size, size, 3)) as images,
+        _RowFile(folder / "masks.npy", (len(cases), size, size)) as masks,
+        # Threads: decoding and filtering leave Python's lock.
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
 
-    def fill(row: int) -> None:
-        image, mask = read_pair(cases[row])
-        thumbnails[row] = thumbnail(image)
-        images[row], masks[row] = to_network_size(image, mask, size)
+        def fill(row: int) -> None:
+            image, mask = read_pair(cases[row])
+            thumbnails[row] = thumbnail(image)
+            image, mask = to_network_size(image, mask, size)
+            images.write(row, image)
+            masks.write(row, mask.astype(np.uint8))
 
-    # Threads: decoding and filtering leave Python's lock, and the arrays are shared.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(fill, row) for row in range(len(cases))]
         try:
             for job in tqdm(jobs, "reading cases", unit="case", disable=None):
@@ -174,6 +189,37 @@ def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    images.flush()
-    masks.flush()
     write_json(folder / "groups.json", same_pictures(thumbnails))
+
+
+class _RowFile:
+    """A .npy file of uint8 that is written row by row, in any order, from any thread.
+
+    Not mapped into memory: on a full disk a mapped page is a bus error, a write an OSError.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self._row = math.prod(shape[1:])
+        self._file = path.open("wb")
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.flush()
+        self._start = self._file.tell()
+
+    def write(self, row: int, values: np.ndarray) -> None:
+        """Writes uint8 of a row's shape."""
+        rest, at = memoryview(values.tobytes()), self._start + row * self._row
+        while rest:
+            try:
+                written = os.pwrite(self._file.fileno(), rest, at)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            rest, at = rest[written:], at + written
+
+    def __enter__(self) -> _RowFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,10 @@ class SegmentationDataModule(LightningDataModule):
         augment: Of training batches; None for none.
         num_workers: Loader processes; 0 reads in the main process, which suffices for a cache.
         seed: Of the order of training batches and of augmentation.
+
+    Attributes:
+        start: Epoch, from 0, and how many of its batches were trained on before: where the first
+            loader of train begins.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class SegmentationDataModule(LightningDataModule):
         self.augment = augment
         self.num_workers = num_workers
         self.seed = seed
+        self.start = (0, 0)
         self.cases: list[Case] = []
         self.cache: Cache
         self.split: Split
@@ -101,6 +108,10 @@ class SegmentationDataModule(LightningDataModule):
         if left_out:
             log.info("the split leaves out %d cases", left_out)
 
+    def files(self) -> dict[str, str]:
+        """SHA-256 of every file that was read, by its path below the root."""
+        return files_below(self.root, self.cache.files)
+
     def part(self, name: str) -> list[Case]:
         """The cases of 'train', 'val' or 'test'."""
         by_id = {case.id: case for case in self.cases}
@@ -115,10 +126,13 @@ class SegmentationDataModule(LightningDataModule):
         """Batches of train, in an order that depends on seed and epoch alone."""
         rank, world = self._rank_and_world()
         rows = _Rows(self.cache, self.cases, self.rows("train"))
-        sampler: DistributedSampler = DistributedSampler(
-            rows, world, rank, shuffle=True, seed=self.seed
-        )
-        return self._loader(rows, self.batch_size // world, sampler)
+        size = self.batch_size // world
+        sampler = _Order(rows, world, rank, shuffle=True, seed=self.seed)
+        epoch, batches = self.start
+        # Lightning tells the epoch too late for the first batch of a resumed run.
+        sampler.set_epoch(epoch)
+        sampler.skip = batches * size
+        return self._loader(rows, size, sampler)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Batches of val, in order; an empty list where there is none."""
@@ -161,12 +175,29 @@ class SegmentationDataModule(LightningDataModule):
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            # One of its own: else each pass would draw from the generator that networks draw from.
+            generator=torch.Generator().manual_seed(self.seed),
         )
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+def files_below(root: str | Path, files: Mapping[Path, str]) -> dict[str, str]:
+    """Files by their path below the data's root, so that data may be moved as a whole."""
+    return {Path(os.path.relpath(path, root)).as_posix(): sha for path, sha in files.items()}
+
+
+class _Order(DistributedSampler):
+    """torch's, that can begin in the middle of its first epoch."""
+
+    skip = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        skip, self.skip = self.skip, 0
+        return itertools.islice(super().__iter__(), skip, None)
 
 
 class _Rows(Dataset):

@@ -11,6 +11,8 @@ from skimage.transform import resize
 
 from seglab.errors import InputError
 
+# Lossless first: copies of PH2 carry JPEG versions beside the BMPs.
+SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 # Anti-aliased edges and JPEG noise leave some pixels of a mask between black and white; a
 # photograph has most of its pixels there.
 MAX_GREY_SHARE = 0.25

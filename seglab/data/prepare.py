@@ -1,4 +1,4 @@
-"""Gets PH2 from where it is to where runs look for it, and says what it is worth."""
+"""Gets PH2 from where it is to where runs look for it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from seglab.data.cache import read_pair
-from seglab.data.cases import Case, ph2_case, ph2_folders
 from seglab.errors import InputError
 
 # Behind the page of the ADDI project, University of Porto.
@@ -29,61 +25,6 @@ EXTRACTORS = {
     "7zz": ["x", "-bso0", "-bsp0", "-o{folder}", "{archive}"],
     "7z": ["x", "-bso0", "-bsp0", "-o{folder}", "{archive}"],
 }
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a copy of PH2 holds.
-
-    Attributes:
-        cases: Those that can be used.
-        problems: A line for each case that cannot.
-        missing: Ids that the table lists and no folder holds.
-        left_out: How many of what was passed over.
-    """
-
-    cases: list[Case]
-    problems: list[str]
-    missing: list[str]
-    left_out: dict[str, int]
-
-    def __str__(self) -> str:
-        """The lines to show."""
-        diagnoses = Counter(case.diagnosis for case in self.cases)
-        lines = [f"{len(self.cases)} good cases"]
-        lines += [f"  {n:4} {diagnosis}" for diagnosis, n in sorted(diagnoses.items())]
-        lines += [f"left out: {n} {what}" for what, n in self.left_out.items() if n]
-        if self.missing:
-            lines.append(
-                f"missing: {len(self.missing)} cases that the table lists have no folder, as in a "
-                f"download that was cut short: {', '.join(self.missing)}"
-            )
-        if self.problems:
-            lines += [f"bad: {len(self.problems)} cases"] + [f"  {p}" for p in self.problems]
-        return "\n".join(lines)
-
-
-def check_ph2(root: str | Path) -> Report:
-    """Reads every case of PH2, image and mask, and gathers all that is wrong.
-
-    Args:
-        root: As in `seglab.data.cases.ph2_cases`.
-
-    Raises:
-        InputError: There is no PH2, or its table is damaged.
-    """
-    folders, table, left_out = ph2_folders(root)
-    cases, problems = [], []
-    for folder in tqdm(folders, "checking cases", unit="case", disable=None):
-        try:
-            case, stray = ph2_case(folder, table.pop(folder.name, {}))
-            read_pair(case)
-        except InputError as error:
-            problems.append(str(error))
-        else:
-            cases.append(case)
-            left_out["stray files"] += stray
-    return Report(cases, problems, sorted(table), dict(left_out))
 
 
 def unpack_ph2(archive: str | Path, out: str | Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from seglab.data import cache as cache_module
-from seglab.data.cache import Cache, content_hashes, open_cache, read_pair
+from seglab.data.cache import Cache, hash_cases, hash_files, open_cache, read_pair
 from seglab.data.cases import Case, pairs_cases
 from seglab.data.images import to_network_size
 from seglab.errors import InputError
@@ -110,7 +110,7 @@ def test_a_second_opening_builds_nothing(
     assert folders(cache_dir) == [folder]
     assert np.array_equal(second.images, first.images)
     assert (second.groups, second.sha256) == (first.groups, first.sha256)
-    assert second.fingerprint == first.fingerprint
+    assert second.files == first.files
     assert len(caplog.records) == 1
 
 
@@ -121,7 +121,7 @@ def test_the_same_files_elsewhere_share_a_cache(
     (folder,) = folders(cache_dir)
     before = times(folder)
     second = open_cache(pairs_cases(own_data), SIZE, cache_dir)
-    assert second.fingerprint == first.fingerprint
+    assert second.sha256 == first.sha256
     assert folders(cache_dir) == [folder]
     assert times(folder) == before
 
@@ -135,7 +135,7 @@ def test_a_changed_file_gives_another_cache(part: str, own_data: Path, cache_dir
     Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     second = open_cache(cases, SIZE, cache_dir)
     assert len(folders(cache_dir)) == 2
-    assert second.fingerprint != first.fingerprint
+    assert second.files != first.files
     assert {id for id in first.sha256 if first.sha256[id] != second.sha256[id]} == {"p03"}
     assert_is_direct_reading(second, cases)
     assert not np.array_equal(getattr(second, part), getattr(first, part))
@@ -150,44 +150,64 @@ def test_size_diagnosis_and_version_are_part_of_the_key(
     first = open_cache(cases, SIZE, cache_dir)
     larger = open_cache(cases, SIZE + 5, cache_dir)
     assert_is_direct_reading(larger, cases, SIZE + 5)
-    assert larger.fingerprint == first.fingerprint
+    assert larger.files == first.files
     other = [replace(cases[0], diagnosis="melanoma"), *cases[1:]]
-    assert open_cache(other, SIZE, cache_dir).fingerprint != first.fingerprint
+    open_cache(other, SIZE, cache_dir)  # what a table says is not in the arrays
+    assert len(folders(cache_dir)) == 2
+    renamed = [replace(cases[0], id="other"), *cases[1:]]
+    open_cache(renamed, SIZE, cache_dir)
     assert len(folders(cache_dir)) == 3
     monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
     open_cache(cases, SIZE, cache_dir)
     assert len(folders(cache_dir)) == 4
 
 
-def test_known_files_are_not_hashed_again(own_data: Path, tmp_path: Path) -> None:
+def test_known_files_are_not_read_again(
+    own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cases = pairs_cases(own_data)
-    before = content_hashes(cases, tmp_path / "hashes.json")
+    index = tmp_path / "hashes.json"
+    before = hash_files(cases, index)
+    assert set(before) == {p for case in cases for p in (case.image, case.mask)}
     path = cases[2].mask
+    assert before[path] == hashlib.sha256(path.read_bytes()).hexdigest()
+    read = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda p: read.append(p) or read_bytes(p))
+    assert hash_files(cases, index) == before
+    assert read == []
     stat = path.stat()
-    data = bytearray(path.read_bytes())
+    data = bytearray(read_bytes(path))
     data[-20] ^= 1
     path.write_bytes(data)
+    # Size and time of change as they were: the system's own time gives it away.
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert (
-        content_hashes(cases, tmp_path / "hashes.json") == before
-    )  # path, size and time are those known
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    after = content_hashes(cases, tmp_path / "hashes.json")
-    assert {id for id in after if after[id] != before[id]} == {"p02"}
-    assert content_hashes(cases, tmp_path / "hashes.json") == after
-    assert content_hashes(cases) == after  # without an index all is read
+    after = hash_files(cases, index)
+    assert read == [path]
+    assert {p for p in after if after[p] != before[p]} == {path}
+    ids = [hash_cases(cases, files) for files in (before, after)]
+    assert {id for id in ids[0] if ids[0][id] != ids[1][id]} == {"p02"}
+    assert hash_files(cases) == after
+    assert len(read) == 1 + 2 * N  # without an index all is read
+
+
+def test_tables_are_hashed_too(own_data: Path) -> None:
+    table = own_data / "metadata.csv"
+    table.write_text("id,patient_id\n")
+    cases = [replace(case, tables=(table,)) for case in pairs_cases(own_data)]
+    assert hash_files(cases)[table] == hashlib.sha256(table.read_bytes()).hexdigest()
 
 
 def test_an_index_keeps_what_other_data_put_there(data: Path, own_data: Path) -> None:
     index = own_data / "hashes.json"
-    content_hashes(pairs_cases(data), index)
-    content_hashes(pairs_cases(own_data), index)
+    hash_files(pairs_cases(data), index)
+    hash_files(pairs_cases(own_data), index)
     known = json.loads(index.read_text())
     assert len(known) == 4 * N
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "\0\0\0", "[]", "null", "7", '"text"', "{PATH: 5}", "{PATH: [1, 2]}"]
+    "content", ["", "{", "\0\0\0", "[]", "null", "7", '"text"', "{PATH: 5}", "{PATH: [1, 2, 3]}"]
 )
 def test_a_damaged_index_is_made_anew(content: str, data: Path, cache_dir: Path) -> None:
     cases = pairs_cases(data)
@@ -196,7 +216,9 @@ def test_a_damaged_index_is_made_anew(content: str, data: Path, cache_dir: Path)
     whole = json.loads(index.read_text())
     stat = cases[0].image.stat()
     content = content.replace("PATH", json.dumps(str(cases[0].image.absolute())))
-    index.write_text(content.replace("[1, 2]", f"[{stat.st_size}, {stat.st_mtime_ns}]"))
+    index.write_text(
+        content.replace("[1, 2, 3]", f"[{stat.st_size}, {stat.st_mtime_ns}, {stat.st_ctime_ns}]")
+    )
     cache = open_cache(cases, SIZE, cache_dir)
     assert cache.sha256 == expected.sha256
     assert np.array_equal(cache.images, expected.images)

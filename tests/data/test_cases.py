@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 from collections import Counter
@@ -14,7 +15,14 @@ import openpyxl
 import pytest
 from PIL import Image
 
-from seglab.data.cases import Case, find_cases, isic2018_cases, pairs_cases, ph2_cases
+from seglab.data.cases import (
+    Case,
+    find_cases,
+    isic2018_cases,
+    pairs_cases,
+    ph2_cases,
+    scan_cases,
+)
 from seglab.data.images import read_mask
 from seglab.errors import InputError
 
@@ -146,6 +154,8 @@ def test_ph2_with_its_text_table(root: Path, said: Callable[[], list[str]]) -> N
     assert {case.id: case.diagnosis for case in cases} == DIAGNOSES
     assert [case.image for case in cases] == [image_path(root, id) for id in ROWS]
     assert [case.mask for case in cases] == [mask_path(root, id) for id in ROWS]
+    assert {case.tables for case in cases} == {(root / "PH2_dataset.txt",)}
+    assert {case.patient for case in cases} == {""}
     assert cases[3].criteria == CRITERIA
     assert cases[4].criteria["histological_diagnosis"] == "Lentigo Maligna"
     assert cases[0].criteria == CRITERIA | {
@@ -168,6 +178,7 @@ def test_the_workbook_says_what_the_text_says(root: Path) -> None:
     from_workbook = ph2_cases(root)
     assert from_workbook == from_text
     assert [case.criteria for case in from_workbook] == [case.criteria for case in from_text]
+    assert {case.tables for case in from_workbook} == {(root / "PH2_dataset.xlsx",)}
 
 
 def test_the_text_goes_before_the_workbook(root: Path) -> None:
@@ -180,7 +191,7 @@ def test_without_a_table_diagnoses_are_unknown(root: Path, said: Callable[[], li
     cases = ph2_cases(root)
     assert [case.id for case in cases] == list(ROWS)
     assert {case.diagnosis for case in cases} == {"unknown"}
-    assert all(case.criteria == {} for case in cases)
+    assert all(case.criteria == {} and case.tables == () for case in cases)
     warning, count = said()
     assert str(root) in warning and "no PH2_dataset.txt or .xlsx" in warning
     assert count == f"{root}: 5 cases"
@@ -188,8 +199,9 @@ def test_without_a_table_diagnoses_are_unknown(root: Path, said: Callable[[], li
 
 def test_a_case_that_the_table_lacks_is_unknown(root: Path) -> None:
     write_txt(root, [txt_row(id) for id in ROWS if id != "IMD076"])
-    diagnoses = {case.id: case.diagnosis for case in ph2_cases(root)}
-    assert diagnoses == DIAGNOSES | {"IMD076": "unknown"}
+    cases = ph2_cases(root)
+    assert {case.id: case.diagnosis for case in cases} == DIAGNOSES | {"IMD076": "unknown"}
+    assert cases[2].tables == ()
 
 
 @pytest.mark.parametrize("table", [True, False])
@@ -212,8 +224,10 @@ def test_case_folders_alone_will_do(tmp_path: Path) -> None:
     touch(tmp_path / "IMD003" / "IMD003_Dermoscopic_Image" / "IMD003.bmp")
     touch(tmp_path / "IMD003" / "IMD003_lesion" / "IMD003_lesion.bmp")
     write_txt(tmp_path, [txt_row("IMD003")])
+    (tmp_path / "patients.csv").write_text("image_id,patient_id\nIMD003,P1\n")
     (case,) = ph2_cases(tmp_path)
-    assert (case.id, case.diagnosis) == ("IMD003", "common nevus")
+    assert (case.id, case.diagnosis, case.patient) == ("IMD003", "common nevus", "P1")
+    assert scan_cases(tmp_path).stray_files == 0  # tables are none
 
 
 def test_what_does_not_belong_is_counted_once(root: Path, said: Callable[[], list[str]]) -> None:
@@ -483,6 +497,169 @@ def test_a_pair_without_its_mask(tmp_path: Path) -> None:
     refused(pairs_cases, tmp_path, image, "a/one", "no mask", "masks/NAME.png")
 
 
+def patients(cases: list[Case]) -> dict[str, str]:
+    return {case.id: case.patient for case in cases}
+
+
+def pairs(root: Path, *names: str) -> Path:
+    for name in names:
+        touch(root / "images" / f"{name}.jpg")
+        touch(root / "masks" / f"{name}.png")
+    return root
+
+
+def test_patients_of_ph2_stand_beside_its_table(root: Path, said: Callable[[], list[str]]) -> None:
+    table = write_txt(root, [txt_row(id) for id in ROWS])
+    csv = root / "patients.csv"
+    csv.write_text("image_id,age,patient_id\nIMD003,40,P1\nIMD016.bmp,40,P1\nIMD424,50,P2\n")
+    named = {"IMD003": "P1", "IMD016": "P1", "IMD076": "", "IMD424": "P2", "IMD435": ""}
+    for folder in (root, root.parent, root / IMAGES):
+        said_before = len(said())
+        cases = ph2_cases(folder)
+        assert patients(cases) == named
+        assert [case.tables for case in cases] == [
+            (table, csv) if named[case.id] else (table,) for case in cases
+        ]
+        assert said()[said_before + 1 :] == [f"{folder}: 2 patients are named, for 3 cases"]
+    # Where it is not asked for, it is not looked at.
+    (root / IMAGES / "patients.csv").write_bytes(b"\xff")
+    (root.parent / "patients.csv").write_bytes(b"\xff")
+    assert patients(ph2_cases(root)) == named
+
+
+def test_patients_of_isic_and_ham10000(tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    isic(tmp_path)
+    csv = tmp_path / "metadata.csv"
+    csv.write_text(
+        "isic_id,attribution,patient_id,lesion_id\n"
+        'ISIC_0000000,"Somebody, MD",IP_1,IL_1\n'
+        'ISIC_0000001,"Two\nlines",IP_1,IL_2\n'
+        "ISIC_0016072,Nobody,,IL_3\n"
+        "ISIC_9999999,Nobody,IP_9,\n"
+    )
+    cases = isic2018_cases(tmp_path)
+    expected = {"ISIC_0000000": "IP_1", "ISIC_0000001": "IP_1", "ISIC_0016072": "IL_3"}
+    assert patients(cases) == patients(find_cases(tmp_path)) == expected
+    assert {case.tables for case in cases} == {(csv,)}
+    assert said()[:3] == [
+        f"{tmp_path}: 3 cases",
+        f"{tmp_path}: 2 patients are named, for 3 cases",
+        f"{tmp_path}: left out 1 listed cases without an image, 2 stray files",
+    ]
+    csv.rename(tmp_path / "HAM10000_metadata.csv").write_text(
+        "lesion_id,image_id,dx\nHAM_1,ISIC_0000000,nv\nHAM_1,ISIC_0000001,nv\n"
+    )
+    named = {"ISIC_0000000": "HAM_1", "ISIC_0000001": "HAM_1", "ISIC_0016072": ""}
+    assert patients(isic2018_cases(tmp_path)) == named
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Name,Patient\none,P1\na/two,P1\n",
+        "\ufeffID;PATIENT_ID\r\none.JPG;P1\r\na/two.png;P1\r\n",
+        "image\tlesion_id\none\tP1\na/two\tP1",
+        " image_name , patient ,age\n one , P1 ,3\n\n,,\n a/two , P1 ,4\n",
+        "lesion_id,patient,patient_id,name,image\nL1,x,P1,n,one\nL2,y,P1,m,a/two\n",
+        "id,patient\none,P1\none,P1\na/two,\na/two,P1\nthree,\n",
+    ],
+    ids=["plain", "semicolons", "tabs", "blanks", "preference", "twice alike"],
+)
+def test_columns_are_found(tmp_path: Path, text: str) -> None:
+    pairs(tmp_path, "one", "a/two", "three")
+    (tmp_path / "Who.CSV").write_bytes(text.encode())
+    assert patients(pairs_cases(tmp_path)) == {"a/two": "P1", "one": "P1", "three": ""}
+
+
+def test_two_tables_of_patients(tmp_path: Path) -> None:
+    pairs(tmp_path, "one", "two")
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text("id,patient\none,P1\n")
+    second.write_text("id,patient\ntwo,P2\n")
+    cases = pairs_cases(tmp_path)
+    assert patients(cases) == {"one": "P1", "two": "P2"}
+    assert [case.tables for case in cases] == [(first,), (second,)]
+    second.write_text("id,patient\ntwo,P2\none,P2\n")
+    refused(pairs_cases, tmp_path, f"{second}: line 3 ", "one", "P2", str(first), "P1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", "id,age\none,40\n", "patient,age\nP1,40\n", 'image,MEL\n"unclosed,1\n', "a,b"],
+)
+def test_csvs_of_something_else_are_passed_over(tmp_path: Path, text: str) -> None:
+    pairs(tmp_path, "one")
+    (tmp_path / "other.csv").write_text(text)
+    (tmp_path / "._patients.csv").write_bytes(b"\0\xff")
+    (tmp_path / "folder.csv").mkdir()
+    (case,) = pairs_cases(tmp_path)
+    assert (case.patient, case.tables) == ("", ())
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"id,patient\none,\xff\n", "cannot be read as CSV"),
+        (b'id,patient\none,"P1\ntwo,P2\n', "cannot be read as CSV"),
+        (b"id,patient\ntwo,P1\none\n", "line 3 "),
+        (b"id,patient\ntwo,P1\n,P2\n", "line 3 "),
+        (b"id,patient\none,P1,P2\n", "line 2 "),
+        (b'id,patient,note\none,P1,"two\nlines"\none,P2,\n', "line 4 "),
+    ],
+    ids=["latin-1", "unclosed", "short", "no id", "long", "two patients"],
+)
+def test_a_damaged_csv_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    pairs(tmp_path, "one", "two")
+    (tmp_path / "patients.csv").write_bytes(content)
+    refused(pairs_cases, tmp_path, str(tmp_path / "patients.csv"), words)
+
+
+def test_a_scan_goes_on_where_reading_stops(root: Path) -> None:
+    table = write_txt(root, [txt_row("IMD003"), "|| x |", txt_row("IMD003"), txt_row("IMD424")])
+    mask_path(root, "IMD016").unlink()
+    image_path(root, "IMD435").unlink()
+    scan = scan_cases(root)
+    assert [case.id for case in scan.cases] == ["IMD003", "IMD076", "IMD424"]
+    messages = [finding.message for finding in scan.findings if finding.bad]
+    assert len(messages) == 4
+    assert f"{table}: line 3 " in messages[0] and f"{table}: line 4 " in messages[1]
+    assert "IMD016 has no mask" in messages[2] and "IMD435 has no image" in messages[3]
+    refused(ph2_cases, root, messages[0])
+    refused(find_cases, root, messages[0])
+    table.unlink()
+    refused(find_cases, root, messages[2])
+
+
+def test_folders_that_cannot_be_read(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shut by its owner: tests may run as root, to whom nothing is shut."""
+    shut = image_path(root, "IMD016").parent
+    scandir = os.scandir
+
+    def deny(path: str | Path) -> object:
+        if Path(path) == shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    refused(ph2_cases, root, f"{shut}: cannot be read (Permission denied)")
+    shut = pairs(tmp_path / "pairs", "one", "a/two") / "images" / "a"
+    refused(pairs_cases, tmp_path / "pairs", f"{shut}: cannot be read (Permission denied)")
+
+
+def test_links_in_a_circle_do_no_harm(root: Path, tmp_path: Path) -> None:
+    expected = ph2_cases(root)
+    (root / IMAGES / "loop").symlink_to("loop")
+    (root / IMAGES / "IMD003" / "IMD003_lesion" / "up").symlink_to(root)
+    (root / IMAGES / "IMD003" / "IMD003_lesion" / "gone.bmp").symlink_to("nowhere")
+    assert ph2_cases(root) == expected
+    pairs(tmp_path / "pairs", "one")
+    (tmp_path / "pairs" / "images" / "up").symlink_to(tmp_path)
+    (tmp_path / "pairs" / "images" / "loop.jpg").symlink_to("loop.jpg")
+    assert [case.id for case in pairs_cases(tmp_path / "pairs")] == ["one"]
+
+
 def test_layouts_are_recognised(root: Path, tmp_path: Path) -> None:
     write_txt(root, [txt_row(id) for id in ROWS])
     for folder in (tmp_path, root, root / IMAGES):
@@ -549,3 +726,17 @@ def test_the_real_cases(ph2: Path) -> None:
     assert min(shares) > 0.025
     assert max(shares) < 0.985
     assert 0.18 < np.median(shares) < 0.28
+
+
+def test_excels_unicode_is_read(tmp_path: Path) -> None:
+    pairs(tmp_path, "one")
+    (tmp_path / "patients.csv").write_bytes("id\tpatient\r\none\tPé1\r\n".encode("utf-16"))
+    assert pairs_cases(tmp_path)[0].patient == "Pé1"
+
+
+def test_a_csv_of_something_else_may_be_in_any_encoding(tmp_path: Path) -> None:
+    for part in ("images", "masks"):
+        touch(tmp_path / part / "a.png")
+    (tmp_path / "notes.csv").write_bytes("Größe;Bemerkung\n1;süß\n".encode("latin-1"))
+    (case,) = pairs_cases(tmp_path)
+    assert (case.patient, case.tables) == ("", ())

@@ -110,9 +110,9 @@ def test_a_folder_is_checked_where_it_is(source: Path, script: Script) -> None:
     ended = script("prepare_ph2", source)
     assert ended.code == 1
     assert "7 good cases" in ended.out
-    assert "missing: 1 cases that the table lists have no folder" in ended.out
-    assert "IMD007" in ended.out
-    assert "bad: 2 cases" in ended.out  # both of them, not the first
+    assert "1 listed cases without a folder" in ended.out
+    assert "cut short: IMD007\n" in ended.out
+    assert "bad: 2\n" in ended.out  # both of them, not the first
     assert "IMD003 has no mask" in ended.out
     assert "IMD005.bmp: cannot be read as an image" in ended.out
     assert before.keys() >= tree(source).keys()

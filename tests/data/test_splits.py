@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from seglab.data.cases import Case, ph2_cases
+from seglab.data.cache import open_cache
+from seglab.data.cases import Case, find_cases, ph2_cases
 from seglab.data.images import read_image
 from seglab.data.splits import Split, load_split, make_split, same_pictures, thumbnail
 from seglab.errors import InputError
@@ -144,6 +145,66 @@ def test_groups_are_never_parted(groups: list[int], seed: int, fold: int) -> Non
     assert sorted(side) == [case.id for case in cases]
     sides = Counter({(group, side[case.id]) for case, group in zip(cases, groups, strict=True)})
     assert len(sides) == len(set(groups))
+
+
+@QUICK
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=30, max_size=40),
+    SEEDS,
+    st.integers(-1, 2),
+)
+def test_patients_are_never_parted(keys: list[tuple[int, int]], seed: int, fold: int) -> None:
+    """Nor is anything that hangs together by pictures and patients in turn."""
+    bare = cases_of((len(keys) - 9, 6, 3))
+    # Half of the cases name a patient.
+    cases = [
+        replace(case, patient=f"P{name}" if name < 20 else "")
+        for case, (_, name) in zip(bare, keys, strict=True)
+    ]
+    groups = [group for group, _ in keys]
+    settings = {"fold": None if fold < 0 else fold, "folds": 3}
+    try:
+        split = split_of(cases, groups, seed=seed, test=0.2, **settings)
+    except InputError as error:
+        assert "different cases" in str(error) or "too few" in str(error)
+        return
+    side = {id: name for name in ("train", "val", "test") for id in getattr(split, name)}
+    assert sorted(side) == [case.id for case in cases]
+    for i, one in enumerate(cases):
+        for j, other in enumerate(cases[:i]):
+            if groups[i] == groups[j] or one.patient == other.patient != "":
+                assert side[one.id] == side[other.id]
+
+
+@QUICK
+@given(st.lists(st.integers(0, 12), min_size=30, max_size=40), SEEDS, st.sampled_from([None, 0, 2]))
+def test_a_patient_is_as_good_as_a_picture(names: list[int], seed: int, fold: int | None) -> None:
+    """Cases of one patient are kept together in the same way as cases of one picture."""
+    cases = cases_of((len(names) - 9, 6, 3))
+    named = [replace(case, patient=f"P{name}") for case, name in zip(cases, names, strict=True)]
+    settings = {"seed": seed, "fold": fold, "folds": 3, "test": 0.2}
+    try:
+        expected = split_of(cases, names, **settings)
+    except InputError:
+        return
+    assert split_of(named, **settings) == split_of(named, names, **settings) == expected
+
+
+def with_patients(**patient: str) -> list[Case]:
+    return [replace(case, patient=patient.get(case.id, "")) for case in GOLDEN_CASES]
+
+
+def test_pictures_and_patients_together() -> None:
+    """a1 is the same picture as m0, and m0 is of the patient of c4: all three stand where a1 did.
+
+    c's five and m's one are left: c3 1/10, a1 1/8, c0 3/10, ...
+    """
+    groups = [0 if case.id in ("a1", "m0") else i + 1 for i, case in enumerate(GOLDEN_CASES)]
+    cases = with_patients(m0="P", c4="P", a2="Q")
+    split = make_split(cases, groups, hashes_of(cases), val=0, test=0.3, seed=42)
+    assert split.test == ["a1", "c3", "c4", "m0"]
+    with pytest.raises(InputError, match="only 10 different cases"):
+        make_split(cases, groups, hashes_of(cases), val=0, test=0, seed=42, fold=0, folds=11)
 
 
 def test_the_seed_changes_the_split() -> None:
@@ -325,6 +386,61 @@ def test_the_real_pictures_all_differ(ph2: Path) -> None:
     assert groups_of(images + planted) == [*range(len(cases)), *range(5)]
 
 
+PLANTED: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "flipped": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "resized": lambda image: image.resize((256, 256), Image.Resampling.BICUBIC),
+    "brightened": lambda image: image.point(lambda value: min(255, round(1.2 * value))),
+    "jpeg30": lambda image: image,
+    "jpeg75": lambda image: image,
+}
+
+
+def test_planted_copies_of_real_pictures(ph2: Path, tmp_path: Path) -> None:
+    """Under other ids: found by the cache, kept together by a split, refused in a file."""
+    real = ph2_cases(ph2)[::10]
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    copies: dict[str, set[str]] = {case.id: {case.id} for case in real}
+    for i, case in enumerate(real):
+        image_file = tmp_path / "data" / "images" / case.id
+        mask_file = tmp_path / "data" / "masks" / case.id
+        image_file.with_suffix(".bmp").symlink_to(case.image)
+        mask_file.with_suffix(".bmp").symlink_to(case.mask)
+        if i % 3:
+            continue
+        image, mask = Image.open(case.image), Image.open(case.mask).convert("L")
+        for name, change in PLANTED.items():
+            id = f"{name}_{i}"
+            suffix, settings = (
+                (".jpg", {"quality": int(name[4:])}) if "jpeg" in name else (".png", {})
+            )
+            change(image).save(image_file.with_name(id + suffix), **settings)
+            moved = mask if name == "brightened" else change(mask)
+            moved.save(mask_file.with_name(f"{id}.png"))
+            copies[case.id].add(id)
+    cases = find_cases(tmp_path / "data")
+    cache = open_cache(cases, 32, tmp_path / "cache")
+    found: dict[int, set[str]] = {}
+    for case, group in zip(cases, cache.groups, strict=True):
+        found.setdefault(group, set()).add(case.id)
+    assert sorted(found.values(), key=sorted) == sorted(copies.values(), key=sorted)
+
+    split_settings = [{"fold": None, "seed": seed} for seed in range(20)]
+    split_settings += [{"fold": fold, "seed": 42} for fold in range(5)]
+    for settings in split_settings:
+        split = make_split(cases, cache.groups, cache.sha256, val=0.2, test=0.2, **settings)
+        for same in copies.values():
+            assert any(same <= set(part) for part in parts(split))
+
+    path = tmp_path / "splits.json"
+    others = [case.id for case in real[1:]]
+    for id in copies[real[0].id] - {real[0].id}:
+        write_json(path, {"train": [real[0].id, *others], "test": [id]})
+        with pytest.raises(InputError, match=f"{id} in 'test' are the same picture, or nearly"):
+            load_split(path, cases, cache.groups, cache.sha256)
+
+
 def test_blank_pictures_are_told_apart_by_brightness() -> None:
     levels = [0, 100, 255, 101, 100, 0]
     images = [np.full((9, 12, 3), level, np.uint8) for level in levels]
@@ -346,9 +462,12 @@ def split() -> Split:
 
 
 def load(
-    path: Path, groups: Sequence[int] = range(12), sha256: dict[str, str] | None = None
+    path: Path,
+    groups: Sequence[int] = range(12),
+    sha256: dict[str, str] | None = None,
+    cases: Sequence[Case] = GOLDEN_CASES,
 ) -> Split:
-    return load_split(path, GOLDEN_CASES, groups, sha256 or hashes_of(GOLDEN_CASES))
+    return load_split(path, cases, groups, sha256 or hashes_of(GOLDEN_CASES))
 
 
 def refused(stored: Any, tmp_path: Path, *words: str, **data: Any) -> None:
@@ -410,6 +529,25 @@ def test_equal_pictures_on_two_sides_are_refused(split: Split, tmp_path: Path) -
     groups[ids.index("c0")] = groups[ids.index("c3")]  # both in test
     write_json(tmp_path / "splits.json", split.to_json())
     assert load(tmp_path / "splits.json", groups=groups) == split
+
+
+def test_a_patient_on_two_sides_is_refused(split: Split, tmp_path: Path) -> None:
+    words = ("m0 in 'train' and c0 in 'test' are of the same patient, P7; move both to one side",)
+    refused(split.to_json(), tmp_path, *words, cases=with_patients(m0="P7", c0="P7", a2="Q"))
+    groups = list(range(12))
+    ids = [case.id for case in GOLDEN_CASES]
+    groups[ids.index("c0")] = groups[ids.index("m0")]
+    words = ("m0 in 'train' and c0 in 'test' are the same picture, or nearly",)
+    cases = with_patients(m0="P7", c0="P7")
+    refused(split.to_json(), tmp_path, *words, cases=cases, groups=groups)
+    # Kept together by a case that the split leaves out.
+    stored = {"train": ["a0", "m0"], "test": ["c1"]}
+    words = ("m0 in 'train' and c1 in 'test' are of the same patient, P7",)
+    cases = with_patients(c0="P7", c1="P7")
+    refused(stored, tmp_path, *words, cases=cases, groups=groups)
+    cases = with_patients(c0="P7", c3="P7", a2="Q", m1="Q")  # each on one side
+    write_json(tmp_path / "splits.json", split.to_json())
+    assert load(tmp_path / "splits.json", cases=cases) == split
 
 
 def test_changed_contents_are_refused(split: Split, tmp_path: Path) -> None:

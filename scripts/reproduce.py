@@ -1,0 +1,44 @@
+"""Runs a run again and compares, value by value: python scripts/reproduce.py RUN [--check]."""
+
+import argparse
+import logging
+import sys
+
+from seglab.errors import one_line_errors
+
+
+@one_line_errors
+def main() -> None:
+    """Parses and calls `seglab.reproduce.reproduce`; its verdict is the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="exit code: 0 identical, 3 within tolerance (with --check: the data is the same, "
+        "code, versions or machine are not), 4 different, 1 bad input",
+    )
+    parser.add_argument("run", metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--check", action="store_true", help="compare what it needs, train nothing")
+    parser.add_argument("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
+    parser.add_argument(
+        "--tolerance",
+        metavar="X",
+        type=float,
+        default=0.01,
+        help="greatest difference of a score on other hardware or versions (%(default)s)",
+    )
+    parser.add_argument(
+        "--trust",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="module outside seglab that the run's config may name",
+    )
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from seglab.reproduce import reproduce
+
+    sys.exit(reproduce(args.run, args.out, args.check, args.tolerance, tuple(args.trust)))
+
+
+if __name__ == "__main__":
+    main()

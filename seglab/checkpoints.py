@@ -1,0 +1,154 @@
+"""Checkpoints: written whole, sealed with a hash, read without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.plugins import CheckpointIO
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from seglab.errors import InputError
+from seglab.files import write_whole
+from seglab.trust import TRUSTED_TARGETS, check_archive, check_targets
+
+# Below a run directory: the chosen weights, and where a resumed run goes on.
+BEST = Path("checkpoints", "best.ckpt")
+LAST = Path("checkpoints", "last.ckpt")
+_SEAL = b"seglab sha256 "
+_SEAL_LENGTH = len(_SEAL) + 64
+
+
+class SealedCheckpoints(CheckpointIO):
+    """Lightning's checkpoints, whole or not there, with their own hash in them.
+
+    The seal is the zip archive's comment: SHA-256 of all bytes before the comment's length. Any
+    reader of torch's files reads them.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Writes plain containers and tensors.
+
+        Raises:
+            OSError: The disk is full, or cannot be written; what was there stays.
+        """
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        buffer.seek(-2, io.SEEK_END)  # where the archive says how long its comment is: 0
+        buffer.truncate()
+        seal = _SEAL + hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
+        buffer.write(len(seal).to_bytes(2, "little") + seal)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, buffer.getbuffer())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads a checkpoint to the CPU, as `read_checkpoint` does."""
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint to the CPU; nothing is unpickled but plain containers and tensors.
+
+    Raises:
+        InputError: The file is missing, is not what was written, or no checkpoint of seglab's.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        body, seal = content[: -_SEAL_LENGTH - 2], content[-_SEAL_LENGTH:]
+        if not seal.startswith(_SEAL):
+            raise ValueError("it is cut short, or not of seglab's: the hash at its end is missing")
+        if hashlib.sha256(body).hexdigest().encode() != seal.removeprefix(_SEAL):
+            raise ValueError("it is damaged: its content does not have the hash at its end")
+        check_archive(path)
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a checkpoint of a run") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint ({reason}); restore it"
+        ) from error
+    try:
+        stored = checkpoint["seglab"]
+        stored["config"]["model"]["_target_"], stored["split_hash"]
+        float(stored["threshold"]), int(checkpoint["epoch"]), int(checkpoint["global_step"])
+        weights = list(checkpoint["state_dict"].values())
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path}: no checkpoint of seglab's ({error!r} is not in it); train it again"
+        ) from error
+    # A tensor may claim any shape over a storage of one number.
+    if any(not isinstance(w, Tensor) or w.nbytes > len(content) or w.is_sparse for w in weights):
+        raise InputError(f"{path}: holds weights that are none; restore it")
+    return checkpoint
+
+
+def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuilds a network from its checkpoint alone.
+
+    Args:
+        path: A file that `train` wrote.
+        trust: Modules whose names its config may use besides seglab's own, such as a library
+            that a network comes from.
+
+    Returns:
+        The network in eval mode on the CPU, and what the checkpoint says of itself: `config`,
+        `classes`, `threshold`, `split_hash`, and `epoch`, counted from 1.
+
+    Raises:
+        InputError: The file is missing, damaged, no checkpoint of seglab's, names code that is
+            not trusted, or its weights do not fit its network.
+    """
+    checkpoint = read_checkpoint(path)
+    stored = checkpoint["seglab"] | {"epoch": int(checkpoint["epoch"]) + 1}
+    check_targets(OmegaConf.create(stored["config"]), path, trust)
+    model = OmegaConf.create(stored["config"]["model"])
+    weights = {
+        k.removeprefix("net."): v
+        for k, v in checkpoint["state_dict"].items()
+        if k.startswith("net.")
+    }
+    try:
+        if model["_target_"] in TRUSTED_TARGETS:
+            # Without memory first: the file's own size bounds what its config can ask for.
+            with torch.device("meta"):
+                instantiate(model).load_state_dict(weights, assign=True)
+        net = instantiate(model)
+        net.load_state_dict(weights)
+    except Exception as error:  # whatever a network does with arguments that are none of its own
+        reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: its weights are those of another network than its config names "
+            f"({model['_target_']}): {reason}"
+        ) from error
+    return net.eval(), stored
+
+
+def hash_of_weights(path: str | Path) -> str:
+    """SHA-256 of a checkpoint's weights and buffers: names, types, shapes and values.
+
+    Equal for equal networks, whatever else the file holds.
+
+    Raises:
+        InputError: As `read_checkpoint`.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_checkpoint(path)["state_dict"].items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""Tables beside the pictures: PH2's diagnoses, and who the patients are."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seglab.data.images import SUFFIXES
+
+if TYPE_CHECKING:
+    from seglab.data.cases import Scan
+
+PH2_DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
+PH2_CRITERIA = (
+    "asymmetry",
+    "pigment_network",
+    "dots_globules",
+    "streaks",
+    "regression_areas",
+    "blue_whitish_veil",
+)
+# As ISIC's and HAM10000's metadata call them, the preferred first. All of a lesion is one patient.
+_ID_COLUMNS = ("isic_id", "image_id", "image_name", "image", "id", "name")
+_PATIENT_COLUMNS = ("patient_id", "patient", "lesion_id")
+
+
+def read_ph2_table(folder: Path, scan: Scan) -> tuple[Path | None, dict[str, dict[str, str]]]:
+    """Reads PH2's table, the text before the workbook.
+
+    Args:
+        folder: Where it lies.
+        scan: Told what is wrong with it.
+
+    Returns:
+        Its file, None where there is none, and its rows by case id; damaged rows are empty.
+    """
+    names = ("histological_diagnosis", "clinical_diagnosis", *PH2_CRITERIA, "colors")
+    remedy = "restore the file, or delete it to go without diagnoses"
+    for file, form, rows_of in (
+        ("PH2_dataset.txt", "text", _txt_rows),
+        ("PH2_dataset.xlsx", "a workbook", _xlsx_rows),
+    ):
+        path = folder / file
+        if not path.is_file():
+            continue
+        try:
+            rows = list(rows_of(path))
+        except Exception as error:  # zip, XML and openpyxl's own kinds
+            scan.bad("damaged tables", f"{path}: cannot be read as {form} ({error}); {remedy}")
+            return path, {}
+        table: dict[str, dict[str, str]] = {}
+        for where, (id, *values) in rows:
+            if len(values) != len(names) or values[1] not in PH2_DIAGNOSES or id in table:
+                scan.bad(
+                    "damaged table rows",
+                    f"{path}: {where} is no row of PH2's table (name, diagnosis 0 to 2, six "
+                    f"criteria, colours, each name once); {remedy}",
+                )
+                table.setdefault(id, {})
+            else:
+                table[id] = dict(zip(names, values, strict=True))
+        if not table:
+            scan.bad("damaged tables", f"{path}: holds no row of PH2's table; {remedy}")
+        return path, table
+    scan.suspicious(
+        "missing tables",
+        f"{folder}: no PH2_dataset.txt or .xlsx, so no diagnoses to stratify by",
+    )
+    return None, {}
+
+
+def _txt_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
+    for number, line in enumerate(path.read_text("latin-1").splitlines(), 1):
+        # '||' between most columns and '|' between the criteria: both are bars.
+        cells = [cell.strip() for cell in line.strip().strip("|").replace("||", "|").split("|")]
+        if "|" in line and cells[0] != "Name":
+            yield f"line {number}", cells
+
+
+def _xlsx_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
+    import openpyxl
+
+    sheet = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0]
+    rows = [["" if v is None else str(v).strip() for v in row] for row in sheet.values]
+    head = next((i for i, row in enumerate(rows) if row and row[0] == "Image Name"), len(rows))
+    for number, row in enumerate(rows[head + 1 :], head + 2):
+        if any(row):
+            row += [""] * (2 - len(row))
+            # Diagnosis and colours are crosses in a column each.
+            diagnosis = "".join(str(i) for i, cell in enumerate(row[2:5]) if cell)
+            colors = "  ".join(str(i) for i, cell in enumerate(row[11:17], 1) if cell)
+            yield f"row {number}", [row[0], row[1], diagnosis, *row[5:11], colors]
+
+
+def read_patients(folder: Path, scan: Scan) -> dict[str, tuple[str, Path]]:
+    """Reads each CSV in a folder that has a column of case ids and one of patients or lesions.
+
+    Args:
+        folder: Where they lie.
+        scan: Told what is wrong with them.
+
+    Returns:
+        Patient, empty where a row names none, and file by case id.
+    """
+    patients: dict[str, tuple[str, Path]] = {}
+    remedy = "restore the file, or move it elsewhere to go without patients"
+    for path in sorted(folder.glob("*.[cC][sS][vV]")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        try:
+            content = path.read_bytes()
+            # Excel writes UTF-16 as 'Unicode', and semicolons where numbers have a comma.
+            utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            encoding = "utf-16" if utf16 else "utf-8-sig"
+            first = content.decode(encoding, "replace").partition("\n")[0]
+            delimiter = max(",;\t", key=first.count)
+            head = [cell.strip(' "\r').lower() for cell in first.split(delimiter)]
+            id_at = [head.index(name) for name in _ID_COLUMNS if name in head]
+            patient_at = [head.index(name) for name in _PATIENT_COLUMNS if name in head]
+            if not id_at or not patient_at:
+                continue  # no table of patients
+            text = io.StringIO(content.decode(encoding), newline="")
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader][1:]
+        except (OSError, ValueError, csv.Error) as error:
+            message = f"{path}: cannot be read as CSV ({error}); {remedy}"
+            scan.bad("damaged tables", message)
+            continue
+        for line, row in rows:
+            if not any(row):
+                continue
+            name = row[id_at[0]] if len(row) == len(head) else ""
+            if not name:
+                scan.bad(
+                    "damaged table rows",
+                    f"{path}: line {line} is no row of this table ({len(head)} cells, with the "
+                    f"name of a case); {remedy}",
+                )
+                continue
+            suffix = Path(name).suffix
+            id = name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
+            patient = next((row[at] for at in patient_at if row[at]), "")
+            known, file = patients.get(id, (patient, path))
+            if patient and known and patient != known:
+                scan.bad(
+                    "damaged table rows",
+                    f"{path}: line {line} says that case {id} is of patient {patient}, but {file} "
+                    f"also says of {known}; correct the one that is wrong",
+                )
+            else:
+                patients[id] = (known or patient, path)
+    return patients

@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM: the first ends a run where it can be resumed, the second at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from seglab.errors import Terminated
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """What was asked for by signals while a run lasts.
+
+    Attributes:
+        asked: The signal that came, 0 for none.
+        can_wait: Whether somebody looks at `asked` and stops at the next good moment; else the
+            first signal raises where it comes.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.can_wait = False
+        self._last_words: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def handled(self, last_words: Callable[[], None]) -> Iterator[None]:
+        """Takes the signals over while the body runs.
+
+        Args:
+            last_words: Called before a second signal ends the process, with nothing in between.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread alone
+            return
+        self._last_words = last_words
+        before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        self.install()
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def install(self) -> None:
+        """Puts the handlers in place, again where Lightning has put its own."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                signal.signal(signum, self._handle)
+
+    def error(self) -> KeyboardInterrupt:
+        """What to raise for the signal that came."""
+        return Terminated() if self.asked == signal.SIGTERM else KeyboardInterrupt()
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            self._last_words()
+            os._exit(128 + signum)
+        self.asked = signum
+        if not self.can_wait:
+            raise self.error()
+        log.info("stopping after this step, to go on later; once more: leave at once")
