@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import platform
 import subprocess
@@ -14,6 +15,7 @@ from seglab.files import hash_of
 
 # Files of these kinds are the code of an experiment even before git tracks them.
 _CODE = (".py", ".toml", ".yaml", ".yml")
+_MAX_CODE = 2**20
 
 
 def code_state() -> tuple[dict[str, Any], str]:
@@ -23,7 +25,7 @@ def code_state() -> tuple[dict[str, Any], str]:
         `source_sha256`, over seglab's own Python files; `commit`, `dirty` and `diff_sha256`,
         each None outside a git checkout; and the diff against the commit, empty where there is
         none. New code that git does not track yet is in the diff as well; of other such files
-        it holds name and size.
+        it holds name and size alone.
     """
     folder = Path(__file__).resolve().parent
     source = hash_of(
@@ -37,8 +39,7 @@ def code_state() -> tuple[dict[str, Any], str]:
         done = subprocess.run(
             ["git", "-C", str(where), *args], capture_output=True, text=True, errors="replace"
         )
-        # 'diff --no-index' says with 1 that there is a difference.
-        return done.stdout if done.returncode in (0, 1) else None
+        return None if done.returncode else done.stdout
 
     state = {"source_sha256": source, "commit": None, "dirty": None, "diff_sha256": None}
     try:
@@ -48,14 +49,10 @@ def code_state() -> tuple[dict[str, Any], str]:
         return state, ""
     if top is None or commit is None:
         return state, ""
-    root = Path(top.strip())
     diff = git("diff", "HEAD") or ""
-    untracked = git("ls-files", "--others", "--exclude-standard", "-z", where=root) or ""
-    for name in filter(None, untracked.split("\0")):
-        if name.endswith(_CODE):
-            diff += git("diff", "--no-index", "--", os.devnull, name, where=root) or ""
-        elif (root / name).is_file():
-            diff += f"untracked: {name}, {(root / name).stat().st_size} bytes\n"
+    untracked = git("ls-files", "--others", "--exclude-standard", "-z", where=Path(top.strip()))
+    for name in filter(None, (untracked or "").split("\0")):
+        diff += _as_diff(Path(top.strip()), name)
     digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
     return state | {"commit": commit.strip(), "dirty": bool(diff), "diff_sha256": digest}, diff
 
@@ -107,6 +104,25 @@ def changed_files(then: dict[str, str], now: dict[str, str]) -> list[str]:
     words |= {name: "is missing" for name in then if name not in now}
     words |= {name: "is new" for name in now if name not in then}
     return [f"{name} {word}" for name, word in sorted(words.items())]
+
+
+def _as_diff(root: Path, name: str) -> str:
+    """A file that git does not track, as git would show it; of anything but code a line alone."""
+    file = root / name
+    try:
+        size = file.stat().st_size
+        if not name.endswith(_CODE) or size > _MAX_CODE:
+            return f"untracked: {name}, {size} bytes\n"
+        # Lines as git counts them, ended by a line feed alone.
+        lines = io.StringIO(file.read_bytes().decode("utf-8", "replace"), "\n").readlines()
+    except OSError:
+        return f"untracked: {name}, cannot be read\n"
+    head = f"diff --git a/{name} b/{name}\nnew file mode 100644\n"
+    if not lines:
+        return head
+    end = "" if lines[-1].endswith("\n") else "\n\\ No newline at end of file\n"
+    head += f"--- /dev/null\n+++ b/{name}\n@@ -0,0 +1,{len(lines)} @@\n"
+    return head + "".join(f"+{line}" for line in lines) + end
 
 
 def _processor() -> str:

@@ -154,30 +154,39 @@ class RunDirectory:
         )
         write_whole(self.path / "config.yaml", OmegaConf.to_yaml(config))
 
-    def checkpoint_to_resume(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, and what it holds; None to begin anew.
+    def checkpoint_to_resume(self, about: dict[str, Any]) -> tuple[Path | None, int]:
+        """Finds the newest checkpoint that is whole: last.ckpt, or the earlier best.ckpt.
 
-        What is damaged is said: last.ckpt is then replaced by best.ckpt, an earlier one of the
-        same run, and a run whose best.ckpt is lost begins anew, to find it again.
+        What is damaged is said. A run whose best.ckpt is lost begins anew, to find it again.
+
+        Args:
+            about: What the checkpoints of this run say of themselves.
+
+        Returns:
+            The checkpoint and its step; None and -1 to begin at the beginning.
         """
-        if not self.earlier:
-            return None
         found: dict[Path, dict[str, Any]] = {}
         for name in (LAST, BEST):
-            if (self.path / name).exists():
+            file = self.path / name
+            if self.earlier and file.exists():
                 try:
-                    found[name] = read_checkpoint(self.path / name)
+                    checkpoint = read_checkpoint(file)
+                    stored = checkpoint["seglab"]
+                    if stored["split_hash"] != about["split_hash"] or _differences(
+                        stored["config"], about["config"]
+                    ):
+                        raise InputError(f"{file}: is of another run")
+                    found[file] = checkpoint
                 except InputError as error:
                     log.warning("%s", error)
-        if not found and not (self.path / LAST).exists():
-            return None  # interrupted before the first epoch's end
-        for name, checkpoint in found.items():
-            best = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
-            if best is None or BEST in found:
-                log.info("going on after step %d, from %s", checkpoint["global_step"], name)
-                return self.path / name, checkpoint
-        log.warning("%s: no checkpoint to go on from is left; training anew", self.path)
-        return None
+        for file, checkpoint in found.items():
+            best_epoch = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
+            if best_epoch is None or self.path / BEST in found:
+                log.info("going on after step %d, from %s", checkpoint["global_step"], file)
+                return file, checkpoint["global_step"]
+        if self.earlier:
+            log.info("no checkpoint to go on from: training from the beginning")
+        return None, -1
 
     def _go_on(self, split: Split, files: dict[str, str]) -> None:
         then = read_json(self.path / "data.json")["files"]

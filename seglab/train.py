@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 from torch import nn
@@ -87,15 +88,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
         described = f"{type(parts.task.net).__name__}, {_count(parts.task.net):,} parameters"
         sizes = ", ".join(f"{len(data.rows(p))} {p}" for p in ("train", "val", "test"))
         log.info("%s; cases: %s (%s)", described, sizes, data.split.protocol)
-        resumed = run.checkpoint_to_resume()
-        if resumed and isinstance(trainer.logger, TensorBoard):
-            trainer.logger.purge_after(resumed[1]["global_step"])
+        checkpoint, step = run.checkpoint_to_resume(recorder.about)
+        if run.earlier and isinstance(trainer.logger, TensorBoard):
+            trainer.logger.purge_after(step)
         if trainer.is_global_zero:
             run.update(device=trainer.strategy.root_device.type)
             log_description(trainer, config)
             _draw_pairs(run.path / "figures" / "pairs.png", data)
         began = time.monotonic()
-        trainer.fit(parts.task, data, ckpt_path=resumed and resumed[0])
+        trainer.fit(parts.task, data, ckpt_path=checkpoint)
         seconds = {"fit": time.monotonic() - began}
         if recorder.best_epoch is None:
             raise InputError(
@@ -157,11 +158,15 @@ def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts) -> Part
     # The bar shows what the others log.
     callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))
     logger = instantiate(config["logger"]) if config["logger"] else False
+    plugins: list[Any] = [SealedCheckpoints()]
+    if SLURMEnvironment.detect():
+        # SLURM's own --requeue starts the same command again, which is all that it takes.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     trainer = instantiate(
         config["trainer"],
         callbacks=[*callbacks, recorder],
         logger=logger,
-        plugins=[SealedCheckpoints()],
+        plugins=plugins,
         default_root_dir=str(run_dir),
     )
     _check_devices(trainer, data)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import os
+import resource
+import runpy
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -51,3 +59,97 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+
+class Blow(NamedTuple):
+    """Where a process sends itself a signal: at the n-th event of this kind and name.
+
+    Attributes:
+        event: 'step' (name: 'EPOCH:BATCH', both from 0), 'open', 'os.rename', 'fsync', ...; empty
+            for any operation on files below a run directory or a cache.
+        name: Part of the file's path; empty for any.
+        nth: From 1; 0 for never.
+        signal: SIGKILL at an fsync leaves half of what was written.
+    """
+
+    event: str = ""
+    name: str = ""
+    nth: int = 1
+    signal: int = signal.SIGKILL
+
+
+def train_in_process(
+    arguments: list[str],
+    err: str,
+    blow: Blow | None = None,
+    folders: tuple[str, ...] = (),
+    operations: str | None = None,
+    largest_file: int | None = None,
+) -> None:
+    """Runs scripts/train.py: the target of a process that was forked for it.
+
+    Args:
+        arguments: Of the script.
+        err: File that gets stdout and stderr.
+        blow: When to send itself a signal.
+        folders: The files below are counted for a blow at any operation.
+        operations: File that gets a line for each such operation.
+        largest_file: Bytes that a file may have, as a quota has it.
+    """
+    os.setsid()  # a process group of its own, like a job's
+    descriptor = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    log = None if operations is None else os.open(operations, os.O_WRONLY | os.O_CREAT)
+    if blow is not None or log is not None:
+        _strike(blow or Blow(nth=0), folders, log)
+    sys.argv = ["scripts/train.py", *arguments]
+    runpy.run_path(str(REPO / "scripts" / "train.py"), run_name="__main__")
+
+
+def _strike(blow: Blow, folders: tuple[str, ...], log: int | None) -> None:
+    from seglab.recorder import RunRecorder
+
+    numbers = itertools.count(1)
+    prefixes = tuple(f"{folder}/" for folder in folders)
+
+    def happened(event: str, name: str, descriptor: int = -1) -> None:
+        if blow.event:
+            counts = event == blow.event and blow.name in name
+        else:
+            counts = event != "step" and name.startswith(prefixes)
+        if not counts:
+            return
+        number = next(numbers)
+        if log is not None:
+            os.write(log, f"{number} {event} {name}\n".encode())
+        if number == blow.nth:
+            if descriptor >= 0 and blow.signal == signal.SIGKILL:
+                with suppress(OSError):  # a folder
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.kill(os.getpid(), blow.signal)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" or event.startswith(("os.", "shutil.")):
+            # Of a renaming the new name.
+            path = arguments[1] if event == "os.rename" else arguments[0] if arguments else None
+            if isinstance(path, str | os.PathLike):
+                happened(event, os.fspath(path))
+
+    fsync, start = os.fsync, RunRecorder.on_train_batch_start
+
+    @functools.wraps(fsync)
+    def observed_fsync(descriptor: int) -> None:
+        happened("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()), descriptor)
+        fsync(descriptor)
+
+    def observed_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        happened("step", f"{trainer.current_epoch}:{batch_idx}")
+        start(self, trainer, module, batch, batch_idx)
+
+    os.fsync = observed_fsync
+    RunRecorder.on_train_batch_start = observed_start  # type: ignore[method-assign]
+    sys.addaudithook(hook)
