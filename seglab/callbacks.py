@@ -70,7 +70,7 @@ class Progress(ProgressBar):
         steps = int(trainer.num_training_batches)
         self.bar = tqdm(
             total=steps * (trainer.max_epochs or 1),
-            initial=steps * trainer.current_epoch,
+            initial=trainer.fit_loop.total_batch_idx + 1,
             disable=not self._enabled or not sys.stderr.isatty(),
             unit="step",
             dynamic_ncols=True,

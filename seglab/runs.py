@@ -90,11 +90,12 @@ class RunDirectory:
             try:
                 yield
             except BaseException as error:
-                log.debug("ended by an error", exc_info=True)
                 # Lightning turns Ctrl-C into sys.exit, which would end a whole sweep.
                 if isinstance(error, KeyboardInterrupt | SystemExit):
+                    log.debug("interrupted")
                     self._close("interrupted", None)
                     raise type(interrupts.error())(self._how_to_go_on()) from error
+                log.debug("ended by an error", exc_info=True)
                 self._close("failed", f"{type(error).__name__}: {error}")
                 raise
             if self._begun:
@@ -182,8 +183,11 @@ class RunDirectory:
         for file, checkpoint in found.items():
             best_epoch = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
             if best_epoch is None or self.path / BEST in found:
-                log.info("going on after step %d, from %s", checkpoint["global_step"], file)
-                return file, checkpoint["global_step"]
+                step = checkpoint["global_step"]
+                log.info("going on after step %d, from %s", step, file)
+                if self._begun:
+                    self.record["resumed"][-1] |= {"checkpoint": file.name, "step": step}
+                return file, step
         if self.earlier:
             log.info("no checkpoint to go on from: training from the beginning")
         return None, -1
