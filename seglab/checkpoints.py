@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,16 @@ from torch import Tensor, nn
 
 from seglab.errors import InputError
 from seglab.files import write_whole
-from seglab.trust import TRUSTED_TARGETS, check_archive, check_targets
+from seglab.trust import TRUSTED, check_archive, check_targets
 
 # Below a run directory: the chosen weights, and where a resumed run goes on.
 BEST = Path("checkpoints", "best.ckpt")
 LAST = Path("checkpoints", "last.ckpt")
 _SEAL = b"seglab sha256 "
 _SEAL_LENGTH = len(_SEAL) + 64
+# A file with holes may claim any size; a network of PH2's takes megabytes.
+_MAX_SIZE = 2**32
+_MAX_ARGUMENT = 2**13
 
 
 class SealedCheckpoints(CheckpointIO):
@@ -68,32 +70,43 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
-        body, seal = content[: -_SEAL_LENGTH - 2], content[-_SEAL_LENGTH:]
-        if not seal.startswith(_SEAL):
-            raise ValueError("it is cut short, or not of seglab's: the hash at its end is missing")
-        if hashlib.sha256(body).hexdigest().encode() != seal.removeprefix(_SEAL):
-            raise ValueError("it is damaged: its content does not have the hash at its end")
-        check_archive(path)
+        content = _sealed_content(path)
+        check_archive(content)
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a checkpoint of a run") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # what torch makes of an archive that it has not written
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path}: cannot be read as a checkpoint ({reason}); restore it"
         ) from error
     try:
-        stored = checkpoint["seglab"]
-        stored["config"]["model"]["_target_"], stored["split_hash"]
-        float(stored["threshold"]), int(checkpoint["epoch"]), int(checkpoint["global_step"])
-        weights = list(checkpoint["state_dict"].values())
+        stored, weights = checkpoint["seglab"], checkpoint["state_dict"]
+        kinds = (
+            (checkpoint["epoch"], int),
+            (checkpoint["global_step"], int),
+            (weights, dict),
+            (stored, dict),
+            (stored["classes"], list),
+            (stored["config"], dict),
+            (stored["config"]["model"], dict),
+            (stored["config"]["model"]["_target_"], str),
+            (stored["split_hash"], str),
+            (stored["threshold"], float),
+        )
+        for value, kind in kinds:
+            if not isinstance(value, kind):
+                raise TypeError(f"{kind.__name__} in place of {type(value).__name__}")
+        if not 0 < stored["threshold"] < 1:
+            raise ValueError("threshold from 0 to 1")
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise InputError(
             f"{path}: no checkpoint of seglab's ({error!r} is not in it); train it again"
         ) from error
-    # A tensor may claim any shape over a storage of one number.
-    if any(not isinstance(w, Tensor) or w.nbytes > len(content) or w.is_sparse for w in weights):
+    # A tensor may claim any shape over a storage of one number. Tied weights share theirs.
+    if not all(isinstance(name, str) and _is_weight(w) for name, w in weights.items()) or sum(
+        w.nbytes for w in weights.values()
+    ) > 8 * len(content):
         raise InputError(f"{path}: holds weights that are none; restore it")
     return checkpoint
 
@@ -115,8 +128,8 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
             not trusted, or its weights do not fit its network.
     """
     checkpoint = read_checkpoint(path)
-    stored = checkpoint["seglab"] | {"epoch": int(checkpoint["epoch"]) + 1}
-    check_targets(OmegaConf.create(stored["config"]), path, trust)
+    stored = checkpoint["seglab"] | {"epoch": checkpoint["epoch"] + 1}
+    check_targets(stored["config"], path, trust)
     model = OmegaConf.create(stored["config"]["model"])
     weights = {
         k.removeprefix("net."): v
@@ -124,7 +137,12 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
         if k.startswith("net.")
     }
     try:
-        if model["_target_"] in TRUSTED_TARGETS:
+        if not all(w.isfinite().all() for w in weights.values()):
+            raise ValueError("some are not finite")
+        if model["_target_"] in TRUSTED["model"]:
+            # Channels double with each level: those of a million levels are numbers too long.
+            if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in model.values()):
+                raise ValueError("its config asks for more than any file holds")
             # Without memory first: the file's own size bounds what its config can ask for.
             with torch.device("meta"):
                 instantiate(model).load_state_dict(weights, assign=True)
@@ -150,5 +168,35 @@ def hash_of_weights(path: str | Path) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(read_checkpoint(path)["state_dict"].items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _sealed_content(path: Path) -> bytes:
+    """What a sealed file holds, if that is what was written."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")  # a pipe would be waited on for ever
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _SEAL_LENGTH - 2))
+        length, seal = file.read(2), file.read()
+        if not seal.startswith(_SEAL) or length != _SEAL_LENGTH.to_bytes(2, "little"):
+            raise ValueError("it is cut short, or not of seglab's: the hash at its end is missing")
+        if size > _MAX_SIZE:
+            raise ValueError(f"larger than {_MAX_SIZE:,} bytes")
+        file.seek(0)
+        content = file.read()
+    digest = hashlib.sha256(memoryview(content)[: -_SEAL_LENGTH - 2])
+    if digest.hexdigest().encode() != seal.removeprefix(_SEAL):
+        raise ValueError("it is damaged: its content does not have the hash at its end")
+    return content
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether it is a tensor of numbers that lie in memory one by one."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        and not (value.is_nested or value.is_quantized or value.is_complex() or value.is_neg())
+    )

@@ -103,6 +103,7 @@ def reproduce(
         out = run.path / "reproductions" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         sys.argv += ["--out", str(out)]  # where the other processes of a distributed run go too
     out = Path(out).absolute()
+    log.info("training it again, into %s", out)
     torch.set_num_threads(_threads(run))
     train(OmegaConf.create(_config_in(run, out)))
     if rank_zero_only.rank:  # type: ignore[attr-defined]
@@ -140,7 +141,8 @@ def _compare_inputs(run: Run, found: Comparison) -> None:
 
     root = run.config.data.root
     # Read anew: the cache's memory of hashes is not asked.
-    files = files_below(root, hash_files(read_cases(run)))
+    cases = read_cases(run)
+    files = files_below(root, hash_files(cases))
     stored = read_json(run.path / "data.json")
     if not isinstance(stored, dict) or not isinstance(stored.get("files"), dict):
         raise InputError(f"{run.path / 'data.json'}: holds no files; restore it")
@@ -149,7 +151,7 @@ def _compare_inputs(run: Run, found: Comparison) -> None:
     if changed:
         found.verdict = DIFFERENT
         return
-    data = instantiate(_config_in(run, run.path)["data"], cases=lambda _: read_cases(run))
+    data = instantiate(_config_in(run, run.path)["data"], cases=lambda _: cases)
     data.setup()
     found.inputs["split"] = []
     if data.split.hash != run.split.hash:

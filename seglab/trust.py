@@ -2,49 +2,62 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from seglab.errors import InputError
 
-# A config of a run takes a few kilobytes.
+# A config of a run takes a few kilobytes, a hundred values and five levels.
 MAX_CONFIG = 2**20
-# What a stored config may name. Opening a run runs code only through these; a prefix such as
-# 'torch.' would be a hole (torch.hub.load fetches and runs code). `--trust` adds a module.
-TRUSTED_TARGETS = frozenset(
-    {
-        "lightning.Trainer",
-        "lightning.pytorch.callbacks.EarlyStopping",
-        "lightning.pytorch.callbacks.LearningRateMonitor",
-        "seglab.callbacks.Progress",
-        "seglab.callbacks.WatchTest",
-        "seglab.data.augment.Augment",
-        "seglab.data.cases.find_cases",
-        "seglab.data.cases.isic2018_cases",
-        "seglab.data.cases.pairs_cases",
-        "seglab.data.cases.ph2_cases",
-        "seglab.data.datamodule.SegmentationDataModule",
-        "seglab.data.synthetic.synthetic_cases",
-        "seglab.losses.bce",
-        "seglab.losses.double_sigmoid_bce",
-        "seglab.nets.SegNet",
-        "seglab.nets.UNet",
-        "seglab.task.SegmentationTask",
-        "seglab.tensorboard.Pictures",
-        "seglab.tensorboard.TensorBoard",
-        "torch.optim.Adam",
-        "torch.optim.AdamW",
-        "torch.optim.SGD",
-        "torch.optim.lr_scheduler.CosineAnnealingLR",
-        "torch.optim.lr_scheduler.MultiStepLR",
-        "torch.optim.lr_scheduler.StepLR",
-    }
-)
+MAX_VALUES = 10_000
+MAX_DEPTH = 50
+# Of a table or a record of a run: that of 100,000 files of data takes 20 MB.
+MAX_RECORD = 2**26
+# What a stored config may name, and where. Opening a run runs code only through these; a prefix
+# such as 'torch.' would be a hole (torch.hub.load fetches and runs code), and so would these
+# elsewhere: synthetic_cases as the model would draw pictures into any folder. `--trust` adds a
+# module.
+_OPTIM = "torch.optim"
+TRUSTED: dict[str, frozenset[str]] = {
+    "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),
+    "data.cases": frozenset(
+        {
+            "seglab.data.cases.find_cases",
+            "seglab.data.cases.isic2018_cases",
+            "seglab.data.cases.pairs_cases",
+            "seglab.data.cases.ph2_cases",
+            "seglab.data.synthetic.synthetic_cases",
+        }
+    ),
+    "data.augment": frozenset({"seglab.data.augment.Augment"}),
+    "model": frozenset({"seglab.nets.SegNet", "seglab.nets.UNet"}),
+    "task": frozenset({"seglab.task.SegmentationTask"}),
+    "task.loss": frozenset({"seglab.losses.bce", "seglab.losses.double_sigmoid_bce"}),
+    "task.optimizer": frozenset({f"{_OPTIM}.{name}" for name in ("Adam", "AdamW", "SGD")}),
+    "task.schedule": frozenset(
+        {f"{_OPTIM}.lr_scheduler.{name}LR" for name in ("CosineAnnealing", "MultiStep", "Step")}
+    ),
+    "trainer": frozenset({"lightning.Trainer"}),
+    "callbacks.*": frozenset(
+        {
+            "lightning.pytorch.callbacks.EarlyStopping",
+            "lightning.pytorch.callbacks.LearningRateMonitor",
+            "seglab.callbacks.Progress",
+            "seglab.callbacks.WatchTest",
+            "seglab.tensorboard.Pictures",
+        }
+    ),
+    "logger": frozenset({"seglab.tensorboard.TensorBoard"}),
+}
+TRUSTED_TARGETS = frozenset().union(*TRUSTED.values())
 
 
 def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) -> None:
@@ -54,22 +67,36 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
     or read the environment (`oc.env`), and is refused too.
 
     Args:
-        config: Any part of a config.
+        config: The whole config.
         source: Where it came from, for the message.
         trust: Modules to trust besides.
 
     Raises:
-        InputError: Some `_target_` is not trusted.
+        InputError: It holds something else than plain values, or some `_target_` is not trusted,
+            or not where it stands.
     """
-    for entry in _entries(config):
+    node = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
+    _check_plain(node, source)
+    for _, *entry in _entries(node):
         for text in entry:
-            if isinstance(text, str) and "${" in text:
+            if isinstance(text, str) and ("${" in text or text == "???"):
                 raise InputError(f"{source}: holds an interpolation, {text}; expected plain values")
-    for name in _targets(config):
-        if name not in TRUSTED_TARGETS and not any(name.startswith(f"{m}.") for m in trust):
+    for place, name in _targets(node):
+        if name in TRUSTED.get(_place(place), ()):
+            continue
+        modules = [m for m in trust if name.startswith(f"{m}.")]
+        if not modules:
             raise InputError(
-                f"{source}: names code that is not trusted, _target_: {name}; if you know where "
-                f"it comes from, add --trust {name.split('.')[0]}"
+                f"{source}: names code that is not trusted, _target_: {name}"
+                f"{f' as {place}' if name in TRUSTED_TARGETS else ''}; if you know where it comes "
+                f"from, add --trust {name.split('.')[0]}"
+            )
+        # A module's own imports are names in it as well: lib.os.system is no code of lib's.
+        home = _module_of(name)
+        if home is not None and not any(f"{home}.".startswith(f"{m}.") for m in trust):
+            raise InputError(
+                f"{source}: names code that is not {modules[0]}'s, _target_: {name}"
+                + (f"; if you trust that too, add --trust {home}" if home else "")
             )
 
 
@@ -86,6 +113,7 @@ def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
     """
     config = parse_config(file)
     check_targets(config, file, trust)
+    _check_form(OmegaConf.to_container(config), file)
     _check_paths(config, Path(file))
     return config
 
@@ -101,13 +129,13 @@ def parse_config(file: str | Path) -> DictConfig:
         if file.stat().st_size > MAX_CONFIG:
             raise ValueError(f"larger than {MAX_CONFIG:,} bytes")
         text = file.read_text("utf-8")
-        # A few lines of references to references could fill any memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("holds references (*)")
+        _check_yaml(text)
         config = OmegaConf.create(text)
-        OmegaConf.to_container(config, resolve=False)
+        _check_plain(OmegaConf.to_container(config, resolve=False), file)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; the run never began, train it again") from None
+    except InputError:
+        raise
     except Exception as error:  # YAML's kinds and OmegaConf's
         reason = " ".join(str(error).split())
         raise InputError(f"{file}: cannot be read as a config ({reason}); restore it") from error
@@ -117,54 +145,168 @@ def parse_config(file: str | Path) -> DictConfig:
 
 
 def check_inside(folder: Path) -> None:
-    """Refuses a run directory whose links lead out of it: what is written goes nowhere else.
+    """Refuses a run directory that would not be read or written alone, or not to an end.
 
     Raises:
-        InputError: Some link does.
+        InputError: It holds a link that leads out of it, something else than files and folders,
+            or a record of a size that no run writes.
     """
     root = folder.resolve()
     for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        try:
+            there = path.resolve()
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path}: a link that leads nowhere; remove it") from error
+        if not there.is_relative_to(root):
             raise InputError(
-                f"{path}: a link that leads out of the run directory, to {path.resolve()}; replace "
-                "it with what it leads to"
+                f"{path}: a link that leads out of the run directory, to {there}; replace it with "
+                "what it leads to"
             )
+        # A pipe would be waited on for ever.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{path}: neither a file nor a folder; remove it")
+        if path.suffix in (".json", ".csv") and path.is_file() and _size(path) > MAX_RECORD:
+            raise InputError(f"{path}: larger than {MAX_RECORD:,} bytes; restore it")
 
 
-def check_archive(file: Path) -> None:
+def check_archive(content: bytes) -> None:
     """Refuses a checkpoint that would unpack to more than it is.
 
+    Two readers read it, Python's here and torch's afterwards; a file that shows them different
+    tables of entries is refused, too.
+
+    Args:
+        content: A zip archive.
+
     Raises:
-        ValueError: It does, or is no archive of torch's.
+        ValueError: It would, or is no archive of torch's.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
             entries = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise ValueError(str(error)) from error
+        table_end, table_start, length = _table(content)
+    except (zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeError) as error:
+        raise ValueError(f"it is no archive: {error}") from error
+    # Before other bytes torch would take it for a file of its former format.
+    if not content.startswith(b"PK\3\4") or table_start + length != table_end:
+        raise ValueError("its table of entries is not where it should be")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("holds compressed entries")
-    if sum(entry.file_size for entry in entries) > file.stat().st_size:
+    if sum(entry.file_size for entry in entries) > len(content):
         raise ValueError("its entries overlap")
 
 
 def modules_of(config: Any) -> tuple[str, ...]:
     """The modules of all that a config names: what someone trusts who trains with it."""
-    return tuple(sorted({name.rpartition(".")[0] for name in _targets(config)}))
+    names = {name for _, name in _targets(config)}
+    homes = {_module_of(name) or "" for name in names} - {""}
+    return tuple(sorted(homes | {name.rpartition(".")[0] for name in names}))
 
 
-def _targets(config: Any) -> Iterator[str]:
-    return (str(value) for key, value in _entries(config) if key == "_target_")
+def _module_of(name: str) -> str | None:
+    """The module that defines what a trusted module calls `name`.
+
+    Empty where nothing says so; None where it cannot be found, and so cannot be run either.
+    """
+    try:
+        return str(getattr(get_object(name), "__module__", None) or "")
+    except Exception:  # whatever importing it raises
+        return None
 
 
-def _entries(config: Any) -> Iterator[tuple[Any, Any]]:
-    """Every key and value at any depth; the items of lists have no key."""
-    node = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
-    items = list(node.items()) if isinstance(node, dict) else []
+def _targets(config: Any) -> Iterator[tuple[str, str]]:
+    """Every `_target_` at any depth, after the key where it stands."""
+    entries = _entries(config)
+    return ((place, str(value)) for place, key, value in entries if key == "_target_")
+
+
+def _entries(node: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every key and value at any depth, after the key of their parent; lists' items have none."""
+    items: list[tuple[Any, Any]] = list(node.items()) if isinstance(node, dict) else []
     items += [(None, value) for value in node] if isinstance(node, list) else []
     for key, value in items:
-        yield key, value
-        yield from _entries(value)
+        yield place, key, value
+        below = "[]" if key is None else str(key)
+        yield from _entries(value, f"{place}.{below}" if place else below)
+
+
+def _place(place: str) -> str:
+    """Callbacks have names of the user's."""
+    section, _, name = place.partition(".")
+    return "callbacks.*" if section == "callbacks" and name and "." not in name else place
+
+
+def _check_yaml(text: str) -> None:
+    """Bounds what YAML may be built from, while it is read."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        # A few lines of references to references could fill any memory.
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("holds references (*)")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or number > 4 * MAX_VALUES:
+            raise ValueError("holds more than a config can")
+
+
+def _check_plain(config: Any, source: str | Path) -> None:
+    """Refuses what no stored config holds, before anything walks through it.
+
+    A checkpoint may hold a list twice, and so, a few lists deep, any number of times; YAML may
+    hold bytes and paths, which are no text to those who look for paths.
+    """
+    left, seen = [(config, 0)], 1
+    while left:
+        node, depth = left.pop()
+        below: list[Any] = []
+        if type(node) is dict:
+            below, odd = list(node.values()), [key for key in node if not _is_plain(key)]
+        elif type(node) is list:
+            below, odd = node, []
+        else:
+            odd = [] if node is None or _is_plain(node) else [node]
+        seen += len(below)
+        if seen > MAX_VALUES or depth > MAX_DEPTH:
+            raise InputError(f"{source}: holds more than a config can; restore it")
+        if odd:
+            raise InputError(
+                f"{source}: holds what is no value of a config, {type(odd[0]).__name__}; expected "
+                "text, numbers, true, false or null, under keys of text"
+            )
+        left += [(value, depth + 1) for value in below]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number or a text that a file and a file's name can hold."""
+    if type(value) is str:
+        try:
+            return b"\0" not in value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            return False
+    return type(value) in (float, bool) or (type(value) is int and abs(value) < 2**64)
+
+
+def _check_form(config: Any, file: str | Path) -> None:
+    """Holds the keys that a run is scored with against what training wrote there."""
+    data = config.get("data")
+    data = data if isinstance(data, dict) else {}
+    cases, split, size = data.get("cases"), data.get("split"), data.get("size")
+    foreign = isinstance(cases, dict) and cases.get("_target_") not in TRUSTED["data.cases"]
+    wrong = {
+        "run_dir": not Path(str(config.get("run_dir"))).is_absolute(),
+        "data.root": not isinstance(data.get("root"), str),
+        "data.size": not (type(size) is int and 0 < size <= 2**14),
+        "data.split": not (isinstance(split, dict) and "file" in split),
+        "data.cases": not (
+            isinstance(cases, dict)
+            and "_target_" in cases
+            and cases.get("_partial_") is True
+            and (foreign or cases.keys() <= {"_target_", "_partial_", "n", "seed"})
+        ),
+    }
+    for key, is_wrong in wrong.items():
+        if is_wrong:
+            raise InputError(f"{file}: {key} is missing, or not what a run has there; restore it")
 
 
 def _check_paths(config: DictConfig, file: Path) -> None:
@@ -189,9 +331,36 @@ def _check_paths(config: DictConfig, file: Path) -> None:
     for section, node in OmegaConf.to_container(config).items():  # type: ignore[union-attr]
         if section not in ("run_dir", "data"):
             check(node, str(section))
+    # A bare name would lie below wherever the command is started; and these may be URLs as well.
+    logger = config.get("logger")
+    place = logger.get("save_dir") if isinstance(logger, DictConfig) else None
+    if place is not None and not Path(str(place)).is_relative_to(run_dir):
+        raise InputError(
+            f"{file}: logger.save_dir names a path outside the run directory, {place}; expected "
+            f"one below {run_dir}"
+        )
 
 
 def _leaves(text: str, run_dir: Path) -> bool:
     path = Path(text)
     outside = path.is_absolute() and not path.is_relative_to(run_dir)
     return outside or ".." in path.parts or text.startswith("~")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _table(content: bytes) -> tuple[int, int, int]:
+    """Where a zip archive's table of entries must end, begins, and its length."""
+    end = content.rfind(b"PK\5\6")
+    length, start, comment = struct.unpack_from("<IIH", content, end + 12)
+    if end < 0 or end + 22 + comment != len(content):
+        raise zipfile.BadZipFile("its end is not at its end")
+    if content[end - 20 : end - 16] != b"PK\6\7":
+        return end, start, length
+    at = end - 20 - 56
+    if struct.unpack_from("<Q", content, end - 12)[0] != at or content[at : at + 4] != b"PK\6\6":
+        raise zipfile.BadZipFile("its long end is not before its end")
+    length, start = struct.unpack_from("<QQ", content, at + 40)
+    return at, start, length

@@ -18,6 +18,8 @@ SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 MAX_GREY_SHARE = 0.25
 # A header may claim any size; beyond this the file is refused before memory is taken.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
+# Whatever the suffix says. Of others, EPS starts a program: Ghostscript.
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -25,7 +27,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """Reads an image of any mode as RGB, turned as its EXIF orientation says.
 
     Args:
-        path: A file that Pillow reads. Grey, palette, CMYK, 16-bit and images with an alpha
+        path: A file of one of `FORMATS`. Grey, palette, CMYK, 16-bit and images with an alpha
             channel are converted; the alpha channel is dropped.
 
     Returns:
@@ -49,7 +51,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     mask's white are lesion.
 
     Args:
-        path: A file that Pillow reads.
+        path: A file of one of `FORMATS`.
 
     Returns:
         bool (H, W), True for lesion.
@@ -125,7 +127,7 @@ def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:
 
 def _open(path: str | Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,}")
             if image.format == "BMP" and image.mode == "1" and _bmp_bits(path) != 1:
