@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins import CheckpointIO
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from seglab.errors import InputError
@@ -25,6 +25,17 @@ _SEAL_LENGTH = len(_SEAL) + 64
 # A file with holes may claim any size; a network of PH2's takes megabytes.
 _MAX_SIZE = 2**32
 _MAX_ARGUMENT = 2**13
+# What is read of a checkpoint without asking again.
+_EXPECTED: dict[str, type] = {
+    "epoch": int,
+    "global_step": int,
+    "state_dict": dict,
+    "seglab.classes": list,
+    "seglab.config.data.size": int,
+    "seglab.config.model._target_": str,
+    "seglab.split_hash": str,
+    "seglab.threshold": float,
+}
 
 
 class SealedCheckpoints(CheckpointIO):
@@ -80,29 +91,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: cannot be read as a checkpoint ({reason}); restore it"
         ) from error
-    try:
-        stored, weights = checkpoint["seglab"], checkpoint["state_dict"]
-        kinds = (
-            (checkpoint["epoch"], int),
-            (checkpoint["global_step"], int),
-            (weights, dict),
-            (stored, dict),
-            (stored["classes"], list),
-            (stored["config"], dict),
-            (stored["config"]["model"], dict),
-            (stored["config"]["model"]["_target_"], str),
-            (stored["split_hash"], str),
-            (stored["threshold"], float),
-        )
-        for value, kind in kinds:
-            if not isinstance(value, kind):
-                raise TypeError(f"{kind.__name__} in place of {type(value).__name__}")
-        if not 0 < stored["threshold"] < 1:
-            raise ValueError("threshold from 0 to 1")
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise InputError(
-            f"{path}: no checkpoint of seglab's ({error!r} is not in it); train it again"
-        ) from error
+    for key, kind in _EXPECTED.items():
+        value: Any = checkpoint
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise InputError(
+                f"{path}: no checkpoint of seglab's ({key} is not in it, or wrong); train it again"
+            )
+    weights = checkpoint["state_dict"]
     # A tensor may claim any shape over a storage of one number. Tied weights share theirs.
     if not all(isinstance(name, str) and _is_weight(w) for name, w in weights.items()) or sum(
         w.nbytes for w in weights.values()
@@ -125,7 +122,7 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
 
     Raises:
         InputError: The file is missing, damaged, no checkpoint of seglab's, names code that is
-            not trusted, or its weights do not fit its network.
+            not trusted, or its weights do not fit its network, or are not finite.
     """
     checkpoint = read_checkpoint(path)
     stored = checkpoint["seglab"] | {"epoch": checkpoint["epoch"] + 1}
@@ -136,16 +133,11 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
         for k, v in checkpoint["state_dict"].items()
         if k.startswith("net.")
     }
+    if not all(w.isfinite().all() for w in weights.values()):
+        raise InputError(f"{path}: holds weights that are not finite; restore it")
     try:
-        if not all(w.isfinite().all() for w in weights.values()):
-            raise ValueError("some are not finite")
         if model["_target_"] in TRUSTED["model"]:
-            # Channels double with each level: those of a million levels are numbers too long.
-            if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in model.values()):
-                raise ValueError("its config asks for more than any file holds")
-            # Without memory first: the file's own size bounds what its config can ask for.
-            with torch.device("meta"):
-                instantiate(model).load_state_dict(weights, assign=True)
+            _check_form(model, weights, stored["config"]["data"]["size"])
         net = instantiate(model)
         net.load_state_dict(weights)
     except Exception as error:  # whatever a network does with arguments that are none of its own
@@ -190,6 +182,23 @@ def _sealed_content(path: Path) -> bytes:
     if digest.hexdigest().encode() != seal.removeprefix(_SEAL):
         raise ValueError("it is damaged: its content does not have the hash at its end")
     return content
+
+
+def _check_form(model: DictConfig, weights: dict[str, Tensor], size: int) -> None:
+    """Builds a network of seglab's without memory: the file's own size bounds what it takes.
+
+    Raises:
+        Exception: It cannot be built, its weights are others, or it takes other images.
+    """
+    # Channels double with each level: those of a million levels are numbers too long.
+    if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in (*model.values(), size // 2)):
+        raise ValueError("its config asks for more than any file holds")
+    with torch.device("meta"), torch.no_grad():
+        net = instantiate(model).eval()
+        shape = tuple(net(torch.empty(1, 3, size, size)).shape)
+        net.load_state_dict(weights, assign=True)
+    if shape != (1, 1, size, size):
+        raise ValueError(f"it gives {shape} for an image of {(1, 3, size, size)}")
 
 
 def _is_weight(value: Any) -> bool:

@@ -29,6 +29,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.asked = 0
         self.can_wait = False
+        self._handling = False
         self._last_words: Callable[[], None] = lambda: None
 
     @contextmanager
@@ -43,16 +44,18 @@ class Interrupts:
             return
         self._last_words = last_words
         before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        self._handling = True
         self.install()
         try:
             yield
         finally:
+            self._handling = False
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
     def install(self) -> None:
-        """Puts the handlers in place, again where Lightning has put its own."""
-        if threading.current_thread() is threading.main_thread():
+        """While signals are handled: puts the handlers in place of those that Lightning has put."""
+        if self._handling:
             for signum in SIGNALS:
                 signal.signal(signum, self._handle)
 

@@ -125,13 +125,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
         return _values(run.path)
 
 
-def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts) -> Parts:
+def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None = None) -> Parts:
     """Builds data, task and trainer, and checks that they fit each other.
 
     Args:
         config: Checked and resolved, plain containers (`check_config`).
         run_dir: Where the recorder writes.
-        interrupts: What the recorder looks at after each step.
+        interrupts: What the recorder looks at after each step; None for no signals.
 
     Raises:
         InputError: Whatever is wrong with the data, or a network that cannot take or give what
@@ -153,7 +153,9 @@ def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts) -> Part
             f"data.split.file={data.split_settings['file']}: holds no val to take "
             f"monitor={config['monitor']} from; add some, or set monitor=null"
         )
-    recorder = RunRecorder(run_dir, about, config["monitor"], config["monitor_mode"], interrupts)
+    recorder = RunRecorder(
+        run_dir, about, config["monitor"], config["monitor_mode"], interrupts or Interrupts()
+    )
     callbacks = [c for c in instantiate(config["callbacks"]).values() if c is not None]
     # The bar shows what the others log.
     callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))

@@ -471,7 +471,7 @@ def test_ctrl_c_leaves_an_interrupted_run(tiny_ph2: Path, cache_dir: Path, tmp_p
     finally:
         process.kill()
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "interrupted"
+    assert err.splitlines()[-1].startswith("interrupted (to go on: python ")
     assert "Traceback" not in err
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
     load_network(run / "checkpoints" / "last.ckpt")

@@ -19,7 +19,7 @@ MAX_GREY_SHARE = 0.25
 # A header may claim any size; beyond this the file is refused before memory is taken.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 # Whatever the suffix says. Of others, EPS starts a program: Ghostscript.
-FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
