@@ -21,6 +21,17 @@ SPLIT = ("val", "test", "seed", "fold", "folds", "file")
 # Of Lightning's Trainer: what `build` hands it.
 BUILT = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
 
+# With these a run that was interrupted could not go on exactly, and some leave no run at all.
+INEXACT = (
+    "barebones",
+    "fast_dev_run",
+    "max_steps",
+    "max_time",
+    "overfit_batches",
+    "reload_dataloaders_every_n_epochs",
+    "val_check_interval",
+)
+
 # Key, type, least, greatest, and whether null is a value too.
 NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("seed", int, 0, 2**63 - 1, False),
@@ -70,6 +81,12 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
     for key in BUILT:
         if key in config["trainer"]:
             raise InputError(f"trainer.{key}: is built from the rest of the config; remove it")
+    for key in INEXACT:
+        if key in config["trainer"]:
+            raise InputError(
+                f"trainer.{key}: an interrupted run could not go on exactly with it; use "
+                "trainer.max_epochs and trainer.limit_train_batches, or trainer=smoke"
+            )
     for where, name, mode in _monitors(config, ""):
         mode = config["monitor_mode"] if mode is None else mode
         _check_monitor(where, name, mode, config["data"]["split"])

@@ -7,8 +7,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,34 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        # A full disk is noticed by write(), which does not know the file's name.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with naming(path):
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def remove_partial(folder: str | Path) -> None:
-    """Removes what processes that were killed left half-written, at any depth."""
-    for file in Path(folder).rglob(f".*{PARTIAL}"):
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Makes an OSError of the body name a file: a full disk is noticed by calls that know none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_partial(folder: str | Path, name: str = "*") -> None:
+    """Removes what processes that were killed left half-written, at any depth.
+
+    Args:
+        folder: Where nobody is writing.
+        name: Of the files that were written, as a pattern.
+    """
+    for file in Path(folder).rglob(f".{name}.[0-9]*{PARTIAL}"):
         file.unlink(missing_ok=True)
 
 

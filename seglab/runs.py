@@ -25,7 +25,7 @@ from seglab import provenance
 from seglab.checkpoints import BEST, LAST, load_network, read_checkpoint
 from seglab.data.splits import Split, read_split
 from seglab.errors import InputError
-from seglab.files import read_json, remove_partial, write_json, write_whole
+from seglab.files import naming, read_json, remove_partial, write_json, write_whole
 from seglab.interrupts import Interrupts
 from seglab.trust import check_inside, parse_config, read_config
 
@@ -97,6 +97,9 @@ class RunDirectory:
                     raise type(interrupts.error())(self._how_to_go_on()) from error
                 log.debug("ended by an error", exc_info=True)
                 self._close("failed", f"{type(error).__name__}: {error}")
+                if isinstance(error, OSError) and error.filename is None:
+                    with naming(self.path):
+                        raise
                 raise
             if self._begun:
                 self._close("finished", None)
@@ -136,6 +139,7 @@ class RunDirectory:
         if self.earlier:
             self._go_on(split, files)
         self._begun = True
+        remove_partial(self.path)
         log_file = _LogFile(self.path / "train.log", encoding="utf-8")
         log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._memory.setTarget(log_file)
@@ -182,7 +186,9 @@ class RunDirectory:
                     log.warning("%s", error)
         for file, checkpoint in found.items():
             best_epoch = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
-            if best_epoch is None or self.path / BEST in found:
+            best = found.get(self.path / BEST, {"epoch": -1})
+            # An older best.ckpt is that of a run that began anew, and was interrupted too.
+            if best_epoch is None or best["epoch"] + 1 >= best_epoch:
                 step = checkpoint["global_step"]
                 log.info("going on after step %d, from %s", step, file)
                 if self._begun:
@@ -214,7 +220,6 @@ class RunDirectory:
                 "without interruption",
                 ", ".join(changed),
             )
-        remove_partial(self.path)
         check_inside(self.path)
         resumed = [*self.earlier.get("resumed", []), {"time": _now(), **other}]
         self.record["resumed"] = resumed

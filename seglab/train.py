@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -321,8 +322,12 @@ def _count(net: nn.Module) -> int:
 def _quiet() -> Iterator[None]:
     """Keeps Lightning's hints off the terminal; its warnings that matter stay."""
     lightning = logging.getLogger("lightning.pytorch")
-    level = lightning.level
+    level, excepthook = lightning.level, threading.excepthook
     lightning.setLevel(logging.WARNING)
+    # TensorBoard's thread hands the error of a full disk on to whoever logs next.
+    threading.excepthook = lambda args: (
+        None if isinstance(args.exc_value, OSError) else excepthook(args)
+    )
     with warnings.catch_warnings():
         for hint in (
             ".*does not have many workers.*",
@@ -331,9 +336,11 @@ def _quiet() -> Iterator[None]:
             ".*isinstance.treespec, LeafSpec.*",
             ".*You defined a `validation_step` but have no `val_dataloader`.*",
             ".*Total length of `list` across ranks is zero.*",
+            ".*but have no logger configured.*",
         ):
             warnings.filterwarnings("ignore", hint)
         try:
             yield
         finally:
             lightning.setLevel(level)
+            threading.excepthook = excepthook

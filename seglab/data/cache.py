@@ -21,7 +21,7 @@ from seglab.data.cases import Case
 from seglab.data.images import read_image, read_mask, to_network_size
 from seglab.data.splits import THUMBNAIL, same_pictures, thumbnail
 from seglab.errors import InputError
-from seglab.files import hash_of, read_json, write_json
+from seglab.files import hash_of, naming, read_json, remove_partial, write_json
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,9 @@ def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, s
         for path in tqdm(paths, "hashing files", unit="file", disable=None, leave=False)
     }
     if index is not None and any(known.get(name) != state for name, state in seen.items()):
-        write_json(index, known | seen)
+        with FileLock(index.with_suffix(".lock")):
+            remove_partial(index.parent, index.name)
+            write_json(index, known | seen)
     return hashes
 
 
@@ -201,25 +203,23 @@ class _RowFile:
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.path = path
         self._row = math.prod(shape[1:])
-        self._file = path.open("wb")
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-        self._file.flush()
+        with naming(path):
+            self._file = path.open("wb", buffering=0)
+            np.lib.format.write_array_header_1_0(self._file, header)
         self._start = self._file.tell()
 
     def write(self, row: int, values: np.ndarray) -> None:
         """Writes uint8 of a row's shape."""
         rest, at = memoryview(values.tobytes()), self._start + row * self._row
-        while rest:
-            try:
+        with naming(self.path):
+            while rest:
                 written = os.pwrite(self._file.fileno(), rest, at)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(self.path)) from error
-            rest, at = rest[written:], at + written
+                rest, at = rest[written:], at + written
 
     def __enter__(self) -> _RowFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file, naming(self.path):
+            os.fsync(self._file.fileno())

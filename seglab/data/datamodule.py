@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,7 @@ class SegmentationDataModule(LightningDataModule):
             collate_fn=_as_is,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_parent,
             # One of its own: else each pass would draw from the generator that networks draw from.
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -219,6 +221,12 @@ class _Rows(Dataset):
             "index": index,
             "id": [self.ids[position] for position in positions],
         }
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # Ctrl-C reaches all processes of a terminal, and schedulers signal all of a job's.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _as_is(batch: Any) -> Any:
