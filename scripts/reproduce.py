@@ -17,6 +17,7 @@ def main() -> None:
     )
     parser.add_argument("run", metavar="RUN", help="directory of a finished run")
     parser.add_argument("--check", action="store_true", help="compare what it needs, train nothing")
+    parser.add_argument("--data", metavar="ROOT", help="where its data lies, if that has changed")
     parser.add_argument("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
     parser.add_argument(
         "--tolerance",
@@ -37,7 +38,8 @@ def main() -> None:
 
     from seglab.reproduce import reproduce
 
-    sys.exit(reproduce(args.run, args.out, args.check, args.tolerance, tuple(args.trust)))
+    trust = tuple(args.trust)
+    sys.exit(reproduce(args.run, args.data, args.out, args.check, args.tolerance, trust))
 
 
 if __name__ == "__main__":

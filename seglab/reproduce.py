@@ -58,6 +58,7 @@ class Comparison:
 
 def reproduce(
     path: str | Path,
+    data_root: str | Path | None = None,
     out: str | Path | None = None,
     check: bool = False,
     tolerance: float = 0.01,
@@ -69,6 +70,7 @@ def reproduce(
 
     Args:
         path: Directory of a finished run; its own files stay as they are.
+        data_root: Where the run's data lies today; None for where it lay.
         out: The new run directory; by default a new folder under the run's `reproductions`. Gets
             reproduction.json as well.
         check: Only compare code, versions, machine, data and split.
@@ -90,6 +92,8 @@ def reproduce(
             f"{run.path}: is not finished (status {run.record.get('status')}); start its command "
             "again to go on with it first"
         )
+    if data_root is not None:
+        run.config.data.root = str(Path(data_root).absolute())
     found = Comparison()
     _compare_inputs(run, found)
     for what, differences in found.inputs.items():

@@ -80,22 +80,24 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
     for _, *entry in _entries(node):
         for text in entry:
             if isinstance(text, str) and ("${" in text or text == "???"):
-                raise InputError(f"{source}: holds an interpolation, {text}; expected plain values")
+                raise InputError(
+                    f"{source}: holds an interpolation, {_shown(text)}; expected plain values"
+                )
     for place, name in _targets(node):
         if name in TRUSTED.get(_place(place), ()):
             continue
         modules = [m for m in trust if name.startswith(f"{m}.")]
         if not modules:
             raise InputError(
-                f"{source}: names code that is not trusted, _target_: {name}"
-                f"{f' as {place}' if name in TRUSTED_TARGETS else ''}; if you know where it comes "
-                f"from, add --trust {name.split('.')[0]}"
+                f"{source}: names code that is not trusted, _target_: {_shown(name)}"
+                f"{f' as {_shown(place)}' if name in TRUSTED_TARGETS else ''}; if you know where it "
+                f"comes from, add --trust {_shown(name.split('.')[0])}"
             )
         # A module's own imports are names in it as well: lib.os.system is no code of lib's.
         home = _module_of(name)
         if home is not None and not any(f"{home}.".startswith(f"{m}.") for m in trust):
             raise InputError(
-                f"{source}: names code that is not {modules[0]}'s, _target_: {name}"
+                f"{source}: names code that is not {modules[0]}'s, _target_: {_shown(name)}"
                 + (f"; if you trust that too, add --trust {home}" if home else "")
             )
 
@@ -324,27 +326,34 @@ def _check_paths(config: DictConfig, file: Path) -> None:
                 check(value, key)
         elif isinstance(node, str) and _leaves(node, run_dir):
             raise InputError(
-                f"{file}: {key} names a path outside the run directory, {node}; expected one "
-                f"below {run_dir}"
+                f"{file}: {_shown(key)} names a path outside the run directory, {_shown(node)}; "
+                f"expected one below {_shown(str(run_dir))}"
             )
 
     for section, node in OmegaConf.to_container(config).items():  # type: ignore[union-attr]
         if section not in ("run_dir", "data"):
             check(node, str(section))
     # A bare name would lie below wherever the command is started; and these may be URLs as well.
-    logger = config.get("logger")
-    place = logger.get("save_dir") if isinstance(logger, DictConfig) else None
-    if place is not None and not Path(str(place)).is_relative_to(run_dir):
-        raise InputError(
-            f"{file}: logger.save_dir names a path outside the run directory, {place}; expected "
-            f"one below {run_dir}"
-        )
+    logger = OmegaConf.to_container(config).get("logger")  # type: ignore[union-attr]
+    if isinstance(logger, dict) and logger.get("_target_") in TRUSTED["logger"]:
+        place = str(logger.get("save_dir"))
+        if not Path(place).is_relative_to(run_dir):
+            raise InputError(
+                f"{file}: logger.save_dir names a path outside the run directory, {_shown(place)}; "
+                f"expected one below {_shown(str(run_dir))}"
+            )
 
 
 def _leaves(text: str, run_dir: Path) -> bool:
     path = Path(text)
     outside = path.is_absolute() and not path.is_relative_to(run_dir)
     return outside or ".." in path.parts or text.startswith("~")
+
+
+def _shown(text: str) -> str:
+    """A stranger's text as a part of one line."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _size(path: Path) -> int:

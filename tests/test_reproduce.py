@@ -186,6 +186,12 @@ def test_a_value_beside_the_scores_is_no_identity(run: Path, script: Script) -> 
     assert script("reproduce", run, "--tolerance", "0").code == 3  # no score differs
 
 
+def test_data_may_have_moved(run: Path, data: Path, script: Script, tmp_path: Path) -> None:
+    data.rename(tmp_path / "moved")
+    assert script("reproduce", run, "--check").code == 1
+    assert script("reproduce", run, "--data", tmp_path / "moved").code == 0
+
+
 def test_another_split_is_different(
     run: Path, script: Script, said: pytest.LogCaptureFixture
 ) -> None:
