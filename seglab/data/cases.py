@@ -194,8 +194,13 @@ def _scan_ph2(root: Path) -> Scan:
     if images is None:
         raise InputError(_nothing_in(root, "PH2", _PH2_FORM))
     folder = images.parent if images.name == _PH2_IMAGES else images
-    table, rows = read_ph2_table(folder, scan)
-    patients = read_patients(folder, scan)
+    table, rows = read_ph2_table(folder, scan.bad)
+    if table is None:
+        scan.suspicious(
+            "missing tables",
+            f"{folder}: no PH2_dataset.txt or .xlsx, so no diagnoses to stratify by",
+        )
+    patients = read_patients(folder, scan.bad)
     tables = {table, *(file for _, file in patients.values())}
     seen = set()
     for entry in sorted(images.iterdir()):
@@ -248,7 +253,7 @@ def _ph2_pair(folder: Path, scan: Scan) -> tuple[Path, Path] | None:
 
 def _scan_isic2018(root: Path) -> Scan:
     scan = Scan(root, "isic2018")
-    patients = read_patients(root, scan)
+    patients = read_patients(root, scan.bad)
     tables = {file for _, file in patients.values()}
     images: dict[str, Path] = {}
     masks: dict[str, list[Path]] = {}
@@ -277,7 +282,7 @@ def _scan_isic2018(root: Path) -> Scan:
 
 def _scan_pairs(root: Path) -> Scan:
     scan = Scan(root, "pairs")
-    patients = read_patients(root, scan)
+    patients = read_patients(root, scan.bad)
     found: dict[str, dict[str, list[Path]]] = {"images": {}, "masks": {}}
     for part, named in found.items():
         for file in _files(root / part, scan):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from seglab.data.images import SUFFIXES
 
-if TYPE_CHECKING:
-    from seglab.data.cases import Scan
+# Told what keeps a table from being used: what kind of thing in the plural, and a message.
+Bad = Callable[[str, str], None]
 
 PH2_DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
 PH2_CRITERIA = (
@@ -28,12 +27,12 @@ _ID_COLUMNS = ("isic_id", "image_id", "image_name", "image", "id", "name")
 _PATIENT_COLUMNS = ("patient_id", "patient", "lesion_id")
 
 
-def read_ph2_table(folder: Path, scan: Scan) -> tuple[Path | None, dict[str, dict[str, str]]]:
+def read_ph2_table(folder: Path, bad: Bad) -> tuple[Path | None, dict[str, dict[str, str]]]:
     """Reads PH2's table, the text before the workbook.
 
     Args:
         folder: Where it lies.
-        scan: Told what is wrong with it.
+        bad: Told what is wrong with it.
 
     Returns:
         Its file, None where there is none, and its rows by case id; damaged rows are empty.
@@ -50,12 +49,12 @@ def read_ph2_table(folder: Path, scan: Scan) -> tuple[Path | None, dict[str, dic
         try:
             rows = list(rows_of(path))
         except Exception as error:  # zip, XML and openpyxl's own kinds
-            scan.bad("damaged tables", f"{path}: cannot be read as {form} ({error}); {remedy}")
+            bad("damaged tables", f"{path}: cannot be read as {form} ({error}); {remedy}")
             return path, {}
         table: dict[str, dict[str, str]] = {}
         for where, (id, *values) in rows:
             if len(values) != len(names) or values[1] not in PH2_DIAGNOSES or id in table:
-                scan.bad(
+                bad(
                     "damaged table rows",
                     f"{path}: {where} is no row of PH2's table (name, diagnosis 0 to 2, six "
                     f"criteria, colours, each name once); {remedy}",
@@ -64,12 +63,8 @@ def read_ph2_table(folder: Path, scan: Scan) -> tuple[Path | None, dict[str, dic
             else:
                 table[id] = dict(zip(names, values, strict=True))
         if not table:
-            scan.bad("damaged tables", f"{path}: holds no row of PH2's table; {remedy}")
+            bad("damaged tables", f"{path}: holds no row of PH2's table; {remedy}")
         return path, table
-    scan.suspicious(
-        "missing tables",
-        f"{folder}: no PH2_dataset.txt or .xlsx, so no diagnoses to stratify by",
-    )
     return None, {}
 
 
@@ -96,12 +91,12 @@ def _xlsx_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
             yield f"row {number}", [row[0], row[1], diagnosis, *row[5:11], colors]
 
 
-def read_patients(folder: Path, scan: Scan) -> dict[str, tuple[str, Path]]:
+def read_patients(folder: Path, bad: Bad) -> dict[str, tuple[str, Path]]:
     """Reads each CSV in a folder that has a column of case ids and one of patients or lesions.
 
     Args:
         folder: Where they lie.
-        scan: Told what is wrong with them.
+        bad: Told what is wrong with them.
 
     Returns:
         Patient, empty where a row names none, and file by case id.
@@ -128,14 +123,14 @@ def read_patients(folder: Path, scan: Scan) -> dict[str, tuple[str, Path]]:
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader][1:]
         except (OSError, ValueError, csv.Error) as error:
             message = f"{path}: cannot be read as CSV ({error}); {remedy}"
-            scan.bad("damaged tables", message)
+            bad("damaged tables", message)
             continue
         for line, row in rows:
             if not any(row):
                 continue
             name = row[id_at[0]] if len(row) == len(head) else ""
             if not name:
-                scan.bad(
+                bad(
                     "damaged table rows",
                     f"{path}: line {line} is no row of this table ({len(head)} cells, with the "
                     f"name of a case); {remedy}",
@@ -146,7 +141,7 @@ def read_patients(folder: Path, scan: Scan) -> dict[str, tuple[str, Path]]:
             patient = next((row[at] for at in patient_at if row[at]), "")
             known, file = patients.get(id, (patient, path))
             if patient and known and patient != known:
-                scan.bad(
+                bad(
                     "damaged table rows",
                     f"{path}: line {line} says that case {id} is of patient {patient}, but {file} "
                     f"also says of {known}; correct the one that is wrong",
