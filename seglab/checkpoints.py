@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ _SEAL_LENGTH = len(_SEAL) + 64
 _MAX_SIZE = 2**32
 _MAX_ARGUMENT = 2**13
 # What is read of a checkpoint without asking again.
-_EXPECTED: dict[str, type] = {
-    "epoch": int,
-    "global_step": int,
-    "state_dict": dict,
-    "seglab.classes": list,
-    "seglab.config.data.size": int,
-    "seglab.config.model._target_": str,
-    "seglab.split_hash": str,
-    "seglab.threshold": float,
+_EXPECTED: dict[str, Callable[[Any], bool]] = {
+    "epoch": lambda value: type(value) is int and 0 <= value < 2**63,
+    "global_step": lambda value: type(value) is int and 0 <= value < 2**63,
+    "state_dict": lambda value: isinstance(value, dict),
+    "seglab.classes": lambda value: type(value) is list,
+    "seglab.config.data.size": lambda value: type(value) is int and 0 < value <= 2**14,
+    "seglab.config.model._target_": lambda value: type(value) is str,
+    "seglab.split_hash": lambda value: type(value) is str,
+    "seglab.threshold": lambda value: type(value) is float and 0 < value < 1,
 }
 
 
@@ -91,11 +92,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: cannot be read as a checkpoint ({reason}); restore it"
         ) from error
-    for key, kind in _EXPECTED.items():
+    for key, is_right in _EXPECTED.items():
         value: Any = checkpoint
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value < 2**63):
+        if not is_right(value):
             raise InputError(
                 f"{path}: no checkpoint of seglab's ({key} is not in it, or wrong); train it again"
             )
@@ -191,7 +192,7 @@ def _check_form(model: DictConfig, weights: dict[str, Tensor], size: int) -> Non
         Exception: It cannot be built, its weights are others, or it takes other images.
     """
     # Channels double with each level: those of a million levels are numbers too long.
-    if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in (*model.values(), size // 2)):
+    if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in model.values()):
         raise ValueError("its config asks for more than any file holds")
     with torch.device("meta"), torch.no_grad():
         net = instantiate(model).eval()

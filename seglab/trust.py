@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from seglab.errors import InputError
@@ -88,10 +88,10 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
             continue
         modules = [m for m in trust if name.startswith(f"{m}.")]
         if not modules:
+            where = f" as {_shown(place)}" if name in TRUSTED_TARGETS else ""
             raise InputError(
-                f"{source}: names code that is not trusted, _target_: {_shown(name)}"
-                f"{f' as {_shown(place)}' if name in TRUSTED_TARGETS else ''}; if you know where it "
-                f"comes from, add --trust {_shown(name.split('.')[0])}"
+                f"{source}: names code that is not trusted, _target_: {_shown(name)}{where}; if "
+                f"you know where it comes from, add --trust {_shown(name.split('.')[0])}"
             )
         # A module's own imports are names in it as well: lib.os.system is no code of lib's.
         home = _module_of(name)
@@ -210,10 +210,16 @@ def _module_of(name: str) -> str | None:
 
     Empty where nothing says so; None where it cannot be found, and so cannot be run either.
     """
+    first, *parts = name.split(".")
+    path = first
     try:
-        return str(getattr(get_object(name), "__module__", None) or "")
+        found: Any = import_module(first)
+        for part in parts:  # as Hydra does
+            path = f"{path}.{part}"
+            found = getattr(found, part) if hasattr(found, part) else import_module(path)
     except Exception:  # whatever importing it raises
         return None
+    return str(getattr(found, "__module__", None) or "")
 
 
 def _targets(config: Any) -> Iterator[tuple[str, str]]:
@@ -228,7 +234,7 @@ def _entries(node: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
     items += [(None, value) for value in node] if isinstance(node, list) else []
     for key, value in items:
         yield place, key, value
-        below = "[]" if key is None else str(key)
+        below = "[]" if key is None or "." in str(key) else str(key)
         yield from _entries(value, f"{place}.{below}" if place else below)
 
 
@@ -247,7 +253,9 @@ def _check_yaml(text: str) -> None:
             raise ValueError("holds references (*)")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH or number > 4 * MAX_VALUES:
+        # A number of a million digits takes minutes to be read.
+        length = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
+        if depth > MAX_DEPTH or max(length, number // 4) > MAX_VALUES:
             raise ValueError("holds more than a config can")
 
 

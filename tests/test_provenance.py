@@ -24,7 +24,10 @@ def git(folder: Path, *arguments: str) -> str:
 
 def state(folder: Path) -> tuple[dict[str, Any], str]:
     code = "import json, seglab.provenance as p; print(json.dumps(p.code_state()))"
-    environment = os.environ | {"PYTHONPATH": str(folder), "GIT_CEILING_DIRECTORIES": str(folder.parent)}
+    environment = os.environ | {
+        "PYTHONPATH": str(folder),
+        "GIT_CEILING_DIRECTORIES": str(folder.parent),
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True
     )
