@@ -23,8 +23,8 @@ BEST = Path("checkpoints", "best.ckpt")
 LAST = Path("checkpoints", "last.ckpt")
 _SEAL = b"seglab sha256 "
 _SEAL_LENGTH = len(_SEAL) + 64
-# A file with holes may claim any size; a network of PH2's takes megabytes.
-_MAX_SIZE = 2**32
+# A file with holes may claim any size; this one is of a billion parameters and their optimizer's.
+_MAX_SIZE = 2**34
 _MAX_ARGUMENT = 2**13
 # What is read of a checkpoint without asking again.
 _EXPECTED: dict[str, Callable[[Any], bool]] = {

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import itertools
+import multiprocessing
 import os
 import resource
 import runpy
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +25,8 @@ HEADER = (
     "||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
     "Dots/Globules | Streaks | Regression Areas | Blue-Whitish Veil ||           Colors ||"
 )
+# For processes: one thread each, and out of git's sight, which takes time.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull}
 # Seconds, not minutes: a small network on small pictures.
 TINY = ["model.width=4", "model.depth=2", "data.size=32", "trainer.max_epochs=2"]
 
@@ -53,12 +59,71 @@ def write_tiny_ph2(root: Path, n: int = 20) -> Path:
     return root
 
 
+# Draws from every generator, and has weights that are none.
+MOODY = """
+import random
+import numpy as np
+import torch
+from torch import nn
+
+class Moody(nn.Module):
+    def __init__(self, **ignored):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+        self.norm, self.drop = nn.BatchNorm2d(4), nn.Dropout(0.5)
+
+    def forward(self, x):
+        x = self.drop(torch.relu(self.norm(self.first(x))))
+        if self.training:
+            x = x * (1 + 0.1 * random.random()) + 0.1 * np.random.normal()
+        return self.last(x)
+"""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def fill(disk: Path, room: int) -> Path:
+    """Fills a file system but for `room` bytes; returns the file to remove."""
+    state = os.statvfs(disk)
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(state.f_bavail * state.f_frsize - room))
+    return ballast
+
+
 class Ended(NamedTuple):
     """How a script ended."""
 
     code: int
     out: str
     err: str
+
+
+def end_of(process: subprocess.Popen) -> Ended:
+    try:
+        _, err = process.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return Ended(process.returncode, "", err)
+
+
+def state_of(run: Path) -> str:
+    """What lies there, to be told with -rP; all of it must be whole."""
+    from seglab.checkpoints import read_checkpoint
+    from seglab.files import read_json
+
+    for file in run.glob("*.json"):
+        read_json(file)
+    steps = [read_checkpoint(file)["global_step"] for file in run.glob("checkpoints/*.ckpt")]
+    status = read_json(run / "run.json")["status"] if (run / "run.json").exists() else "nothing yet"
+    log = run / "train.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return f"{status}, step {max(steps, default=0)}, {lines[-1][24:] if lines else 'no log'}"
 
 
 class Blow(NamedTuple):
@@ -70,12 +135,48 @@ class Blow(NamedTuple):
         name: Part of the file's path; empty for any.
         nth: From 1; 0 for never.
         signal: SIGKILL at an fsync leaves half of what was written.
+        hang: Seconds that the event lasts, then.
     """
 
     event: str = ""
     name: str = ""
     nth: int = 1
     signal: int = signal.SIGKILL
+    hang: float = 0
+
+
+class Process:
+    """A process that trains, forked off one that has imported everything.
+
+    Args:
+        context: Of multiprocessing.
+        folder: Gets its output.
+        options: Of `train_in_process`.
+    """
+
+    def __init__(self, context: Any, folder: Path, **options: Any) -> None:
+        self.log = folder / f"{time.monotonic_ns()}.log"
+        self.log.touch()
+        self.process = context.Process(target=train_in_process, kwargs=options | {"err": self.log})
+        self.process.start()
+
+    def send(self, signum: int) -> None:
+        os.kill(self.process.pid, signum)
+
+    def wait(self, seconds: float = 120) -> Ended:
+        """Exit code as a shell counts it, but negative where a signal killed the process."""
+        self.process.join(seconds)
+        late = self.process.is_alive()
+        if late:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        assert not late, f"still there after {seconds} s: {self.log.read_text()}"
+        return Ended(self.process.exitcode, "", self.log.read_text())
+
+    def kill_after(self, seconds: float) -> Ended:
+        """SIGKILL, unless it has ended before."""
+        self.process.join(seconds)
+        self.process.kill()
+        return self.wait()
 
 
 def train_in_process(
@@ -97,6 +198,7 @@ def train_in_process(
         largest_file: Bytes that a file may have, as a quota has it.
     """
     os.setsid()  # a process group of its own, like a job's
+    multiprocessing.set_start_method(None, force=True)  # for loaders: the system's own again
     descriptor = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -131,6 +233,7 @@ def _strike(blow: Blow, folders: tuple[str, ...], log: int | None) -> None:
                 with suppress(OSError):  # a folder
                     os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
             os.kill(os.getpid(), blow.signal)
+            time.sleep(blow.hang)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" or event.startswith(("os.", "shutil.")):
