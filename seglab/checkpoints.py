@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +87,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = _sealed_content(path)
         check_archive(content)
-        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with _no_warnings():
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a checkpoint of a run") from None
+    except pickle.UnpicklingError as error:
+        # Torch's own words would tell how to read it all the same.
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint (it holds more than plain containers and "
+            "tensors, perhaps code); put the run's own back"
+        ) from error
     except Exception as error:  # what torch makes of an archive that it has not written
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -194,12 +204,20 @@ def _check_form(model: DictConfig, weights: dict[str, Tensor], size: int) -> Non
     # Channels double with each level: those of a million levels are numbers too long.
     if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in model.values()):
         raise ValueError("its config asks for more than any file holds")
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad(), _no_warnings():
         net = instantiate(model).eval()
         shape = tuple(net(torch.empty(1, 3, size, size)).shape)
         net.load_state_dict(weights, assign=True)
     if shape != (1, 1, size, size):
         raise ValueError(f"it gives {shape} for an image of {(1, 3, size, size)}")
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """What torch thinks of a file that will be refused is no matter of the user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _is_weight(value: Any) -> bool:

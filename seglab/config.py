@@ -78,6 +78,13 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
         if not isinstance(_value(config, key), str):
             raise InputError(f"{key}={_value(config, key)}: expected text")
     _check_split_file(config["data"]["split"])
+    for section in ("monitor", "task", "trainer", "callbacks"):
+        for key, text in _texts(config[section], section):
+            if text.startswith("test/"):
+                raise InputError(
+                    f"{key}={text}: a test value may not choose or stop anything, or the test is "
+                    "none; name one of val, such as val/dice_per_image_net"
+                )
     for key in BUILT:
         if key in config["trainer"]:
             raise InputError(f"trainer.{key}: is built from the rest of the config; remove it")
@@ -160,6 +167,15 @@ def _check_split_file(split: dict[str, Any]) -> None:
     split["file"] = str(Path(file).expanduser().absolute())
 
 
+def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Every text at any depth, after its key."""
+    if isinstance(node, str):
+        yield where, node
+    elif isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _texts(value, f"{where}.{key}")
+
+
 def _monitors(node: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
     """Whatever is told to watch a value, at any depth: key, value's name, mode."""
     items: Any = node.items() if isinstance(node, dict) else enumerate(node)
@@ -175,11 +191,6 @@ def _check_monitor(where: str, name: Any, mode: Any, split: dict[str, Any]) -> N
         return
     metrics = [*segmentation_metrics(0.5), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
-    if str(name).startswith("test/"):
-        raise InputError(
-            f"{where}={name}: a test value may not choose anything, or the test is none; name one "
-            f"of {', '.join(known)}"
-        )
     if name not in known:
         raise InputError(f"{where}={name}: no such value; expected one of {', '.join(known)}")
     best = "min" if name.endswith(("/loss", "/ece_net")) else "max"

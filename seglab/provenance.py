@@ -7,6 +7,8 @@ import io
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Iterable
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,16 @@ def code_state() -> tuple[dict[str, Any], str]:
         diff += _as_diff(Path(top.strip()), name)
     digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
     return state | {"commit": commit.strip(), "dirty": bool(diff), "diff_sha256": digest}, diff
+
+
+def code_of(modules: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the files of modules outside seglab, by name; of what has no file, nothing."""
+    hashes = {}
+    for name in sorted(modules):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and name.split(".")[0] != "seglab" and Path(file).is_file():
+            hashes[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return hashes
 
 
 def versions() -> dict[str, str]:

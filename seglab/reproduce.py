@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +26,7 @@ from seglab.evaluate import read_cases
 from seglab.files import read_csv, read_json, write_json
 from seglab.runs import Run, open_run
 from seglab.train import train
+from seglab.trust import modules_of, shown
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +99,9 @@ def reproduce(
     found = Comparison()
     _compare_inputs(run, found)
     for what, differences in found.inputs.items():
-        shown = "; ".join(differences[:10]) + ("; ..." if len(differences) > 10 else "")
-        log.info("%-9s %s", what, shown or "the same")
+        few = [shown(text) for text in differences[:10]]
+        more = ["..."] if len(differences) > 10 else []
+        log.info("%-9s %s", what, "; ".join([*few, *more]) or "the same")
     if found.verdict == DIFFERENT or check:
         log.info("%s", VERDICTS[found.verdict] if not check else _of_check(found.verdict))
         return found.verdict
@@ -109,10 +112,15 @@ def reproduce(
     out = Path(out).absolute()
     log.info("training it again, into %s", out)
     torch.set_num_threads(_threads(run))
-    train(OmegaConf.create(_config_in(run, out)))
+    before = _values(run.path)  # which can be wrong, before hours of training
+    try:
+        train(OmegaConf.create(_config_in(run, out)))
+    except KeyboardInterrupt as error:
+        command = shlex.join(["scripts/reproduce.py", str(run.path), "--out", str(out)])
+        raise type(error)(f"(to go on: python {command})") from error
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return IDENTICAL
-    _compare_values(run.path, out, found, tolerance)
+    _compare_values(before, _values(out), found, tolerance)
     _tell(found, tolerance)
     write_json(
         out / "reproduction.json",
@@ -135,6 +143,11 @@ def _compare_inputs(run: Run, found: Comparison) -> None:
     then = run.record.get("git", {})
     same_code = code["source_sha256"] == then.get("source_sha256")
     found.inputs["code"] = [] if same_code else _pairs(then, code)
+    if same_code and code["commit"] != then.get("commit"):
+        log.info("%s", shown(f"{_pairs(then, code, ['commit'])[0]}, with the same code in seglab/"))
+    # What the config names elsewhere was imported to check it.
+    modules = provenance.code_of(modules_of(OmegaConf.to_container(run.config)))
+    found.inputs["code"] += _pairs(run.record.get("modules", {}), modules)
     found.inputs["versions"] = _pairs(
         run.record.get("versions", {}), provenance.versions(), _needed()
     )
@@ -163,9 +176,10 @@ def _compare_inputs(run: Run, found: Comparison) -> None:
         found.verdict = DIFFERENT
 
 
-def _compare_values(then: Path, now: Path, found: Comparison, tolerance: float) -> None:
+def _compare_values(
+    before: dict[str, Any], after: dict[str, Any], found: Comparison, tolerance: float
+) -> None:
     """Fills `values`, and the verdict on them."""
-    before, after = _values(then), _values(now)
     names = list(dict.fromkeys((*before, *after)))
     found.compared = len(names)
     found.values = {
@@ -188,16 +202,22 @@ def _values(run: Path) -> dict[str, Any]:
         f"{name} weights": hash_of_weights(run / name)
         for name in (BEST.as_posix(), LAST.as_posix())
     }
-    summary = read_json(run / "summary.json")
-    for part in ("val", "test", *summary["baselines"]):
-        scores = summary[part] if part in ("val", "test") else summary["baselines"][part]
-        values |= {f"summary.json {part} {name}": value for name, value in scores.items()}
-    for file, key in (("metrics.csv", "epoch"), ("test_cases.csv", "id")):
-        for row in read_csv(run / file):
-            values |= {f"{file} {row[key]} {name}": value for name, value in row.items()}
-    for row in read_csv(run / "baseline_cases.csv"):
-        about = f"baseline_cases.csv {row['baseline']} {row['id']}"
-        values |= {f"{about} {name}": value for name, value in row.items()}
+    try:
+        summary = read_json(run / "summary.json")
+        for part in ("val", "test", *summary["baselines"]):
+            scores = summary[part] if part in ("val", "test") else summary["baselines"][part]
+            values |= {f"summary.json {part} {name}": value for name, value in scores.items()}
+        for file, key in (("metrics.csv", "epoch"), ("test_cases.csv", "id")):
+            for row in read_csv(run / file):
+                values |= {f"{file} {row[key]} {name}": value for name, value in row.items()}
+        for row in read_csv(run / "baseline_cases.csv"):
+            about = f"baseline_cases.csv {row['baseline']} {row['id']}"
+            values |= {f"{about} {name}": value for name, value in row.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{run}: summary.json or a table beside it is not what a run leaves ({error!r}); "
+            "restore it"
+        ) from error
     return values
 
 
@@ -205,7 +225,7 @@ def _tell(found: Comparison, tolerance: float) -> None:
     same = found.compared - len(found.values)
     log.info("%d of %d values are identical", same, found.compared)
     for name, (then, now) in list(found.values.items())[:10]:
-        log.info("  %s: %s then, %s now", name, then, now)
+        log.info("  %s", shown(f"{name}: {then} then, {now} now"))
     if len(found.values) > 10:
         log.info("  ...")
     gaps = [

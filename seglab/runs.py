@@ -125,13 +125,20 @@ class RunDirectory:
         return self.earlier["status"] == "finished"
 
     @rank_zero_only
-    def begin(self, config: dict[str, Any], split: Split, files: dict[str, str]) -> None:
+    def begin(
+        self,
+        config: dict[str, Any],
+        split: Split,
+        files: dict[str, str],
+        modules: dict[str, str],
+    ) -> None:
         """Writes what is known before the first step, or holds it against what is written.
 
         Args:
             config: Resolved, plain containers.
             split: Of the cases.
             files: SHA-256 of every file that was read as data, by its path below the data's root.
+            modules: SHA-256 of the modules outside seglab that the config names.
 
         Raises:
             InputError: The run that lies here was begun on other data.
@@ -155,6 +162,7 @@ class RunDirectory:
         self.update(
             data_fingerprint=provenance.fingerprint(files),
             split_hash=split.hash,
+            modules=modules,
             determinism=provenance.determinism(),
         )
         write_whole(self.path / "config.yaml", OmegaConf.to_yaml(config))
@@ -181,9 +189,10 @@ class RunDirectory:
                         stored["config"], about["config"]
                     ):
                         raise InputError(f"{file}: is of another run")
+                    int(checkpoint["callbacks"]["RunRecorder"]["batches"])
                     found[file] = checkpoint
-                except InputError as error:
-                    log.warning("%s", error)
+                except (InputError, KeyError, TypeError) as error:
+                    log.warning("not used: %s", str(error).rpartition(";")[0] or f"{file}: {error}")
         for file, checkpoint in found.items():
             best_epoch = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
             best = found.get(self.path / BEST, {"epoch": -1})
@@ -318,8 +327,9 @@ class RunDirectory:
         key, folder = "hydra.run.dir", str(self.path)
         if hydra.mode == RunMode.MULTIRUN:
             key, folder = "hydra.sweep.dir", str(Path(hydra.sweep.dir).absolute())
-        arguments = [a for a in sys.argv if not a.startswith(f"{key}=")]
-        return f"(to go on: python {shlex.join([*arguments, f'{key}={folder}'])})"
+        script, *arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
+        # Before the others: argparse takes no overrides on both sides of -m.
+        return f"(to go on: python {shlex.join([script, f'{key}={folder}', *arguments])})"
 
 
 @dataclass(frozen=True)
@@ -362,23 +372,34 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
         )
     check_inside(path)
     record = read_json(path / "run.json")
-    if not isinstance(record, dict):
+    parts = ("git", "modules", "versions", "machine")
+    if not isinstance(record, dict) or not all(isinstance(record.get(p, {}), dict) for p in parts):
         raise InputError(f"{path / 'run.json'}: is no record of a run; restore it")
     file = path / "config.yaml"
     config = read_config(file, trust)
     checkpoint = path / BEST
     net, stored = load_network(checkpoint, trust)
     split = read_split(path / "splits.json")
+    unknown = {*split.train, *split.val, *split.test} - split.sha256.keys()
+    if unknown:
+        raise InputError(
+            f"{path / 'splits.json'}: holds no hash of case {min(unknown)[:100]}; restore it"
+        )
     if split.hash != stored["split_hash"]:
         raise InputError(
             f"{path / 'splits.json'}: is not the split that {checkpoint} was trained on; put the "
             "run's own files back"
         )
-    if stored["config"]["model"] != config.get("model"):
-        raise InputError(
-            f"{checkpoint}: holds another network ({stored['config']['model']}) than {file} "
-            f"({config.get('model')}); put the run's own checkpoint back"
-        )
+    then = stored["config"]
+    for key, old, new in (
+        ("model", then["model"], config.model),
+        ("data.size", then["data"]["size"], config.data.size),
+    ):
+        if old != new:
+            raise InputError(
+                f"{checkpoint}: holds another network than {file} says ({key}: {old}, not {new}); "
+                "put the run's own files back"
+            )
     return Run(path, record, config, split, net, stored["threshold"])
 
 
@@ -390,7 +411,8 @@ def _differences(then: Any, now: Any) -> list[str]:
         flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir}
     return [
         f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
-        for key in dict.fromkeys((*then, *now))
+        # What was given comes before what is derived of it.
+        for key in sorted({*then, *now}, key=lambda key: (key.count("."), key))
         if key not in _PLACES and then.get(key, key) != now.get(key, key)
     ]
 

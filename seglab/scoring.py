@@ -16,6 +16,7 @@ from tqdm import tqdm
 from seglab.data.cache import read_pair
 from seglab.data.cases import Case
 from seglab.data.images import image_to_network_size
+from seglab.errors import InputError
 from seglab.metrics import (
     CALIBRATION_BINS,
     calibration_counts,
@@ -89,12 +90,20 @@ def score_cases(
     Returns:
         A row for each case (id, diagnosis, pixel counts and its own scores), and the scores of
         the whole set, named as in `seglab.metrics.scores`, and `ece`.
+
+    Raises:
+        InputError: A case cannot be read, or its prediction is not finite.
     """
     rows, every = [], []
     bins = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64)
     for case in tqdm(cases, name, unit="case", disable=None, leave=False):
         image, mask = read_pair(case)
         prob, target = torch.from_numpy(predict(image)), torch.from_numpy(mask)
+        if not prob.isfinite().all():
+            raise InputError(
+                f"{case.image}: the network gives no number for some of its pixels; its weights "
+                "are ruined, train it again"
+            )
         counts = confusion_counts((prob > threshold)[None], target[None])
         bins += calibration_counts(prob, target)
         every.append(counts)

@@ -55,7 +55,7 @@ class Pictures(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Logs the network's graph."""
         writer = _writer(trainer)
-        if writer is None:
+        if writer is None or trainer.global_step:  # a resumed run has its graph
             return
         size = trainer.datamodule.size  # type: ignore[attr-defined]
         training = module.training

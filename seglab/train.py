@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
+from seglab import provenance
 from seglab.checkpoints import BEST, SealedCheckpoints, load_network, read_checkpoint
 from seglab.config import check_config
 from seglab.data.cache import read_pair
@@ -79,13 +80,18 @@ def train(cfg: DictConfig) -> dict[str, float]:
     with run.recording(cfg.seed, interrupts), _quiet():
         config = check_config(cfg)
         if run.is_finished(config):
-            log.info("finished already, %s", run.record["end"])
-            _tell(run.path)
-            return _values(run.path)
+            log.info("finished already, %s", run.record.get("end"))
+            try:
+                _tell(run.path)
+                return _values(run.path)
+            except (KeyError, TypeError, IndexError, AttributeError) as error:
+                raise InputError(
+                    f"{run.path / 'summary.json'}: is no summary of this run; restore it"
+                ) from error
         seed_everything(cfg.seed)
         parts = build(config, run.path, interrupts)
         data, trainer, recorder = parts.data, parts.trainer, parts.recorder
-        run.begin(config, data.split, data.files())
+        run.begin(config, data.split, data.files(), provenance.code_of(modules_of(config)))
         described = f"{type(parts.task.net).__name__}, {_count(parts.task.net):,} parameters"
         sizes = ", ".join(f"{len(data.rows(p))} {p}" for p in ("train", "val", "test"))
         log.info("%s; cases: %s (%s)", described, sizes, data.split.protocol)
@@ -94,7 +100,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
             trainer.logger.purge_after(step)
         if trainer.is_global_zero:
             run.update(device=trainer.strategy.root_device.type)
-            log_description(trainer, config)
+            if step < 0:
+                log_description(trainer, config)
             _draw_pairs(run.path / "figures" / "pairs.png", data)
         began = time.monotonic()
         trainer.fit(parts.task, data, ckpt_path=checkpoint)

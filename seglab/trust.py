@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator
 from importlib import import_module
@@ -12,11 +13,13 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from seglab.config import check_config
 from seglab.errors import InputError
 
 # A config of a run takes a few kilobytes, a hundred values and five levels.
-MAX_CONFIG = 2**20
+MAX_CONFIG = 2**17
 MAX_VALUES = 10_000
 MAX_DEPTH = 50
 # Of a table or a record of a run: that of 100,000 files of data takes 20 MB.
@@ -81,23 +84,23 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
         for text in entry:
             if isinstance(text, str) and ("${" in text or text == "???"):
                 raise InputError(
-                    f"{source}: holds an interpolation, {_shown(text)}; expected plain values"
+                    f"{source}: holds an interpolation, {shown(text)}; expected plain values"
                 )
     for place, name in _targets(node):
         if name in TRUSTED.get(_place(place), ()):
             continue
         modules = [m for m in trust if name.startswith(f"{m}.")]
         if not modules:
-            where = f" as {_shown(place)}" if name in TRUSTED_TARGETS else ""
+            where = f" as {shown(place)}" if name in TRUSTED_TARGETS else ""
             raise InputError(
-                f"{source}: names code that is not trusted, _target_: {_shown(name)}{where}; if "
-                f"you know where it comes from, add --trust {_shown(name.split('.')[0])}"
+                f"{source}: names code that is not trusted, _target_: {shown(name)}{where}; "
+                f"{_how_to_trust(name)}"
             )
         # A module's own imports are names in it as well: lib.os.system is no code of lib's.
         home = _module_of(name)
         if home is not None and not any(f"{home}.".startswith(f"{m}.") for m in trust):
             raise InputError(
-                f"{source}: names code that is not {modules[0]}'s, _target_: {_shown(name)}"
+                f"{source}: names code that is not {modules[0]}'s, _target_: {shown(name)}"
                 + (f"; if you trust that too, add --trust {home}" if home else "")
             )
 
@@ -115,8 +118,8 @@ def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
     """
     config = parse_config(file)
     check_targets(config, file, trust)
-    _check_form(OmegaConf.to_container(config), file)
     _check_paths(config, Path(file))
+    _check_form(config, file)
     return config
 
 
@@ -139,7 +142,7 @@ def parse_config(file: str | Path) -> DictConfig:
     except InputError:
         raise
     except Exception as error:  # YAML's kinds and OmegaConf's
-        reason = " ".join(str(error).split())
+        reason = shown(" ".join(str(error).split())) or type(error).__name__
         raise InputError(f"{file}: cannot be read as a config ({reason}); restore it") from error
     if not isinstance(config, DictConfig):
         raise InputError(f"{file}: cannot be read as a config (no keys); restore it")
@@ -203,6 +206,16 @@ def modules_of(config: Any) -> tuple[str, ...]:
     names = {name for _, name in _targets(config)}
     homes = {_module_of(name) or "" for name in names} - {""}
     return tuple(sorted(homes | {name.rpartition(".")[0] for name in names}))
+
+
+def _how_to_trust(name: str) -> str:
+    """What to do about a name; of Python itself and of torch only networks are offered."""
+    top = name.partition(".")[0]
+    if name.startswith("torch.nn."):
+        top = "torch.nn"
+    elif top in sys.stdlib_module_names or top in ("torch", "lightning", "hydra", "omegaconf"):
+        return "no run needs it there, put the run's own file back"
+    return f"if you know where it comes from, add --trust {shown(top)}"
 
 
 def _module_of(name: str) -> str | None:
@@ -296,32 +309,25 @@ def _is_plain(value: Any) -> bool:
     return type(value) in (float, bool) or (type(value) is int and abs(value) < 2**64)
 
 
-def _check_form(config: Any, file: str | Path) -> None:
-    """Holds the keys that a run is scored with against what training wrote there."""
-    data = config.get("data")
-    data = data if isinstance(data, dict) else {}
-    cases, split, size = data.get("cases"), data.get("split"), data.get("size")
-    foreign = isinstance(cases, dict) and cases.get("_target_") not in TRUSTED["data.cases"]
-    wrong = {
-        "run_dir": not Path(str(config.get("run_dir"))).is_absolute(),
-        "data.root": not isinstance(data.get("root"), str),
-        "data.size": not (type(size) is int and 0 < size <= 2**14),
-        "data.split": not (isinstance(split, dict) and "file" in split),
-        "data.cases": not (
-            isinstance(cases, dict)
-            and "_target_" in cases
-            and cases.get("_partial_") is True
-            and (foreign or cases.keys() <= {"_target_", "_partial_", "n", "seed"})
-        ),
-    }
-    for key, is_wrong in wrong.items():
-        if is_wrong:
-            raise InputError(f"{file}: {key} is missing, or not what a run has there; restore it")
+def _check_form(config: DictConfig, file: str | Path) -> None:
+    """Refuses what no run could have been trained with, so that it can be built from here on."""
+    try:
+        check_config(config)
+    except (InputError, OmegaConfBaseException, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{file}: {shown(str(error))}") from error
+    cases = config.data.cases if isinstance(config.data.cases, DictConfig) else {}
+    known = {"_target_", "_partial_", "n", "seed"}
+    if cases.get("_partial_") is not True or (
+        cases.get("_target_") in TRUSTED["data.cases"] and set(cases) - known
+    ):
+        raise InputError(f"{file}: data.cases is not what a run has there; restore it")
 
 
 def _check_paths(config: DictConfig, file: Path) -> None:
     """Everything but the data lies in the run directory; the data is only read."""
     run_dir = Path(str(config.get("run_dir")))
+    if not run_dir.is_absolute():
+        raise InputError(f"{file}: run_dir is not what a run has there; restore it")
 
     def check(node: Any, key: str) -> None:
         # What a trusted library is handed, such as a file of weights, is that library's matter.
@@ -334,8 +340,8 @@ def _check_paths(config: DictConfig, file: Path) -> None:
                 check(value, key)
         elif isinstance(node, str) and _leaves(node, run_dir):
             raise InputError(
-                f"{file}: {_shown(key)} names a path outside the run directory, {_shown(node)}; "
-                f"expected one below {_shown(str(run_dir))}"
+                f"{file}: {shown(key)} names a path outside the run directory, {shown(node)}; "
+                f"expected one below {shown(str(run_dir))}"
             )
 
     for section, node in OmegaConf.to_container(config).items():  # type: ignore[union-attr]
@@ -347,8 +353,8 @@ def _check_paths(config: DictConfig, file: Path) -> None:
         place = str(logger.get("save_dir"))
         if not Path(place).is_relative_to(run_dir):
             raise InputError(
-                f"{file}: logger.save_dir names a path outside the run directory, {_shown(place)}; "
-                f"expected one below {_shown(str(run_dir))}"
+                f"{file}: logger.save_dir names a path outside the run directory, {shown(place)}; "
+                f"expected one below {shown(str(run_dir))}"
             )
 
 
@@ -358,10 +364,10 @@ def _leaves(text: str, run_dir: Path) -> bool:
     return outside or ".." in path.parts or text.startswith("~")
 
 
-def _shown(text: str) -> str:
-    """A stranger's text as a part of one line."""
+def shown(text: str) -> str:
+    """A stranger's text as a part of one line, without what a terminal would obey."""
     text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _size(path: Path) -> int:

@@ -186,6 +186,45 @@ def test_a_value_beside_the_scores_is_no_identity(run: Path, script: Script) -> 
     assert script("reproduce", run, "--tolerance", "0").code == 3  # no score differs
 
 
+def test_code_of_ones_own_is_compared(
+    data: Path,
+    tiny_train: Script,
+    script: Script,
+    said: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = tmp_path / "own_losses.py"
+    module.write_text("from seglab.losses import bce as mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run, loss = tmp_path / "run", "task.loss._target_=own_losses.mine"
+    ended = tiny_train(run, f"data.root={data}", loss, "trainer.max_epochs=1")
+    assert ended.code == 0, ended.err
+    trust = ("--check", "--trust", "own_losses", "--trust", "seglab.losses")
+    assert script("reproduce", run, *trust).code == 0
+    module.write_text("from seglab.losses import bce as mine  # changed\n")
+    assert script("reproduce", run, *trust).code == 3
+    assert "own_losses " in said.text
+
+
+def test_a_broken_summary_is_found_before_training(run: Path, script: Script) -> None:
+    (run / "summary.json").write_text('{"val": {}, "best_epoch": 3}')
+    ended = script("reproduce", run)
+    assert ended.code == 1
+    assert "summary.json" in ended.err
+    assert not (run / "reproductions").exists()
+
+
+def test_a_strangers_text_cannot_write_to_the_terminal(
+    run: Path, script: Script, said: pytest.LogCaptureFixture
+) -> None:
+    edit(run / "run.json", lambda r: r["versions"].update(python="\x1b[2J\nidentical"))
+    edit(run / "data.json", lambda d: d["files"].update({"\x1b[31mx\nsplit     the same": "0"}))
+    assert script("reproduce", run, "--check").code == 4
+    assert "\x1b" not in said.text
+    assert "\nsplit" not in said.text and "\nidentical" not in said.text
+
+
 def test_data_may_have_moved(run: Path, data: Path, script: Script, tmp_path: Path) -> None:
     data.rename(tmp_path / "moved")
     assert script("reproduce", run, "--check").code == 1

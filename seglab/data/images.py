@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from skimage.transform import resize
 
 from seglab.errors import InputError
@@ -64,21 +65,26 @@ def read_mask(path: str | Path) -> np.ndarray:
         values = np.asarray(image)
         if not np.isfinite(values).all() or values.min() < 0:
             raise InputError(f"{path}: not a mask: negative or no numbers; save it with 8 bits")
+        levels, counts = np.unique(values, return_counts=True)
     else:
         if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
         if image.mode == "RGBA":
             alpha = np.asarray(image.getchannel("A"))
-            rgb = np.asarray(image.convert("RGB"))
-            if (rgb == rgb[0, 0]).all() and alpha.min() < 255:  # drawn in transparency alone
+            extrema: Any = image.convert("RGB").getextrema()
+            plain = all(low == high for low, high in extrema)
+            if plain and alpha.min() < 255:  # drawn in transparency alone
                 image = image.getchannel("A")
             else:  # what is transparent is background, whatever its colour
                 black = Image.new("RGBA", image.size, (0, 0, 0, 255))
                 image = Image.alpha_composite(black, image)
         # The brightest channel, not luminance: a pure blue lesion is a lesion.
-        values = np.asarray(image.convert("RGB")).max(axis=2)
+        red, green, blue = image.convert("RGB").split()
+        brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+        values, counts = np.asarray(brightest), np.array(brightest.histogram())
+        levels = np.flatnonzero(counts)
+        counts = counts[levels]
 
-    levels = np.unique(values)
     if len(levels) <= 2 and levels[0] == 0:
         return values > 0
     white = 1 if levels[-1] == 1 else 255 if levels[-1] <= 255 else 65535
@@ -87,7 +93,7 @@ def read_mask(path: str | Path) -> np.ndarray:
             f"{path}: not a mask: {len(levels)} grey values, the greatest {levels[-1]}, as of "
             "class numbers; expected 0 for background and one other value for lesion"
         )
-    share = float(np.mean((values > 0.1 * white) & (values < 0.9 * white)))
+    share = counts[(levels > 0.1 * white) & (levels < 0.9 * white)].sum() / values.size
     if share > MAX_GREY_SHARE or (levels[0] > 0.5 * white and len(levels) > 2):
         raise InputError(
             f"{path}: not a mask: {share:.0%} of its pixels are neither black nor white; expected "

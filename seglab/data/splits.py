@@ -208,8 +208,8 @@ def read_split(path: str | Path) -> Split:
         if not ids and name != "val":
             raise InputError(f"{path}: '{name}' is missing or empty; expected a saved split")
     sha256 = stored.get("sha256") or {}
-    if not isinstance(sha256, dict):
-        raise InputError(f"{path}: 'sha256' is no table of ids; expected a saved split")
+    if not isinstance(sha256, dict) or not all(isinstance(h, str) for h in sha256.values()):
+        raise InputError(f"{path}: 'sha256' is no table of ids and hashes; expected a saved split")
     return Split(
         **{name: sorted(ids) for name, ids in parts.items()},
         protocol=str(stored.get("protocol", "from a file")),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -22,6 +24,8 @@ PH2_CRITERIA = (
     "regression_areas",
     "blue_whitish_veil",
 )
+# PH2's table takes 20 kB, 200 rows and 17 columns.
+_MAX_BYTES, _MAX_ROWS, _MAX_COLUMNS = 2**20, 5_000, 50
 # As ISIC's and HAM10000's metadata call them, the preferred first. All of a lesion is one patient.
 _ID_COLUMNS = ("isic_id", "image_id", "image_name", "image", "id", "name")
 _PATIENT_COLUMNS = ("patient_id", "patient", "lesion_id")
@@ -69,6 +73,8 @@ def read_ph2_table(folder: Path, bad: Bad) -> tuple[Path | None, dict[str, dict[
 
 
 def _txt_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"larger than {_MAX_BYTES:,} bytes")
     for number, line in enumerate(path.read_text("latin-1").splitlines(), 1):
         # '||' between most columns and '|' between the criteria: both are bars.
         cells = [cell.strip() for cell in line.strip().strip("|").replace("||", "|").split("|")]
@@ -79,8 +85,12 @@ def _txt_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
 def _xlsx_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
     import openpyxl
 
+    with zipfile.ZipFile(path) as packed:
+        if sum(entry.file_size for entry in packed.infolist()) > 16 * _MAX_BYTES:
+            raise ValueError(f"unpacks to more than {16 * _MAX_BYTES:,} bytes")
     sheet = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0]
-    rows = [["" if v is None else str(v).strip() for v in row] for row in sheet.values]
+    cells = itertools.islice(sheet.values, _MAX_ROWS)
+    rows = [["" if v is None else str(v).strip() for v in row[:_MAX_COLUMNS]] for row in cells]
     head = next((i for i, row in enumerate(rows) if row and row[0] == "Image Name"), len(rows))
     for number, row in enumerate(rows[head + 1 :], head + 2):
         if any(row):

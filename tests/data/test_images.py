@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -384,14 +385,14 @@ def test_reading_in_threads_leaves_the_warning_filters_alone(
     one_is_in, two_is_in, one_is_out = Event(), Event(), Event()
     real = Image.open
 
-    def open_in_turn(path: Path) -> Image.Image:
+    def open_in_turn(path: Path, **options: Any) -> Image.Image:
         if path == one:
             one_is_in.set()
             two_is_in.wait(1)
         else:
             two_is_in.set()
             one_is_out.wait(1)
-        return real(path)
+        return real(path, **options)
 
     monkeypatch.setattr(Image, "open", open_in_turn)
     before = list(warnings.filters)
