@@ -206,14 +206,16 @@ def _values(run: Path) -> dict[str, Any]:
         summary = read_json(run / "summary.json")
         for part in ("val", "test", *summary["baselines"]):
             scores = summary[part] if part in ("val", "test") else summary["baselines"][part]
-            values |= {f"summary.json {part} {name}": value for name, value in scores.items()}
+            values |= {f"summary.json {part} {name}": float(v) for name, v in scores.items()}
         for file, key in (("metrics.csv", "epoch"), ("test_cases.csv", "id")):
             for row in read_csv(run / file):
                 values |= {f"{file} {row[key]} {name}": value for name, value in row.items()}
         for row in read_csv(run / "baseline_cases.csv"):
             about = f"baseline_cases.csv {row['baseline']} {row['id']}"
             values |= {f"{about} {name}": value for name, value in row.items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{run}: summary.json or a table beside it is not what a run leaves ({error!r}); "
             "restore it"

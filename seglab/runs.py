@@ -27,7 +27,7 @@ from seglab.data.splits import Split, read_split
 from seglab.errors import InputError
 from seglab.files import naming, read_json, remove_partial, write_json, write_whole
 from seglab.interrupts import Interrupts
-from seglab.trust import check_inside, parse_config, read_config
+from seglab.trust import check_inside, parse_config, read_config, shown
 
 log = logging.getLogger("seglab")
 
@@ -383,7 +383,7 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
     unknown = {*split.train, *split.val, *split.test} - split.sha256.keys()
     if unknown:
         raise InputError(
-            f"{path / 'splits.json'}: holds no hash of case {min(unknown)[:100]}; restore it"
+            f"{path / 'splits.json'}: holds no hash of case {shown(min(unknown))}; restore it"
         )
     if split.hash != stored["split_hash"]:
         raise InputError(

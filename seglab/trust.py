@@ -317,8 +317,11 @@ def _check_form(config: DictConfig, file: str | Path) -> None:
         raise InputError(f"{file}: {shown(str(error))}") from error
     cases = config.data.cases if isinstance(config.data.cases, DictConfig) else {}
     known = {"_target_", "_partial_", "n", "seed"}
-    if cases.get("_partial_") is not True or (
-        cases.get("_target_") in TRUSTED["data.cases"] and set(cases) - known
+    named = cases.get("_target_")
+    if (
+        not named
+        or cases.get("_partial_") is not True
+        or (named in TRUSTED["data.cases"] and set(cases) - known)
     ):
         raise InputError(f"{file}: data.cases is not what a run has there; restore it")
 

@@ -1059,7 +1059,7 @@ def test_a_seal_catches_any_byte(run: Path) -> None:
         check(position, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_seal_catches_every_byte(run: Path) -> None:
     for position in range((run / BEST).stat().st_size):
         with pytest.raises(InputError):
