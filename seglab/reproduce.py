@@ -24,7 +24,7 @@ from seglab.data.datamodule import files_below
 from seglab.errors import InputError
 from seglab.evaluate import read_cases
 from seglab.files import read_csv, read_json, write_json
-from seglab.runs import Run, open_run
+from seglab.runs import Run, open_run, read_files
 from seglab.train import train
 from seglab.trust import modules_of, shown
 
@@ -160,10 +160,7 @@ def _compare_inputs(run: Run, found: Comparison) -> None:
     # Read anew: the cache's memory of hashes is not asked.
     cases = read_cases(run)
     files = files_below(root, hash_files(cases))
-    stored = read_json(run.path / "data.json")
-    if not isinstance(stored, dict) or not isinstance(stored.get("files"), dict):
-        raise InputError(f"{run.path / 'data.json'}: holds no files; restore it")
-    changed = provenance.changed_files(stored["files"], files)
+    changed = provenance.changed_files(read_files(run.path), files)
     found.inputs["data"] = [f"{Path(root, name)}" for name in changed]
     if changed:
         found.verdict = DIFFERENT
@@ -269,7 +266,7 @@ def _config_in(run: Run, out: Path) -> dict[str, Any]:
 
 def _threads(run: Run) -> int:
     threads = run.record.get("machine", {}).get("threads")
-    # More threads than cores only wait for each other, and give the same values.
+    # As many as then, for values may depend on it; bounded, for a stranger may have written it.
     return threads if isinstance(threads, int) and 0 < threads <= 1024 else torch.get_num_threads()
 
 

@@ -208,8 +208,7 @@ class RunDirectory:
         return None, -1
 
     def _go_on(self, split: Split, files: dict[str, str]) -> None:
-        then = read_json(self.path / "data.json")["files"]
-        changed = provenance.changed_files(then, files)
+        changed = provenance.changed_files(read_files(self.path), files)
         if changed:
             raise InputError(
                 f"{self.path}: the data has changed since this run began ({'; '.join(changed[:5])}"
@@ -401,6 +400,18 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
                 "put the run's own files back"
             )
     return Run(path, record, config, split, net, stored["threshold"])
+
+
+def read_files(run: Path) -> dict[str, str]:
+    """Reads data.json of a run: SHA-256 of the data's files, by their path below its root.
+
+    Raises:
+        InputError: It is missing or damaged.
+    """
+    stored = read_json(run / "data.json")
+    if not isinstance(stored, dict) or not isinstance(stored.get("files"), dict):
+        raise InputError(f"{run / 'data.json'}: holds no files; restore it")
+    return stored["files"]
 
 
 def _differences(then: Any, now: Any) -> list[str]:

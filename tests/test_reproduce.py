@@ -243,6 +243,19 @@ def test_another_split_is_different(
     assert "this config gives another one today" in said.text
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"files": []}'])
+def test_damaged_hashes_of_the_data_are_refused(
+    content: str, run: Path, data: Path, script: Script, tiny_train: Script
+) -> None:
+    (run / "data.json").write_text(content)
+    edit(run / "run.json", lambda record: record.update(status="finished"))
+    ended = script("reproduce", run, "--check")
+    assert ended.code == 1 and "data.json: holds no files" in ended.err
+    edit(run / "run.json", lambda record: record.update(status="interrupted"))
+    ended = tiny_train(run, f"data.root={data}", "experiment=augmented")
+    assert ended.code == 1 and "data.json: holds no files" in ended.err
+
+
 def test_a_run_that_did_not_end_is_refused(run: Path, script: Script) -> None:
     edit(run / "run.json", lambda record: record.update(status="interrupted"))
     ended = script("reproduce", run)
