@@ -12,7 +12,6 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from seglab.errors import InputError
-from seglab.metrics import segmentation_metrics
 
 PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
 SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", *PARTS)
@@ -48,6 +47,8 @@ NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("task.threshold", float, 0, 1, False),
     ("trainer.max_epochs", int, 1, math.inf, False),
 )
+PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
+PLACES = ("data.cache_dir",)  # does not matter to a result
 TEXTS = ("name", "run_dir", "monitor_mode", "data.root", "data.cache_dir")
 
 
@@ -63,7 +64,7 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         InputError: An unknown key, a name that cannot be found, or a value out of range.
     """
-    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = resolve_config(cfg)
     _check_keys(config, "", SECTIONS, SECTIONS)
     for section in PARTS:
         if section != "logger" and not isinstance(config[section], dict):
@@ -97,14 +98,58 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
     for where, name, mode in _monitors(config, ""):
         mode = config["monitor_mode"] if mode is None else mode
         _check_monitor(where, name, mode, config["data"]["split"])
-    data = config["data"]
-    for node, key in ((config, "run_dir"), (data, "root"), (data, "cache_dir")):
-        node[key] = str(Path(node[key]).expanduser().absolute())
-    if Path(config["run_dir"]).resolve().is_relative_to(Path(data["root"]).resolve()):
+    root = config["data"]["root"]
+    if Path(config["run_dir"]).resolve().is_relative_to(Path(root).resolve()):
         raise InputError(
-            f"hydra.run.dir={config['run_dir']}: expected a folder outside the data, {data['root']}"
+            f"hydra.run.dir={config['run_dir']}: expected a folder outside the data, {root}"
         )
     return config
+
+
+def resolve_config(cfg: DictConfig) -> dict[str, Any]:
+    """Resolves a config, and makes its paths absolute, without looking at what it says.
+
+    Returns:
+        Plain containers.
+    """
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for key in PATHS:
+        *parents, last = key.split(".")
+        node = config
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if isinstance(node, dict) and isinstance(node.get(last), str):
+            node[last] = str(Path(node[last]).expanduser().absolute())
+    return config
+
+
+def comparable(config: Any) -> dict[str, Any]:
+    """What of a resolved config matters to a result: values by dotted key, lists as text."""
+    flat = _flat(config)
+    run_dir = flat.get("run_dir")
+    flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir}
+    return {key: value for key, value in flat.items() if key not in PLACES}
+
+
+def differences(then: Any, now: Any) -> list[str]:
+    """Keys whose values differ, 'key: then, now X', but for where run and cache lie."""
+    then, now = comparable(then), comparable(now)
+    return [
+        f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
+        # What was given comes before what is derived of it.
+        for key in sorted({*then, *now}, key=lambda key: (key.count("."), key))
+        if then.get(key, key) != now.get(key, key)
+    ]
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; lists are values, as text."""
+    if not isinstance(node, dict):
+        return {prefix: str(node) if isinstance(node, list) else node}
+    flat: dict[str, Any] = {} if node else {prefix: "{}"}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def _check_arguments(node: Any, where: str) -> None:
@@ -164,7 +209,6 @@ def _check_split_file(split: dict[str, Any]) -> None:
             f"data.split.fold={split['fold']}: a split from data.split.file={file} has no folds to "
             "choose from; give one of the two"
         )
-    split["file"] = str(Path(file).expanduser().absolute())
 
 
 def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
@@ -189,6 +233,8 @@ def _monitors(node: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
 def _check_monitor(where: str, name: Any, mode: Any, split: dict[str, Any]) -> None:
     if name is None:
         return
+    from seglab.metrics import segmentation_metrics  # takes torch, which a sweep has no need of
+
     metrics = [*segmentation_metrics(0.5), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
     if name not in known:

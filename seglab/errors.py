@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
+
+# In the environment of a sweep's job: its output is a log that nobody watches.
+JOB = "SEGLAB_JOB"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,7 +67,7 @@ def find_input_error(error: BaseException) -> str | None:
 def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
     """Makes a script's `main` end with one line: exit code 1 on bad input, 130 on Ctrl-C.
 
-    After SIGTERM it is 143, as a shell counts it.
+    After SIGTERM it is 143, as a shell counts it. In a job of a sweep the traceback comes before.
     """
 
     @wraps(main)
@@ -75,6 +80,8 @@ def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
             line = find_input_error(error)
             if line is None:
                 raise
+            if JOB in os.environ:
+                traceback.print_exc()
             _end(f"error: {line}", 1)
 
     return wrapped

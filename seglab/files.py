@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from seglab.errors import InputError
 
 PARTIAL = ".partial"
@@ -100,6 +102,49 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, text.getvalue())
+
+
+@contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """One process at a time in a folder, which is made; a process that is killed holds nothing.
+
+    Args:
+        folder: Where the lock lies, as .lock.
+        refusal: What to say where another process holds it.
+
+    Raises:
+        InputError: Another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(refusal) from None
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the run directory cannot be written ({error.strerror}); name another with "
+            "hydra.run.dir=..."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / ".lock").unlink()  # held still: whoever waits for it looks again
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in a folder, as `locked`."""
+    if not (folder / ".lock").exists():
+        return False
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def hash_of(value: Any) -> str:

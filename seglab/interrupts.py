@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a run where it can be resumed, the second at once."""
+"""Signals: the first ends a run where it can be resumed, the second at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from seglab.errors import Terminated
+from seglab.errors import JOB, Terminated
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C; what clusters send before they kill, and, by --signal, before a job's time is over.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupts:
@@ -61,13 +62,31 @@ class Interrupts:
 
     def error(self) -> KeyboardInterrupt:
         """What to raise for the signal that came."""
-        return Terminated() if self.asked == signal.SIGTERM else KeyboardInterrupt()
+        return KeyboardInterrupt() if self.asked == signal.SIGINT else Terminated()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.asked:
+            if JOB in os.environ:
+                return  # a cluster and the launcher may both have asked; who is in a hurry kills
             self._last_words()
             os._exit(128 + signum)
         self.asked = signum
         if not self.can_wait:
             raise self.error()
         log.info("stopping after this step, to go on later; once more: leave at once")
+
+
+def stop_with_launcher() -> None:
+    """In a job of a sweep: asks it to stop when the pipe to its launcher is closed.
+
+    That is how the launcher asks, and what happens when the launcher is killed.
+    """
+    if JOB not in os.environ:
+        return
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -12,9 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def bce(logits: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy, averaged over the pixels of each image."""
-    loss = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+def bce(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor:
+    """Binary cross-entropy, averaged over the pixels of each image.
+
+    Args:
+        logits: float (N, 1, H, W).
+        mask: float (N, 1, H, W) of 0 and 1.
+        lesion_weight: What a lesion pixel counts, where one of background counts 1.
+    """
+    weight = None if lesion_weight == 1 else logits.new_tensor(lesion_weight)
+    loss = F.binary_cross_entropy_with_logits(logits, mask, reduction="none", pos_weight=weight)
     return loss.flatten(1).mean(1)
 
 

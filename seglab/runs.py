@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
-from tqdm import tqdm
 
 from seglab import provenance
 from seglab.checkpoints import BEST, LAST, load_network, read_checkpoint
+from seglab.config import differences, resolve_config
+from seglab.console import Console
 from seglab.data.splits import Split, read_split
 from seglab.errors import InputError
-from seglab.files import naming, read_json, remove_partial, write_json, write_whole
+from seglab.files import locked, naming, read_json, remove_partial, write_json, write_whole
 from seglab.interrupts import Interrupts
+from seglab.overrides import same_command
 from seglab.trust import check_inside, parse_config, read_config, shown
 
 log = logging.getLogger("seglab")
-
-# Does not matter to a result.
-_PLACES = ("data.cache_dir",)
 
 
 class RunDirectory:
@@ -57,14 +54,14 @@ class RunDirectory:
         write_json(self.path / "run.json", self.record)
 
     @contextmanager
-    def recording(self, seed: int, interrupts: Interrupts) -> Iterator[None]:
+    def recording(self, cfg: DictConfig, interrupts: Interrupts) -> Iterator[None]:
         """Keeps run.json and train.log while the body runs, and says how it ended.
 
         The log reaches its file with `begin`. A run that is refused before leaves run.json alone,
         or, where a run lies here already, everything as it was.
 
         Args:
-            seed: Of the run.
+            cfg: Of the run, as composed.
             interrupts: Handled while the body runs.
 
         Raises:
@@ -85,7 +82,13 @@ class RunDirectory:
                 self.record = dict(self.earlier)
             else:
                 self.update(
-                    status="running", seed=seed, start=_now(), end=None, error=None, **self._now
+                    status="running",
+                    seed=cfg.seed,
+                    start=_now(),
+                    end=None,
+                    error=None,
+                    **self._now,
+                    **self._planned(),
                 )
             try:
                 yield
@@ -96,6 +99,9 @@ class RunDirectory:
                     self._close("interrupted", None)
                     raise type(interrupts.error())(self._how_to_go_on()) from error
                 log.debug("ended by an error", exc_info=True)
+                if not self._begun and not self.earlier:
+                    with suppress(OmegaConfBaseException):  # which may be the error itself
+                        self.record["config"] = resolve_config(cfg)
                 self._close("failed", f"{type(error).__name__}: {error}")
                 if isinstance(error, OSError) and error.filename is None:
                     with naming(self.path):
@@ -116,7 +122,7 @@ class RunDirectory:
         if not self.earlier:
             return False
         then = OmegaConf.to_container(parse_config(self.path / "config.yaml"), resolve=False)
-        changed = _differences(then, config)
+        changed = differences(then, config)
         if changed:
             raise InputError(
                 f"{self.path}: holds a run of another config ({', '.join(changed)}); name another "
@@ -185,7 +191,7 @@ class RunDirectory:
                 try:
                     checkpoint = read_checkpoint(file)
                     stored = checkpoint["seglab"]
-                    if stored["split_hash"] != about["split_hash"] or _differences(
+                    if stored["split_hash"] != about["split_hash"] or differences(
                         stored["config"], about["config"]
                     ):
                         raise InputError(f"{file}: is of another run")
@@ -246,6 +252,15 @@ class RunDirectory:
             raise InputError(f"{self.path / 'run.json'}: is no record of a run; restore it")
         return record
 
+    def _planned(self) -> dict[str, Any]:
+        """What the sweep that this run is a job of has left here for it."""
+        try:
+            planned = read_json(self.path / "run.json")
+        except InputError:
+            return {}
+        varies = planned.get("varies") if isinstance(planned, dict) else None
+        return {"varies": varies} if isinstance(varies, dict) else {}
+
     def _present(self) -> tuple[dict[str, Any], str]:
         code, diff = provenance.code_state()
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
@@ -258,33 +273,16 @@ class RunDirectory:
             "machine": provenance.machine(),
         }, diff
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time; a process that is killed holds nothing."""
-        lock = FileLock(self.path / ".lock", blocking=False)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"{self.path}: another process is at work on this run; wait for it, or name "
-                "another directory with hydra.run.dir=..."
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: the run directory cannot be written ({error.strerror}); name "
-                "another with hydra.run.dir=..."
-            ) from error
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                (self.path / ".lock").unlink()  # held still: whoever waits for it looks again
-            lock.release()
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(
+            self.path,
+            f"{self.path}: another process is at work on this run; wait for it, or name another "
+            "directory with hydra.run.dir=...",
+        )
 
     @contextmanager
     def _logging(self) -> Iterator[None]:
-        console = _Console()
+        console = Console()
         self._memory = logging.handlers.MemoryHandler(10**6, flushLevel=logging.CRITICAL + 1)
         level, propagate = log.level, log.propagate
         log.setLevel(logging.DEBUG)
@@ -322,13 +320,7 @@ class RunDirectory:
     def _how_to_go_on(self) -> str:
         if not HydraConfig.initialized():
             return f"({self.path}; call train() with the same config to go on)"
-        hydra = HydraConfig.get()
-        key, folder = "hydra.run.dir", str(self.path)
-        if hydra.mode == RunMode.MULTIRUN:
-            key, folder = "hydra.sweep.dir", str(Path(hydra.sweep.dir).absolute())
-        script, *arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
-        # Before the others: argparse takes no overrides on both sides of -m.
-        return f"(to go on: python {shlex.join([script, f'{key}={folder}', *arguments])})"
+        return f"(to go on: {same_command('hydra.run.dir', self.path)})"
 
 
 @dataclass(frozen=True)
@@ -412,40 +404,6 @@ def read_files(run: Path) -> dict[str, str]:
     if not isinstance(stored, dict) or not isinstance(stored.get("files"), dict):
         raise InputError(f"{run / 'data.json'}: holds no files; restore it")
     return stored["files"]
-
-
-def _differences(then: Any, now: Any) -> list[str]:
-    """Keys whose values differ, 'key: then, now X', but for where run and cache lie."""
-    then, now = _flat(then), _flat(now)
-    for flat in (then, now):
-        run_dir = flat.get("run_dir")
-        flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir}
-    return [
-        f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
-        # What was given comes before what is derived of it.
-        for key in sorted({*then, *now}, key=lambda key: (key.count("."), key))
-        if key not in _PLACES and then.get(key, key) != now.get(key, key)
-    ]
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key; lists are values, as text."""
-    if not isinstance(node, dict):
-        return {prefix: str(node) if isinstance(node, list) else node}
-    flat: dict[str, Any] = {} if node else {prefix: "{}"}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-class _Console(logging.Handler):
-    """Messages to stderr, past a progress bar that is being drawn."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _LogFile(logging.FileHandler):

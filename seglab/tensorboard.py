@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,19 @@ from omegaconf import OmegaConf
 
 from seglab import provenance
 from seglab.figures import error_map, grid
+
+# The curves that matter, all runs in each, side by side.
+_LAYOUT = {
+    "curves": {
+        title: ["Multiline", [rf"^{part}/{name}$" for part in ("train", "val")]]
+        for title, name in {
+            "loss": "loss",
+            "Dice per image, network size": "dice_per_image_net",
+            "IoU per image, network size": "iou_per_image_net",
+            "pixel accuracy, network size": "pixel_accuracy_net",
+        }.items()
+    }
+}
 
 
 class TensorBoard(TensorBoardLogger):
@@ -102,20 +115,27 @@ def log_description(trainer: Trainer, config: Mapping[str, Any]) -> None:
     installed = provenance.versions()
     environment = provenance.machine() | provenance.code_state()[0]
     environment |= {name: installed.get(name) for name in ("python", *packages)}
+    writer.add_custom_scalars(_LAYOUT)
     writer.add_text("config", _block(OmegaConf.to_yaml(dict(config))), 0)
     writer.add_text("environment", _block(OmegaConf.to_yaml(environment)), 0)
 
 
-def log_hparams(trainer: Trainer, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+def log_hparams(
+    trainer: Trainer,
+    config: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    varies: Iterable[str] = (),
+) -> None:
     """Fills TensorBoard's HParams page: one row for this run.
 
-    The parameters are the same ones for every run, since TensorBoard hides runs whose sets
-    differ.
+    The parameters are the same ones for every run of a sweep, since TensorBoard hides runs whose
+    sets differ. Metrics are those of val: what is chosen there must not have seen the test.
 
     Args:
         trainer: Of the run.
         config: Resolved, plain containers.
-        summary: With the scores of `test` and `val`, of which the headline is shown.
+        summary: With the scores of `val`, of which the headline is shown.
+        varies: Keys that differ in the sweep that this run is a job of.
     """
     logger = trainer.logger
     if not isinstance(logger, TensorBoard):
@@ -138,11 +158,17 @@ def log_hparams(trainer: Trainer, config: Mapping[str, Any], summary: Mapping[st
         "precision": str(config["trainer"]["precision"]),
         "seed": config["seed"],
     }
+    for key in varies:
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        name = key.rpartition(".")[2]
+        if isinstance(value, int | float | str) and name not in params:
+            params[name] = value
     metrics = {
-        f"hp/{part}_{name}": summary[part][name]
-        for part in ("test", "val")
+        f"hp/val_{name}": summary["val"][name]
         for name in ("dice_per_image", "iou_per_image", "pixel_accuracy")
-        if name in summary[part]
+        if name in summary["val"]
     }
     logger.log_hyperparams(params, metrics)
     logger.experiment.close()

@@ -31,11 +31,18 @@ from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
 from seglab.errors import InputError
 from seglab.figures import ERROR_LEGEND, error_map, save_cases, save_curves
-from seglab.files import read_csv, read_json, write_csv, write_json
+from seglab.files import read_json, write_csv, write_json
 from seglab.interrupts import Interrupts
 from seglab.recorder import RunRecorder
+from seglab.results import read_val
 from seglab.runs import RunDirectory
-from seglab.scoring import Predictor, baseline_predictors, network_predictor, score_cases
+from seglab.scoring import (
+    Predictor,
+    baseline_predictors,
+    multiply_adds,
+    network_predictor,
+    score_cases,
+)
 from seglab.task import SegmentationTask
 from seglab.tensorboard import TensorBoard, log_description, log_hparams
 from seglab.trust import modules_of
@@ -77,17 +84,18 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     run = RunDirectory(cfg.run_dir)
     interrupts = Interrupts()
-    with run.recording(cfg.seed, interrupts), _quiet():
+    with run.recording(cfg, interrupts), _quiet():
         config = check_config(cfg)
         if run.is_finished(config):
             log.info("finished already, %s", run.record.get("end"))
+            values = read_val(run.path)
             try:
                 _tell(run.path)
-                return _values(run.path)
-            except (KeyError, TypeError, IndexError, AttributeError) as error:
+            except (KeyError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"{run.path / 'summary.json'}: is no summary of this run; restore it"
                 ) from error
+            return values
         seed_everything(cfg.seed)
         parts = build(config, run.path, interrupts)
         data, trainer, recorder = parts.data, parts.trainer, parts.recorder
@@ -123,14 +131,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
         seconds |= {"score": time.monotonic() - began}
         summary |= {
             "parameters": _count(parts.task.net),
+            "multiply_adds": multiply_adds(parts.task.net, data.size),
             "seconds": seconds,
             "images_per_second": recorder.images / recorder.train_seconds,
         }
         save_curves(run.path / "figures" / "curves.png", recorder.rows, config["monitor"] or SHOWN)
-        log_hparams(trainer, config, summary)
+        log_hparams(trainer, config, summary, run.record.get("varies", {}))
         write_json(run.path / "summary.json", summary)
         _tell(run.path)
-        return _values(run.path)
+        return read_val(run.path)
 
 
 def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None = None) -> Parts:
@@ -246,21 +255,28 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str,
     threshold, best_epoch = about["threshold"], about["epoch"]
     val: dict[str, float] = {}
     if data.split.val:
-        _, val = score_cases(predict, data.part("val"), threshold, "scoring val")
+        val = score_cases(predict, data.part("val"), threshold, "scoring val").values
         row = parts.recorder.rows[best_epoch - 1]
         at_network_size = re.compile(r"val/(\w+_net)")
         val |= {m[1]: value for k, value in row.items() if (m := at_network_size.fullmatch(k))}
-    rows, test = score_cases(predict, data.part("test"), threshold, "scoring test")
-    write_csv(run.path / "test_cases.csv", rows)
+    test = score_cases(predict, data.part("test"), threshold, "scoring test")
+    write_csv(run.path / "test_cases.csv", test.rows)
 
     baseline_rows, baselines = [], {}
     mean_mask = data.cache.masks[data.rows("train")].mean(0)
     for name, baseline in baseline_predictors(mean_mask).items():
-        rows, baselines[name] = score_cases(baseline, data.part("test"), 0.5, f"scoring {name}")
-        baseline_rows += [{"baseline": name} | row for row in rows]
+        scored = score_cases(baseline, data.part("test"), 0.5, f"scoring {name}")
+        baselines[name] = scored.values
+        baseline_rows += [{"baseline": name} | row for row in scored.rows]
     write_csv(run.path / "baseline_cases.csv", baseline_rows)
     _draw_predictions(run.path / "figures" / "predictions.png", data, predict, threshold)
-    return {"val": val, "test": test, "baselines": baselines, "best_epoch": best_epoch}
+    return {
+        "val": val,
+        "test": test.values,
+        "baselines": baselines,
+        "calibration": {"test": test.calibration.tolist()},
+        "best_epoch": best_epoch,
+    }
 
 
 def _draw_pairs(path: Path, data: SegmentationDataModule) -> None:
@@ -289,14 +305,6 @@ def _draw_predictions(
         ):
             columns[title].append(picture)
     save_cases(path, columns, [case.id for case in cases], note=f"errors: {ERROR_LEGEND}")
-
-
-def _values(run: Path) -> dict[str, float]:
-    """What `train` returns of a finished run, from its files."""
-    summary = read_json(run / "summary.json")
-    row = read_csv(run / "metrics.csv")[summary["best_epoch"] - 1]
-    at_network_size = {name: float(v) for name, v in row.items() if name.startswith("val/") and v}
-    return at_network_size | {f"val/{name}": value for name, value in summary["val"].items()}
 
 
 def _tell(run: Path) -> None:
@@ -344,6 +352,7 @@ def _quiet() -> Iterator[None]:
             ".*You defined a `validation_step` but have no `val_dataloader`.*",
             ".*Total length of `list` across ranks is zero.*",
             ".*but have no logger configured.*",
+            ".*`srun` command is available.*",
         ):
             warnings.filterwarnings("ignore", hint)
         try:

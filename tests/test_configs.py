@@ -22,12 +22,8 @@ def shipped(group: str) -> list[str]:
     return names
 
 
-CHOICES = [
-    f"{group.name}={name}"
-    for group in sorted((REPO / "conf").iterdir())
-    if group.is_dir()
-    for name in shipped(group.name)
-]
+GROUPS = sorted({file.parent.relative_to(REPO / "conf") for file in REPO.glob("conf/*/**/*.yaml")})
+CHOICES = [f"{group}={name}" for group in GROUPS for name in shipped(str(group))]
 
 
 @pytest.mark.parametrize("choice", CHOICES)

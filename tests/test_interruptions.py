@@ -438,14 +438,13 @@ def start(forks: Any, tiny_ph2: Path, folder: Path) -> Start:
     Its cache lies beside the run directory.
     """
 
-    def start(run: Path, *overrides: str, sweep: bool = False, **options: Any) -> Process:
+    def start(run: Path, *overrides: str, **options: Any) -> Process:
         arguments = [
-            *(["-m"] if sweep else []),
             f"data.root={tiny_ph2}",
             f"data.cache_dir={run.parent / 'cache'}",
             *TINY,
             *overrides,
-            f"hydra.{'sweep' if sweep else 'run'}.dir={run}",
+            f"hydra.run.dir={run}",
         ]
         return Process(forks, folder, arguments=arguments, **options)
 
@@ -681,23 +680,6 @@ def test_a_second_ctrl_c_leaves_at_once(start: Start, finishes: Ends, tmp_path: 
     assert read_json(run / "run.json")["status"] in ("interrupted", "running")
     print(state_of(run))
     finishes(run)
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_a_sweep_which_goes_on_later(
-    start: Start, untouched: Path, tmp_path: Path
-) -> None:
-    sweep = tmp_path / "sweep"
-    blow = Blow("step", "1:2", signal=signal.SIGINT)
-    ended = start(sweep, *FULL, "seed=42,1", sweep=True, blow=blow).wait()
-    assert_interrupted(ended, signal.SIGINT, sweep / "0")
-    assert not (sweep / "1" / "run.json").exists()
-    assert f"hydra.sweep.dir={sweep}" in ended.err.splitlines()[-1]
-    ended = start(sweep, *FULL, "seed=42,1", sweep=True).wait()
-    assert ended.code == 0, ended.err
-    assert_same(sweep / "0", untouched)
-    assert read_json(sweep / "1" / "run.json")["status"] == "finished"
-    assert "resumed" not in read_json(sweep / "1" / "run.json")
 
 
 @pytest.mark.slow

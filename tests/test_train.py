@@ -54,6 +54,7 @@ METRICS = {
     "thresholded_iou",
     "ece",
 }
+NATIVE = METRICS | {"hd95", "surface_dice"}
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -143,8 +144,8 @@ def test_the_best_epoch_is_the_best_of_val(run: Path) -> None:
 
 def test_summary_follows_from_test_cases(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
-    assert set(summary["test"]) == METRICS
-    assert set(summary["val"]) == METRICS | {f"{name}_net" for name in METRICS}
+    assert set(summary["test"]) == NATIVE
+    assert set(summary["val"]) == NATIVE | {f"{name}_net" for name in METRICS}
     rows = rows_of(run / "test_cases.csv")
     split = json.loads((run / "splits.json").read_text())
     assert [row["id"] for row in rows] == split["test"]
@@ -154,9 +155,28 @@ def test_summary_follows_from_test_cases(run: Path) -> None:
     assert summary["test"]["pixel_accuracy"] == pytest.approx(
         (tp + tn).sum() / (tp + fp + fn + tn).sum()
     )
+    for name in ("hd95", "surface_dice"):
+        assert summary["test"][name] == pytest.approx(np.mean([float(row[name]) for row in rows]))
+    # ECE follows from what is stored to be pooled.
+    n, lesion, fixed = np.array(summary["calibration"]["test"]).T
+    assert n.shape == (15,)
+    assert (n.sum(), lesion.sum()) == ((tp + fp + fn + tn).sum(), (tp + fn).sum())
+    ece = np.abs(fixed / 2**24 - lesion).sum() / n.sum()
+    assert summary["test"]["ece"] == pytest.approx(ece, rel=1e-12)
     baselines = rows_of(run / "baseline_cases.csv")
     assert len(baselines) == 3 * len(rows)
+    assert baselines[0].keys() - rows[0].keys() == {"baseline"}
     assert set(summary["baselines"]) == {"all_background", "mean_mask", "otsu"}
+    assert all(set(values) == NATIVE for values in summary["baselines"].values())
+
+
+def test_summary_tells_the_cost(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    net, _ = load_network(run / "checkpoints" / "best.ckpt")
+    assert summary["parameters"] == sum(p.numel() for p in net.parameters())
+    # Most weights are used once a pixel of their own resolution: 32, 16 and 8 px.
+    assert 8**2 * summary["parameters"] < summary["multiply_adds"] < 32**2 * summary["parameters"]
+    assert type(summary["multiply_adds"]) is int
 
 
 def test_test_cases_are_scored_at_native_size_by_hand(run: Path, tiny_ph2: Path) -> None:
@@ -202,9 +222,10 @@ def test_tensorboard_shows_it_all(run: Path) -> None:
     assert {"config/text_summary", "environment/text_summary"} <= set(tags["tensors"])
     assert tags["graph"]
     summary = json.loads((run / "summary.json").read_text())
-    for part in ("val", "test"):
-        for name in ("dice_per_image", "iou_per_image", "pixel_accuracy"):
-            assert events.Scalars(f"hp/{part}_{name}")[0].value == np.float32(summary[part][name])
+    for name in ("dice_per_image", "iou_per_image", "pixel_accuracy"):
+        assert events.Scalars(f"hp/val_{name}")[0].value == np.float32(summary["val"][name])
+    # What is chosen in that table must not have seen the test.
+    assert not any(name.startswith("hp/test") for name in tags["scalars"])
     assert "_hparams_/session_start_info" in tags["tensors"] or any(
         "hparams" in tag for tag in events.summary_metadata
     )
@@ -225,8 +246,10 @@ def test_evaluate_gives_the_stored_values_again(
 ) -> None:
     ended = script("evaluate", run, "--out", tmp_path / "again")
     assert ended.code == 0, ended.err
-    stored = json.loads((run / "summary.json").read_text())["test"]
-    assert json.loads((tmp_path / "again" / "summary.json").read_text())["test"] == stored
+    stored = json.loads((run / "summary.json").read_text())
+    scored = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert scored["test"] == stored["test"]
+    assert scored["calibration"] == stored["calibration"]
     again = (tmp_path / "again" / "test_cases.csv").read_text()
     assert again == (run / "test_cases.csv").read_text()
 

@@ -1,0 +1,82 @@
+"""Overrides, as Hydra's command line takes them: quoted, told apart, given again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_LONGEST_NAME = 120  # file systems take 255 bytes
+
+
+def quoted(text: str | Path) -> str:
+    """A text as Hydra reads it whole, whatever characters it holds."""
+    text = str(text)
+    if re.fullmatch(r"[\w./+-]+", text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def same_command(key: str, folder: Path) -> str:
+    """The command that this process was started with, on a directory that exists already.
+
+    Args:
+        key: `hydra.run.dir` or `hydra.sweep.dir`.
+        folder: Its value.
+    """
+    script, *arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
+    # Before the others: argparse takes no overrides on both sides of -m.
+    return f"python {shlex.join([script, f'{key}={quoted(folder)}', *arguments])}"
+
+
+def again(overrides: Sequence[str]) -> str:
+    """The command of a single run."""
+    return f"python {shlex.join([sys.argv[0], *overrides])}"
+
+
+def taken_apart(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides `key=value` by key, without the signs that add or remove a key."""
+    parts = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in parts}
+
+
+def what_varies(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """What tells the jobs of a sweep apart.
+
+    Args:
+        jobs: Overrides of each.
+
+    Returns:
+        For each job the overrides, by key, that are not the same in all of them.
+    """
+    every = [taken_apart(job) for job in jobs]
+    keys = dict.fromkeys(key for job in every for key in job)
+    varied = [key for key in keys if len({job.get(key) for job in every}) > 1]
+    return [{key: job[key] for key in varied if key in job} for job in every]
+
+
+def names_of(jobs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names jobs by what varies, for folders: `model=unet,fold=0`.
+
+    Args:
+        jobs: As `what_varies` returns them.
+
+    Returns:
+        A name for each, one that no other has unless they are the same.
+    """
+    keys = dict.fromkeys(key for job in jobs for key in job)
+    last = [key.rpartition(".")[2] for key in keys]
+    short = {k: name if last.count(name) == 1 else k for k, name in zip(keys, last, strict=True)}
+    names = [
+        re.sub(r"[^\w.,=+-]", "_", ",".join(f"{short[k]}={v}" for k, v in job.items())) or "0"
+        for job in jobs
+    ]
+    for i, job in enumerate(jobs):
+        alike = {str(other) for other, name in zip(jobs, names, strict=True) if name == names[i]}
+        if len(alike) > 1 or len(names[i]) > _LONGEST_NAME:
+            digest = hashlib.sha256(str(job).encode()).hexdigest()[:8]
+            names[i] = f"{names[i][:_LONGEST_NAME]}-{digest}"
+    return names

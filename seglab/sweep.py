@@ -1,0 +1,593 @@
+"""Sweeps: every job a process with a run directory of its own, and a table in the end."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
+
+from seglab.config import comparable, differences, resolve_config
+from seglab.console import Console
+from seglab.errors import JOB, InputError
+from seglab.files import hash_of, is_locked, locked, read_csv, read_json, write_csv, write_json
+from seglab.interrupts import Interrupts
+from seglab.overrides import names_of, quoted, same_command, what_varies
+from seglab.results import read_val
+from seglab.trust import parse_config
+
+log = logging.getLogger("seglab")
+
+# Hydra takes plugins from hydra_plugins alone: `register` puts seglab's there.
+PLUGINS = "hydra_plugins.seglab"
+
+_PAUSE = 0.2  # seconds between looks at the jobs
+_SHOWN = 8  # jobs with a line of their own below the bar
+
+
+@dataclass
+class Job:
+    """A run of a sweep.
+
+    Attributes:
+        name: By what varies; of its folder too, unless the same run lies in another one already.
+        path: Its run directory.
+        overrides: All of them.
+        varies: Those that are not the same in all jobs, by key.
+        config: Resolved; None where it cannot be composed, which the job itself will say.
+        before: Whether it was finished before this sweep was started.
+        stopped: Why the sweep has stopped it, if it has.
+        rows: Of its metrics.csv, as far as they were looked at.
+        handle: What the launcher knows it by.
+    """
+
+    name: str
+    path: Path
+    overrides: Sequence[str]
+    varies: Mapping[str, str]
+    config: dict[str, Any] | None = None
+    before: bool = False
+    stopped: str = ""
+    rows: list[dict[str, str]] = field(default_factory=list)
+    handle: Any = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """run.json as it is now."""
+        try:
+            record = read_json(self.path / "run.json")
+        except InputError:
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    @property
+    def log(self) -> Path:
+        """What its processes have printed, traceback included."""
+        return self.path / "job.log"
+
+    def command(self) -> list[str]:
+        """What runs it alone."""
+        own = ["hydra.mode=RUN", f"hydra.run.dir={quoted(self.path)}"]
+        return [sys.executable, str(Path(sys.argv[0]).absolute()), *self.overrides, *own]
+
+
+# Looks at new rows of a running job's metrics.csv; says why to stop it, or nothing.
+Watch = Callable[[Job], str]
+
+
+class SweepLauncher(Launcher):
+    """Runs jobs in processes of their own, so that none can take another along.
+
+    What a job did is read from its run directory, never from its process.
+    """
+
+    __module__ = PLUGINS
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Takes what Hydra has composed."""
+        self.config = config
+        self.loader = hydra_context.config_loader
+        self.folder = Path(config.hydra.sweep.dir).absolute()
+        self.monitor = config.monitor
+        self.interrupts = Interrupts()
+        self.jobs: list[Job] = []
+        self.remarks: list[str] = []  # below the table
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Runs a sweep whose jobs are all known.
+
+        Raises:
+            InputError: A job did not finish; after all others have.
+        """
+        with self.sweeping():
+            varies = what_varies(job_overrides)
+            jobs = self.plan(names_of(varies), job_overrides, varies)
+            self.run(jobs)
+        return [
+            JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=self.value(job))
+            for job in jobs
+        ]
+
+    @contextmanager
+    def sweeping(self) -> Iterator[None]:
+        """Keeps the sweep's folder to this process, and ends with a table of all jobs.
+
+        Raises:
+            InputError: A job did not finish, or another process is at work in the folder.
+            KeyboardInterrupt: The sweep was stopped.
+        """
+        refusal = (
+            f"{self.folder}: another process is at work on this sweep; wait for it, or name "
+            "another directory with hydra.sweep.dir=..."
+        )
+        with (
+            locked(self.folder, refusal),
+            _on_console(),
+            self.interrupts.handled(self._leave),
+        ):
+            self.interrupts.can_wait = True
+            yield
+            self._tell()
+            undone = [job for job in self.jobs if self.status(job) not in ("finished", "pruned")]
+            again = f"to go on: {same_command('hydra.sweep.dir', self.folder)}"
+            if self.interrupts.asked:
+                raise type(self.interrupts.error())(f"({again})")
+            if undone:
+                raise InputError(f"{len(undone)} of {len(self.jobs)} jobs did not finish; {again}")
+
+    def plan(
+        self,
+        names: Sequence[str],
+        overrides: Sequence[Sequence[str]],
+        varies: Sequence[Mapping[str, str]],
+    ) -> list[Job]:
+        """Gives each job a run directory, which says that the job is to come.
+
+        Jobs that are the same are one. A job whose config has a run directory in the sweep's
+        folder already, under whatever name, keeps it.
+
+        Returns:
+            A job for each; one that is the same as another is the same object.
+
+        Raises:
+            InputError: No job can be composed, or a run of another config is in the way.
+        """
+        unique: dict[tuple[str, ...], Job] = {}
+        for name, given, own in zip(names, overrides, varies, strict=True):
+            unique.setdefault(tuple(given), Job(name, self.folder / name, given, own))
+        jobs = list(unique.values())
+        errors = [self._compose(job) for job in jobs]
+        if all(errors):
+            raise errors[0]  # type: ignore[misc]
+        there = {}
+        for file in sorted(self.folder.glob("*/config.yaml")):
+            with suppress(InputError):  # its job will say so
+                config = OmegaConf.to_container(parse_config(file), resolve=False)
+                there[hash_of(comparable(config))] = file.parent, config
+        at = {path: config for path, config in there.values()}
+        for job in jobs:
+            if job.config is not None:
+                job.path, _ = there.get(hash_of(comparable(job.config)), (job.path, None))
+                other = differences(at[job.path], job.config) if job.path in at else []
+                if other:
+                    raise InputError(
+                        f"{job.path}: holds a run of another config ({', '.join(other)}); name "
+                        "another directory with hydra.sweep.dir=..., or give the same config"
+                    )
+        for job in jobs:
+            if not (job.path / "config.yaml").exists():
+                job.path.mkdir(exist_ok=True)
+                record = {"varies": dict(job.varies), "overrides": list(job.overrides)}
+                status = {"status": "planned", "error": None}
+                write_json(job.path / "run.json", status | record | {"config": job.config})
+        self.jobs += jobs
+        return [unique[tuple(given)] for given in overrides]
+
+    def run(self, jobs: Sequence[Job], watch: Watch = lambda job: "") -> None:
+        """Runs jobs to their ends, as many at once as there is room for; finished ones are not.
+
+        Args:
+            jobs: Planned.
+            watch: Called when a running job has finished an epoch.
+        """
+        waiting = list({id(job): job for job in jobs}.values())
+        running: list[Job] = []
+        told = False
+        with _Display(len(waiting)) as display:
+            while waiting or running:
+                if self.interrupts.asked and not told:
+                    told = True
+                    waiting.clear()
+                    self.stop(running)
+                for job in [job for job in waiting if self.status(job) == "finished"]:
+                    waiting.remove(job)
+                    job.before = True
+                    job.stopped = self._watched(job, watch)
+                    display.ended(job, "finished before")
+                ready = [job for job in waiting if not is_locked(job.path)]
+                starting = ready[: self.room(running)]
+                if starting:
+                    self.start(starting)
+                    waiting = [job for job in waiting if job not in starting]
+                    running += starting
+                elif waiting and not running:
+                    display.waits_for(waiting[0])
+                for job in list(running):
+                    ended = self.has_ended(job)
+                    if not job.stopped:
+                        job.stopped = self._watched(job, watch)
+                        if job.stopped and not ended:
+                            self.stop([job])
+                    if ended:
+                        running.remove(job)
+                        self._settle(job)
+                        display.ended(job, self._described(job))
+                display.shows(running)
+                if running or waiting:
+                    time.sleep(_PAUSE)
+
+    def status(self, job: Job) -> str:
+        """As in run.json, or 'pruned'."""
+        return "pruned" if job.stopped else job.record.get("status", "planned")
+
+    def value(self, job: Job) -> float | None:
+        """What the sweep looks at: the monitored value of val, of a finished job."""
+        if self.monitor is None or self.status(job) != "finished":
+            return None
+        with suppress(InputError):  # what is damaged is named where it is needed
+            return read_val(job.path).get(self.monitor)
+        return None
+
+    @abstractmethod
+    def room(self, running: Sequence[Job]) -> int:
+        """How many jobs may be started besides those that are running."""
+
+    @abstractmethod
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Starts them."""
+
+    @abstractmethod
+    def has_ended(self, job: Job) -> bool:
+        """Whether its process is gone."""
+
+    @abstractmethod
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """Asks them to save and to stop."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Makes an end of all that run."""
+
+    @abstractmethod
+    def obituary(self, job: Job) -> str:
+        """How a process ended that could not say so itself."""
+
+    def _compose(self, job: Job) -> Exception | None:
+        try:
+            cfg = self.loader.load_sweep_config(self.config, list(job.overrides))
+            with open_dict(cfg):
+                del cfg["hydra"]
+                cfg.run_dir = str(job.path)
+            job.config = resolve_config(cfg)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            return error
+        return None
+
+    def _watched(self, job: Job, watch: Watch) -> str:
+        try:
+            rows = read_csv(job.path / "metrics.csv")
+        except InputError:  # not there yet
+            return ""
+        if len(rows) <= len(job.rows):
+            return ""
+        job.rows = rows
+        return watch(job)
+
+    def _settle(self, job: Job) -> None:
+        """Writes down what a process could not that was killed, or never came to its config."""
+        record = job.record
+        if job.stopped and record.get("status") == "interrupted":
+            write_json(job.path / "run.json", record | {"error": job.stopped})
+        elif record.get("status") in ("planned", "running") and not self.interrupts.asked:
+            record |= {"status": "failed", "error": self.obituary(job)}
+            write_json(job.path / "run.json", record)
+
+    def _described(self, job: Job) -> str:
+        """Status, and the value or what went wrong, in a line."""
+        status, value = self.status(job), self.value(job)
+        if status == "finished":
+            return status if value is None else f"{status}  {self.monitor} {value:.4f}"
+        error = job.stopped or job.record.get("error") or ""
+        return f"{status}  {' '.join(str(error).split()).removeprefix('InputError: ')}".rstrip()
+
+    def _tell(self) -> None:
+        """The table of all jobs, on the terminal and as jobs.csv."""
+        rows = [
+            {
+                "job": job.name,
+                "status": self.status(job),
+                self.monitor or "value": self.value(job),
+                "error": None if self.status(job) == "finished" else job.record.get("error"),
+            }
+            for job in self.jobs
+        ]
+        write_csv(self.folder / "jobs.csv", rows)
+        wide = max((len(job.name) for job in self.jobs), default=0)
+        lines = [f"{job.name:{wide}}  {self._described(job)}" for job in self.jobs]
+        counts = Counter(row["status"] for row in rows)
+        before = sum(job.before for job in self.jobs)
+        parts = [
+            f"{n} {status}"
+            + (f" ({before} of them before)" * (status == "finished" and before > 0))
+            for status, n in sorted(counts.items())
+        ]
+        if sys.stderr.isatty():
+            room = shutil.get_terminal_size().columns
+            lines = [line if len(line) <= room else f"{line[: room - 3]}..." for line in lines]
+        lines += [
+            f"{len(rows)} jobs: {', '.join(parts)}",
+            f"sweep        {self.folder}",
+            f"compare      python scripts/compare.py {self.folder}",
+            f"look at it   tensorboard --logdir {self.folder}",
+            *self.remarks,
+        ]
+        log.info("%s", "\n".join(lines))
+
+    def _leave(self) -> None:
+        """The last words of a process that is told twice to stop."""
+        with suppress(Exception):
+            self.kill()
+            self._tell()
+
+
+class LocalLauncher(SweepLauncher):
+    """Jobs on this machine.
+
+    Args:
+        n_jobs: How many at once.
+        threads: Of each; None shares the cores out where there are several jobs at once, and
+            leaves a single one as it would be alone.
+    """
+
+    __module__ = PLUGINS
+
+    def __init__(self, n_jobs: int = 1, threads: int | None = None) -> None:
+        if n_jobs < 1:
+            raise InputError(f"hydra.launcher.n_jobs={n_jobs}: expected at least 1")
+        if threads is not None and threads < 1:
+            raise InputError(f"hydra.launcher.threads={threads}: expected at least 1, or null")
+        self.n_jobs = n_jobs
+        if threads is None and n_jobs > 1:
+            threads = max(1, _cores() // n_jobs)
+        self.environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+
+    def room(self, running: Sequence[Job]) -> int:
+        """Up to n_jobs."""
+        return self.n_jobs - len(running)
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Starts a process for each."""
+        for job in jobs:
+            job.handle = start_process(job.command(), job.log, self.environment)
+
+    def has_ended(self, job: Job) -> bool:
+        """Whether its process has."""
+        return job.handle.poll() is not None
+
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """Closes the pipes that they watch."""
+        for job in jobs:
+            job.handle.stdin.close()
+
+    def kill(self) -> None:
+        """Kills the processes, and those that they have started."""
+        for job in self.jobs:
+            if job.handle is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(job.handle.pid, signal.SIGKILL)
+
+    def obituary(self, job: Job) -> str:
+        """By its exit code, or its last line."""
+        code = job.handle.returncode
+        if code >= 0:
+            return last_line(job.log).removeprefix("error: ") or f"ended with exit code {code}"
+        hint = "; was the memory full?" if code == -signal.SIGKILL else f"; see {job.log}"
+        return f"killed by {signal.Signals(-code).name}{hint}"
+
+
+class SweepSweeper(Sweeper):
+    """What is swept over: `params` of the config, then the command line.
+
+    Args:
+        params: Values by key, as Hydra's command line takes them.
+    """
+
+    __module__ = PLUGINS
+
+    def __init__(self, params: Mapping[str, str]) -> None:
+        self.params = params
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Takes what Hydra has composed."""
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        if not isinstance(launcher, SweepLauncher):
+            raise InputError("hydra/launcher: expected local, submitit_slurm or submitit_local")
+        self.launcher: SweepLauncher = launcher
+        self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+
+    def overrides(self, arguments: list[str]) -> list[Override]:
+        """All overrides; of two of one key the last."""
+        given = [f"{key}={value}" for key, value in self.params.items()]
+        overrides = self.parser.parse_overrides([*given, *arguments])
+        return list({override.get_key_element(): override for override in overrides}.values())
+
+
+class GridSweeper(SweepSweeper):
+    """All combinations."""
+
+    __module__ = PLUGINS
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs them."""
+        choices: list[list[str]] = []
+        for override in self.overrides(arguments):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                choices.append([str(override.input_line)])
+            elif override.is_discrete_sweep():
+                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            else:
+                raise InputError(
+                    f"{key}: a grid takes lists, choice(...) and range(...); sweep=tpe searches "
+                    "an interval"
+                )
+        return self.launcher.launch(list(itertools.product(*choices)), 0)
+
+
+def register() -> None:
+    """Makes seglab's launchers and sweepers known to Hydra."""
+    from seglab.cluster import SubmititLauncher
+    from seglab.search import TPESweeper
+
+    plugins = Plugins.instance()
+    try:
+        package = import_module("hydra_plugins")
+    except ModuleNotFoundError:  # no other plugin is installed
+        package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
+    package.seglab = sys.modules[PLUGINS] = ModuleType(PLUGINS)  # type: ignore[attr-defined]
+    for plugin in (LocalLauncher, SubmititLauncher, GridSweeper, TPESweeper):
+        setattr(sys.modules[PLUGINS], plugin.__name__, plugin)
+        plugins.register(plugin)
+
+
+def start_process(
+    command: Sequence[str], log_file: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Starts a job: it stops when its stdin is closed, as by the end of this process.
+
+    Args:
+        command: Of scripts/train.py.
+        log_file: Gets what it prints, after what lies there.
+        environment: Besides that of this process.
+    """
+    with log_file.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, JOB: "1", **environment},
+            start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
+        )
+
+
+def last_line(file: Path) -> str:
+    """The last line of a log that is not empty."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
+            lines = stream.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class _Display:
+    """A bar over the jobs, a line for each that is running, and one that stays when it ends."""
+
+    def __init__(self, jobs: int) -> None:
+        self._on = sys.stderr.isatty()
+        self._lines: list[tqdm] = []
+        self._bar = tqdm(
+            total=jobs,
+            unit="job",
+            dynamic_ncols=True,
+            disable=not self._on,
+            bar_format="{n_fmt}/{total_fmt} jobs |{bar}| {elapsed}<{remaining}",
+        )
+        self._waits = False
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        for line in self._lines:
+            line.close()
+        self._bar.close()
+
+    def shows(self, running: Sequence[Job]) -> None:
+        if not self._on:
+            return
+        texts = [f"{job.name}: {last_line(job.log) or 'starting'}" for job in running[:_SHOWN]]
+        while len(self._lines) < len(texts):
+            position = len(self._lines) + 1
+            self._lines.append(
+                tqdm(bar_format="{desc}", position=position, leave=False, dynamic_ncols=True)
+            )
+        room = shutil.get_terminal_size().columns - 1
+        for i, line in enumerate(self._lines):
+            line.set_description_str(texts[i][:room] if i < len(texts) else "")
+        self._bar.refresh()
+
+    def ended(self, job: Job, how: str) -> None:
+        self._bar.update()
+        log.info("%s: %s", job.name, how)
+
+    def waits_for(self, job: Job) -> None:
+        if not self._waits:
+            self._waits = True
+            log.info("%s: another process is at work on this run; waiting for it", job.path)
+
+
+@contextmanager
+def _on_console() -> Iterator[None]:
+    """Messages of seglab's to the terminal, while the body runs."""
+    console, level, propagate = Console(), log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(console)
+    try:
+        yield
+    finally:
+        log.removeHandler(console)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
