@@ -37,7 +37,8 @@ def evaluate(
         trust: As in `open_run`.
 
     Returns:
-        What summary.json holds: the scores under `test`, and what they are of.
+        What summary.json holds: the scores under `test`, the counts of `calibration`, and what
+        they are of.
 
     Raises:
         InputError: A run or a data set that cannot be read, or test cases that have changed.
@@ -51,9 +52,10 @@ def evaluate(
     if read_json(run.path / "run.json").get("device") == "cuda" and torch.cuda.is_available():
         device = "cuda"
     predict = network_predictor(run.net, data.size, device)
-    rows, test = score_cases(predict, cases, run.threshold)
+    scored = score_cases(predict, cases, run.threshold)
     summary = {
-        "test": test,
+        "test": scored.values,
+        "calibration": {"test": scored.calibration.tolist()},
         "n": len(cases),
         "trained_on": seen,
         "data": str(Path(data_root or data.root).absolute()),
@@ -65,14 +67,14 @@ def evaluate(
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_csv(out / "test_cases.csv", rows)
+        write_csv(out / "test_cases.csv", scored.rows)
         write_json(out / "summary.json", summary)
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror}); name another with --out"
         ) from error
     log.info("%d cases of %s, native resolution", len(cases), summary["data"])
-    for name, value in test.items():
+    for name, value in scored.values.items():
         log.info("%-16s %.4f", name, value)
     log.info("written to %s", out)
     return summary

@@ -1,18 +1,23 @@
-"""Scores at native resolution: one function over cases, for networks and trivial baselines."""
+"""Scores at native resolution, for networks and trivial baselines, and a network's cost."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.seed import isolate_rng
 from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from seglab.boundary import boundary_scores
 from seglab.data.cache import read_pair
 from seglab.data.cases import Case
 from seglab.data.images import image_to_network_size
@@ -27,6 +32,22 @@ from seglab.metrics import (
 
 # From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1].
 Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+class Scored(NamedTuple):
+    """What `score_cases` finds.
+
+    Attributes:
+        rows: One a case: id, diagnosis, pixel counts and its own scores.
+        values: Scores of the whole set, as `seglab.metrics.scores` and `boundary_scores` name
+            them (of the latter the means over images), and `ece`.
+        calibration: int64 (15, 3), `calibration_counts` of all pixels. Those of several sets may
+            be added, which their `ece` may not.
+    """
+
+    rows: list[dict[str, Any]]
+    values: dict[str, float]
+    calibration: torch.Tensor
 
 
 def network_predictor(net: nn.Module, size: int, device: torch.device | str = "cpu") -> Predictor:
@@ -49,6 +70,30 @@ def network_predictor(net: nn.Module, size: int, device: torch.device | str = "c
         return _resized(torch.sigmoid(logits.float()), image.shape[:2])
 
     return predict
+
+
+@torch.no_grad()
+def multiply_adds(net: nn.Module, size: int) -> int:
+    """Counts the multiply-adds of one image's forward pass, in eval mode.
+
+    They are those of convolutions, matrix products and attention; biases, normalisation,
+    activations and pooling are not counted, as is usual. The network stays as it is, and so do
+    all random generators.
+
+    Args:
+        net: From images (1, 3, S, S) to logits, on any device.
+        size: S, in pixels.
+    """
+    image = torch.zeros(1, 3, size, size, device=next(net.parameters()).device)
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    with isolate_rng(include_cuda=image.is_cuda), FlopCounterMode(display=False) as counter:
+        functional_call(net, buffers, image)
+    for module in training:
+        module.training = True
+    # It counts two operations a multiply-add.
+    return counter.get_total_flops() // 2
 
 
 def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
@@ -78,7 +123,7 @@ def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
 
 def score_cases(
     predict: Predictor, cases: Sequence[Case], threshold: float, name: str = "scoring"
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+) -> Scored:
     """Scores cases against their untouched masks.
 
     Args:
@@ -87,14 +132,10 @@ def score_cases(
         threshold: Probability above which a pixel is lesion.
         name: For the progress bar.
 
-    Returns:
-        A row for each case (id, diagnosis, pixel counts and its own scores), and the scores of
-        the whole set, named as in `seglab.metrics.scores`, and `ece`.
-
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
     """
-    rows, every = [], []
+    rows, every, outlines = [], [], []
     bins = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64)
     for case in tqdm(cases, name, unit="case", disable=None, leave=False):
         image, mask = read_pair(case)
@@ -104,13 +145,18 @@ def score_cases(
                 f"{case.image}: the network gives no number for some of its pixels; its weights "
                 "are ruined, train it again"
             )
-        counts = confusion_counts((prob > threshold)[None], target[None])
+        pred = prob > threshold
+        counts = confusion_counts(pred[None], target[None])
         bins += calibration_counts(prob, target)
         every.append(counts)
+        outlines.append(boundary_scores(pred.numpy(), mask))
         own = {k: v for k, v in scores(counts).items() if not k.endswith("_pooled")}
         pixels = dict(zip(("tp", "fp", "fn", "tn"), counts[0].tolist(), strict=True))
-        rows.append({"id": case.id, "diagnosis": case.diagnosis} | pixels | own)
-    return rows, scores(torch.cat(every)) | {"ece": calibration_error(bins)}
+        rows.append({"id": case.id, "diagnosis": case.diagnosis} | pixels | own | outlines[-1])
+    # fsum is exactly rounded, so the order of the cases does not matter.
+    means = {key: math.fsum(one[key] for one in outlines) / len(cases) for key in outlines[0]}
+    values = scores(torch.cat(every)) | means | {"ece": calibration_error(bins)}
+    return Scored(rows, values, bins)
 
 
 def _resized(prob: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:

@@ -161,21 +161,38 @@ def test_what_else_has_changed_is_said(
     assert script("reproduce", run, "--out", tmp_path / "again").code == 0
 
 
-@pytest.mark.parametrize(("gap", "code"), [(0.004, 3), (0.2, 4)])
+@pytest.mark.parametrize(
+    ("gaps", "code"),
+    # A tolerance of 0.01 is 10 pixels of HD95.
+    [({"dice_per_image": 0.004, "hd95": 9}, 3), ({"dice_per_image": 0.2}, 4), ({"hd95": 11}, 4)],
+)
 def test_scores_are_held_against_a_tolerance(
-    gap: float, code: int, run: Path, script: Script, tmp_path: Path
+    gaps: dict[str, float], code: int, run: Path, script: Script, tmp_path: Path
 ) -> None:
     def shift(summary: dict) -> None:
-        summary["test"]["dice_per_image"] += gap
+        for score, gap in gaps.items():
+            summary["test"][score] += gap
 
     edit(run / "summary.json", shift)
     out = tmp_path / "again"
     assert script("reproduce", run, "--out", out).code == code
     report = json.loads((out / "reproduction.json").read_text())
-    assert list(report["values_that_differ"]) == ["summary.json test dice_per_image"]
-    then, now = report["values_that_differ"]["summary.json test dice_per_image"]
-    assert then - now == pytest.approx(gap)
+    differ = {
+        name.removeprefix("summary.json test "): then - now
+        for name, (then, now) in report["values_that_differ"].items()
+    }
+    assert differ == pytest.approx(gaps)
     assert report["verdict"] == {3: "within tolerance", 4: "different"}[code]
+
+
+def test_a_score_that_came_later_differs_but_is_no_failure(run: Path, script: Script) -> None:
+    def forget(summary: dict) -> None:
+        del summary["test"]["hd95"], summary["baselines"]["otsu"]["surface_dice"]
+
+    edit(run / "summary.json", forget)
+    assert script("reproduce", run).code == 3
+    edit(run / "summary.json", lambda summary: summary["test"].update(lost=0.5))
+    assert script("reproduce", run).code == 4
 
 
 def test_a_value_beside_the_scores_is_no_identity(run: Path, script: Script) -> None:

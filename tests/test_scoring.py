@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random as python_random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 
 from seglab.data.cases import Case, ph2_cases
 from seglab.errors import InputError
-from seglab.scoring import baseline_predictors, network_predictor, score_cases
+from seglab.metrics import calibration_counts, calibration_error
+from seglab.nets import SegNet, UNet
+from seglab.scoring import baseline_predictors, multiply_adds, network_predictor, score_cases
 
 # Sizes differ from case to case, and no image is square.
 SHAPES = {"IMD001": (20, 30), "IMD002": (21, 28), "IMD003": (18, 33), "IMD004": (25, 24)}
@@ -95,7 +99,7 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
         return prob
 
     case = case_of(tmp_path, grey(7), mask)
-    rows, values = score_cases(predict, [case], 0.5)
+    rows, values, calibration = score_cases(predict, [case], 0.5)
     assert len(seen) == 1
     assert seen[0].dtype == np.uint8
     assert np.array_equal(seen[0], grey(7))
@@ -106,6 +110,10 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
         "sensitivity": 2 / 6,
         "specificity": 16 / 18,
         "thresholded_iou": 0.0,
+        # Every lesion pixel is surface. From the mask's six: 0, 0, 1, 1, 1, root of 2; the 95th
+        # percentile is at rank 4.75 of 5. From the prediction's four: 0, 0, 1, 1.
+        "hd95": pytest.approx(1 + 0.75 * (math.sqrt(2) - 1), rel=1e-12),
+        "surface_dice": 1.0,
     }
     counts = {"tp": 2, "fp": 2, "fn": 4, "tn": 16}
     assert rows == [{"id": "IMD009", "diagnosis": "unknown"} | counts | own]
@@ -113,19 +121,26 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
     ece = abs((20 * 0.5 + 4 * 0.51) - 6) / 24
     pooled = {"iou_pooled": 2 / 8, "dice_pooled": 4 / 10, "ece": pytest.approx(ece, abs=1e-7)}
     assert values == own | pooled
-    rows, values = score_cases(predict, [case], 0.505)
-    assert rows[0]["fp"] == 2
-    rows, values = score_cases(predict, [case], 0.49)
-    assert [rows[0][k] for k in ("tp", "fp", "fn", "tn")] == [6, 18, 0, 0]
-    rows, values = score_cases(predict, [case], 0.52)
-    assert [rows[0][k] for k in ("tp", "fp", "fn", "tn")] == [0, 0, 6, 18]
+    assert list(values)[-4:] == ["thresholded_iou", "hd95", "surface_dice", "ece"]
+    assert list(rows[0])[-3:] == ["thresholded_iou", "hd95", "surface_dice"]
+    in_one_bin = [24, 6, 20 * 2**23 + 4 * round(float(np.float32(0.51)) * 2**24)]
+    assert calibration.dtype == torch.int64
+    assert calibration.tolist() == [in_one_bin if k == 7 else [0, 0, 0] for k in range(15)]
+    (row,), _, _ = score_cases(predict, [case], 0.505)
+    assert row["fp"] == 2
+    (row,), _, _ = score_cases(predict, [case], 0.49)
+    assert [row[k] for k in ("tp", "fp", "fn", "tn")] == [6, 18, 0, 0]
+    (row,), values, _ = score_cases(predict, [case], 0.52)
+    assert [row[k] for k in ("tp", "fp", "fn", "tn")] == [0, 0, 6, 18]
+    assert row["hd95"] == values["hd95"] == math.hypot(4, 6)
+    assert row["surface_dice"] == 0
 
 
 def test_set_values_are_those_of_the_rows(
     cases: list[Case], pictures: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
     predict = knowing(pictures, lambda mask: np.roll(mask, 3, axis=1) * 0.8 + 0.1)
-    rows, values = score_cases(predict, cases, 0.5)
+    rows, values, calibration = score_cases(predict, cases, 0.5)
     assert [row["id"] for row in rows] == list(SHAPES)
     kinds = ["common nevus", "atypical nevus", "melanoma", "common nevus"]
     assert [row["diagnosis"] for row in rows] == kinds
@@ -137,8 +152,10 @@ def test_set_values_are_those_of_the_rows(
         assert sum(counts) == mask.size
         overlap = (mask & rolled).sum() / (mask | rolled).sum() if mask.any() else 1
         assert row["iou_per_image"] == overlap
-    for name in ("iou_per_image", "dice_per_image", "thresholded_iou"):
+    for name in ("iou_per_image", "dice_per_image", "thresholded_iou", "hd95", "surface_dice"):
         assert values[name] == pytest.approx(np.mean([row[name] for row in rows]), rel=1e-15)
+    assert 1 < rows[0]["hd95"] <= 3
+    assert (rows[-1]["hd95"], rows[-1]["surface_dice"]) == (0, 1)
     assert rows[-1]["dice_per_image"] == 1
     assert values["iou_pooled"] == tp.sum() / (tp + fp + fn).sum()
     assert values["dice_pooled"] == 2 * tp.sum() / (2 * tp + fp + fn).sum()
@@ -148,17 +165,28 @@ def test_set_values_are_those_of_the_rows(
     high, low = (tp + fp).sum(), (fn + tn).sum()
     ece = (abs(0.9 * high - tp.sum()) + abs(0.1 * low - fn.sum())) / (high + low)
     assert values["ece"] == pytest.approx(ece, abs=1e-6)
+    # Counts of sets add up, as those of folds must.
+    parts = [score_cases(predict, part, 0.5).calibration for part in (cases[:1], cases[1:])]
+    assert torch.equal(parts[0] + parts[1], calibration)
+    assert calibration_error(calibration) == values["ece"]
+    one = [torch.tensor(predict(image)) for image, _ in pictures.values()]
+    masks = [torch.from_numpy(mask) for _, mask in pictures.values()]
+    expected = sum(calibration_counts(*pair) for pair in zip(one, masks, strict=True))
+    assert torch.equal(calibration, expected)
 
 
 def test_a_perfect_predictor_scores_one(
     cases: list[Case], pictures: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    rows, values = score_cases(knowing(pictures, lambda mask: mask), cases, 0.5)
-    assert values.pop("ece") == 0
+    rows, values, _ = score_cases(knowing(pictures, lambda mask: mask), cases, 0.5)
+    assert values.pop("ece") == values.pop("hd95") == 0
     assert set(values.values()) == {1.0}
     assert all(row["fp"] == row["fn"] == 0 for row in rows)
-    _, values = score_cases(knowing(pictures, lambda mask: ~mask), cases[:3], 0.5)
+    values = score_cases(knowing(pictures, lambda mask: ~mask), cases[:3], 0.5).values
     assert values.pop("ece") == 1
+    # The outlines of a lesion and of all but the lesion are neighbours, but for the image's edge.
+    assert values.pop("hd95") > 5
+    assert 0 < values.pop("surface_dice") < 1
     assert set(values.values()) == {0.0}
 
 
@@ -168,13 +196,14 @@ def test_order_of_cases_changes_nothing(
     random = np.random.default_rng(1)
     noise = {mask.shape: random.random(mask.shape) for _, mask in pictures.values()}
     predict = knowing(pictures, lambda mask: 0.6 * noise[mask.shape] + 0.4 * mask)
-    rows, values = score_cases(predict, cases, 0.5)
+    rows, values, calibration = score_cases(predict, cases, 0.5)
     assert 0 < values["iou_per_image"] < 1
     for order in ([3, 2, 1, 0], [1, 3, 0, 2]):
-        other_rows, other = score_cases(predict, [cases[i] for i in order], 0.5)
-        assert other == values
-        assert other_rows == [rows[i] for i in order]
-    alone = [score_cases(predict, [case], 0.5)[0][0] for case in cases]
+        other = score_cases(predict, [cases[i] for i in order], 0.5)
+        assert other.values == values
+        assert other.rows == [rows[i] for i in order]
+        assert torch.equal(other.calibration, calibration)
+    alone = [score_cases(predict, [case], 0.5).rows[0] for case in cases]
     assert alone == rows
 
 
@@ -208,7 +237,7 @@ def test_probabilities_are_resized_and_then_cut(tmp_path: Path) -> None:
     case = case_of(tmp_path, grey(7, (8, 8)), first_resized)
     predict = network_predictor(Fixed([[0.9, 0.4], [0.4, 0.4]]), 2)
     np.testing.assert_allclose(predict(grey(7, (8, 8))), 0.4 + 0.5 * weight, atol=1e-6)
-    rows, values = score_cases(predict, [case], 0.5)
+    rows, values, _ = score_cases(predict, [case], 0.5)
     assert [rows[0][k] for k in ("tp", "fp", "fn")] == [first_resized.sum(), 0, 0]
     assert values["iou_per_image"] == 1
 
@@ -279,13 +308,77 @@ def test_an_image_of_network_size_is_not_resized(net: Noisy) -> None:
     assert np.array_equal(image, before)
 
 
+class Counted(nn.Module):
+    """Layers whose multiply-adds can be told by hand; moody, for those that count them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm, self.drop = nn.BatchNorm2d(8), nn.Dropout(0.5)
+        self.each = nn.Conv2d(8, 8, 5, padding=2, groups=4)
+        self.gate = nn.Linear(8, 8)
+        self.up = nn.ConvTranspose2d(8, 1, 2, stride=2)
+        self.register_buffer("calls", torch.zeros(2))
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert torch.is_tensor(self.calls.add_(1)) and not self.training
+        x = self.drop(torch.relu(self.norm(self.down(image))))
+        x = self.each(x) + torch.rand_like(x) + python_random.random() + np.random.random()
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[..., None, None]
+        return self.up(x)
+
+
+def random_states() -> list[object]:
+    numpy_state = np.random.get_state()[1].tolist()  # type: ignore[index]
+    return [python_random.getstate(), numpy_state, torch.get_rng_state().tolist()]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_multiply_adds_by_hand_and_nothing_changes(device: str) -> None:
+    net = Counted().to(device).train()
+    net.norm.eval()  # frozen, as fine-tuning has it
+    modes = {name: module.training for name, module in net.named_modules()}
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    states = random_states()
+    # 12 px in, 6 px within.
+    by_hand = 36 * 8 * 3 * 9 + 36 * 8 * 2 * 25 + 8 * 8 + 36 * 8 * 4
+    ours = multiply_adds(net, 12)
+    assert type(ours) is int
+    assert ours == by_hand
+    assert random_states() == states
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    assert set(net.state_dict()) == set(before)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    if device == "cpu":
+        assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+
+
+# U-Net's head is no layer that is called: 8 channels at 16 px, 4 at 32 px.
+@pytest.mark.parametrize(("kind", "head"), [(UNet, 8 * 16 * 16 + 4 * 32 * 32), (SegNet, 0)])
+def test_multiply_adds_are_those_of_the_layers(kind: Callable[..., nn.Module], head: int) -> None:
+    net, expected = kind(width=4, depth=2), head
+
+    def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal expected
+        # A weight is used once a pixel: of the output, or of a transposed convolution's input.
+        pixels = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        expected += pixels.shape[2] * pixels.shape[3] * layer.weight.numel()
+
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_hook(count)
+    net.eval()(torch.zeros(1, 3, 32, 32))
+    by_layer = expected
+    assert multiply_adds(net, 32) == by_layer > 10_000
+
+
 def test_baselines_have_their_names() -> None:
     assert list(baseline_predictors(np.zeros((2, 2)))) == ["all_background", "mean_mask", "otsu"]
 
 
 def test_all_background_finds_nothing(cases: list[Case]) -> None:
     predict = baseline_predictors(np.ones((4, 4)))["all_background"]
-    rows, values = score_cases(predict, cases, 0.5)
+    rows, values, _ = score_cases(predict, cases, 0.5)
     assert all(row["tp"] == row["fp"] == 0 for row in rows)
     assert [row["dice_per_image"] for row in rows] == [0, 0, 0, 1]
     assert (values["sensitivity"], values["specificity"]) == (0, 1)
@@ -293,6 +386,10 @@ def test_all_background_finds_nothing(cases: list[Case]) -> None:
     share = sum(row["fn"] for row in rows) / sum(row["fn"] + row["tn"] for row in rows)
     assert values["pixel_accuracy"] == pytest.approx(1 - share, rel=1e-12)
     assert values["ece"] == pytest.approx(share, rel=1e-12)
+    diagonals = [math.hypot(*shape) for shape in SHAPES.values()]
+    assert [row["hd95"] for row in rows] == [*diagonals[:3], 0]
+    assert [row["surface_dice"] for row in rows] == [0, 0, 0, 1]
+    assert values["hd95"] == pytest.approx(sum(diagonals[:3]) / 4, rel=1e-12)
 
 
 def test_mean_mask_is_resized_to_the_image() -> None:
