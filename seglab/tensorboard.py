@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -124,18 +124,19 @@ def log_hparams(
     trainer: Trainer,
     config: Mapping[str, Any],
     summary: Mapping[str, Any],
-    varies: Iterable[str] = (),
+    varies: Mapping[str, str] = {},
 ) -> None:
     """Fills TensorBoard's HParams page: one row for this run.
 
-    The parameters are the same ones for every run of a sweep, since TensorBoard hides runs whose
-    sets differ. Metrics are those of val: what is chosen there must not have seen the test.
+    The parameters are what varies in a sweep, and the same ones for all single runs: TensorBoard
+    shows few at first, and hides runs whose sets differ. Metrics are those of val: what is chosen
+    there must not have seen the test.
 
     Args:
         trainer: Of the run.
         config: Resolved, plain containers.
         summary: With the scores of `val`, of which the headline is shown.
-        varies: Keys that differ in the sweep that this run is a job of.
+        varies: Overrides, by key, that differ in the sweep that this run is a job of.
     """
     logger = trainer.logger
     if not isinstance(logger, TensorBoard):
@@ -158,13 +159,15 @@ def log_hparams(
         "precision": str(config["trainer"]["precision"]),
         "seed": config["seed"],
     }
-    for key in varies:
+    if varies:
+        params = {}
+    for key, text in varies.items():
         value: Any = config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        name = key.rpartition(".")[2]
-        if isinstance(value, int | float | str) and name not in params:
-            params[name] = value
+        # A group, such as model, is known by the name of its file.
+        scalar = isinstance(value, int | float | str)
+        params[key.rpartition(".")[2]] = value if scalar else text
     metrics = {
         f"hp/val_{name}": summary["val"][name]
         for name in ("dice_per_image", "iou_per_image", "pixel_accuracy")
