@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 _LONGEST_NAME = 120  # file systems take 255 bytes
 
 
@@ -35,6 +37,23 @@ def same_command(key: str, folder: Path) -> str:
 def again(overrides: Sequence[str]) -> str:
     """The command of a single run."""
     return f"python {shlex.join([sys.argv[0], *overrides])}"
+
+
+def kept(config: DictConfig) -> list[str]:
+    """What of a sweep's command line its jobs need besides their overrides: where configs lie.
+
+    Args:
+        config: Hydra's own part, under `hydra`.
+    """
+    flags = [
+        f"--config-dir={source.path}"
+        for source in config.hydra.runtime.config_sources
+        if source.provider == "command-line"
+    ]
+    if config.hydra.job.config_name != "train":
+        flags.append(f"--config-name={config.hydra.job.config_name}")
+    own = re.compile(r"[+~]*hydra[./](mode|run|sweep|sweeper|launcher)\b")
+    return flags + [o for o in config.hydra.overrides.hydra if not own.match(o)]
 
 
 def taken_apart(overrides: Sequence[str]) -> dict[str, str]:

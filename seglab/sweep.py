@@ -37,7 +37,7 @@ from seglab.console import Console
 from seglab.errors import JOB, InputError
 from seglab.files import hash_of, is_locked, locked, read_csv, read_json, write_csv, write_json
 from seglab.interrupts import Interrupts
-from seglab.overrides import names_of, quoted, same_command, what_varies
+from seglab.overrides import kept, names_of, quoted, same_command, what_varies
 from seglab.results import read_val
 from seglab.trust import parse_config
 
@@ -60,6 +60,7 @@ class Job:
         overrides: All of them.
         varies: Those that are not the same in all jobs, by key.
         config: Resolved; None where it cannot be composed, which the job itself will say.
+        options: Of Hydra's command line, besides.
         before: Whether it was finished before this sweep was started.
         stopped: Why the sweep has stopped it, if it has.
         rows: Of its metrics.csv, as far as they were looked at.
@@ -71,6 +72,7 @@ class Job:
     overrides: Sequence[str]
     varies: Mapping[str, str]
     config: dict[str, Any] | None = None
+    options: Sequence[str] = ()
     before: bool = False
     stopped: str = ""
     rows: list[dict[str, str]] = field(default_factory=list)
@@ -92,8 +94,9 @@ class Job:
 
     def command(self) -> list[str]:
         """What runs it alone."""
+        script = str(Path(sys.argv[0]).absolute())
         own = ["hydra.mode=RUN", f"hydra.run.dir={quoted(self.path)}"]
-        return [sys.executable, str(Path(sys.argv[0]).absolute()), *self.overrides, *own]
+        return [sys.executable, script, *self.options, *self.overrides, *own]
 
 
 # Looks at new rows of a running job's metrics.csv; says why to stop it, or nothing.
@@ -183,7 +186,8 @@ class SweepLauncher(Launcher):
         """
         unique: dict[tuple[str, ...], Job] = {}
         for name, given, own in zip(names, overrides, varies, strict=True):
-            unique.setdefault(tuple(given), Job(name, self.folder / name, given, own))
+            job = Job(name, self.folder / name, given, own, options=kept(self.config))
+            unique.setdefault(tuple(given), job)
         jobs = list(unique.values())
         errors = [self._compose(job) for job in jobs]
         if all(errors):

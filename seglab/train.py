@@ -316,10 +316,10 @@ def _tell(run: Path) -> None:
     lines = [
         f"native resolution, {len(split.val)} val and {len(split.test)} test cases; "
         f"weights of epoch {summary['best_epoch']}; baselines on test",
-        f"{'':16}" + "".join(f"{name:>{max(8, len(name) + 2)}}" for name in columns),
+        f"{'':16}" + "".join(f"{name:>{max(10, len(name) + 2)}}" for name in columns),
     ]
     for metric in summary["test"]:
-        cells = (f"{v[metric]:>{max(8, len(name) + 2)}.4f}" for name, v in columns.items())
+        cells = (f"{v[metric]:>{max(10, len(name) + 2)}.4f}" for name, v in columns.items())
         lines.append(f"{metric:16}" + "".join(cells))
     lines += [
         f"run directory  {run}",
