@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
 
 from seglab.files import write_whole
 
@@ -109,3 +110,143 @@ def _save(figure: Figure, path: str | Path) -> None:
     # No date or version inside: equal runs leave equal files.
     figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
     write_whole(path, data.getvalue())
+
+
+def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: str) -> None:
+    """Draws a box for each row of a table, with its cases as points.
+
+    Boxes are quartiles and median, whiskers reach the last case within 1.5 times the box (Tukey).
+
+    Args:
+        path: PNG to write.
+        values: Of each case, in [0, 1], by the row's label.
+        metric: What they are.
+    """
+    height = min(0.9 + 0.42 * max(len(values), 1), 200)
+    figure = Figure(figsize=(7.5, height), layout="constrained")
+    axis = figure.subplots()
+    for i, own in enumerate(values.values()):
+        # Spread like the golden ratio's multiples, evenly and always alike.
+        spread = (np.arange(len(own)) * 0.618034 % 1 - 0.5) * 0.5
+        axis.plot(own, i + spread, "o", color=_COLOURS[0], alpha=0.35, markersize=3, mew=0)
+    if values:
+        axis.boxplot(
+            [list(own) for own in values.values()],
+            positions=range(len(values)),
+            orientation="horizontal",
+            widths=0.6,
+            showfliers=False,
+            medianprops={"color": _COLOURS[1], "linewidth": 1.8},
+        )
+    axis.set_yticks(range(len(values)), [_plain(label) for label in values])
+    axis.invert_yaxis()
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlabel(metric)
+    axis.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
+def save_val_curves(
+    path: str | Path, curves: Mapping[str, tuple[str, Sequence[Mapping[int, float]]]]
+) -> None:
+    """Draws the monitored metric over epochs: the mean of each row's runs, and how far they reach.
+
+    Args:
+        path: PNG to write.
+        curves: By the row's label its metric, and the values by epoch of each run, if any.
+    """
+    metrics = sorted({metric for metric, runs in curves.values() if any(runs)}) or [""]
+    size = (6 * len(metrics), 4.2 + _legend_height(curves))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = dict(zip(metrics, figure.subplots(1, len(metrics), squeeze=False)[0], strict=True))
+    handles: dict[str, Any] = {}
+    for i, (label, (metric, runs)) in enumerate(curves.items()):
+        epochs = sorted({epoch for run in runs for epoch in run})
+        if epochs:
+            reached = [[run[epoch] for run in runs if epoch in run] for epoch in epochs]
+            colour, line, marker = _style(i)
+            mean = [sum(values) / len(values) for values in reached]
+            (handles[label],) = axes[metric].plot(
+                epochs, mean, color=colour, linestyle=line, marker=marker if len(mean) < 3 else ""
+            )
+            axes[metric].fill_between(
+                epochs, list(map(min, reached)), list(map(max, reached)), color=colour, alpha=0.15
+            )
+    for metric, axis in axes.items():
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(metric)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    _legend(figure, handles)
+    _save(figure, path)
+
+
+def save_costs(
+    path: str | Path,
+    points: Mapping[str, tuple[Sequence[Any], Mapping[str, float]]],
+    metric: str,
+) -> None:
+    """Draws a score against what it costs: multiply-adds, and seconds to train.
+
+    Args:
+        path: PNG to write.
+        points: By the row's label its score (value, standard deviation, ends of the interval),
+            and its costs by name (`multiply_adds`, `training_seconds`) as far as they are known.
+        metric: What the score is.
+    """
+    titles = {"multiply_adds": "multiply-adds of one image", "training_seconds": "seconds to train"}
+    costs = [cost for cost in titles if any(cost in known for _, known in points.values())]
+    costs = costs or list(titles)
+    size = (4.8 * len(costs), 3.8 + _legend_height(points))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for axis, cost in zip(axes, costs, strict=True):
+        for i, (label, ((value, _, low, high), known)) in enumerate(points.items()):
+            if known.get(cost, 0) > 0:
+                colour, _, marker = _style(i)
+                # BCa may leave the value outside.
+                ends = [[max(value - low, 0)], [max(high - value, 0)]]
+                handles[label] = axis.errorbar(
+                    known[cost], value, ends, color=colour, marker=marker, capsize=2, linestyle=""
+                )
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # Thousandths of a second would read as minutes.
+        form = EngFormatter(sep="") if cost == "multiply_adds" else StrMethodFormatter("{x:g}")
+        axis.xaxis.set_major_formatter(form)
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xlabel(titles[cost])
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f"{metric} [95 %]")
+    _legend(figure, handles)
+    _save(figure, path)
+
+
+# Okabe and Ito 2008, told apart by the colour-blind; without their yellow, pale on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def _style(i: int) -> tuple[str, str, str]:
+    """Colour, line and marker of the i-th row."""
+    lines, markers = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
+    turn = i // len(_COLOURS)
+    return _COLOURS[i % len(_COLOURS)], lines[turn % 4], markers[(i + turn) % 7]
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    if handles:
+        labels = [_plain(label) for label in handles]
+        columns = 2 if max(map(len, labels)) < 45 else 1
+        figure.legend(
+            list(handles.values()), labels, loc="outside lower center", ncols=columns, fontsize=8
+        )
+
+
+def _legend_height(labels: Any) -> float:
+    return min(0.12 * len(labels), 100)
+
+
+def _plain(label: str) -> str:
+    """Dollars would start a formula."""
+    return label.replace("$", r"\$")

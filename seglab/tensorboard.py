@@ -17,17 +17,17 @@ from omegaconf import OmegaConf
 from seglab import provenance
 from seglab.figures import error_map, grid
 
-# The curves that matter, all runs in each, side by side.
+# The curves that matter, side by side: those of val above, those of train below.
 _LAYOUT = {
-    "curves": {
-        title: ["Multiline", [rf"^{part}/{name}$" for part in ("train", "val")]]
+    part: {
+        title: ["Multiline", [rf"^{part}/{name}$"]]
         for title, name in {
-            "loss": "loss",
             "Dice per image, network size": "dice_per_image_net",
             "IoU per image, network size": "iou_per_image_net",
-            "pixel accuracy, network size": "pixel_accuracy_net",
+            "loss": "loss",
         }.items()
     }
+    for part in ("val", "train")
 }
 
 
