@@ -1,11 +1,69 @@
-"""What a finished run says of val, from its files alone."""
+"""What runs say, from their files alone: no torch, and nothing of them is trusted."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
 
 from seglab.errors import InputError
 from seglab.files import read_csv, read_json
+
+COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
+# Of two runs of one config the first of these is taken.
+STATUSES = ("finished", "running", "interrupted", "failed", "planned")
+UNKNOWN = "-"
+
+Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis
+# Counts (tp, fp, fn, tn), hd95 and surface_dice, NaN where the run is older: float64 (6,) each.
+Tested = dict[Case, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run directory, as far as the run came.
+
+    Attributes:
+        folder: Where it lies.
+        path: Where it lies below what was given.
+        status: One of `STATUSES`.
+        error: In one line; empty without.
+        settings: The resolved config as text by dotted key, without seed, fold and places. Of a
+            run that never had a config, what was overridden.
+        seed: As text.
+        fold: Which fold is tested, as text; empty for holdout.
+        folds: How many there are; 1 for holdout, 0 without a config.
+        varies: Keys that its sweep varied.
+        values: Scores by name, `val/...` and `test/...`. This and what follows: if finished.
+        costs: Some of `COSTS`.
+        calibration: int64 (15, 3) of the test cases; None of an older run.
+        tested: The test cases.
+    """
+
+    folder: Path
+    path: str
+    status: str
+    error: str
+    settings: dict[str, str]
+    seed: str
+    fold: str
+    folds: int
+    varies: list[str]
+    values: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    calibration: np.ndarray | None = None
+    tested: Tested = field(default_factory=dict)
 
 
 def read_val(run: Path) -> dict[str, float]:
@@ -28,3 +86,181 @@ def read_val(run: Path) -> dict[str, float]:
         raise InputError(
             f"{run / 'summary.json'}: is no summary of this run; restore it"
         ) from error
+
+
+def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
+    """Reads all run directories at or below some folders, sorted by path.
+
+    What lies within a run directory is part of that run.
+
+    Raises:
+        InputError: A folder holds none, or a file is damaged.
+    """
+    roots = {Path(d).resolve() for d in dirs}
+    # As many of the folders' last names as it takes to tell them apart: none of a single one.
+    tail = next(
+        k for k in count() if len({r.parts[len(r.parts) - k :] for r in roots}) == len(roots)
+    )
+    found: dict[Path, str] = {}
+    for root in sorted(roots, key=lambda root: root.parts[len(root.parts) - tail :]):
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; expected one that holds runs")
+        before = len(found)
+        for folder, below, files in os.walk(root, onerror=_raise):
+            if "run.json" in files:
+                below.clear()
+                path = Path(*root.parts[len(root.parts) - tail :], Path(folder).relative_to(root))
+                found.setdefault(Path(folder), _text(path.as_posix()))
+        if len(found) == before and not any(f.is_relative_to(root) for f in found):
+            raise InputError(
+                f"{root}: holds no run, no folder with a run.json; name one that train.py wrote to"
+            )
+    return sorted((_read_run(*item) for item in found.items()), key=lambda run: run.path)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _read_run(folder: Path, path: str) -> Run:
+    with _reading(folder / "run.json") as file:
+        record = read_json(file)
+        status, error = record["status"], record.get("error")
+        STATUSES.index(status)
+        varies = {str(k): _text(v) for k, v in record.get("varies", {}).items()}
+        overrides = varies or dict(o.split("=", 1) for o in record.get("overrides", []) if "=" in o)
+        config = record.get("config")
+        config = None if config is None else _flat(config.items())
+    with _reading(folder / "config.yaml") as file:
+        if status == "finished" or file.exists():
+            config = _flat(_read_yaml(file).items())
+    known = config is not None
+    # What was overridden goes by the names that a config has.
+    names = {"model": "model._target_", "experiment": "name"}
+    settings = {names.get(k, k): _text(v) for k, v in overrides.items() if k[:6] != "hydra."}
+    settings = settings if config is None else config
+    run_dir = settings.pop("run_dir", None)
+    settings.pop("data.cache_dir", None)
+    for key, value in settings.items():
+        if run_dir and (value == run_dir or value.startswith(f"{run_dir}/")):
+            settings[key] = value.replace(run_dir, "run_dir", 1)
+    seed, batches = settings.pop("seed", UNKNOWN), settings.pop("data.seed", None)
+    if batches not in (None, seed):
+        seed = f"{seed} (data.seed {batches})"
+    fold, folds = settings.pop("data.split.fold", "null"), settings.pop("data.split.folds", "")
+    fold = "" if fold == "null" else fold
+    if known:
+        settings["protocol"] = f"{folds} folds" if fold else "holdout"
+    # A number that no run could have had may be why this one failed.
+    number = int(folds) if fold and re.fullmatch(r"\d{1,3}", folds) else 1
+    error = _text(" ".join(str(error or "").split()))
+    error = error if len(error) <= 100 else f"{error[:97]}..."
+    keys = [key for key in varies if key in settings]
+    run = Run(folder, path, status, error, settings, seed, fold, number * known, keys)
+    return _with_values(run) if status == "finished" else run
+
+
+def _with_values(run: Run) -> Run:
+    with _reading(run.folder / "summary.json") as file:
+        summary = read_json(file)
+        values = {f"{p}/{k}": _number(v) for p in ("val", "test") for k, v in summary[p].items()}
+        said = summary | {"training_seconds": summary["seconds"]["training_steps"]}
+        costs = {name: _number(said[name]) for name in COSTS if name in said}
+        calibration = summary.get("calibration", {}).get("test")
+        if calibration is not None:
+            calibration = np.array([[int(n) for n in row] for row in calibration])
+            if calibration.shape != (15, 3) or calibration.min() < 0 or not calibration[:, 0].any():
+                raise ValueError("calibration is not 15 x 3 counts")
+    tested = read_cases(run.folder, "test_cases.csv", "")[""]
+    return replace(run, values=values, costs=costs, calibration=calibration, tested=tested)
+
+
+def read_cases(folder: Path, name: str, key: str) -> dict[str, Tested]:
+    """Reads a table of cases, by a column: test_cases.csv as a whole, baselines by theirs."""
+    with _reading(folder / "splits.json") as file:
+        sha256 = {str(id): str(value) for id, value in read_json(file).get("sha256", {}).items()}
+    tested: dict[str, Tested] = defaultdict(dict)
+    with _reading(folder / name) as file:
+        rows = read_csv(file)
+        for row in rows:
+            case = (_text(row["id"]), sha256.get(row["id"], ""), _text(row["diagnosis"]))
+            counts = [int(row[k]) for k in ("tp", "fp", "fn", "tn")]
+            boundary = [
+                _number(row[k]) if row.get(k) else math.nan for k in ("hd95", "surface_dice")
+            ]
+            own = tested[_text(row[key]) if key else ""]
+            if case in own or min(counts) < 0 or not 0 < sum(counts) < 2**53:
+                raise ValueError(f"case {case[0]}: twice there, or impossible counts")
+            own[case] = np.array(counts + boundary)
+        if not rows:
+            raise ValueError("holds no case")
+    return dict(tested)
+
+
+def read_curve(run: Run, metric: str) -> dict[int, float]:
+    """Values of metrics.csv by epoch."""
+    with _reading(run.folder / "metrics.csv") as file:
+        rows = read_csv(file)
+        return {int(row["epoch"]): _number(row[metric]) for row in rows if row.get(metric)}
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Path]:
+    """Makes whatever a damaged file leads to one line that names it."""
+    try:
+        yield file
+    except InputError:
+        raise
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise InputError(
+            f"{file}: damaged ({_text(' '.join(str(error).split()))[:100]}); restore it, or move "
+            "its run elsewhere"
+        ) from error
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text("utf-8")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        depth = 0
+        for event in yaml.parse(text, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            # A few lines of references to references could fill any memory.
+            if isinstance(event, yaml.AliasEvent) or depth > 50:
+                raise ValueError("no config of a run")
+        return yaml.load(text, loader)  # a safe one
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; restore it, or move its run elsewhere") from None
+    except yaml.YAMLError as error:
+        raise ValueError(error) from error
+
+
+def _flat(items: Any, prefix: str = "") -> dict[str, str]:
+    """Values as text by dotted key; a list is a value."""
+    flat: dict[str, str] = {}
+    for key, value in items:
+        name = f"{prefix}{_text(key)}"
+        below = isinstance(value, dict) and value
+        flat |= _flat(value.items(), f"{name}.") if below else {name: _text(value)}
+    return flat
+
+
+def _text(value: Any) -> str:
+    """As YAML has it, without what a terminal would obey."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is no number")
+    return number
