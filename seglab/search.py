@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,12 @@ class TPESweeper(SweepSweeper):
                 "as val/dice_per_image_net"
             )
         fixed, space = self._space(arguments)
+        from optuna.trial import TrialState
+
         with self.launcher.sweeping():
             study = self._study(fixed, space)
             done = _told(study)
+            self._remember(study.trials[:done], fixed)
             while done < self.n_trials and not self.launcher.interrupts.asked:
                 end = min((done // self.generation + 1) * self.generation, self.n_trials)
                 trials = [self._trial(study, number, space) for number in range(done, end)]
@@ -74,6 +78,11 @@ class TPESweeper(SweepSweeper):
                     break  # a job was stopped: the same command goes on from here
                 done = end
             self._remark(study, fixed)
+            if done == self.n_trials and not study.get_trials(states=[TrialState.COMPLETE]):
+                raise InputError(
+                    f"{self.launcher.folder}: no trial finished; jobs.csv says why, and job.log in "
+                    "the directory of each"
+                )
 
     def _space(
         self, arguments: list[str]
@@ -176,10 +185,10 @@ class TPESweeper(SweepSweeper):
                 trial.suggest_categorical(key, kind.choices)
         return trial
 
-    def _run(self, study: optuna.Study, trials: list[optuna.Trial], fixed: list[str]) -> None:
-        """Runs the trials of a generation, and tells the study in their order."""
-        from optuna.trial import TrialState
-
+    def _jobs(
+        self, trials: Sequence[optuna.Trial | optuna.trial.FrozenTrial], fixed: list[str]
+    ) -> list[Job]:
+        """A job for each trial."""
         varies = [{key: str(value) for key, value in t.params.items()} for t in trials]
         short = [{key: _short(value) for key, value in t.params.items()} for t in trials]
         names = [
@@ -187,7 +196,25 @@ class TPESweeper(SweepSweeper):
             for trial, values in zip(trials, short, strict=True)
         ]
         overrides = [[*fixed, *(f"{key}={value}" for key, value in v.items())] for v in varies]
-        jobs = self.launcher.plan(names, overrides, [_plain(v) for v in varies])
+        return self.launcher.plan(names, overrides, [_plain(v) for v in varies])
+
+    def _remember(self, trials: Sequence[optuna.trial.FrozenTrial], fixed: list[str]) -> None:
+        """Puts trials that were told before an interruption into the table."""
+        from optuna.trial import TrialState
+
+        if not trials:
+            return
+        for trial, job in zip(trials, self._jobs(trials, fixed), strict=True):
+            job.before = trial.state == TrialState.COMPLETE
+            job.answered = trial.state == TrialState.FAIL
+            if trial.state == TrialState.PRUNED:
+                job.stopped = job.record.get("error") or "pruned"
+
+    def _run(self, study: optuna.Study, trials: list[optuna.Trial], fixed: list[str]) -> None:
+        """Runs the trials of a generation, and tells the study in their order."""
+        from optuna.trial import TrialState
+
+        jobs = self._jobs(trials, fixed)
         of_job = {id(job): trial for trial, job in zip(trials, jobs, strict=True)}
 
         def watch(job: Job) -> str:
@@ -216,6 +243,7 @@ class TPESweeper(SweepSweeper):
             elif status == "finished" and value is not None:
                 study.tell(trial, value)
             elif status in ("finished", "failed"):
+                job.answered = True
                 study.tell(trial, state=TrialState.FAIL)
             else:
                 return

@@ -63,6 +63,7 @@ class Job:
         options: Of Hydra's command line, besides.
         before: Whether it was finished before this sweep was started.
         stopped: Why the sweep has stopped it, if it has.
+        answered: Whether its failure is an answer too, as in a search: it is not to be tried again.
         rows: Of its metrics.csv, as far as they were looked at.
         handle: What the launcher knows it by.
     """
@@ -75,6 +76,7 @@ class Job:
     options: Sequence[str] = ()
     before: bool = False
     stopped: str = ""
+    answered: bool = False
     rows: list[dict[str, str]] = field(default_factory=list)
     handle: Any = None
 
@@ -160,7 +162,7 @@ class SweepLauncher(Launcher):
             self.interrupts.can_wait = True
             yield
             self._tell()
-            undone = [job for job in self.jobs if self.status(job) not in ("finished", "pruned")]
+            undone = [job for job in self.jobs if not (self._is_done(job) or job.answered)]
             again = f"to go on: {same_command('hydra.sweep.dir', self.folder)}"
             if self.interrupts.asked:
                 raise type(self.interrupts.error())(f"({again})")
@@ -208,11 +210,8 @@ class SweepLauncher(Launcher):
                         "another directory with hydra.sweep.dir=..., or give the same config"
                     )
         for job in jobs:
-            if not (job.path / "config.yaml").exists():
-                job.path.mkdir(exist_ok=True)
-                record = {"varies": dict(job.varies), "overrides": list(job.overrides)}
-                status = {"status": "planned", "error": None}
-                write_json(job.path / "run.json", status | record | {"config": job.config})
+            if not (job.path / "run.json").exists():
+                self._announce(job)
         self.jobs += jobs
         return [unique[tuple(given)] for given in overrides]
 
@@ -240,6 +239,9 @@ class SweepLauncher(Launcher):
                 ready = [job for job in waiting if not is_locked(job.path)]
                 starting = ready[: self.room(running)]
                 if starting:
+                    for job in starting:
+                        if not (job.path / "config.yaml").exists():
+                            self._announce(job)
                     self.start(starting)
                     waiting = [job for job in waiting if job not in starting]
                     running += starting
@@ -294,6 +296,16 @@ class SweepLauncher(Launcher):
     @abstractmethod
     def obituary(self, job: Job) -> str:
         """How a process ended that could not say so itself."""
+
+    def _is_done(self, job: Job) -> bool:
+        return self.status(job) in ("finished", "pruned")
+
+    def _announce(self, job: Job) -> None:
+        """Says in the job's directory that it is to come, and what it is."""
+        job.path.mkdir(exist_ok=True)
+        record = {"varies": dict(job.varies), "overrides": list(job.overrides)}
+        status = {"status": "planned", "error": None}
+        write_json(job.path / "run.json", status | record | {"config": job.config})
 
     def _compose(self, job: Job) -> Exception | None:
         try:
