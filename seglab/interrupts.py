@@ -62,7 +62,7 @@ class Interrupts:
 
     def error(self) -> KeyboardInterrupt:
         """What to raise for the signal that came."""
-        return KeyboardInterrupt() if self.asked == signal.SIGINT else Terminated()
+        return KeyboardInterrupt() if self.asked in (0, signal.SIGINT) else Terminated()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.asked:

@@ -17,9 +17,11 @@ _LONGEST_NAME = 120  # file systems take 255 bytes
 def quoted(text: str | Path) -> str:
     """A text as Hydra reads it whole, whatever characters it holds."""
     text = str(text)
-    if re.fullmatch(r"[\w./+-]+", text):
+    if re.fullmatch(r"/[A-Za-z0-9_./+-]*", text):
         return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Backslashes are doubled before a quote alone, the closing one too.
+    text = re.sub(r"(\\*)'", lambda found: 2 * found[1] + "\\'", text)
+    return f"'{text}{text[len(text.rstrip(chr(92))) :]}'"
 
 
 def same_command(key: str, folder: Path) -> str:
@@ -30,8 +32,11 @@ def same_command(key: str, folder: Path) -> str:
         folder: Its value.
     """
     script, *arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
-    # Before the others: argparse takes no overrides on both sides of -m.
-    return f"python {shlex.join([script, f'{key}={quoted(folder)}', *arguments])}"
+    # Beside the others: argparse takes no overrides on both sides of an option.
+    others = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
+    at = others[0] if others else len(arguments)
+    arguments.insert(at, f"{key}={quoted(folder)}")
+    return f"python {shlex.join([script, *arguments])}"
 
 
 def again(overrides: Sequence[str]) -> str:
@@ -90,12 +95,15 @@ def names_of(jobs: Sequence[Mapping[str, str]]) -> list[str]:
     last = [key.rpartition(".")[2] for key in keys]
     short = {k: name if last.count(name) == 1 else k for k, name in zip(keys, last, strict=True)}
     names = [
-        re.sub(r"[^\w.,=+-]", "_", ",".join(f"{short[k]}={v}" for k, v in job.items())) or "0"
+        re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join(f"{short[k]}={v}" for k, v in job.items()))
         for job in jobs
     ]
+    # Some file systems do not tell a from A.
+    alike: dict[str, set[str]] = {}
+    for job, name in zip(jobs, names, strict=True):
+        alike.setdefault(name.casefold(), set()).add(str(job))
     for i, job in enumerate(jobs):
-        alike = {str(other) for other, name in zip(jobs, names, strict=True) if name == names[i]}
-        if len(alike) > 1 or len(names[i]) > _LONGEST_NAME:
+        if len(alike[names[i].casefold()]) > 1 or len(names[i]) > _LONGEST_NAME:
             digest = hashlib.sha256(str(job).encode()).hexdigest()[:8]
             names[i] = f"{names[i][:_LONGEST_NAME]}-{digest}"
-    return names
+    return [name or "0" for name in names]

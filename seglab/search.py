@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep
@@ -131,7 +132,8 @@ class TPESweeper(SweepSweeper):
                 storage=optuna.storages.JournalStorage(JournalFileBackend(str(file))),
                 study_name="sweep",
                 direction="maximize" if self.launcher.config.monitor_mode == "max" else "minimize",
-                pruner=optuna.pruners.MedianPruner(self.startup, self.warmup),
+                # Epochs are counted from 1, Optuna's steps from 0.
+                pruner=optuna.pruners.MedianPruner(self.startup, self.warmup + 1),
                 load_if_exists=True,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -215,6 +217,14 @@ class TPESweeper(SweepSweeper):
         from optuna.trial import TrialState
 
         jobs = self._jobs(trials, fixed)
+        # What trials of this generation were told before an interruption must not matter.
+        first = trials[0].number // self.generation * self.generation
+        earlier: Any = SimpleNamespace(
+            direction=study.direction,
+            get_trials=lambda **options: [
+                trial for trial in study.get_trials(**options) if trial.number < first
+            ],
+        )
         of_job = {id(job): trial for trial, job in zip(trials, jobs, strict=True)}
 
         def watch(job: Job) -> str:
@@ -228,7 +238,7 @@ class TPESweeper(SweepSweeper):
                     trial.report(float(value), epoch)
                 elif epoch < max(reported):
                     continue  # the study has looked at it before an interruption
-                if trial.should_prune():
+                if study.pruner.prune(earlier, study.trials[trial.number]):
                     return (
                         f"pruned after epoch {epoch}: {self.launcher.monitor} {float(value):.4f} "
                         "is worse than the median of earlier trials"

@@ -186,34 +186,38 @@ class SweepLauncher(Launcher):
         Raises:
             InputError: No job can be composed, or a run of another config is in the way.
         """
-        unique: dict[tuple[str, ...], Job] = {}
-        for name, given, own in zip(names, overrides, varies, strict=True):
-            job = Job(name, self.folder / name, given, own, options=kept(self.config))
-            unique.setdefault(tuple(given), job)
-        jobs = list(unique.values())
+        jobs = [
+            Job(name, self.folder / name, given, own, options=kept(self.config))
+            for name, given, own in zip(names, overrides, varies, strict=True)
+        ]
         errors = [self._compose(job) for job in jobs]
+        if not jobs:
+            raise InputError("nothing to run: a list or range of the sweep is empty")
         if all(errors):
             raise errors[0]  # type: ignore[misc]
+        unique: dict[str, Job] = {}
+        for i, job in enumerate(jobs):
+            jobs[i] = unique.setdefault(_hash(job.config or job.overrides), job)
         there = {}
         for file in sorted(self.folder.glob("*/config.yaml")):
             with suppress(InputError):  # its job will say so
                 config = OmegaConf.to_container(parse_config(file), resolve=False)
-                there[hash_of(comparable(config))] = file.parent, config
+                there[_hash(config)] = file.parent, config
         at = {path: config for path, config in there.values()}
-        for job in jobs:
+        for job in unique.values():
             if job.config is not None:
-                job.path, _ = there.get(hash_of(comparable(job.config)), (job.path, None))
+                job.path, _ = there.get(_hash(job.config), (job.path, None))
                 other = differences(at[job.path], job.config) if job.path in at else []
                 if other:
                     raise InputError(
                         f"{job.path}: holds a run of another config ({', '.join(other)}); name "
                         "another directory with hydra.sweep.dir=..., or give the same config"
                     )
-        for job in jobs:
+        for job in unique.values():
             if not (job.path / "run.json").exists():
                 self._announce(job)
-        self.jobs += jobs
-        return [unique[tuple(given)] for given in overrides]
+        self.jobs += unique.values()
+        return jobs
 
     def run(self, jobs: Sequence[Job], watch: Watch = lambda job: "") -> None:
         """Runs jobs to their ends, as many at once as there is room for; finished ones are not.
@@ -528,6 +532,11 @@ def start_process(
             env={**os.environ, JOB: "1", **environment},
             start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
         )
+
+
+def _hash(config: Any) -> str:
+    """The same for configs that are, but for where their runs lie."""
+    return hash_of(comparable(config))
 
 
 def last_line(file: Path) -> str:

@@ -526,6 +526,8 @@ def evaluated(run: Path, data_root: Path | None) -> None:
 
     summary = seglab.evaluate.evaluate(run, data_root, out=run.parent / "out")
     assert summary["n"] >= 1 and summary["trained_on"] >= 0
+    pixels = summary["test"].pop("hd95")
+    assert 0 <= pixels < np.inf
     assert all(0 <= value <= 1 for value in summary["test"].values()), summary["test"]
 
 
