@@ -192,10 +192,9 @@ def test_the_same_command_starts_what_did_not_finish(
 ) -> None:
     folder, ended = mixed
     before = {name: files_of(folder / name) for name in FINISHED}
-    # As told; tests/test_overrides.py looks at the order.
     _, path, *arguments = told_command(ended.err)
     assert Path(path) == REPO / "scripts" / "train.py"
-    ended = script("train", "-m", *(a for a in arguments if a != "-m"))
+    ended = script("train", *arguments)
     assert sorted(started) == sorted(REASONS), ended.err
     assert {name: files_of(folder / name) for name in FINISHED} == before
     lines = ended.err.splitlines()
