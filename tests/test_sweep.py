@@ -441,3 +441,29 @@ def test_a_sweep_that_is_killed_again_and_again(
     process.communicate()
     # At once: what is still being saved is waited for.
     assert_ends_undisturbed(end_of(command(tmp_path, *SEEDS)), tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_distributed_job_starts_its_processes_and_no_second_sweep(
+    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    done = subprocess.run(
+        [
+            *(sys.executable, str(REPO / "scripts" / "train.py"), "-m", *TINY),
+            *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", f"hydra.sweep.dir={sweep}"),
+            *("seed=0,1", "trainer=ddp", "trainer.accelerator=cpu"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | ONE_THREAD,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    runs = [sweep / "seed=0", sweep / "seed=1"]
+    assert sorted(file.parent for file in tmp_path.rglob("run.json")) == runs
+    for run in runs:
+        assert read_json(run / "run.json")["status"] == "finished"
+        assert len((run / "metrics.csv").read_text().splitlines()) == 3  # the head, two epochs
+        log = (run / "job.log").read_text()
+        assert "MEMBER: 1/2" in log and "MEMBER: 2/2" in log
