@@ -50,7 +50,7 @@ _PAUSE = 0.2  # seconds between looks at the jobs
 _SHOWN = 8  # jobs with a line of their own below the bar
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A run of a sweep.
 
@@ -198,17 +198,13 @@ class SweepLauncher(Launcher):
         unique: dict[str, Job] = {}
         for i, job in enumerate(jobs):
             jobs[i] = unique.setdefault(_hash(job.config or job.overrides), job)
-        there = {}
-        for file in sorted(self.folder.glob("*/config.yaml")):
-            with suppress(InputError):  # its job will say so
-                config = OmegaConf.to_container(parse_config(file), resolve=False)
-                there[_hash(config)] = file.parent, config
-        at = {path: config for path, config in there.values()}
+        there = self._there()
+        configs = dict(there.values())
         for job in unique.values():
             if job.config is not None:
                 job.path, _ = there.get(_hash(job.config), (job.path, None))
-                other = differences(at[job.path], job.config) if job.path in at else []
-                if other:
+                other = differences(configs.get(job.path, job.config), job.config)
+                if other and (job.path / "config.yaml").exists():
                     raise InputError(
                         f"{job.path}: holds a run of another config ({', '.join(other)}); name "
                         "another directory with hydra.sweep.dir=..., or give the same config"
@@ -226,7 +222,7 @@ class SweepLauncher(Launcher):
             jobs: Planned.
             watch: Called when a running job has finished an epoch.
         """
-        waiting = list({id(job): job for job in jobs}.values())
+        waiting = list(dict.fromkeys(jobs))
         running: list[Job] = []
         told = False
         with _Display(len(waiting)) as display:
@@ -235,22 +231,23 @@ class SweepLauncher(Launcher):
                     told = True
                     waiting.clear()
                     self.stop(running)
-                for job in [job for job in waiting if self.status(job) == "finished"]:
-                    waiting.remove(job)
-                    job.before = True
-                    job.stopped = self._watched(job, watch)
-                    display.ended(job, "finished before")
-                ready = [job for job in waiting if not is_locked(job.path)]
-                starting = ready[: self.room(running)]
-                if starting:
+                if waiting and self.room(running) > 0:
+                    for job in [job for job in waiting if self.status(job) == "finished"]:
+                        waiting.remove(job)
+                        job.before = True
+                        job.stopped = self._watched(job, watch)
+                        display.ended(job, "finished before")
+                    ready = [job for job in waiting if not is_locked(job.path)]
+                    starting = ready[: self.room(running)]
                     for job in starting:
+                        waiting.remove(job)
                         if not (job.path / "config.yaml").exists():
                             self._announce(job)
-                    self.start(starting)
-                    waiting = [job for job in waiting if job not in starting]
+                    if starting:
+                        self.start(starting)
+                    elif waiting and not running:
+                        display.waits_for(waiting[0])
                     running += starting
-                elif waiting and not running:
-                    display.waits_for(waiting[0])
                 for job in list(running):
                     ended = self.has_ended(job)
                     if not job.stopped:
@@ -300,6 +297,20 @@ class SweepLauncher(Launcher):
     @abstractmethod
     def obituary(self, job: Job) -> str:
         """How a process ended that could not say so itself."""
+
+    def _there(self) -> dict[str, tuple[Path, Any]]:
+        """Runs that the sweep's folder holds already, begun or not, with their configs."""
+        there = {}
+        for file in sorted(self.folder.glob("*/run.json")):
+            run = file.parent
+            with suppress(InputError, TypeError, AttributeError):  # its job will say so
+                if (run / "config.yaml").exists():
+                    config = OmegaConf.to_container(parse_config(run / "config.yaml"))
+                else:
+                    config = read_json(file).get("config")
+                if config is not None:
+                    there[_hash(config)] = run, config
+        return there
 
     def _is_done(self, job: Job) -> bool:
         return self.status(job) in ("finished", "pruned")
