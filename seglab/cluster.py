@@ -121,6 +121,7 @@ class SubmititLauncher(SweepLauncher):
                 new.append(job)
         if not new:
             return
+        errors = (AssertionError, NameError, FailedJobError)
         try:
             executor = submitit.AutoExecutor(folder, cluster=self.cluster)
             executor.update_parameters(**{"name": "seglab", **self.parameters})
@@ -129,7 +130,7 @@ class SubmititLauncher(SweepLauncher):
                     executor.submit(ClusterJob(job.command(), job.path, job.log)) for job in new
                 ]
         # What submitit refuses itself, and what sbatch does.
-        except (RuntimeError, TypeError, NameError, ValueError, FailedJobError) as error:
+        except (RuntimeError, LookupError, TypeError, ValueError, *errors) as error:
             raise InputError(f"hydra.launcher: {self.cluster} refuses the jobs: {error}") from error
         for job, handle in zip(new, handles, strict=True):
             job.handle = handle.job_id if self.cluster == "slurm" else handle
@@ -175,6 +176,8 @@ def _is_wanted(asked: Sequence[int]) -> bool:
     me = os.environ.get("SLURM_JOB_ID")
     if me is None:
         return signal.SIGTERM not in asked
+    if "SLURM_ARRAY_JOB_ID" in os.environ:  # whose own number means all of its tasks
+        me = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format_map(os.environ)
     for _ in range(10):
         state = _ask("squeue", "-h", "-j", me, "-o", "%T")
         if state:

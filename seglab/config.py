@@ -74,7 +74,7 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
         raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
     _check_keys(config["data"]["split"], "data.split.", SPLIT, SPLIT)
     for key, kind, least, most, null in NUMBERS:
-        _check_number(key, _value(config, key), kind, least, most, null)
+        check_number(key, _value(config, key), kind, least, most, null)
     for key in TEXTS:
         if not isinstance(_value(config, key), str):
             raise InputError(f"{key}={_value(config, key)}: expected text")
@@ -188,7 +188,15 @@ def _check_keys(given: Any, where: str, known: Any, needed: Any = ()) -> None:
             raise InputError(f"{where}{key}: missing; conf/ has its default")
 
 
-def _check_number(key: str, value: Any, kind: type, least: float, most: float, null: bool) -> None:
+def check_number(
+    key: str,
+    value: Any,
+    kind: type,
+    least: float,
+    most: float = math.inf,
+    null: bool = False,
+) -> None:
+    """Refuses what is no number of a kind (int, or float for any) within limits, nor null."""
     if value is None and null:
         return
     is_number = isinstance(value, int if kind is int else int | float)

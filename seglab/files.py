@@ -123,8 +123,8 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
         raise InputError(refusal) from None
     except OSError as error:
         raise InputError(
-            f"{folder}: the run directory cannot be written ({error.strerror}); name another with "
-            "hydra.run.dir=..."
+            f"{folder}: the directory cannot be written ({error.strerror}); name another with "
+            "hydra.run.dir=... or hydra.sweep.dir=..."
         ) from error
     try:
         yield

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -50,10 +50,12 @@ def kept(config: DictConfig) -> list[str]:
     Args:
         config: Hydra's own part, under `hydra`.
     """
+    shipped = Path(sys.argv[0]).absolute().parent.parent / "conf"
+    options = {"command-line": "--config-dir", "main": "--config-path"}
     flags = [
-        f"--config-dir={source.path}"
+        f"{options[source.provider]}={source.path}"
         for source in config.hydra.runtime.config_sources
-        if source.provider == "command-line"
+        if source.provider in options and source.path and Path(source.path) != shipped
     ]
     if config.hydra.job.config_name != "train":
         flags.append(f"--config-name={config.hydra.job.config_name}")
@@ -82,6 +84,12 @@ def what_varies(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     return [{key: job[key] for key in varied if key in job} for job in every]
 
 
+def shortened(keys: Iterable[str]) -> dict[str, str]:
+    """Of dotted keys the last parts, where that tells them apart."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {k: name if [*last.values()].count(name) == 1 else k for k, name in last.items()}
+
+
 def names_of(jobs: Sequence[Mapping[str, str]]) -> list[str]:
     """Names jobs by what varies, for folders: `model=unet,fold=0`.
 
@@ -91,9 +99,7 @@ def names_of(jobs: Sequence[Mapping[str, str]]) -> list[str]:
     Returns:
         A name for each, one that no other has unless they are the same.
     """
-    keys = dict.fromkeys(key for job in jobs for key in job)
-    last = [key.rpartition(".")[2] for key in keys]
-    short = {k: name if last.count(name) == 1 else k for k, name in zip(keys, last, strict=True)}
+    short = shortened(key for job in jobs for key in job)
     names = [
         re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join(f"{short[k]}={v}" for k, v in job.items()))
         for job in jobs

@@ -125,8 +125,8 @@ class RunDirectory:
         changed = differences(then, config)
         if changed:
             raise InputError(
-                f"{self.path}: holds a run of another config ({', '.join(changed)}); name another "
-                "directory with hydra.run.dir=..., or give the same config to go on"
+                f"{self.path}: holds a run of another config ({', '.join(changed[:5])}); name "
+                "another directory with hydra.run.dir=..., or give the same config to go on"
             )
         return self.earlier["status"] == "finished"
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep
 
+from seglab.config import check_number
 from seglab.errors import InputError
+from seglab.files import naming
 from seglab.overrides import again, names_of
 from seglab.sweep import PLUGINS, Job, SweepSweeper
 
@@ -47,9 +49,11 @@ class TPESweeper(SweepSweeper):
         warmup: int,
         seed: int,
     ) -> None:
-        for name, value in (("n_trials", n_trials), ("generation", generation)):
-            if value < 1:
-                raise InputError(f"hydra.sweeper.{name}={value}: expected at least 1")
+        check_number("hydra.sweeper.n_trials", n_trials, int, 1)
+        check_number("hydra.sweeper.generation", generation, int, 1)
+        check_number("hydra.sweeper.startup", startup, int, 0)
+        check_number("hydra.sweeper.warmup", warmup, int, 0)
+        check_number("hydra.sweeper.seed", seed, int, 0, 2**31)
         super().__init__(params)
         self.n_trials = n_trials
         self.generation = generation
@@ -67,7 +71,7 @@ class TPESweeper(SweepSweeper):
         fixed, space = self._space(arguments)
         from optuna.trial import TrialState
 
-        with self.launcher.sweeping():
+        with self.launcher.sweeping(), naming(self.launcher.folder / "study.journal"):
             study = self._study(fixed, space)
             done = _told(study)
             self._remember(study.trials[:done], fixed)
@@ -101,12 +105,22 @@ class TPESweeper(SweepSweeper):
             key, sweep = override.get_key_element(), override.value()
             if not override.is_sweep_override():
                 fixed.append(str(override.input_line))
+            elif key == "seed" or key.startswith(("data.seed", "data.split")):
+                raise InputError(
+                    f"{key}: a search would choose the luckiest; give one, or sweep over it as a "
+                    "grid and compare"
+                )
             elif isinstance(sweep, IntervalSweep):
                 whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
                 kind: Any = (
                     distributions.IntDistribution if whole else distributions.FloatDistribution
                 )
-                space[key] = kind(sweep.start, sweep.end, log="log" in sweep.tags)
+                try:
+                    space[key] = kind(sweep.start, sweep.end, log="log" in sweep.tags)
+                except ValueError as error:
+                    raise InputError(f"{override.input_line}: {error}") from error
+            elif getattr(sweep, "shuffle", False):
+                raise InputError(f"{override.input_line}: a search takes no shuffle(...)")
             else:
                 values = list(override.sweep_string_iterator())
                 space[key] = distributions.CategoricalDistribution(values)
@@ -252,7 +266,7 @@ class TPESweeper(SweepSweeper):
                 study.tell(trial, state=TrialState.PRUNED)
             elif status == "finished" and value is not None:
                 study.tell(trial, value)
-            elif status in ("finished", "failed"):
+            elif status in ("finished", "failed") and not job.failure:
                 job.answered = True
                 study.tell(trial, state=TrialState.FAIL)
             else:

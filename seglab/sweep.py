@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,12 +33,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from seglab.config import comparable, differences, resolve_config
+from seglab.config import check_number, comparable, differences, resolve_config
 from seglab.console import Console
 from seglab.errors import JOB, InputError
 from seglab.files import hash_of, is_locked, locked, read_csv, read_json, write_csv, write_json
 from seglab.interrupts import Interrupts
-from seglab.overrides import kept, names_of, quoted, same_command, what_varies
+from seglab.overrides import kept, names_of, quoted, same_command, taken_apart, what_varies
 from seglab.results import read_val
 from seglab.trust import parse_config
 
@@ -61,8 +62,10 @@ class Job:
         varies: Those that are not the same in all jobs, by key.
         config: Resolved; None where it cannot be composed, which the job itself will say.
         options: Of Hydra's command line, besides.
+        known: Whether its run directory holds a run of this config already.
         before: Whether it was finished before this sweep was started.
         stopped: Why the sweep has stopped it, if it has.
+        failure: What went wrong that its run directory does not say.
         answered: Whether its failure is an answer too, as in a search: it is not to be tried again.
         rows: Of its metrics.csv, as far as they were looked at.
         handle: What the launcher knows it by.
@@ -74,8 +77,10 @@ class Job:
     varies: Mapping[str, str]
     config: dict[str, Any] | None = None
     options: Sequence[str] = ()
+    known: bool = False
     before: bool = False
     stopped: str = ""
+    failure: str = ""
     answered: bool = False
     rows: list[dict[str, str]] = field(default_factory=list)
     handle: Any = None
@@ -150,6 +155,11 @@ class SweepLauncher(Launcher):
             InputError: A job did not finish, or another process is at work in the folder.
             KeyboardInterrupt: The sweep was stopped.
         """
+        root = Path(self.config.data.root).absolute()
+        if self.folder.resolve().is_relative_to(root.resolve()):
+            raise InputError(
+                f"hydra.sweep.dir={self.folder}: expected a folder outside the data, {root}"
+            )
         refusal = (
             f"{self.folder}: another process is at work on this sweep; wait for it, or name "
             "another directory with hydra.sweep.dir=..."
@@ -159,8 +169,9 @@ class SweepLauncher(Launcher):
             _on_console(),
             self.interrupts.handled(self._leave),
         ):
+            with suppress(KeyboardInterrupt):
+                yield
             self.interrupts.can_wait = True
-            yield
             self._tell()
             undone = [job for job in self.jobs if not (self._is_done(job) or job.answered)]
             again = f"to go on: {same_command('hydra.sweep.dir', self.folder)}"
@@ -195,18 +206,26 @@ class SweepLauncher(Launcher):
             raise InputError("nothing to run: a list or range of the sweep is empty")
         if all(errors):
             raise errors[0]  # type: ignore[misc]
+        if any("run_dir" in taken_apart(job.overrides) for job in jobs):
+            raise InputError(
+                "run_dir: each job has its own; name the sweep's folder with hydra.sweep.dir=..."
+            )
         unique: dict[str, Job] = {}
         for i, job in enumerate(jobs):
             jobs[i] = unique.setdefault(_hash(job.config or job.overrides), job)
+        if len(unique) < len(jobs):
+            same = f"{len(jobs) - len(unique)} of {len(jobs)} combinations"
+            self.remarks.append(f"note         {same} are the same as others, and run once")
         there = self._there()
         configs = dict(there.values())
         for job in unique.values():
             if job.config is not None:
+                job.known = _hash(job.config) in there
                 job.path, _ = there.get(_hash(job.config), (job.path, None))
                 other = differences(configs.get(job.path, job.config), job.config)
                 if other and (job.path / "config.yaml").exists():
                     raise InputError(
-                        f"{job.path}: holds a run of another config ({', '.join(other)}); name "
+                        f"{job.path}: holds a run of another config ({', '.join(other[:5])}); name "
                         "another directory with hydra.sweep.dir=..., or give the same config"
                     )
         for job in unique.values():
@@ -225,6 +244,7 @@ class SweepLauncher(Launcher):
         waiting = list(dict.fromkeys(jobs))
         running: list[Job] = []
         told = False
+        self.interrupts.can_wait = True
         with _Display(len(waiting)) as display:
             while waiting or running:
                 if self.interrupts.asked and not told:
@@ -232,11 +252,13 @@ class SweepLauncher(Launcher):
                     waiting.clear()
                     self.stop(running)
                 if waiting and self.room(running) > 0:
-                    for job in [job for job in waiting if self.status(job) == "finished"]:
+                    for job in [job for job in waiting if self._has_finished(job)]:
                         waiting.remove(job)
-                        job.before = True
                         job.stopped = self._watched(job, watch)
-                        display.ended(job, "finished before")
+                        job.failure = _damage_of(job)
+                        job.before = not job.failure
+                        how = "finished before" if job.before else self._described(job)
+                        display.ended(job, how, before=True)
                     ready = [job for job in waiting if not is_locked(job.path)]
                     starting = ready[: self.room(running)]
                     for job in starting:
@@ -244,7 +266,10 @@ class SweepLauncher(Launcher):
                         if not (job.path / "config.yaml").exists():
                             self._announce(job)
                     if starting:
-                        self.start(starting)
+                        self.start([job for job in starting if not job.failure])
+                        for job in [job for job in starting if job.failure]:
+                            starting.remove(job)
+                            display.ended(job, self._described(job))
                     elif waiting and not running:
                         display.waits_for(waiting[0])
                     running += starting
@@ -261,9 +286,12 @@ class SweepLauncher(Launcher):
                 display.shows(running)
                 if running or waiting:
                     time.sleep(_PAUSE)
+        self.interrupts.can_wait = False
 
     def status(self, job: Job) -> str:
-        """As in run.json, or 'pruned'."""
+        """As in run.json, unless more is known."""
+        if job.failure:
+            return "failed"
         return "pruned" if job.stopped else job.record.get("status", "planned")
 
     def value(self, job: Job) -> float | None:
@@ -308,19 +336,31 @@ class SweepLauncher(Launcher):
                     config = OmegaConf.to_container(parse_config(run / "config.yaml"))
                 else:
                     config = read_json(file).get("config")
-                if config is not None:
+                if isinstance(config, dict) and config:
                     there[_hash(config)] = run, config
         return there
+
+    def _has_finished(self, job: Job) -> bool:
+        return job.known and self.status(job) == "finished"
 
     def _is_done(self, job: Job) -> bool:
         return self.status(job) in ("finished", "pruned")
 
     def _announce(self, job: Job) -> None:
         """Says in the job's directory that it is to come, and what it is."""
-        job.path.mkdir(exist_ok=True)
         record = {"varies": dict(job.varies), "overrides": list(job.overrides)}
         status = {"status": "planned", "error": None}
-        write_json(job.path / "run.json", status | record | {"config": job.config})
+        with self._costs_itself(job):
+            job.path.mkdir(exist_ok=True)
+            write_json(job.path / "run.json", status | record | {"config": job.config})
+
+    @contextmanager
+    def _costs_itself(self, job: Job) -> Iterator[None]:
+        """Makes what cannot be written, as on a full disk, a failure of this job alone."""
+        try:
+            yield
+        except OSError as error:
+            job.failure = f"{error.filename or job.path}: {error.strerror}"
 
     def _compose(self, job: Job) -> Exception | None:
         try:
@@ -346,52 +386,62 @@ class SweepLauncher(Launcher):
     def _settle(self, job: Job) -> None:
         """Writes down what a process could not that was killed, or never came to its config."""
         record = job.record
-        if job.stopped and record.get("status") == "interrupted":
-            write_json(job.path / "run.json", record | {"error": job.stopped})
-        elif record.get("status") in ("planned", "running") and not self.interrupts.asked:
-            record |= {"status": "failed", "error": self.obituary(job)}
-            write_json(job.path / "run.json", record)
+        status = record.get("status")
+        with self._costs_itself(job):
+            if job.stopped and status == "interrupted":
+                record |= {"status": "pruned", "error": job.stopped}
+                write_json(job.path / "run.json", record)
+            elif status in ("planned", "running") and not self.interrupts.asked:
+                record |= {"status": "failed", "error": self.obituary(job)}
+                write_json(job.path / "run.json", record)
+            elif status == "finished":
+                job.failure = _damage_of(job)
+            elif not record:
+                job.failure = self.obituary(job)
 
     def _described(self, job: Job) -> str:
         """Status, and the value or what went wrong, in a line."""
         status, value = self.status(job), self.value(job)
         if status == "finished":
             return status if value is None else f"{status}  {self.monitor} {value:.4f}"
-        error = job.stopped or job.record.get("error") or ""
+        error = job.failure or job.stopped or job.record.get("error") or ""
         return f"{status}  {' '.join(str(error).split()).removeprefix('InputError: ')}".rstrip()
 
     def _tell(self) -> None:
         """The table of all jobs, on the terminal and as jobs.csv."""
-        rows = [
-            {
-                "job": job.name,
-                "status": self.status(job),
-                self.monitor or "value": self.value(job),
-                "error": None if self.status(job) == "finished" else job.record.get("error"),
-            }
-            for job in self.jobs
-        ]
-        write_csv(self.folder / "jobs.csv", rows)
+        statuses = [self.status(job) for job in self.jobs]
         wide = max((len(job.name) for job in self.jobs), default=0)
         lines = [f"{job.name:{wide}}  {self._described(job)}" for job in self.jobs]
-        counts = Counter(row["status"] for row in rows)
+        room = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+        if room and wide > room // 2:
+            lines = [x for job in self.jobs for x in (job.name, f"  {self._described(job)}")]
+        if room:
+            lines = [line if len(line) <= room else f"{line[: room - 3]}..." for line in lines]
         before = sum(job.before for job in self.jobs)
         parts = [
             f"{n} {status}"
             + (f" ({before} of them before)" * (status == "finished" and before > 0))
-            for status, n in sorted(counts.items())
+            for status, n in sorted(Counter(statuses).items())
         ]
-        if sys.stderr.isatty():
-            room = shutil.get_terminal_size().columns
-            lines = [line if len(line) <= room else f"{line[: room - 3]}..." for line in lines]
+        folder = shlex.quote(str(self.folder))
         lines += [
-            f"{len(rows)} jobs: {', '.join(parts)}",
+            f"{len(self.jobs)} jobs: {', '.join(parts)}",
             f"sweep        {self.folder}",
-            f"compare      python scripts/compare.py {self.folder}",
-            f"look at it   tensorboard --logdir {self.folder}",
+            f"compare      python scripts/compare.py {folder}",
+            f"look at it   tensorboard --logdir {folder}",
             *self.remarks,
         ]
         log.info("%s", "\n".join(lines))
+        rows = [
+            {
+                "job": job.name,
+                "status": status,
+                self.monitor or "value": self.value(job),
+                "error": job.failure or job.stopped or job.record.get("error"),
+            }
+            for job, status in zip(self.jobs, statuses, strict=True)
+        ]
+        write_csv(self.folder / "jobs.csv", rows)
 
     def _leave(self) -> None:
         """The last words of a process that is told twice to stop."""
@@ -412,10 +462,8 @@ class LocalLauncher(SweepLauncher):
     __module__ = PLUGINS
 
     def __init__(self, n_jobs: int = 1, threads: int | None = None) -> None:
-        if n_jobs < 1:
-            raise InputError(f"hydra.launcher.n_jobs={n_jobs}: expected at least 1")
-        if threads is not None and threads < 1:
-            raise InputError(f"hydra.launcher.threads={threads}: expected at least 1, or null")
+        check_number("hydra.launcher.n_jobs", n_jobs, int, 1)
+        check_number("hydra.launcher.threads", threads, int, 1, null=True)
         self.n_jobs = n_jobs
         if threads is None and n_jobs > 1:
             threads = max(1, _cores() // n_jobs)
@@ -428,7 +476,8 @@ class LocalLauncher(SweepLauncher):
     def start(self, jobs: Sequence[Job]) -> None:
         """Starts a process for each."""
         for job in jobs:
-            job.handle = start_process(job.command(), job.log, self.environment)
+            with self._costs_itself(job):
+                job.handle = start_process(job.command(), job.log, self.environment)
 
     def has_ended(self, job: Job) -> bool:
         """Whether its process has."""
@@ -449,7 +498,9 @@ class LocalLauncher(SweepLauncher):
     def obituary(self, job: Job) -> str:
         """By its exit code, or its last line."""
         code = job.handle.returncode
-        if code >= 0:
+        if code == 0:
+            return f"ended without a result; see {job.log}"
+        if code > 0:
             return last_line(job.log).removeprefix("error: ") or f"ended with exit code {code}"
         hint = "; was the memory full?" if code == -signal.SIGKILL else f"; see {job.log}"
         return f"killed by {signal.Signals(-code).name}{hint}"
@@ -465,6 +516,8 @@ class SweepSweeper(Sweeper):
     __module__ = PLUGINS
 
     def __init__(self, params: Mapping[str, str]) -> None:
+        if not isinstance(params, Mapping):
+            raise InputError(f"hydra.sweeper.params={params}: expected keys with values")
         self.params = params
 
     def setup(
@@ -483,6 +536,8 @@ class SweepSweeper(Sweeper):
         """All overrides; of two of one key the last."""
         given = [f"{key}={value}" for key, value in self.params.items()]
         overrides = self.parser.parse_overrides([*given, *arguments])
+        if any(o.get_key_element() == "sweep" and o.is_sweep_override() for o in overrides):
+            raise InputError("sweep: expected one named sweep, not a list; start them one by one")
         return list({override.get_key_element(): override for override in overrides}.values())
 
 
@@ -561,6 +616,20 @@ def last_line(file: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
+def _damage_of(job: Job) -> str:
+    """What a finished run lacks; empty where it is whole, as far as a sweep looks."""
+    try:
+        then = OmegaConf.to_container(parse_config(job.path / "config.yaml"))
+        other = differences(then, job.config)
+        if other:
+            return f"{job.path}: was trained with another config ({', '.join(other[:5])})"
+        read_val(job.path)
+    except InputError as error:
+        return str(error)
+    lost = [f for f in ("checkpoints/best.ckpt", "test_cases.csv") if not (job.path / f).is_file()]
+    return f"{job.path / lost[0]}: no such file; restore it" if lost else ""
+
+
 class _Display:
     """A bar over the jobs, a line for each that is running, and one that stays when it ends."""
 
@@ -598,7 +667,9 @@ class _Display:
             line.set_description_str(texts[i][:room] if i < len(texts) else "")
         self._bar.refresh()
 
-    def ended(self, job: Job, how: str) -> None:
+    def ended(self, job: Job, how: str, before: bool = False) -> None:
+        if before and self._on:
+            self._bar.initial += 1  # took no time, so it says nothing of what is left
         self._bar.update()
         log.info("%s: %s", job.name, how)
 

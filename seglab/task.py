@@ -100,7 +100,6 @@ class SegmentationTask(LightningModule):
         metrics.update(torch.sigmoid(logits.detach()), batch["mask"].int())
         mean_loss.update(loss)
         values = {**dict(metrics.items()), f"{stage}/loss": mean_loss}
-        # Of train and val the run's recorder logs what it writes down.
-        logger = stage == "test"
-        self.log_dict(values, logger=logger, on_step=False, on_epoch=True, batch_size=len(loss))
+        # The run's recorder logs what it writes down; of test nobody sees anything here.
+        self.log_dict(values, logger=False, on_step=False, on_epoch=True, batch_size=len(loss))
         return loss.mean()

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from seglab import provenance
 from seglab.figures import error_map, grid
+from seglab.overrides import shortened
 
 # The curves that matter, side by side: those of val above, those of train below.
 _LAYOUT = {
@@ -161,13 +162,14 @@ def log_hparams(
     }
     if varies:
         params = {}
+    names = shortened(varies)
     for key, text in varies.items():
         value: Any = config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         # A group, such as model, is known by the name of its file.
         scalar = isinstance(value, int | float | str)
-        params[key.rpartition(".")[2]] = value if scalar else text
+        params[names[key]] = value if scalar else text
     metrics = {
         f"hp/val_{name}": summary["val"][name]
         for name in ("dice_per_image", "iou_per_image", "pixel_accuracy")

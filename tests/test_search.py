@@ -42,6 +42,7 @@ SPACE = {
 }
 SETTINGS = {"n_trials": 9, "generation": 3, "startup": 2, "warmup": 2, "seed": 0}
 CONFIG = {"monitor": "val/loss", "monitor_mode": "min", "run_dir": "", "kind": "a", "n": 1}
+CONFIG |= {"data": {"root": "/elsewhere"}}
 
 
 class Launcher(FakeJobs, SweepLauncher):
