@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from seglab.errors import InputError
+from seglab.errors import JOB, InputError
 from seglab.metrics import PerImageMean, segmentation_metrics
 
 STAGES = ("train", "val", "test")
@@ -100,6 +101,8 @@ class SegmentationTask(LightningModule):
         metrics.update(torch.sigmoid(logits.detach()), batch["mask"].int())
         mean_loss.update(loss)
         values = {**dict(metrics.items()), f"{stage}/loss": mean_loss}
-        # The run's recorder logs what it writes down; of test nobody sees anything here.
-        self.log_dict(values, logger=False, on_step=False, on_epoch=True, batch_size=len(loss))
+        # Of train and val the run's recorder logs what it writes down. Of a sweep's jobs nobody
+        # sees the test beside the curves that a choice is made by.
+        logger = stage == "test" and JOB not in os.environ
+        self.log_dict(values, logger=logger, on_step=False, on_epoch=True, batch_size=len(loss))
         return loss.mean()

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,8 @@ def test_tensorboard_compares_the_jobs_by_val(mixed: Mixed) -> None:
             (point,) = events.Scalars(tag)
             assert point.value == pytest.approx(val[tag.removeprefix("hp/val_")], rel=1e-6)
         assert "custom_scalars__config__" in events.Tags()["tensors"]
+        # A choice made here has not seen the test.
+        assert not any("test" in tag for tag in events.Tags()["scalars"])
     assert keys[0] == keys[1]
 
 
@@ -292,6 +295,25 @@ def test_a_job_that_another_process_runs_is_waited_for(
         (["sweep=tpe", "monitor=test/dice_per_image"], "monitor=test/dice_per_image: a search"),
         (["hydra/sweeper=tpe"], "hydra.sweeper.params: nothing to search"),
         (["seed=range(3,3)"], "nothing to run"),
+        (["seed=0,1", "run_dir=/elsewhere"], "run_dir: each job has its own"),
+        (["sweep=models,lr"], "sweep: expected one named sweep"),
+        (["hydra.sweeper.params=3"], "hydra.sweeper.params=3: expected keys"),
+        (
+            ["seed=0,1", "hydra.launcher.threads=1.5"],
+            "hydra.launcher.threads=1.5: expected an integ",
+        ),
+        (
+            ["sweep=tpe", "hydra.sweeper.n_trials=2.5"],
+            "hydra.sweeper.n_trials=2.5: expected an int",
+        ),
+        (
+            ["sweep=tpe", "hydra.sweeper.startup=-1"],
+            "hydra.sweeper.startup=-1: expected an integer",
+        ),
+        (["sweep=tpe", "hydra.sweeper.seed=-5"], "hydra.sweeper.seed=-5: expected an integer"),
+        (["sweep=tpe", "model.width=interval(8,4)"], "model.width=interval(8,4): "),
+        (["sweep=tpe", "seed=0,1"], "seed: a search would choose the luckiest"),
+        (["sweep=tpe", "data.split.fold=range(5)"], "data.split.fold: a search would choose"),
     ],
     ids=str,
 )
@@ -467,3 +489,78 @@ def test_a_distributed_job_starts_its_processes_and_no_second_sweep(
         assert len((run / "metrics.csv").read_text().splitlines()) == 3  # the head, two epochs
         log = (run / "job.log").read_text()
         assert "MEMBER: 1/2" in log and "MEMBER: 2/2" in log
+
+
+def test_a_finished_job_that_lacks_something_has_failed_and_says_what(
+    sweeps: Sweep, started: list[str], tmp_path: Path
+) -> None:
+    jobs = [f"seed={seed}" for seed in range(5)]
+    assert sweeps("seed=0,1,2,3,4").code == 0
+    folder = tmp_path / "sweep"
+    (folder / "seed=1" / "summary.json").write_text("{")
+    (folder / "seed=2" / "checkpoints" / "best.ckpt").unlink()
+    (folder / "seed=3" / "test_cases.csv").unlink()
+    started.clear()
+    ended = sweeps("seed=0,1,2,3,4")
+    assert ended.code == 1
+    assert not started
+    status = {row["job"]: (row["status"], row["error"]) for row in read_csv(folder / "jobs.csv")}
+    assert [status[job][0] for job in jobs] == ["finished", *["failed"] * 3, "finished"]
+    for job, name in zip(jobs[1:4], ("summary.json", "best.ckpt", "test_cases.csv"), strict=True):
+        assert name in status[job][1] and job in status[job][1]
+    assert "5 jobs: 3 failed, 2 finished (2 of them before)" in ended.err
+
+
+def test_a_disk_that_takes_no_more_costs_the_job_that_meets_it(
+    sweeps: Sweep, started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = sweep.write_json
+
+    def full(path: Path, value: object) -> None:
+        if path.parent.name == "seed=1":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, value)
+
+    monkeypatch.setattr(sweep, "write_json", full)
+    ended = sweeps("seed=0,1,2")
+    assert ended.code == 1
+    assert started == ["seed=0", "seed=2"]
+    assert "seed=1/run.json: No space left on device" in ended.err
+    assert "3 jobs: 1 failed, 2 finished" in ended.err
+    monkeypatch.setattr(sweep, "write_json", write)
+    assert sweeps("seed=0,1,2").code == 0
+    assert started == ["seed=0", "seed=2", "seed=1"]
+
+
+def test_combinations_that_are_the_same_run_once_and_are_counted(
+    sweeps: Sweep, started: list[str]
+) -> None:
+    ended = sweeps("task.optimizer.lr=0.001,1e-3,0.002")
+    assert ended.code == 0, ended.err
+    assert len(started) == 2
+    assert "1 of 3 combinations are the same as others, and run once" in ended.err
+
+
+def test_jobs_read_the_configs_that_the_sweep_reads(
+    sweeps: Sweep, started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    start = LocalLauncher.start
+
+    def observed(self: LocalLauncher, jobs: list[sweep.Job]) -> None:
+        commands.extend(job.command() for job in jobs)
+        start(self, jobs)
+
+    monkeypatch.setattr(LocalLauncher, "start", observed)
+    assert sweeps("seed=0").code == 0
+    more, own = tmp_path / "more", tmp_path / "conf"
+    more.mkdir()
+    shutil.copytree(REPO / "conf", own)
+    for option in (f"--config-dir={more}", f"--config-path={own}"):
+        shutil.rmtree(tmp_path / "sweep")
+        assert sweeps(option, "seed=0").code == 0
+        assert option in commands[-1]
+        assert commands[-1][2:] == [option, *commands[0][2:]]
+    refused = sweeps("seed=0", f"data.root={tmp_path}")
+    assert refused.code == 1
+    assert "expected a folder outside the data" in refused.err

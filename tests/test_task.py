@@ -161,8 +161,7 @@ def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
         assert 0 < hand["val/dice_per_image_net"] < 1
         assert hand["val/dice_per_image_net"] != hand["val/dice_pooled_net"]
     assert rows.rows[0] != close(rows.rows[1])
-    trainer.test(task, Loader(test), verbose=False)
-    values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    (values,) = trainer.test(task, Loader(test), verbose=False)
     assert values == close(expected(net, test, "test", threshold))
     # Nor does it matter how the images come in batches.
     image, mask = joined(test)
@@ -182,8 +181,8 @@ def test_the_logged_loss_is_the_exact_mean_over_images() -> None:
     task, trainer = SegmentationTask(pixelwise(), loss, still), trainer_of()
     for seed in range(5):
         values.clear()
-        trainer.test(task, Loader(batches(seed)), verbose=False)
-        assert trainer.callback_metrics["test/loss"] == math.fsum(values) / 7
+        (logged,) = trainer.test(task, Loader(batches(seed)), verbose=False)
+        assert logged["test/loss"] == math.fsum(values) / 7
 
 
 def test_val_values_are_those_of_the_weights_after_the_epoch() -> None:

@@ -216,6 +216,7 @@ def test_tensorboard_shows_it_all(run: Path) -> None:
     for name in ("train/loss", "val/loss", "val/dice_per_image_net", "train/pixel_accuracy_net"):
         points = [point.value for point in events.Scalars(name)]
         assert points == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
+    assert len(events.Scalars("test/dice_per_image_net")) == 1
     assert len(events.Images("val/input_target_prediction_errors")) == 2  # first and last epoch
     assert "val/precision_recall" in tags["tensors"]
     assert {"config/text_summary", "environment/text_summary"} <= set(tags["tensors"])
@@ -224,7 +225,7 @@ def test_tensorboard_shows_it_all(run: Path) -> None:
     for name in ("dice_per_image", "iou_per_image", "pixel_accuracy"):
         assert events.Scalars(f"hp/val_{name}")[0].value == np.float32(summary["val"][name])
     # What is chosen in that table must not have seen the test.
-    assert not any("test" in name for name in tags["scalars"])
+    assert not any(name.startswith("hp/test") for name in tags["scalars"])
     assert "_hparams_/session_start_info" in tags["tensors"] or any(
         "hparams" in tag for tag in events.summary_metadata
     )
