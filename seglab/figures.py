@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    StrMethodFormatter,
+)
 
 from seglab.files import write_whole
 
@@ -143,6 +150,8 @@ def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: 
     axis.set_xlim(-0.02, 1.02)
     axis.set_xlabel(metric)
     axis.grid(axis="x", alpha=0.3)
+    note = "box: quartiles and median; whiskers: within 1.5 boxes of it; a point: a test case"
+    figure.suptitle(note, fontsize=8)
     _save(figure, path)
 
 
@@ -177,6 +186,7 @@ def save_val_curves(
         axis.set_ylabel(metric)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
+    figure.suptitle("line: mean of a row's runs; band: from the least to the largest", fontsize=8)
     _legend(figure, handles)
     _save(figure, path)
 
@@ -202,6 +212,7 @@ def save_costs(
     axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     handles: dict[str, Any] = {}
     for axis, cost in zip(axes, costs, strict=True):
+        spent = [known[cost] for _, known in points.values() if known.get(cost, 0) > 0]
         for i, (label, ((value, _, low, high), known)) in enumerate(points.items()):
             if known.get(cost, 0) > 0:
                 colour, _, marker = _style(i)
@@ -210,8 +221,12 @@ def save_costs(
                 handles[label] = axis.errorbar(
                     known[cost], value, ends, color=colour, marker=marker, capsize=2, linestyle=""
                 )
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # Within a decade a logarithmic axis would have a tick or two.
+        if spent and max(spent) >= 10 * min(spent):
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         # Thousandths of a second would read as minutes.
         form = EngFormatter(sep="") if cost == "multiply_adds" else StrMethodFormatter("{x:g}")
         axis.xaxis.set_major_formatter(form)
@@ -236,15 +251,22 @@ def _style(i: int) -> tuple[str, str, str]:
 
 def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
     if handles:
-        labels = [_plain(label) for label in handles]
-        columns = 2 if max(map(len, labels)) < 45 else 1
         figure.legend(
-            list(handles.values()), labels, loc="outside lower center", ncols=columns, fontsize=8
+            list(handles.values()),
+            [_plain(label) for label in handles],
+            loc="outside lower center",
+            ncols=_legend_columns(handles),
+            fontsize=8,
         )
 
 
-def _legend_height(labels: Any) -> float:
-    return min(0.12 * len(labels), 100)
+def _legend_columns(labels: Collection[str]) -> int:
+    return 2 if max(map(len, labels), default=0) <= 30 else 1
+
+
+def _legend_height(labels: Collection[str]) -> float:
+    """Inches."""
+    return min(0.18 * math.ceil(len(labels) / _legend_columns(labels)) + 0.1, 100)
 
 
 def _plain(label: str) -> str:

@@ -6,9 +6,10 @@ import json
 import math
 import os
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -22,8 +23,9 @@ from seglab.files import read_csv, read_json
 
 COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 # Of two runs of one config the first of these is taken.
-STATUSES = ("finished", "running", "interrupted", "failed", "planned")
+STATUSES = ("finished", "running", "interrupted", "pruned", "failed", "planned")
 UNKNOWN = "-"
+_LARGEST = 64 * 2**20  # bytes; a run's own files are far below
 
 Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis
 # Counts (tp, fp, fn, tn), hd95 and surface_dice, NaN where the run is older: float64 (6,) each.
@@ -44,7 +46,10 @@ class Run:
         seed: As text.
         fold: Which fold is tested, as text; empty for holdout.
         folds: How many there are; 1 for holdout, 0 without a config.
-        varies: Keys that its sweep varied.
+        varies: Settings that its sweep varied.
+        sweep: The folder of its sweep; None of a single run.
+        source: SHA-256 of the code of seglab that ran; empty where it is not known.
+        data: Fingerprint of the data that was read; likewise.
         values: Scores by name, `val/...` and `test/...`. This and what follows: if finished.
         costs: Some of `COSTS`.
         calibration: int64 (15, 3) of the test cases; None of an older run.
@@ -60,6 +65,9 @@ class Run:
     fold: str
     folds: int
     varies: list[str]
+    sweep: Path | None
+    source: str
+    data: str
     values: dict[str, float] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     calibration: np.ndarray | None = None
@@ -131,6 +139,8 @@ def _read_run(folder: Path, path: str) -> Run:
         overrides = varies or dict(o.split("=", 1) for o in record.get("overrides", []) if "=" in o)
         config = record.get("config")
         config = None if config is None else _flat(config.items())
+        source = (record.get("git") or {}).get("source_sha256") or ""
+        data = record.get("data_fingerprint") or ""
     with _reading(folder / "config.yaml") as file:
         if status == "finished" or file.exists():
             config = _flat(_read_yaml(file).items())
@@ -155,8 +165,11 @@ def _read_run(folder: Path, path: str) -> Run:
     number = int(folds) if fold and re.fullmatch(r"\d{1,3}", folds) else 1
     error = _text(" ".join(str(error or "").split()))
     error = error if len(error) <= 100 else f"{error[:97]}..."
-    keys = [key for key in varies if key in settings]
-    run = Run(folder, path, status, error, settings, seed, fold, number * known, keys)
+    keys = [name for name in (names.get(key, key) for key in varies) if name in settings]
+    run = Run(
+        *(folder, path, status, error, settings, seed, fold, number * known, keys),
+        *(folder.parent if varies else None, _text(source), _text(data)),
+    )
     return _with_values(run) if status == "finished" else run
 
 
@@ -191,6 +204,8 @@ def read_cases(folder: Path, name: str, key: str) -> dict[str, Tested]:
             own = tested[_text(row[key]) if key else ""]
             if case in own or min(counts) < 0 or not 0 < sum(counts) < 2**53:
                 raise ValueError(f"case {case[0]}: twice there, or impossible counts")
+            if boundary[0] < 0 or boundary[1] < 0 or boundary[1] > 1:
+                raise ValueError(f"case {case[0]}: impossible hd95 or surface_dice")
             own[case] = np.array(counts + boundary)
         if not rows:
             raise ValueError("holds no case")
@@ -207,6 +222,14 @@ def read_curve(run: Run, metric: str) -> dict[int, float]:
 @contextmanager
 def _reading(file: Path) -> Iterator[Path]:
     """Makes whatever a damaged file leads to one line that names it."""
+    # Reading a pipe may never end, and what is too large may fill the memory.
+    with suppress(OSError):
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST:
+            raise InputError(
+                f"{file}: expected a regular file of at most {_LARGEST >> 20} MiB; restore it, or "
+                "move its run elsewhere"
+            )
     try:
         yield file
     except InputError:

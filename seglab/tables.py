@@ -70,7 +70,7 @@ _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}"}
 
 
 def latex(table: Table) -> str:
-    """A table environment; its document loads booktabs."""
+    """A table environment, as wide as the text; its document loads booktabs and graphicx."""
 
     def line(cells: Sequence[str]) -> str:
         # Braces: LaTeX would take [ after \\ for a length.
@@ -81,9 +81,10 @@ def latex(table: Table) -> str:
 
     columns = "l" * table.left + "r" * (len(table.head) - table.left)
     out = [
-        *("% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small"),
-        *(f"\\caption{{{escape(table.above)}}}", f"\\begin{{tabular}}{{{columns}}}", r"\toprule"),
-        *(line(table.head), r"\midrule", *map(line, table.body), r"\bottomrule", r"\end{tabular}"),
+        *("% needs \\usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\small"),
+        *(f"\\caption{{{escape(table.above)}}}", r"\resizebox{\linewidth}{!}{%"),
+        *(f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.head), r"\midrule"),
+        *(*map(line, table.body), r"\bottomrule", r"\end{tabular}}"),
         *(f"\\par\\smallskip {escape(note)}" for note in table.notes),
         *(r"\end{table}", ""),
     ]

@@ -197,7 +197,7 @@ def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
     """By GraceTime: SLURM queues the jobs again itself, or they do that themselves."""
     monkeypatch.setenv("GRACE_TIME", grace)
     slurm = request.getfixturevalue("slurm")
-    options = ["trainer.max_epochs=250", "hydra/launcher=submitit_slurm"]
+    options = ["trainer.max_epochs=400", "hydra/launcher=submitit_slurm"]
     options += ["hydra.launcher.mem_gb=null"]
     options += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.partition=low"]
     runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (0, 1)]
@@ -221,9 +221,9 @@ def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
     before = [epochs(run) for run in runs]
     wait_until(lambda: all(epochs(run) > n for run, n in zip(runs, before, strict=True)))
     process = sweep(*options)
-    slurm("scancel", sent[1])  # for good
     slurm("scancel", "--signal=USR1", sent[0])  # as --signal=USR1@120 before the time is over
     wait_until(lambda: len(record(runs[0]).get("resumed", [])) == 2)
+    slurm("scancel", sent[1])  # for good
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "1 finished, 1 interrupted" in err

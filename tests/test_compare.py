@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tiny import REPO, Ended
 
-from seglab import stats
+from seglab import figures, stats
 from seglab.compare import METRICS, compare, find_runs, make_rows
 from seglab.files import write_csv, write_json
 
@@ -105,6 +105,8 @@ def write_run(
     varies: dict[str, Any] | None = None,
     cases: dict[str, str] = CASES,
     older: bool = False,
+    source: str = "code",
+    data: str = "data",
     **more: Any,
 ) -> Path:
     """A run directory: `more` changes its config, `task__optimizer__lr=...`."""
@@ -113,6 +115,7 @@ def write_run(
     record: dict[str, Any] = {"status": status, "error": error}
     if varies is not None:
         record["varies"] = varies
+    record |= {"git": {"source_sha256": source}, "data_fingerprint": data}
     if status in ("planned", "failed"):
         write_json(folder / "run.json", record | {"config": config})
         return folder
@@ -157,7 +160,8 @@ def write_sweep(root: Path, models: tuple[str, ...] = ("UNet", "SegNet")) -> Pat
     for model in models:
         for seed in SEEDS:
             for fold in range(FOLDS):
-                write_run(root / f"{model}-{seed}-{fold}", model, seed, fold)
+                varies = {"model": model, "seed": seed, "data.split.fold": fold}
+                write_run(root / f"{model}-{seed}-{fold}", model, seed, fold, varies=varies)
     return root
 
 
@@ -260,14 +264,15 @@ def test_what_the_terminal_shows(tmp_path: Path, script: Script) -> None:
         "resolution; seeds 0, 1, 2: mean ± standard deviation over seeds [95 % interval over cases]"
     )
     assert head.split("  ")[0] == "model"
-    assert head.split()[1:6] == ["n", "dice_per_image", "iou_per_image", "pixel_accuracy", "runs"]
+    assert head.split()[1:5] == ["n", "dice_per_image", "iou_per_image", "pixel_accuracy"]
+    assert head.split()[5:7] == ["val", "runs"]
     values = by_hand("SegNet", SEEDS, list(CASES))["dice_per_image"]
     mean, sd = statistics.mean(values), statistics.stdev(values)
     assert re.match(rf"SegNet +9 +{mean:.3f} ± {sd:.3f} \[0\.\d+, 0\.\d+\]  ", first)
-    assert first.endswith("  6       1,000        0.005 G       11      20.5")
+    assert first.endswith("  1.500     6       1,000        0.005 G       11      20.5")
     assert not list(tmp_path.glob("[!s]*"))
-    ended = script("compare", root, "--metrics", "hd95,ece")
-    assert ended.out.splitlines()[2].split()[1:4] == ["n", "hd95", "ece"]
+    ended = script("compare", root, "--metrics", "hd95,ece,hd95")
+    assert ended.out.splitlines()[2].split()[1:5] == ["n", "hd95", "ece", "val"]
     hd95 = statistics.mean(by_hand("SegNet", SEEDS, list(CASES))["hd95"])
     assert f" {hd95:.1f} ± " in ended.out.splitlines()[3]
     assert set(METRICS) < set(script("compare", root, "--metrics", "all").out.split())
@@ -292,28 +297,111 @@ def test_what_is_not_there_is_said_and_nothing_is_dropped(tmp_path: Path, script
     assert " 4 of 6 " in row
     cut = "OutOfMemoryError: line 1 line 2 ?[31m"
     cut += "x" * (97 - len(cut)) + "..."
-    assert f"* UNet, lr=0.001: missing: seed 1 fold 1; failed ({cut}): seed 2 fold 0" in lines
+    assert (
+        f"* UNet, lr=0.001: missing: seed 1 fold 1; failed ({cut}): seed 2 fold 0; "
+        "left out of the values, as incomplete: seed 1, 2"
+    ) in lines
     record = read_table(tmp_path / "out" / "table.csv")["UNet, lr=0.001"]
     assert (record["status"], record["runs"], record["n"]) == ("incomplete", "6", "9")
-    dice = [
-        by_hand("UNet", (seed,), cases_of(fold))["dice_per_image"][0]
-        if fold != 2
-        else by_hand("UNet", (seed,), list(CASES))["dice_per_image"][0]
-        for seed, fold in ((0, 2), (1, 0), (2, 1))
-    ]
-    assert float(record["dice_per_image"]) == pytest.approx(sum(dice) / 3, abs=1e-12)
-    assert record["dice_per_image_sd"] == ""  # one whole seed
+    assert_values(record, by_hand("UNet", (0,), list(CASES)))
+    assert (record["training_seconds"], record["val_dice_per_image"]) == ("10.0", "1.25")
     for lr, word in (("9.0", "failed"), ("0.5", "planned"), ("0.25", "interrupted")):
-        assert re.search(rf"^UNet +{lr} +- +{word} +{word} +{word} +0 of 6 ", ended.out, re.M)
-    assert "UNet, lr=9.0: failed (RuntimeError: lr): seed 0 fold 0; missing: seed 0 fold 1, " in (
+        assert re.search(rf"^UNet +{lr} +- +{word} +{word} +{word} +- +0 of 2 ", ended.out, re.M)
+    assert "UNet, lr=9.0: failed (RuntimeError: lr): seed 0 fold 0; missing: seed 0 fold 1\n" in (
         ended.out
     )
-    assert re.search(r"^UNet +0.125 +- +running ", ended.out, re.M)
+    assert re.search(r"^UNet +0.125 +- +running or killed ", ended.out, re.M)
     runs = list(csv.DictReader((tmp_path / "out" / "runs.csv").open(newline="")))
     assert sorted(r["run"] for r in runs) == sorted(p.name for p in root.iterdir())
     assert {r["status"] for r in runs} == {
         *("finished", "failed", "planned", "interrupted", "running")
     }
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_values_are_of_seeds_that_tested_the_same_cases(tmp_path: Path) -> None:
+    root = write_sweep(tmp_path / "runs", ("UNet",))
+    options: dict[str, Any] = {"versus": [("baseline, unet", "otsu")], "by_diagnosis": True}
+    # A fold that no seed should have is a cell and a note, and no gap.
+    write_run(root / "odd", "UNet", 0, 7, "failed", "no such fold", {"data.split.fold": 7})
+    text = compare([root], out=tmp_path / "out", **options)
+    table = read_table(tmp_path / "out" / "table.csv")
+    assert_values(table["baseline, UNet"], by_hand("UNet", SEEDS, list(CASES)))
+    assert " 6 of 7 " in text
+    assert "UNet: failed (no such fold): seed 0 fold 7\n" in text
+    assert "*" not in text
+    # A seed that tested fewer cases than another is left out.
+    shutil.rmtree(root / "UNet-1-1")
+    few = dict(list(CASES.items())[:-2])
+    write_run(root / "UNet-1-1", "UNet", 1, 1, cases=few, varies={"seed": 1})
+    text = compare([root], out=tmp_path / "out", **options)
+    table = read_table(tmp_path / "out" / "table.csv")
+    kept = (0, 2)
+    assert_values(table["baseline, UNet"], by_hand("UNet", kept, list(CASES)))
+    melanomas = [id for id, named in CASES.items() if named == "melanoma"]
+    assert_values(table["baseline, UNet, melanoma"], by_hand("UNet", kept, melanomas))
+    assert (table["baseline, UNet"]["status"], table["baseline, UNet"]["training_seconds"]) == (
+        "incomplete",
+        "11.0",
+    )
+    assert "8 of 9 cases: seed 1; left out of the values, as incomplete: seed 1" in text
+    (test,) = csv.DictReader((tmp_path / "out" / "versus.csv").open(newline=""))
+    dice, otsu = (
+        by_hand(who, seeds, list(CASES))["dice_per_image"]
+        for who, seeds in (("UNet", kept), ("otsu", (0,)))
+    )
+    difference = statistics.mean(dice) - otsu[0]
+    assert float(test["difference"]) == pytest.approx(difference, abs=1e-12)
+    assert re.search(r"^baseline, UNet\* +otsu +9 +2, 1 ", text, re.M)
+    assert "\n- \\* incomplete: the" in (tmp_path / "out" / "versus.md").read_text()
+    # Seed 0 has the first fold, seeds 1 and 2 have the second: a case counts once.
+    for name in ("UNet-0-1", "UNet-1-0", "UNet-2-0", "UNet-1-1"):
+        shutil.rmtree(root / name)
+    write_run(root / "UNet-1-1", "UNet", 1, 1, varies={"seed": 1})
+    text = compare([root], "all", out=tmp_path / "out", **options)
+    record = read_table(tmp_path / "out" / "table.csv")["baseline, UNet"]
+    parts = [((0,), cases_of(0)), ((1, 2), cases_of(1))]
+    by_case = [[by_hand("UNet", seeds, [id]) for id in ids] for seeds, ids in parts]
+    for name in ("dice_per_image", "hd95"):
+        values = [statistics.mean(found[name]) for own in by_case for found in own]
+        assert float(record[name]) == pytest.approx(statistics.mean(values), abs=1e-12)
+    counts = [
+        np.mean([counts_of("UNet", seed, id) for seed in seeds], axis=0)
+        for seeds, ids in parts
+        for id in ids
+    ]
+    tp, fp, fn, _ = np.sum(counts, axis=0)
+    assert float(record["dice_pooled"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-12)
+    assert (record["n"], record["dice_per_image_sd"], record["ece"]) == ("9", "", "")
+    assert "no seed is complete: values are means over those that have a case" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_what_a_reader_is_warned_of(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    many = {f"C{i}": "" for i in range(50)}
+    rates = {"task.optimizer.lr": "1", "model": "a"}
+    write_run(root / "a", cases=many, varies=rates)
+    text = compare([root])
+    for words in ("too narrow", "states of seglab", "different data", "choose by val"):
+        assert words not in text
+    write_run(root / "b", seed=1, cases=many, source="code, mended", data="other")
+    text = compare([root])
+    assert "runs of 2 states of seglab's code stand in one table" in text
+    assert "runs of one protocol read different data: baseline, UNet" in text
+    assert "choose by val" not in text
+    write_run(root / "c", status="pruned", error="at epoch 3", task__optimizer__lr=1.0)
+    write_run(root / "d", "SegNet", cases=dict(list(many.items())[1:]))
+    lines = compare([root]).splitlines()
+    assert re.search(r"^UNet +1.0 +- +pruned +pruned +pruned +- +0 of 1 ", "\n".join(lines), re.M)
+    assert "UNet, lr=1.0: pruned (at epoch 3): seed 0" in lines
+    assert any(line.startswith("intervals over fewer than 50 cases are too") for line in lines)
+    assert lines[-1] == "choose by val: test values of many rows flatter the best of them"
+    shutil.rmtree(root / "c")
+    assert "choose by val" not in compare([root])
+    two = {"varies": {"task.optimizer.lr": 1, "model": "a"}, "task__optimizer__lr": 2.0}
+    write_run(root / "e", "SegNet", **two)
+    assert compare([root]).splitlines()[-1] == lines[-1]
 
 
 def test_nothing_finished_at_all(tmp_path: Path, script: Script) -> None:
@@ -341,8 +429,8 @@ def test_runs_without_a_config_are_rows_of_what_was_overridden(
         (root / f"{i}").mkdir()
         write_json(root / f"{i}" / "run.json", record)
     out = script("compare", root).out
-    assert re.search(r"^- +unet +- +planned +planned +planned +0 of 2 ", out, re.M)
-    assert "model=unet: planned: seed 0, seed 1" in out
+    assert re.search(r"^unet +64 +- +planned +planned +planned +- +0 of 2 ", out, re.M)
+    assert "model=unet, size=64: planned: seed 0, seed 1" in out
     assert "model=nets: failed (E): seed -" in out
     assert "\n3: failed: seed -" in out  # by its path
 
@@ -391,8 +479,8 @@ def test_rows_of_each_diagnosis(tmp_path: Path) -> None:
 
 def test_seeds_that_rows_should_share(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    write_run(root / "a", data__split__val=0)
-    write_run(root / "b", seed=1)
+    write_run(root / "a", data__split__val=0, varies={"seed": 0})
+    write_run(root / "b", seed=1, varies={"seed": 1})
     write_run(root / "c", data__root="/elsewhere", seed=2)
     # Weights of one seed, batches of two: two cells.
     write_run(root / "d", data__root="/elsewhere", seed=2, data__seed=7)
@@ -403,11 +491,19 @@ def test_seeds_that_rows_should_share(tmp_path: Path) -> None:
         if row.finished
     }
     assert cells == {
-        "root=/data/PH2, val=0": [("0", "", "a"), ("1", "", "")],
-        "root=/data/PH2, val=0.1": [("0", "", ""), ("1", "", "b")],
-        "root=/elsewhere, val=0.1": [("2", "", "c"), ("2 (data.seed 7)", "", "d")],
+        "root=/data/PH2, data.split.val=0": [("0", "", "a"), ("1", "", "")],
+        "root=/data/PH2, data.split.val=0.1": [("0", "", ""), ("1", "", "b")],
+        "root=/elsewhere, data.split.val=0.1": [("2", "", "c"), ("2 (data.seed 7)", "", "d")],
     }
     assert notes == []
+    # Jobs of another sweep, and single runs, were never meant to have these seeds.
+    write_run(root / "other" / "e", task__optimizer__lr=1.0, seed=3, varies={"seed": 3})
+    write_run(root / "f", task__optimizer__lr=2.0, seed=4)
+    rows, _ = make_rows(find_runs([root]))
+    assert {row.settings["task.optimizer.lr"]: [*row.cells] for row in rows if row.finished} == {
+        **{"1.0": [("3", "")], "2.0": [("4", "")]},
+        "0.001": [("2", ""), ("2 (data.seed 7)", "")],
+    }
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -434,7 +530,7 @@ def test_a_case_tested_twice_sets_runs_apart(tmp_path: Path, script: Script) -> 
     ended = script("compare", root)
     assert ended.code == 0
     assert "a and b test the same case, C2: each run has its own row" in ended.out
-    assert re.search(r"^a +5 .*\]  +1  +1,000 ", ended.out, re.M)
+    assert re.search(r"^a +5 .*\]  +0.500 +1  +1,000 ", ended.out, re.M)
     assert "rows were not tested on the same cases" in ended.out
 
 
@@ -468,7 +564,7 @@ def test_equal_ids_of_other_pictures_are_other_cases(tmp_path: Path) -> None:
     write_json(root / "b" / "splits.json", {"sha256": {id: "other" for id in CASES}})
     text = compare([root], versus=[("unet", "segnet")])
     assert "rows were not tested on the same cases" in text
-    assert re.search(r"UNet +SegNet +0 +- +- +-$", text, re.M)
+    assert re.search(r"UNet +SegNet +0 +1, 1 +- +- +-$", text, re.M)
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -504,8 +600,30 @@ def test_paired_tests(tmp_path: Path, script: Script) -> None:
     holm = sorted(float(t["p_holm"]) for t in tests[:2])
     assert holm == pytest.approx([min(1, 2 * first), max(min(1, 2 * first), second)])
     assert (tests[2]["n"], tests[2]["p"]) == ("0", "")
-    assert "over cases, for these trained networks" in (out / "versus.md").read_text()
-    assert "over cases, for these trained networks" in ended.out
+    for text in ((out / "versus.md").read_text(), (out / "versus.tex").read_text(), ended.out):
+        assert "over cases, for these trained networks" in text
+        assert "less is better" in text
+    assert re.search(r"UNet +otsu +9 +3, 1 ", ended.out)
+    # A pair is tested once, in whatever order; files of an earlier call do not outlive it.
+    again = (*options[:3], "--versus", "otsu", "UNet", *options[:3], "--metric", "hd95")
+    assert (
+        len(re.findall(r"^(?:UNet +otsu|otsu +UNet) ", script("compare", root, *again).out, re.M))
+        == 1
+    )
+    assert script("compare", root, "--out", out).code == 0
+    assert not list(out.glob("versus.*"))
+    better = {id: "" for id in CASES}
+    write_run(tmp_path / "apart" / "a", cases=better)
+    write_run(tmp_path / "apart" / "b", "SegNet", cases=better)
+    for name, dice in (("a", 900), ("b", 1)):
+        rows = [
+            {"id": id, "diagnosis": "", "tp": dice, "fp": 9, "fn": i, "tn": 1}
+            for i, id in enumerate(CASES)
+        ]
+        write_csv(tmp_path / "apart" / name / "test_cases.csv", rows)
+    # Of 99 random flips none was as extreme: p is 2 / 100 or less.
+    ended = script("compare", tmp_path / "apart", "--versus", "unet", "segnet")
+    assert re.search(r"\]  <= 0.0200  <= 0.0200$", ended.out, re.M)
 
 
 @pytest.mark.parametrize(
@@ -514,6 +632,7 @@ def test_paired_tests(tmp_path: Path, script: Script) -> None:
         (["--versus", "x", "otsu"], "--versus 'x': expected the label of one row, or how it"),
         (["--versus", "", "otsu"], "there are 'SegNet', 'UNet', 'all_background', 'otsu'"),
         (["--metrics", "dice"], "--metrics dice: expected one of dice_per_image, iou_per_image, "),
+        (["--versus", "UNET", "u"], "--versus 'UNET' 'u': both are the row 'UNet'; name two rows"),
         (["--metric", "ece"], "--metric ece: expected one of dice_per_image, "),
         (["--out", "/proc/none"], "/proc/none: "),
     ],
@@ -585,6 +704,8 @@ def test_what_lies_in_a_run_is_part_of_it(tmp_path: Path) -> None:
         ("test_cases.csv", "id,diagnosis,tp,fp,fn,tn\nC0,,1,1,1,1\nC0,,1,1,1,1\n"),
         ("test_cases.csv", f"id,diagnosis,tp,fp,fn,tn\nC0,,1,1,1,{10**400}\n"),
         ("test_cases.csv", "id,diagnosis,tp,fp,fn,tn,hd95\nC0,,1,1,1,1,inf\n"),
+        ("test_cases.csv", "id,diagnosis,tp,fp,fn,tn,hd95\nC0,,1,1,1,1,-1\n"),
+        ("test_cases.csv", "id,diagnosis,tp,fp,fn,tn,surface_dice\nC0,,1,1,1,1,1.1\n"),
         ("baseline_cases.csv", None),
         ("baseline_cases.csv", "id,diagnosis,tp,fp,fn,tn\nC0,,1,1,1,1\n"),
         ("splits.json", "3"),
@@ -601,7 +722,28 @@ def test_damaged_files_are_named(
     assert ended.code == 1, ended.out
     assert ended.err.startswith(f"error: {file}: ")
     assert ended.err.count("\n") == 1
-    assert not (tmp_path / "out" / "table.csv").exists() or name == "metrics.csv"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "config.yaml", "summary.json", "metrics.csv", "splits.json"]
+)
+def test_what_is_no_file_or_too_large_is_not_read(
+    tmp_path: Path, script: Script, name: str
+) -> None:
+    file = write_run(tmp_path / "runs" / "a") / name
+    file.unlink()
+    os.mkfifo(file)
+    made: list[Callable[[], object]] = [lambda: file.symlink_to("/dev/zero")]
+    made += [lambda: os.truncate(file, 2**26 + 1)]
+    for make in (lambda: None, *made):
+        make()
+        ended = script("compare", tmp_path / "runs", "--out", tmp_path / "out")
+        assert (ended.code, ended.err.count("\n")) == (1, 1)
+        assert f"{file}: expected a regular file of at most 64 MiB; " in ended.err
+        file.unlink()
+        file.touch() if make is made[0] else None
+    assert not (tmp_path / "out").exists()
 
 
 def test_byte_for_byte_the_same_in_any_order_and_place(
@@ -629,7 +771,8 @@ def test_byte_for_byte_the_same_in_any_order_and_place(
     assert first.out == second.out
     assert contents(tmp_path / "A") == contents(tmp_path / "B")
     assert set(contents(tmp_path / "A")) == {
-        *("table.md", "table.tex", "table.csv", "runs.csv", "versus.md", "versus.csv"),
+        *("table.md", "table.tex", "table.csv", "runs.csv"),
+        *("versus.md", "versus.tex", "versus.csv"),
         *("dice_boxes.png", "val_curves.png", "dice_cost.png"),
     }
     runs = list(csv.DictReader((tmp_path / "A" / "runs.csv").open(newline="")))
@@ -663,6 +806,28 @@ def test_columns_are_what_tells_rows_apart(tmp_path: Path) -> None:
         for size in (64, 128)
     ]
     assert columns("swept", *swept) == [["size"], ["size=64"], ["size=128"]]
+    # What a sweep varied is shown, even where less would tell rows apart.
+    models = [("UNet", "unet", 1), ("SegNet", "segnet", 2)]
+    swept = [
+        {"model": m, "data__size": n, "name": m, "varies": {"model": low, "data.size": n}}
+        for m, low, n in models
+    ]
+    found = columns("all", *swept)
+    assert found == [["model", "size"], ["SegNet, size=2"], ["UNet, size=1"]]
+    # A name that a run without a config does not say tells nothing.
+    (tmp_path / "all" / "bare").mkdir()
+    bare = {"status": "failed", "error": "E", "varies": {"model": "x", "data.size": 3}}
+    write_json(tmp_path / "all" / "bare" / "run.json", bare)
+    assert columns("all") == found
+    # Four digits where they tell rows apart; the file for programs has them all.
+    rates = [{"task__optimizer__lr": rate} for rate in (0.00123456, 2.0, 12345.678)]
+    assert columns("digits", *rates)[1:] == [["lr=0.001235"], ["lr=2.0"], ["lr=1.235e+04"]]
+    compare([tmp_path / "digits"], out=tmp_path / "out")
+    table = read_table(tmp_path / "out" / "table.csv")
+    assert table["lr=0.001235"]["lr"] == "0.00123456"
+    assert "0.00123456" not in (tmp_path / "out" / "table.md").read_text()
+    rates = [{"task__optimizer__lr": rate} for rate in (0.00123456, 0.00123457)]
+    assert columns("close", *rates)[1:] == [["lr=0.00123456"], ["lr=0.00123457"]]
     # Equal last names, and names that the table has already.
     sizes = [
         {"data__size": a, "model__size": b, "data__n": c}
@@ -701,8 +866,8 @@ def test_names_that_mean_something_to_a_reader_of_the_table(tmp_path: Path) -> N
 def test_a_narrow_terminal_shows_all_of_it(tmp_path: Path) -> None:
     root = write_sweep(tmp_path / "runs")
     write_run(root / "odd", "UNet", 0, 0, "failed", "E" * 90, name="a " + "long " * 20 + "name")
-    wide = compare([root], versus=[("baseline, unet", "otsu")], by_diagnosis=True)
-    narrow = compare([root], versus=[("baseline, unet", "otsu")], by_diagnosis=True, width=80)
+    wide = compare([root], versus=[("unet, baseline", "otsu")], by_diagnosis=True)
+    narrow = compare([root], versus=[("unet, baseline", "otsu")], by_diagnosis=True, width=80)
     assert max(map(len, narrow.splitlines())) <= 80 < max(map(len, wide.splitlines()))
     lost = {*re.findall(r"[\w.]+", wide)} - {*re.findall(r"[\w.]+", narrow)}
     assert lost <= {"E" * 90}  # broken over lines
@@ -742,7 +907,7 @@ def test_figures_show_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
     # No val/loss in metrics.csv: that row alone is not drawn.
     named = [text.get_text() for text in curves.legends[0].get_texts()]
-    assert named == [label for label in labels[:-2] if label != "by loss, UNet, lr=0.001"]
+    assert named == [label for label in labels[:-2] if label != "UNet, by loss, lr=0.001"]
     line, band = curves.axes[0].get_lines()[0], curves.axes[0].collections[0]
     assert line.get_xdata().tolist() == [1, 2, 3]
     assert list(line.get_ydata()) == pytest.approx([0.11, 0.21, 0.31])
@@ -753,6 +918,13 @@ def test_figures_show_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         *("multiply-adds of one image", "seconds to train")
     ]
     assert [text.get_text() for text in costs.legends[0].get_texts()] == labels[:-2]
+    # Ticks that can be read, and labels that fit.
+    assert {axis.get_xscale() for axis in costs.axes} == {"linear"}
+    score = (0.5, None, 0.4, 0.6)
+    wide = {label: (score, {"multiply_adds": n}) for label, n in (("a" * 31, 1e6), ("b", 1e7))}
+    figures.save_costs(tmp_path / "wide.png", wide, "wide")
+    assert drawn["wide [95 %]"].axes[0].get_xscale() == "log"
+    assert [f.legends[0]._ncols for f in (costs, drawn["wide [95 %]"])] == [2, 1]
     for name in ("dice_boxes", "val_curves", "dice_cost"):
         with Image.open(tmp_path / "out" / f"{name}.png") as image:
             assert set(image.info) <= {"dpi"}

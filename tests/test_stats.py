@@ -85,6 +85,28 @@ def test_the_interval_of_pooled_dice_is_that_of_a_plain_loop() -> None:
     assert (found == np.stack([stats.intervals(p[None])[0] for p in both.values()])[[7, 5]]).all()
 
 
+def test_of_many_cases_the_interval_is_of_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 99)
+    values = np.random.default_rng(7).beta(8, 1, 5_001)
+    for n, method in ((5_001, "percentile"), (200, "BCa")):
+        plain = scipy.stats.bootstrap(
+            *((values[:n],), np.mean),
+            **{"n_resamples": 99, "method": method, "random_state": np.random.default_rng(0)},
+        ).confidence_interval
+        assert stats.intervals(of_values(values[:n]))[0] == pytest.approx(plain, abs=1e-8)
+
+
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 999)
+    parts = np.stack(list(stats.terms(random_counts(8, 3, 31)).values()))
+    differences = np.random.default_rng(9).normal(0.1, 1, 31)
+    at_once = (stats.intervals(parts), stats.paired_test(differences))
+    monkeypatch.setattr(stats, "_BATCH", 100 * 31)
+    in_batches = (stats.intervals(parts), stats.paired_test(differences))
+    assert (at_once[0] == in_batches[0]).all()
+    assert at_once[1] == in_batches[1]
+
+
 @pytest.mark.parametrize("values", [[0.3], [0.3] * 7, [0.0, 0.0], [1.0] * 140])
 def test_without_spread_the_interval_is_the_value(values: list[float]) -> None:
     assert stats.intervals(of_values(np.array(values))).tolist() == [[values[0]] * 2]
