@@ -184,15 +184,21 @@ class TPESweeper(SweepSweeper):
         from optuna import distributions, samplers
         from optuna.trial import Trial
 
+        def seeded(draw: int) -> samplers.TPESampler:
+            # One for each draw: it is the same one after an interruption.
+            seed = self.seed + number * (len(space) + 1) + draw
+            return samplers.TPESampler(n_startup_trials=self.startup, seed=seed)
+
+        study.sampler = seeded(0)
         if number < len(study.trials):
             trial = Trial(study, study.trials[number]._trial_id)
         else:
             trial = study.ask()
-        for i, (key, kind) in enumerate(space.items()):
-            # A sampler for each draw: it is the same one after an interruption.
-            study.sampler = samplers.TPESampler(
-                n_startup_trials=self.startup, seed=self.seed + number * len(space) + i
-            )
+        _ = (
+            trial.relative_params
+        )  # draws now what TPE draws at once, else with the first suggestion
+        for i, (key, kind) in enumerate(space.items(), 1):
+            study.sampler = seeded(i)
             if isinstance(kind, distributions.FloatDistribution):
                 trial.suggest_float(key, kind.low, kind.high, log=kind.log)
             elif isinstance(kind, distributions.IntDistribution):

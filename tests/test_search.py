@@ -178,6 +178,7 @@ ENDS = st.tuples(
 )
 @given(ends=st.lists(ENDS, min_size=1, max_size=2))
 @example(ends=[("killed", 10, 0.5, 0)])  # between two draws of a trial
+@example(ends=[("killed", 42, 0.9, 0)])  # likewise, of one that TPE draws
 @example(ends=[("stopped", 12, 0, 0)])  # with one trial of three to go on with
 def test_a_search_that_is_stopped_or_killed_anywhere_ends_as_if_it_had_not_been(
     ends: list[tuple[str, int, float, int]], warmup: int, tmp_path_factory: pytest.TempPathFactory
@@ -313,13 +314,18 @@ def test_tpe_comes_nearer_to_an_optimum_than_chance(tmp_path: Path) -> None:
     def bowl(config: Any) -> list[float]:
         return [loss(config | {"kind": "b"})]
 
-    search(tmp_path, params=space, curve=bowl, **options)
-    found = study_of(tmp_path).best_value
+    found = []
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        search(folder, params=space, curve=bowl, **(options | {"seed": seed}))
+        found.append(study_of(folder).best_value)
     draws = np.random.default_rng(0)
     x, y = draws.uniform(-10, 10, (1000, 40)), draws.uniform(-3, 3, (1000, 40))
     by_chance = ((x - 3) ** 2 + y**2).min(1)
-    print(found, (by_chance < found).mean())
-    assert (by_chance < found).mean() < 0.1
+    # Ranks among searches by chance, whose mean would be 0.5.
+    ranks = [(by_chance < value).mean() for value in found]
+    print(found, ranks)
+    assert np.mean(ranks) < 0.3
 
 
 @pytest.mark.slow
