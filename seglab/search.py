@@ -14,13 +14,13 @@ from seglab.config import check_number
 from seglab.errors import InputError
 from seglab.files import naming
 from seglab.overrides import again, names_of
-from seglab.sweep import PLUGINS, Job, SweepSweeper
+from seglab.sweep import PLUGINS, Job, JobSweeper
 
 if TYPE_CHECKING:
     import optuna
 
 
-class TPESweeper(SweepSweeper):
+class TPESweeper(JobSweeper):
     """Searches for what gives the best monitored value, which is one of val.
 
     Trials are asked for in generations. Nothing that a trial is decided on depends on how fast

@@ -31,10 +31,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
 from seglab.config import check_number, comparable, differences, resolve_config
-from seglab.console import Console
+from seglab.console import JobBars, on_console
 from seglab.errors import JOB, InputError
 from seglab.files import hash_of, is_locked, locked, read_csv, read_json, write_csv, write_json
 from seglab.interrupts import Interrupts
@@ -48,7 +47,6 @@ log = logging.getLogger("seglab")
 PLUGINS = "hydra_plugins.seglab"
 
 _PAUSE = 0.2  # seconds between looks at the jobs
-_SHOWN = 8  # jobs with a line of their own below the bar
 
 
 @dataclass(eq=False)
@@ -166,7 +164,7 @@ class SweepLauncher(Launcher):
         )
         with (
             locked(self.folder, refusal),
-            _on_console(),
+            on_console(log),
             self.interrupts.handled(self._leave),
         ):
             with suppress(KeyboardInterrupt):
@@ -245,7 +243,7 @@ class SweepLauncher(Launcher):
         running: list[Job] = []
         told = False
         self.interrupts.can_wait = True
-        with _Display(len(waiting)) as display:
+        with JobBars(len(waiting)) as display:
             while waiting or running:
                 if self.interrupts.asked and not told:
                     told = True
@@ -258,7 +256,7 @@ class SweepLauncher(Launcher):
                         job.failure = _damage_of(job)
                         job.before = not job.failure
                         how = "finished before" if job.before else self._described(job)
-                        display.ended(job, how, before=True)
+                        display.ended(job.name, how, before=True)
                     ready = [job for job in waiting if not is_locked(job.path)]
                     starting = ready[: self.room(running)]
                     for job in starting:
@@ -269,9 +267,9 @@ class SweepLauncher(Launcher):
                         self.start([job for job in starting if not job.failure])
                         for job in [job for job in starting if job.failure]:
                             starting.remove(job)
-                            display.ended(job, self._described(job))
+                            display.ended(job.name, self._described(job))
                     elif waiting and not running:
-                        display.waits_for(waiting[0])
+                        display.waits_for(waiting[0].path)
                     running += starting
                 for job in list(running):
                     ended = self.has_ended(job)
@@ -282,8 +280,8 @@ class SweepLauncher(Launcher):
                     if ended:
                         running.remove(job)
                         self._settle(job)
-                        display.ended(job, self._described(job))
-                display.shows(running)
+                        display.ended(job.name, self._described(job))
+                display.shows({job.name: last_line(job.log) or "starting" for job in running})
                 if running or waiting:
                     time.sleep(_PAUSE)
         self.interrupts.can_wait = False
@@ -506,7 +504,7 @@ class LocalLauncher(SweepLauncher):
         return f"killed by {signal.Signals(-code).name}{hint}"
 
 
-class SweepSweeper(Sweeper):
+class JobSweeper(Sweeper):
     """What is swept over: `params` of the config, then the command line.
 
     Args:
@@ -541,7 +539,7 @@ class SweepSweeper(Sweeper):
         return list({override.get_key_element(): override for override in overrides}.values())
 
 
-class GridSweeper(SweepSweeper):
+class GridSweeper(JobSweeper):
     """All combinations."""
 
     __module__ = PLUGINS
@@ -628,70 +626,6 @@ def _damage_of(job: Job) -> str:
         return str(error)
     lost = [f for f in ("checkpoints/best.ckpt", "test_cases.csv") if not (job.path / f).is_file()]
     return f"{job.path / lost[0]}: no such file; restore it" if lost else ""
-
-
-class _Display:
-    """A bar over the jobs, a line for each that is running, and one that stays when it ends."""
-
-    def __init__(self, jobs: int) -> None:
-        self._on = sys.stderr.isatty()
-        self._lines: list[tqdm] = []
-        self._bar = tqdm(
-            total=jobs,
-            unit="job",
-            dynamic_ncols=True,
-            disable=not self._on,
-            bar_format="{n_fmt}/{total_fmt} jobs |{bar}| {elapsed}<{remaining}",
-        )
-        self._waits = False
-
-    def __enter__(self) -> _Display:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        for line in self._lines:
-            line.close()
-        self._bar.close()
-
-    def shows(self, running: Sequence[Job]) -> None:
-        if not self._on:
-            return
-        texts = [f"{job.name}: {last_line(job.log) or 'starting'}" for job in running[:_SHOWN]]
-        while len(self._lines) < len(texts):
-            position = len(self._lines) + 1
-            self._lines.append(
-                tqdm(bar_format="{desc}", position=position, leave=False, dynamic_ncols=True)
-            )
-        room = shutil.get_terminal_size().columns - 1
-        for i, line in enumerate(self._lines):
-            line.set_description_str(texts[i][:room] if i < len(texts) else "")
-        self._bar.refresh()
-
-    def ended(self, job: Job, how: str, before: bool = False) -> None:
-        if before and self._on:
-            self._bar.initial += 1  # took no time, so it says nothing of what is left
-        self._bar.update()
-        log.info("%s: %s", job.name, how)
-
-    def waits_for(self, job: Job) -> None:
-        if not self._waits:
-            self._waits = True
-            log.info("%s: another process is at work on this run; waiting for it", job.path)
-
-
-@contextmanager
-def _on_console() -> Iterator[None]:
-    """Messages of seglab's to the terminal, while the body runs."""
-    console, level, propagate = Console(), log.level, log.propagate
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.addHandler(console)
-    try:
-        yield
-    finally:
-        log.removeHandler(console)
-        log.setLevel(level)
-        log.propagate = propagate
 
 
 def _cores() -> int:
