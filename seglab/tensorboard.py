@@ -129,9 +129,9 @@ def log_hparams(
 ) -> None:
     """Fills TensorBoard's HParams page: one row for this run.
 
-    The parameters are what varies in a sweep, and the same ones for all single runs: TensorBoard
-    shows few at first, and hides runs whose sets differ. Metrics are those of val: what is chosen
-    there must not have seen the test.
+    The parameters are what varies in a sweep, of which TensorBoard shows the first few at once,
+    and the same ones for all single runs. Metrics are those of val: what is chosen there must not
+    have seen the test.
 
     Args:
         trainer: Of the run.
