@@ -15,6 +15,7 @@ from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, find_cases, ph2_cases
 from seglab.errors import InputError
 from seglab.files import read_json, write_csv, write_json
+from seglab.memory import keep_freed_memory
 from seglab.runs import Run, open_run
 from seglab.scoring import network_predictor, score_cases
 
@@ -43,6 +44,7 @@ def evaluate(
     Raises:
         InputError: A run or a data set that cannot be read, or test cases that have changed.
     """
+    keep_freed_memory()
     run = open_run(path, trust)
     data = run.config.data
     cases = _test_cases(run) if data_root is None else find_cases(data_root)

@@ -6,7 +6,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from seglab.nets.blocks import ConvBlock, Encoder, upsample
+from seglab.nets.blocks import Encoder, UpBlock, upsample
 
 
 class SegNet(nn.Module):
@@ -29,14 +29,14 @@ class SegNet(nn.Module):
         super().__init__()
         self.encoder = Encoder(in_channels, width, depth)
         channels = [width * 2**level for level in range(depth, 0, -1)]
-        self.decoder = nn.ModuleList(ConvBlock(a, b) for a, b in itertools.pairwise(channels))
+        self.decoder = nn.ModuleList(UpBlock(a, b) for a, b in itertools.pairwise(channels))
         self.head = nn.Conv2d(channels[-1], classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """From images (N, in_channels, H, W) in [0, 1] to logits (N, classes, H, W)."""
         x, _ = self.encoder(image)
         for block in self.decoder:
-            x = block(upsample(x))
+            x = block(x)
         # Both are linear and weights of bilinear upsampling sum to one, so they commute: one
         # channel is upsampled instead of `channels[-1]`.
         return upsample(self.head(x))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seglab.nets.blocks import ConvBlock, Encoder, upsample
+from seglab.nets.blocks import Encoder, UpBlock, upsample
 
 
 class UNet(nn.Module):
@@ -33,7 +32,7 @@ class UNet(nn.Module):
         levels = [width * 2**level for level in range(depth, -1, -1)]
         # Upsampled channels of the level below and the skip's: 256 + 128 become 128, and so on.
         self.decoder = nn.ModuleList(
-            ConvBlock(below + skip, skip) for below, skip in itertools.pairwise(levels[:-1])
+            UpBlock(below + skip, skip) for below, skip in itertools.pairwise(levels[:-1])
         )
         self.head = nn.Conv2d(levels[-2] + levels[-1], classes, 1)
 
@@ -41,7 +40,7 @@ class UNet(nn.Module):
         """From images (N, in_channels, H, W) in [0, 1] to logits (N, classes, H, W)."""
         x, skips = self.encoder(image)
         for block, skip in zip(self.decoder, reversed(skips[1:]), strict=True):
-            x = block(torch.cat([upsample(x), skip], 1))
+            x = block(x, skip)
         # The head on a concatenation is the sum of a head on each part, and it commutes with
         # upsampling: only the logits are upsampled, at half the cost of the recipe's order.
         below, skip = self.head.weight.split([x.shape[1], skips[0].shape[1]], 1)
