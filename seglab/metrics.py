@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import BinaryAccuracy
 
 CALIBRATION_BINS = 15
 # ISIC 2018, task 1: an image whose IoU is below counts as failed.
@@ -75,11 +74,15 @@ def calibration_counts(prob: Tensor, target: Tensor) -> Tensor:
         int64 (15, 3): pixels, lesion pixels and the sum of probability in units of 2 ** -24.
     """
     prob, target = prob.flatten(), target.flatten()
-    bins = (prob * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    fixed = (prob.double() * _FIXED_POINT).round().long()
-    out = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64, device=prob.device)
-    values = torch.stack([torch.ones_like(fixed), target.long(), fixed], 1)
-    return out.index_add_(0, bins, values)
+    bins = (prob * CALIBRATION_BINS).int().clamp_(max=CALIBRATION_BINS - 1)
+    fixed = (prob * _FIXED_POINT).round_().long()
+    # Twice the bins: background's, then lesion's.
+    bins.add_(target, alpha=CALIBRATION_BINS)
+    out = torch.zeros(2, 2 * CALIBRATION_BINS, dtype=torch.int64, device=prob.device)
+    out[0].index_add_(0, bins, torch.ones_like(fixed))
+    out[1].index_add_(0, bins, fixed)
+    pixels, sums = out.unflatten(1, (2, CALIBRATION_BINS))
+    return torch.stack([pixels.sum(0), pixels[1], sums.sum(0)], 1)
 
 
 def calibration_error(counts: Tensor) -> float:
@@ -160,9 +163,8 @@ def segmentation_metrics(threshold: float) -> MetricCollection:
 
     Names end in `_net`, because a value at network size is not the value at native size.
     """
-    names = [name for name in scores(torch.zeros(1, 4).long()) if name != "pixel_accuracy"]
-    metrics: dict[str, Any] = {"pixel_accuracy": BinaryAccuracy(threshold)}
-    metrics |= {name: _Score(name, threshold) for name in names}
+    names = scores(torch.zeros(1, 4).long())
+    metrics: dict[str, Any] = {name: _Score(name, threshold) for name in names}
     return MetricCollection(metrics | {"ece": CalibrationError()}, postfix="_net")
 
 

@@ -98,7 +98,7 @@ class SegmentationTask(LightningModule):
             )
         metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
         mean_loss = cast(PerImageMean, self.losses[f"{stage}_loss"])
-        metrics.update(torch.sigmoid(logits.detach()), batch["mask"].int())
+        metrics.update(torch.sigmoid(logits.detach()), batch["mask"])
         mean_loss.update(loss)
         values = {**dict(metrics.items()), f"{stage}/loss": mean_loss}
         # Of train and val the run's recorder logs what it writes down. Of a sweep's jobs nobody
