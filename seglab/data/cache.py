@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from seglab.files import hash_of, naming, read_json, remove_partial, write_json
 log = logging.getLogger(__name__)
 
 # Part of the key: raise it when what is stored for the same files changes.
-VERSION = 1
+VERSION = 2
 
 
 def default_dir() -> str:
@@ -140,32 +140,31 @@ def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, s
             known = {name: state for name, state in known.items() if len(state) == 4}
     except (OSError, ValueError, TypeError):  # an index that is lost or damaged is made anew
         known = {}
-    seen: dict[str, list] = {}
 
-    def sha256(path: Path) -> str:
-        name = str(path.absolute())
-        try:
+    def hashed(path: Path, state: list) -> list:
+        with naming(path):
+            return [*state, hashlib.sha256(path.read_bytes()).hexdigest()]
+
+    paths = dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables))
+    names = {path: str(path.absolute()) for path in paths}
+    seen, unread = {}, []
+    try:
+        for path, name in names.items():
             stat = path.stat()
             # The second time is the system's own: no program can set it back.
             state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-            old = known.get(name, [])
-            seen[name] = (
-                old if old[:3] == state else [*state, hashlib.sha256(path.read_bytes()).hexdigest()]
-            )
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        return seen[name][3]
-
-    paths = dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables))
-    hashes = {
-        path: sha256(path)
-        for path in tqdm(paths, "hashing files", unit="file", disable=None, leave=False)
-    }
-    if index is not None and any(known.get(name) != state for name, state in seen.items()):
+            seen[name] = known.get(name, [])
+            if seen[name][:3] != state:
+                unread.append((path, state))
+        new = _in_threads(hashed, unread, "hashing files", "file")
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    seen |= {names[path]: state for (path, _), state in zip(unread, new, strict=True)}
+    if index is not None and unread:
         with FileLock(index.with_suffix(".lock")):
             remove_partial(index.parent, index.name)
             write_json(index, known | seen)
-    return hashes
+    return {path: seen[name][3] for path, name in names.items()}
 
 
 def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
@@ -173,25 +172,28 @@ def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
     with (
         _RowFile(folder / "images.npy", (len(cases), size, size, 3)) as images,
         _RowFile(folder / "masks.npy", (len(cases), size, size)) as masks,
-        # Threads: decoding and filtering leave Python's lock.
-        ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
 
-        def fill(row: int) -> None:
-            image, mask = read_pair(cases[row])
+        def fill(row: int, case: Case) -> None:
+            image, mask = read_pair(case)
             thumbnails[row] = thumbnail(image)
             image, mask = to_network_size(image, mask, size)
             images.write(row, image)
             masks.write(row, mask.astype(np.uint8))
 
-        jobs = [pool.submit(fill, row) for row in range(len(cases))]
+        _in_threads(fill, enumerate(cases), "reading cases", "case")
+    write_json(folder / "groups.json", same_pictures(thumbnails))
+
+
+def _in_threads(work: Callable, arguments: Iterable[tuple], what: str, unit: str) -> list:
+    """Results of `work(*arguments)`, in order. Hashing, decoding and filtering leave the lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(work, *each) for each in arguments]
         try:
-            for job in tqdm(jobs, "reading cases", unit="case", disable=None):
-                job.result()
+            return [job.result() for job in tqdm(jobs, what, unit=unit, disable=None, leave=False)]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    write_json(folder / "groups.json", same_pictures(thumbnails))
 
 
 class _RowFile:

@@ -421,6 +421,8 @@ EDGES, SEEDS = st.integers(1, 40), st.integers(0, 999)
 @example(28, 12, 25, 0)
 @example(30, 20, 10, 0)
 @example(553, 765, 256, 0)
+@example(30, 64, 30, 0)  # one edge stays
+@example(1, 765, 32, 0)
 def test_network_size_is_the_recipes(height: int, width: int, size: int, seed: int) -> None:
     image, mask = noise(height, width, seed)
     before = image.copy(), mask.copy()
