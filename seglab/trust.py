@@ -53,6 +53,7 @@ TRUSTED: dict[str, frozenset[str]] = {
         {
             "lightning.pytorch.callbacks.EarlyStopping",
             "lightning.pytorch.callbacks.LearningRateMonitor",
+            "seglab.callbacks.Profile",
             "seglab.callbacks.Progress",
             "seglab.callbacks.WatchTest",
             "seglab.tensorboard.Pictures",
