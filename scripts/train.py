@@ -1,5 +1,6 @@
 """Trains one run, or with -m a sweep: python scripts/train.py model=unet data=synthetic."""
 
+import gc
 import os
 
 import hydra
@@ -13,8 +14,16 @@ from seglab.interrupts import stop_with_launcher
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors
 def _main(cfg: DictConfig) -> None:
+    from seglab.runs import refuse_early
+
+    refuse_early(cfg)
+    # Imports make a million objects that stay: looking for garbage among them takes seconds.
+    gc.disable()
     from seglab.train import train
 
+    if not gc.get_freeze_count():  # once, where a process trains several runs
+        gc.freeze()
+    gc.enable()
     train(cfg)
 
 

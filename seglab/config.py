@@ -64,12 +64,25 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         InputError: An unknown key, a name that cannot be found, or a value out of range.
     """
+    config = check_values(cfg)
+    for section in PARTS:
+        _check_arguments(config[section], section)
+    for where, name, mode in _monitors(config, ""):
+        mode = config["monitor_mode"] if mode is None else mode
+        _check_monitor(where, name, mode, config["data"]["split"])
+    return config
+
+
+def check_values(cfg: DictConfig) -> dict[str, Any]:
+    """As `check_config`, as far as it goes without importing what the config names.
+
+    That takes torch and Lightning, and so seconds.
+    """
     config = resolve_config(cfg)
     _check_keys(config, "", SECTIONS, SECTIONS)
     for section in PARTS:
         if section != "logger" and not isinstance(config[section], dict):
             raise InputError(f"{section}={config[section]}: expected keys, see conf/")
-        _check_arguments(config[section], section)
     if not isinstance(config["data"]["split"], dict):
         raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
     _check_keys(config["data"]["split"], "data.split.", SPLIT, SPLIT)
@@ -95,9 +108,6 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
                 f"trainer.{key}: an interrupted run could not go on exactly with it; use "
                 "trainer.max_epochs and trainer.limit_train_batches, or trainer=smoke"
             )
-    for where, name, mode in _monitors(config, ""):
-        mode = config["monitor_mode"] if mode is None else mode
-        _check_monitor(where, name, mode, config["data"]["split"])
     root = config["data"]["root"]
     if Path(config["run_dir"]).resolve().is_relative_to(Path(root).resolve()):
         raise InputError(

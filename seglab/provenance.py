@@ -71,7 +71,8 @@ def code_of(modules: Iterable[str]) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Python's and every installed distribution's version, by name."""
-    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    every = (distribution.metadata for distribution in distributions())  # a file read for each
+    found = {metadata["Name"]: metadata["Version"] for metadata in every if metadata["Name"]}
     return {"python": platform.python_version()} | dict(sorted(found.items(), key=str))
 
 

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
 from seglab import provenance
-from seglab.checkpoints import BEST, LAST, load_network, read_checkpoint
-from seglab.config import differences, resolve_config
+from seglab.config import check_values, differences, resolve_config
 from seglab.console import Console
-from seglab.data.splits import Split, read_split
 from seglab.errors import InputError
 from seglab.files import locked, naming, read_json, remove_partial, write_json, write_whole
 from seglab.interrupts import Interrupts
 from seglab.overrides import same_command
 from seglab.trust import check_inside, parse_config, read_config, shown
+
+# What takes torch, Lightning or scikit-image is imported where it is needed: a run that is refused
+# for a value of its config is refused at once.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from seglab.data.splits import Split
 
 log = logging.getLogger("seglab")
 
@@ -69,7 +73,7 @@ class RunDirectory:
                 is at work in it.
             KeyboardInterrupt: The body was interrupted.
         """
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
+        if not _is_first_process():
             # The first process of a distributed run keeps the books.
             with interrupts.handled(lambda: None):
                 self.earlier = self._read_earlier()
@@ -130,7 +134,6 @@ class RunDirectory:
             )
         return self.earlier["status"] == "finished"
 
-    @rank_zero_only
     def begin(
         self,
         config: dict[str, Any],
@@ -139,6 +142,8 @@ class RunDirectory:
         modules: dict[str, str],
     ) -> None:
         """Writes what is known before the first step, or holds it against what is written.
+
+        Of the processes of a distributed run only the first does.
 
         Args:
             config: Resolved, plain containers.
@@ -149,6 +154,7 @@ class RunDirectory:
         Raises:
             InputError: The run that lies here was begun on other data.
         """
+        self._now["machine"] = provenance.machine()
         if self.earlier:
             self._go_on(split, files)
         self._begun = True
@@ -166,6 +172,7 @@ class RunDirectory:
         if self._diff:
             write_whole(self.path / "code.diff", self._diff)
         self.update(
+            machine=self._now["machine"],
             data_fingerprint=provenance.fingerprint(files),
             split_hash=split.hash,
             modules=modules,
@@ -184,6 +191,8 @@ class RunDirectory:
         Returns:
             The checkpoint and its step; None and -1 to begin at the beginning.
         """
+        from seglab.checkpoints import BEST, LAST, read_checkpoint
+
         found: dict[Path, dict[str, Any]] = {}
         for name in (LAST, BEST):
             file = self.path / name
@@ -214,6 +223,8 @@ class RunDirectory:
         return None, -1
 
     def _go_on(self, split: Split, files: dict[str, str]) -> None:
+        from seglab.data.splits import read_split
+
         changed = provenance.changed_files(read_files(self.path), files)
         if changed:
             raise InputError(
@@ -241,7 +252,7 @@ class RunDirectory:
     def _read_earlier(self) -> dict[str, Any]:
         """The record of the run that lies here; empty where nothing can be lost."""
         if not (self.path / "config.yaml").exists():
-            if (self.path / BEST).exists() or (self.path / LAST).exists():
+            if any(self.path.glob("checkpoints/*.ckpt")):
                 raise InputError(
                     f"{self.path}: holds checkpoints, but no config.yaml of their run; restore it, "
                     "or name another directory with hydra.run.dir=..."
@@ -270,7 +281,6 @@ class RunDirectory:
             "directory": str(Path.cwd()),
             "git": code,
             "versions": provenance.versions(),
-            "machine": provenance.machine(),
         }, diff
 
     def _locked(self) -> AbstractContextManager[None]:
@@ -323,6 +333,22 @@ class RunDirectory:
         return f"(to go on: {same_command('hydra.run.dir', self.path)})"
 
 
+def refuse_early(cfg: DictConfig) -> None:
+    """Refuses a config for its values, as training would, before anything heavy is imported.
+
+    Args:
+        cfg: As composed.
+
+    Raises:
+        InputError: An unknown key or a value out of range; run.json in its `run_dir` says so.
+    """
+    try:
+        check_values(cfg)
+    except Exception:
+        with RunDirectory(cfg.run_dir).recording(cfg, Interrupts()):
+            raise
+
+
 @dataclass(frozen=True)
 class Run:
     """What a run directory holds, opened.
@@ -356,6 +382,9 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
         InputError: A file is missing or damaged, names code that is not trusted or a path outside
             the directory, or the checkpoint holds another network than the config.
     """
+    from seglab.checkpoints import BEST, load_network
+    from seglab.data.splits import read_split
+
     path = Path(path)
     if not (path / "run.json").is_file():
         raise InputError(
@@ -411,6 +440,12 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
+
+
+def _is_first_process() -> bool:
+    """Whether Lightning will give this process rank 0, by the variables that it reads."""
+    keys = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return int(next((os.environ[key] for key in keys if key in os.environ), 0)) == 0
 
 
 def _now() -> str:

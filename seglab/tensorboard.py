@@ -14,7 +14,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from seglab import provenance
 from seglab.figures import error_map, grid
 from seglab.overrides import shortened
 
@@ -66,28 +65,15 @@ class Pictures(Callback):
         self.cases = cases
 
     @rank_zero_only
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Logs the network's graph."""
-        writer = _writer(trainer)
-        if writer is None or trainer.global_step:  # a resumed run has its graph
-            return
-        size = trainer.datamodule.size  # type: ignore[attr-defined]
-        training = module.training
-        net = module.eval().net
-        with torch.no_grad(), warnings.catch_warnings():
-            # The graph is a picture: that it holds for one size only is no matter.
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            writer.add_graph(net, torch.zeros(1, 3, size, size, device=module.device))
-        module.train(training)
-
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Logs pictures and curve."""
+        """Logs pictures and curve; after the first epoch the network's graph, too."""
         epoch, writer = trainer.current_epoch + 1, _writer(trainer)
         last = epoch == trainer.max_epochs or trainer.should_stop
         if writer is None or not (last or epoch == 1 or epoch % self.every_n_epochs == 0):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
+        if epoch == 1:
+            _log_graph(writer, module, data.size)
         part = "val" if data.split.val else "train"
         rows = data.rows(part)
         spread = np.linspace(0, len(rows) - 1, min(self.cases, len(rows))).round().astype(int)
@@ -107,15 +93,20 @@ class Pictures(Callback):
         writer.add_pr_curve(f"{part}/precision_recall", labels, scores, step)
 
 
-def log_description(trainer: Trainer, config: Mapping[str, Any]) -> None:
-    """Logs the resolved config and the environment as text, where TensorBoard is on."""
+def log_description(trainer: Trainer, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Logs config and environment as text, where TensorBoard is on.
+
+    Args:
+        trainer: Of the run.
+        config: Resolved, plain containers.
+        record: Of the run, as in run.json.
+    """
     writer = _writer(trainer)
     if writer is None:
         return
     packages = ("torch", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-image")
-    installed = provenance.versions()
-    environment = provenance.machine() | provenance.code_state()[0]
-    environment |= {name: installed.get(name) for name in ("python", *packages)}
+    environment = record["machine"] | record["git"]
+    environment |= {name: record["versions"].get(name) for name in ("python", *packages)}
     writer.add_custom_scalars(_LAYOUT)
     writer.add_text("config", _block(OmegaConf.to_yaml(dict(config))), 0)
     writer.add_text("environment", _block(OmegaConf.to_yaml(environment)), 0)
@@ -190,6 +181,17 @@ def _block(text: str) -> str:
 def _writer(trainer: Trainer) -> Any:
     logger = trainer.logger
     return logger.experiment if isinstance(logger, TensorBoard) else None
+
+
+@torch.no_grad()
+def _log_graph(writer: Any, module: LightningModule, size: int) -> None:
+    training = module.training
+    net = module.eval().net
+    with warnings.catch_warnings():
+        # The graph is a picture: that it holds for one size only is no matter.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        writer.add_graph(net, torch.zeros(1, 3, size, size, device=module.device))
+    module.train(training)
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
@@ -33,6 +33,7 @@ from seglab.errors import InputError
 from seglab.figures import ERROR_LEGEND, error_map, save_cases, save_curves
 from seglab.files import read_json, write_csv, write_json
 from seglab.interrupts import Interrupts
+from seglab.memory import keep_freed_memory
 from seglab.recorder import RunRecorder
 from seglab.results import read_val
 from seglab.runs import RunDirectory
@@ -96,10 +97,12 @@ def train(cfg: DictConfig) -> dict[str, float]:
                     f"{run.path / 'summary.json'}: is no summary of this run; restore it"
                 ) from error
             return values
+        keep_freed_memory()
         seed_everything(cfg.seed)
         parts = build(config, run.path, interrupts)
         data, trainer, recorder = parts.data, parts.trainer, parts.recorder
-        run.begin(config, data.split, data.files(), provenance.code_of(modules_of(config)))
+        if trainer.is_global_zero:
+            run.begin(config, data.split, data.files(), provenance.code_of(modules_of(config)))
         described = f"{type(parts.task.net).__name__}, {_count(parts.task.net):,} parameters"
         sizes = ", ".join(f"{len(data.rows(p))} {p}" for p in ("train", "val", "test"))
         log.info("%s; cases: %s (%s)", described, sizes, data.split.protocol)
@@ -108,9 +111,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             trainer.logger.purge_after(step)
         if trainer.is_global_zero:
             run.update(device=trainer.strategy.root_device.type)
-            if step < 0:
-                log_description(trainer, config)
-            _draw_pairs(run.path / "figures" / "pairs.png", data)
+            trainer.callbacks.insert(0, _Description(run, config))  # type: ignore[attr-defined]
         began = time.monotonic()
         trainer.fit(parts.task, data, ckpt_path=checkpoint)
         seconds = {"fit": time.monotonic() - began}
@@ -140,6 +141,23 @@ def train(cfg: DictConfig) -> dict[str, float]:
         write_json(run.path / "summary.json", summary)
         _tell(run.path)
         return read_val(run.path)
+
+
+class _Description(Callback):
+    """What a run is, to look at: after its first epoch, for the first step to come sooner.
+
+    Before the first checkpoint all the same, for a run that goes on from there has it already.
+    """
+
+    def __init__(self, run: RunDirectory, config: dict[str, Any]) -> None:
+        self.run = run
+        self.config = config
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draws pairs, and logs config and environment."""
+        if trainer.current_epoch == 0:
+            log_description(trainer, self.config, self.run.record)
+            _draw_pairs(self.run.path / "figures" / "pairs.png", trainer.datamodule)  # type: ignore[attr-defined]
 
 
 def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None = None) -> Parts:

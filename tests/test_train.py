@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -91,6 +92,33 @@ def test_every_file_is_there_and_nothing_else(run: Path) -> None:
     events = {name for name in found if name.startswith("tensorboard/events.")}
     assert events
     assert found - events - {"code.diff"} == FILES
+
+
+def test_a_profile_is_of_the_steps_it_says(
+    tmp_path: Path, tiny_train: Callable[..., Ended]
+) -> None:
+    run = tmp_path / "run"
+    ended = tiny_train(run, "experiment=profile", "data.batch_size=4")
+    assert ended.code == 0, ended.err
+    assert f"steps profiled: 2, see {run / 'profile.txt'}" in ended.err
+    table = (run / "profile.txt").read_text()
+    (step,) = (line for line in table.splitlines() if "Optimizer.step#Adam.step" in line)
+    assert step.split()[-2:] == ["2", "[]"]
+    assert "aten::convolution_backward" in table
+    events = json.loads((run / "profile.json").read_text())["traceEvents"]
+    assert sum(event["name"] == "Optimizer.step#Adam.step" for event in events) == 2
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    (text,) = board.Tensors("profile/text_summary")
+    assert "aten::convolution_backward" in text.tensor_proto.string_val[0].decode()
+    # All that is left of an epoch that is too short; none of one that has no step to profile.
+    for skip, steps, found in ((3, 9, 1), (8, 1, None)):
+        run = tmp_path / str(skip)
+        sizes = f"callbacks.profile.skip={skip}", f"callbacks.profile.steps={steps}"
+        ended = tiny_train(run, "experiment=profile", "data.batch_size=4", *sizes)
+        assert ended.code == 0, ended.err
+        assert (f"steps profiled: {found}," in ended.err) == bool(found)
+        assert (run / "profile.txt").exists() == bool(found)
 
 
 def test_run_json_tells_what_ran(run: Path, tiny_ph2: Path) -> None:
@@ -397,6 +425,81 @@ def test_any_network_of_a_library_is_a_model_by_yaml_alone(
     assert "--trust torch" in ended.err
     assert script("evaluate", run, "--trust", "torch.nn").code == 0
     assert open_run(run, ("torch.nn",)).net.weight.shape == (1, 3, 1, 1)
+
+
+# Each takes a tenth of a second or more to import.
+HEAVY = ("torch", "lightning", "scipy", "skimage", "matplotlib", "pandas", "openpyxl", "optuna")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code"),
+    [
+        ("train", ("--help",), 0),
+        ("train", ("--cfg", "job"), 0),
+        ("train", ("model=nosuch",), 1),
+        ("train", ("model.nosuch=1",), 1),
+        ("train", ("+data.split.nosuch=1",), 1),
+        ("train", ("trainer.max_epochs=x",), 1),
+        ("compare", ("--help",), 0),
+        ("evaluate", ("--help",), 0),
+        ("reproduce", ("--help",), 0),
+    ],
+)
+def test_what_is_answered_at_once_imports_nothing_heavy(
+    name: str, arguments: tuple[str, ...], code: int, tmp_path: Path
+) -> None:
+    run = [f"hydra.run.dir={tmp_path / 'run'}"] if name == "train" else []
+    done = with_modules(
+        f"runpy.run_path({script_of(name)!r}, run_name='__main__')", *arguments, *run
+    )
+    assert done.code == code, done.err
+    assert not {*HEAVY} & {*done.out.split()}
+    if arguments[0] in ("trainer.max_epochs=x", "+data.split.nosuch=1"):
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert record["status"] == "failed"
+        assert arguments[0].strip("+").partition("=")[0] in record["error"]
+
+
+def test_training_imports_no_library_that_it_may_not_need() -> None:
+    done = with_modules("import seglab.train")
+    assert done.code == 0, done.err
+    loaded = {*done.out.split()}
+    assert "torch" in loaded
+    assert not {"tensorboard", "pandas", "openpyxl", "optuna", "submitit"} & loaded
+
+
+def with_modules(code: str, *arguments: str) -> Ended:
+    """Runs code in a process of its own, which prints the packages that it has imported."""
+    program = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print(*{{name.partition(".")[0] for name in sys.modules}}))
+{code}
+"""
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return Ended(done.returncode, done.stdout.splitlines()[-1], done.stderr)
+
+
+def script_of(name: str) -> str:
+    return str(REPO / "scripts" / f"{name}.py")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"RANK": "1"}, {"SLURM_PROCID": "3"}, {"LOCAL_RANK": "0", "SLURM_PROCID": "3"}],
+    ids=str,
+)
+def test_of_a_distributed_run_the_first_process_records_a_refusal(
+    variables: dict[str, str],
+    tiny_train: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    assert tiny_train(tmp_path / "run", "seed=-1").code == 1
+    first = not _get_rank()  # as Lightning counts
+    assert (tmp_path / "run" / "run.json").exists() == first
 
 
 def command(run: Path, tiny_ph2: Path, cache_dir: Path, *overrides: str) -> list[str]:
