@@ -52,7 +52,7 @@ class UpBlock(ConvBlock):
         conv, relu, norm = cast(tuple[nn.Conv2d, nn.ReLU, nn.BatchNorm2d], tuple(self))
         bias = cast(Tensor, conv.bias)
         if skip is None:
-            y = convolve_upsampled(x, conv.weight).add_(bias[:, None, None])
+            y = convolve_upsampled(x, conv.weight) + bias[:, None, None]
         else:
             of_x, of_skip = conv.weight.split([x.shape[1], skip.shape[1]], 1)
             y = convolve(skip, of_skip, bias).add_(convolve_upsampled(x, of_x))
@@ -125,7 +125,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (N, D, H, W).
     """
     # Of few channels the matrices are narrow; bfloat16 and other devices have fast gradients.
-    narrow, half = len(weight[0]) < 16, torch.is_autocast_enabled("cpu") or x.dtype.itemsize < 4
+    narrow, half = len(weight[0]) < 32, torch.is_autocast_enabled("cpu") or x.dtype.itemsize < 4
     if narrow or half or x.device.type != "cpu" or not torch.is_grad_enabled():
         return F.conv2d(x, weight, bias, padding=1)
     return _Convolution.apply(x, weight, bias)

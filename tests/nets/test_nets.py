@@ -158,7 +158,7 @@ def gradients(
 
 SHAPES = st.tuples(
     st.integers(1, 3),  # images
-    st.sampled_from([1, 3, 15, 16, 17, 40]),  # channels in
+    st.sampled_from([1, 3, 31, 32, 33, 40]),  # channels in
     st.integers(1, 20),  # channels out
     st.integers(1, 40),  # height
     st.integers(1, 40),  # width
@@ -198,8 +198,8 @@ def test_convolution_of_the_upsampled_is_torchs(
 
 
 def test_fast_ways_are_taken_where_they_are_meant_to_be() -> None:
-    weight, narrow = torch.randn(4, 16, 3, 3), torch.randn(4, 15, 3, 3)
-    x = torch.randn(1, 16, 8, 8, requires_grad=True)
+    weight, narrow = torch.randn(4, 32, 3, 3), torch.randn(4, 31, 3, 3)
+    x = torch.randn(1, 32, 8, 8, requires_grad=True)
     assert "_Convolution" in convolve(x, weight, None).grad_fn.name()
     assert "_Convolution" not in convolve(x[:, 1:], narrow, None).grad_fn.name()
     assert "_Convolution" not in convolve(x.bfloat16(), weight.bfloat16(), None).grad_fn.name()
@@ -208,7 +208,7 @@ def test_fast_ways_are_taken_where_they_are_meant_to_be() -> None:
         assert convolve_upsampled(x, weight).dtype == torch.bfloat16
     convolve(x, weight.requires_grad_(), None).sum().backward()
     assert x.grad is not None and weight.grad is not None
-    # Each encoder convolution but the first, and each of a skip.
+    # Each encoder convolution but the first two, and each of a skip.
     used = []
     graph = [UNet()(torch.rand(1, 3, 32, 32)).grad_fn]
     while graph:
@@ -217,7 +217,7 @@ def test_fast_ways_are_taken_where_they_are_meant_to_be() -> None:
             used.append(node)
             graph += [parent for parent, _ in node.next_functions if parent is not None]
     names = [node.name() for node in used]
-    assert sum("_Convolution" in name for name in names) == 4 + 3
+    assert sum("_Convolution" in name for name in names) == 3 + 3
     assert sum("_Interpolation" in name for name in names) == 2 * 3
 
 
