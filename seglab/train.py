@@ -199,6 +199,8 @@ def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None =
     if SLURMEnvironment.detect():
         # SLURM's own --requeue starts the same command again, which is all that it takes.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    # Part of torch's determinism, to find mistakes in operators: it writes each tensor twice.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = instantiate(
         config["trainer"],
         callbacks=[*callbacks, recorder],
