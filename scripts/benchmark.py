@@ -672,19 +672,26 @@ def benchmark(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Measures what was asked for, in a folder of its own; returns plain containers."""
     from seglab.data.cache import open_cache
     from seglab.data.cases import find_cases
+    from seglab.data.splits import make_split
     from seglab.data.synthetic import synthetic_cases
 
     root, cache_dir = Path(args.data or Path(folder, "synthetic")).absolute(), Path(folder, "cache")
     if args.data is None:
-        synthetic_cases(root, n=min(999, max(20, 3 * args.batch_size * (STEPS + 1) // 2)), seed=0)
+        drawn = max(20, 3 * args.batch_size * (STEPS + 1) // 2)
+        if drawn > 999:
+            raise InputError(
+                f"--batch-size {args.batch_size}: needs more cases than 999; use --data"
+            )
+        synthetic_cases(root, n=drawn, seed=0)
     cases = find_cases(root)
-    most = 8 * len(cases) // 10 // (STEPS + 1)  # of 10 cases the baseline trains on 8
-    if args.batch_size > most:
+    cache = open_cache(cases, args.size, cache_dir)
+    # As the baseline splits.
+    split = make_split(cases, cache.groups, cache.sha256, val=0.1, test=0.1, seed=42)
+    if "train" in args.parts and len(split.train) < args.batch_size * (STEPS + 1):
         raise InputError(
-            f"--batch-size {args.batch_size}: expected at most {most}, as {root} has {len(cases)} "
-            f"cases and {STEPS + 1} batches are trained on in a turn"
+            f"--batch-size {args.batch_size}: a turn takes {STEPS + 1} batches, and of the "
+            f"{len(cases)} cases of {root} {len(split.train)} are trained on; use a smaller one"
         )
-    open_cache(cases, args.size, cache_dir)
     own = {key: getattr(args, key) for key in ("size", "batch_size", "rounds")}
     s = {**own, "folder": folder, "root": str(root), "cache_dir": str(cache_dir)}
     s |= {"model": args.model[0], "precision": "32-true", "device": args.device}
@@ -742,15 +749,18 @@ def main() -> None:
     args.parts = args.parts or (["train"] if args.quick else [*PARTS])
     args.model = args.model or ["unet", "segnet"]
     for name in ("size", "batch_size", "rounds", "threads"):
-        check_number(f"--{name.replace('_', '-')}", getattr(args, name), int, 1, null=True)
+        if getattr(args, name) is not None:
+            check_number(f"--{name.replace('_', '-')}", getattr(args, name), int, 1)
     args.size = args.size or (128 if args.quick else 256)
     args.batch_size = args.batch_size or (8 if args.quick else 32)
     if args.size % 16:
         raise InputError(f"--size={args.size}: expected a multiple of 16, as the networks take")
     if args.threads is not None:
         os.environ |= {"OMP_NUM_THREADS": str(args.threads)}
-    if args.json is not None and not Path(args.json).absolute().parent.is_dir():
-        raise InputError(f"--json {args.json}: no such folder; make it first")
+    if args.json is not None and (
+        Path(args.json).is_dir() or not Path(args.json).absolute().parent.is_dir()
+    ):
+        raise InputError(f"--json {args.json}: expected a file in a folder that is there")
     with tempfile.TemporaryDirectory() as folder:
         report = benchmark(args, folder)
     print(table(report))

@@ -29,6 +29,7 @@ from seglab.metrics import (
     confusion_counts,
     scores,
 )
+from seglab.nets.blocks import as_written
 
 # From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1].
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -77,8 +78,9 @@ def multiply_adds(net: nn.Module, size: int) -> int:
     """Counts the multiply-adds of one image's forward pass, in eval mode.
 
     They are those of convolutions, matrix products and attention; biases, normalisation,
-    activations and pooling are not counted, as is usual. The network stays as it is, and so do
-    all random generators.
+    activations and pooling are not counted, as is usual, and nothing is taken off for how seglab's
+    own networks save some of them (`seglab.nets.blocks.convolve_upsampled`). The network stays as
+    it is, and so do all random generators.
 
     Args:
         net: From images (1, 3, S, S) to logits, on any device.
@@ -88,7 +90,8 @@ def multiply_adds(net: nn.Module, size: int) -> int:
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     training = [module for module in net.modules() if module.training]
     net.eval()
-    with isolate_rng(include_cuda=image.is_cuda), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with isolate_rng(include_cuda=image.is_cuda), as_written(), counter:
         functional_call(net, buffers, image)
     for module in training:
         module.training = True

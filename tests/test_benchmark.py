@@ -112,7 +112,7 @@ def test_figures_by_hand(benchmark: Any) -> None:
         (["--size", "40"], "--size=40"),
         (["--rounds", "0"], "--rounds=0"),
         (["--json", "nowhere/benchmark.json"], "--json nowhere/benchmark.json"),
-        (["--batch-size", "6"], "--batch-size 6: expected at most 5"),
+        (["--batch-size", "6"], "--batch-size 6: a turn takes 3 batches"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, cast
 
@@ -10,9 +13,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from seglab.errors import InputError
+
+_AS_WRITTEN = ContextVar("as_written", default=False)
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Within it decoders upsample, then convolve, as they are drawn: to count what that takes."""
+    token = _AS_WRITTEN.set(True)
+    try:
+        yield
+    finally:
+        _AS_WRITTEN.reset(token)
 
 
 class Conv3x3(nn.Conv2d):
@@ -144,7 +158,6 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x = of_weight = of_bias = None
@@ -154,11 +167,12 @@ class _Convolution(torch.autograd.Function):
                 grad, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, where
             )
         (n, channels, height, width), out = x.shape, len(weight)
-        pixels = grad.permute(0, 2, 3, 1).reshape(n, -1, out)
+        pixels = grad.permute(0, 2, 3, 1).reshape(n, height * width, out)
         if ctx.needs_input_grad[1]:
             # Three neighbours to a row of a matrix: a row of taps is one product with its shift.
             padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-            rows = padded.unfold(2, 3, 1).transpose(3, 4).reshape(n, -1, 3 * channels)
+            rows = padded.unfold(2, 3, 1).transpose(3, 4)
+            rows = rows.reshape(n, (height + 2) * width, 3 * channels)
             shifts = [rows[:, tap * width : (tap + height) * width] for tap in range(3)]
             taps = torch.stack([torch.bmm(pixels.transpose(1, 2), s).sum(0) for s in shifts])
             of_weight = taps.view(3, out, 3, channels).permute(1, 3, 0, 2)
@@ -181,42 +195,48 @@ def convolve_upsampled(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (N, D, 2 H, 2 W), in channels_last.
     """
-    n, channels, height, width = x.shape
-    out = len(weight)
+    if _AS_WRITTEN.get():
+        return F.conv2d(upsample(x), weight, padding=1)
+    (n, channels, height, width), out = x.shape, len(weight)
     taps = weight.permute(1, 3, 2, 0).reshape(channels, 9 * out)
-    y = x.permute(0, 2, 3, 1).reshape(-1, channels) @ taps
+    y = x.permute(0, 2, 3, 1).reshape(n * height * width, channels) @ taps
     # Rows of pixels, then columns: each time the three taps and the pixels become pixels.
-    y = _Interpolation.apply(y.view(n * height, width * 3, 3 * out))
-    y = y.view(n, height, 2 * width, 3, out).transpose(2, 3).reshape(n, height * 3, -1)
-    return _Interpolation.apply(y).view(n, 2 * height, 2 * width, out).permute(0, 3, 1, 2)
+    y = _interpolate(y.view(n * height, width * 3, 3 * out))
+    y = y.view(n, height, 2 * width, 3, out).transpose(2, 3)
+    y = _interpolate(y.reshape(n, height * 3, 2 * width * out))
+    return y.view(n, 2 * height, 2 * width, out).permute(0, 3, 1, 2)
+
+
+def _interpolate(x: Tensor) -> Tensor:
+    """(N, 3 * pixels, C) to (N, 2 * pixels, C): what `upsample` and a padded tap do to an axis."""
+    # Without a gradient as plain operations, for a traced network to be saved.
+    return _Interpolation.apply(x) if torch.is_grad_enabled() else _multiply(x, transposed=False)
 
 
 class _Interpolation(torch.autograd.Function):
-    """(N, 3 * pixels, C) to (N, 2 * pixels, C): what `upsample` and a padded tap do to an axis."""
+    """`_interpolate`, whose gradient is as cheap: slices' own would each fill a whole tensor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.pixels = x.shape[1] // 3
-        return _multiply(_bands(ctx.pixels, False, x.dtype, x.device), x)
+        return _multiply(x, transposed=False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _multiply(_bands(ctx.pixels, True, grad.dtype, grad.device), grad.contiguous())
+        return _multiply(grad.contiguous(), transposed=True)
 
 
-_Band = tuple[int, int, Tensor]
-
-
-def _multiply(bands: list[_Band], x: Tensor) -> Tensor:
-    """A banded matrix times (N, rows, columns)."""
+def _multiply(x: Tensor, transposed: bool) -> Tensor:
+    """The matrix of `_interpolate`, or its transpose, times (N, rows, C)."""
+    bands = _bands(x.shape[1] // (2 if transposed else 3), transposed, x.dtype, x.device)
     parts = [torch.matmul(matrix, x[:, start:end]) for start, end, matrix in bands]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 @lru_cache(maxsize=64)
-def _bands(pixels: int, transposed: bool, dtype: torch.dtype, device: torch.device) -> list[_Band]:
-    """The matrix of `_Interpolation`, (2 * pixels, 3 * pixels), a band of 16 rows at a time.
+def _bands(
+    pixels: int, transposed: bool, dtype: torch.dtype, device: torch.device
+) -> list[tuple[int, int, Tensor]]:
+    """The matrix of `_interpolate`, (2 * pixels, 3 * pixels), a band of 16 rows at a time.
 
     Each band comes with the stretch of columns that it does not leave zero: few of them.
     """

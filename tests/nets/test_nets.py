@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,6 +196,30 @@ def test_convolution_of_the_upsampled_is_torchs(
     theirs = gradients(lambda x, w: F.conv2d(up(x), w, padding=1), inputs, of)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_second_derivatives_are_torchs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 32, 3, 3, dtype=torch.float64, requires_grad=True)
+    for ours, theirs in (
+        (convolve(x, weight, None), F.conv2d(x, weight, padding=1)),
+        (convolve_upsampled(x, weight), F.conv2d(up(x), weight, padding=1)),
+    ):
+        found = []
+        for out in (ours, theirs):
+            (of_x,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+            found.append(torch.autograd.grad(of_x.square().sum(), (x, weight)))
+        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_an_empty_batch_gives_an_empty_batch(make: type[nn.Module]) -> None:
+    net = make(width=16).eval()
+    out = net(torch.rand(0, 3, 32, 32))
+    assert out.shape == (0, 1, 32, 32)
+    out.sum().backward()
+    assert all(not p.grad.any() for p in net.parameters())
 
 
 def test_fast_ways_are_taken_where_they_are_meant_to_be() -> None:
@@ -410,8 +435,10 @@ def test_memory_layout_changes_no_value(make: type[nn.Module], training: bool) -
 
 @pytest.mark.parametrize("make", NETS)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_can_be_traced(make: type[nn.Module]) -> None:
+def test_can_be_traced_and_saved(make: type[nn.Module], tmp_path: Path) -> None:
     net = make(width=2).eval()
-    traced = torch.jit.trace(net, torch.rand(1, 3, 32, 32), check_trace=False)
-    image = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(net, torch.rand(1, 3, 32, 32)), tmp_path / "net.pt")
+    traced = torch.jit.load(tmp_path / "net.pt")
+    image = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(traced(image), net(image), rtol=0, atol=1e-6)
