@@ -81,7 +81,7 @@ class Profile(Callback):
             return
         profiler, self._profiler = self._profiler, None
         profiler.stop()
-        device = trainer.strategy.root_device.type
+        device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
         table = profiler.key_averages(group_by_input_shape=True).table(
             f"self_{device}_time_total", row_limit=40, max_name_column_width=40
         )
