@@ -282,12 +282,12 @@ def recipe_predict(s: Settings, turn: Turn) -> None:
 
 
 def seglab_predict(s: Settings, turn: Turn) -> None:
-    """The same with `seglab.scoring.network_predictor`."""
+    """The same with `seglab.inference.network_predictor`."""
     import torch
 
     from seglab import nets
+    from seglab.inference import network_predictor
     from seglab.memory import keep_freed_memory
-    from seglab.scoring import network_predictor
 
     keep_freed_memory()
     net = {"unet": nets.UNet, "segnet": nets.SegNet}[s["model"]]()

@@ -1,4 +1,4 @@
-"""Scores a run's checkpoint again: python scripts/evaluate.py RUN [--data ROOT] [--out DIR]."""
+"""Scores a run's checkpoint again, or the mean of several: python scripts/evaluate.py RUN..."""
 
 import argparse
 import logging
@@ -10,9 +10,19 @@ from seglab.errors import one_line_errors
 def main() -> None:
     """Parses and calls `seglab.evaluate.evaluate`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="run directory")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="run directory; of several the mean probability"
+    )
     parser.add_argument("--data", metavar="ROOT", help="another data set; all cases are scored")
     parser.add_argument("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
+    for option, what in (
+        ("--tta", "mean probability of the 8 flips and quarter turns"),
+        ("--largest-component", "keep the largest lesion alone"),
+        ("--fill-holes", "fill what lesion encloses"),
+    ):
+        parser.add_argument(
+            option, action=argparse.BooleanOptionalAction, help=f"{what}; default: as the run does"
+        )
     parser.add_argument(
         "--trust",
         metavar="MODULE",
@@ -25,7 +35,12 @@ def main() -> None:
 
     from seglab.evaluate import evaluate
 
-    evaluate(args.run, args.data, args.out, tuple(args.trust))
+    evaluate(
+        *(args.runs, args.data, args.out, tuple(args.trust)),
+        tta=args.tta,
+        largest_component=args.largest_component,
+        fill_holes=args.fill_holes,
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins import CheckpointIO
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from seglab.errors import InputError
@@ -139,11 +139,9 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
     stored = checkpoint["seglab"] | {"epoch": checkpoint["epoch"] + 1}
     check_targets(stored["config"], path, trust)
     model = OmegaConf.create(stored["config"]["model"])
-    weights = {
-        k.removeprefix("net."): v
-        for k, v in checkpoint["state_dict"].items()
-        if k.startswith("net.")
-    }
+    every = checkpoint["state_dict"]
+    prefix = "average.module." if any(k.startswith("average.module.") for k in every) else "net."
+    weights = {k.removeprefix(prefix): v for k, v in every.items() if k.startswith(prefix)}
     if not all(w.isfinite().all() for w in weights.values()):
         raise InputError(f"{path}: holds weights that are not finite; restore it")
     try:
@@ -158,6 +156,21 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
             f"({model['_target_']}): {reason}"
         ) from error
     return net.eval(), stored
+
+
+def set_threshold(path: str | Path, threshold: float) -> None:
+    """Writes another threshold into a checkpoint; all else in it stays.
+
+    Args:
+        path: A file that `train` wrote; replaced as a whole or not at all.
+        threshold: Probability above which a pixel is lesion.
+
+    Raises:
+        InputError: As `read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(path)
+    checkpoint["seglab"] |= {"threshold": threshold}
+    SealedCheckpoints().save_checkpoint(checkpoint, path)
 
 
 def hash_of_weights(path: str | Path) -> str:
@@ -202,7 +215,10 @@ def _check_form(model: DictConfig, weights: dict[str, Tensor], size: int) -> Non
         Exception: It cannot be built, its weights are others, or it takes other images.
     """
     # Channels double with each level: those of a million levels are numbers too long.
-    if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in model.values()):
+    numbers = [
+        n for value in model.values() for n in (value if isinstance(value, ListConfig) else [value])
+    ]
+    if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in numbers):
         raise ValueError("its config asks for more than any file holds")
     with torch.device("meta"), torch.no_grad(), _no_warnings():
         net = instantiate(model).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from seglab.errors import InputError
 
 PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
-SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", *PARTS)
+SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *PARTS)
 SPLIT = ("val", "test", "seed", "fold", "folds", "file")
 
 # Of Lightning's Trainer: what `build` hands it.
@@ -48,8 +49,35 @@ NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("trainer.max_epochs", int, 1, math.inf, False),
 )
 PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
+IMAGENET = "imagenet"  # as model.weights: the published file, wherever it lies
 PLACES = ("data.cache_dir",)  # does not matter to a result
 TEXTS = ("name", "run_dir", "monitor_mode", "data.root", "data.cache_dir")
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How scores at native resolution come about, of val and test alike: section `inference`.
+
+    Attributes:
+        tta: Predict with test-time augmentation.
+        choose_threshold: On val, in place of `task.threshold`.
+        largest_component: Keep the largest lesion alone.
+        fill_holes: Fill what lesion encloses.
+    """
+
+    tta: bool = False
+    choose_threshold: bool = False
+    largest_component: bool = False
+    fill_holes: bool = False
+
+    @property
+    def cleaning(self) -> dict[str, bool]:
+        """Keywords of `seglab.inference.clean`."""
+        return {"largest_component": self.largest_component, "fill_holes": self.fill_holes}
+
+
+# Of a run that is older than the section.
+OFF = asdict(Inference())
 
 
 def check_config(cfg: DictConfig) -> dict[str, Any]:
@@ -79,6 +107,7 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     That takes torch and Lightning, and so seconds.
     """
     config = resolve_config(cfg)
+    config.setdefault("inference", dict(OFF))
     _check_keys(config, "", SECTIONS, SECTIONS)
     for section in PARTS:
         if section != "logger" and not isinstance(config[section], dict):
@@ -92,6 +121,7 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
         if not isinstance(_value(config, key), str):
             raise InputError(f"{key}={_value(config, key)}: expected text")
     _check_split_file(config["data"]["split"])
+    _check_inference(config["inference"], config["data"]["split"])
     for section in ("monitor", "task", "trainer", "callbacks"):
         for key, text in _texts(config[section], section):
             if text.startswith("test/"):
@@ -130,12 +160,17 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
             node = node.get(parent) if isinstance(node, dict) else None
         if isinstance(node, dict) and isinstance(node.get(last), str):
             node[last] = str(Path(node[last]).expanduser().absolute())
+    model = config.get("model") if isinstance(config, dict) else None
+    if isinstance(model, dict) and model.get("_target_") == "seglab.nets.EncoderUNet":
+        weights = model.get("weights")
+        if isinstance(weights, str) and weights != IMAGENET:
+            model["weights"] = str(Path(weights).expanduser().absolute())
     return config
 
 
 def comparable(config: Any) -> dict[str, Any]:
     """What of a resolved config matters to a result: values by dotted key, lists as text."""
-    flat = _flat(config)
+    flat = _flat({"inference": OFF}) | _flat(config)
     run_dir = flat.get("run_dir")
     flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir}
     return {key: value for key, value in flat.items() if key not in PLACES}
@@ -226,6 +261,20 @@ def _check_split_file(split: dict[str, Any]) -> None:
         raise InputError(
             f"data.split.fold={split['fold']}: a split from data.split.file={file} has no folds to "
             "choose from; give one of the two"
+        )
+
+
+def _check_inference(inference: Any, split: dict[str, Any]) -> None:
+    if not isinstance(inference, dict):
+        raise InputError(f"inference={inference}: expected keys, see conf/train.yaml")
+    _check_keys(inference, "inference.", OFF, OFF)
+    for key, value in inference.items():
+        if not isinstance(value, bool):
+            raise InputError(f"inference.{key}={value}: expected true or false")
+    if inference["choose_threshold"] and split["val"] == 0 and split["file"] is None:
+        raise InputError(
+            "inference.choose_threshold=true: there is no val to choose on, data.split.val=0; hold "
+            "some cases out, or set it to false"
         )
 
 

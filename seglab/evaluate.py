@@ -1,8 +1,11 @@
-"""Scores a run's checkpoint again, from the run directory alone."""
+"""Scores a run's checkpoint again, or an ensemble of several, from run directories alone."""
 
 from __future__ import annotations
 
 import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,58 +17,72 @@ from omegaconf import DictConfig
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, find_cases, ph2_cases
 from seglab.errors import InputError
-from seglab.files import read_json, write_csv, write_json
+from seglab.files import write_csv, write_json
+from seglab.inference import Predictor, mean_predictor, network_predictor
 from seglab.memory import keep_freed_memory
 from seglab.runs import Run, open_run
-from seglab.scoring import network_predictor, score_cases
+from seglab.scoring import score_cases
 
 log = logging.getLogger(__name__)
 
 
 def evaluate(
-    path: str | Path,
+    paths: str | Path | Sequence[str | Path],
     data_root: str | Path | None = None,
     out: str | Path | None = None,
     trust: tuple[str, ...] = (),
+    **inference: bool | None,
 ) -> dict[str, Any]:
-    """Scores a run at native resolution and writes summary.json and test_cases.csv.
+    """Scores runs at native resolution and writes summary.json and test_cases.csv.
+
+    Several runs are scored as one, an ensemble: by the mean of their probabilities, each at its
+    own size, and the mean of their thresholds.
 
     Args:
-        path: The run directory; its own files stay as they are.
+        paths: The run directory, or several; their own files stay as they are.
         data_root: Another data set of any supported layout, all of whose cases are scored; None
-            for the run's own test cases.
-        out: Where to write; by default a new folder under the run's `evaluations`.
+            for the runs' own test cases.
+        out: Where to write; by default a new folder under the first run's `evaluations`.
         trust: As in `open_run`.
+        inference: `tta`, `largest_component` and `fill_holes`, in place of what the runs' configs
+            say; None for that.
 
     Returns:
         What summary.json holds: the scores under `test`, the counts of `calibration`, and what
-        they are of.
+        they are of and how they came about.
 
     Raises:
-        InputError: A run or a data set that cannot be read, or test cases that have changed.
+        InputError: A run or a data set that cannot be read, test cases that have changed, or runs
+            that are no ensemble: of other test cases, or that clean masks otherwise.
     """
     keep_freed_memory()
-    run = open_run(path, trust)
-    data = run.config.data
-    cases = _test_cases(run) if data_root is None else find_cases(data_root)
+    given = {key: value for key, value in inference.items() if value is not None}
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    runs = [open_run(path, trust) for path in paths]
+    runs = [replace(run, inference=replace(run.inference, **given)) for run in runs]
+    cleaning = _cleaning(runs)
+    cases = _test_cases(runs) if data_root is None else find_cases(data_root)
     hashes = hash_cases(cases, hash_files(cases))
-    seen = _changed_or_trained_on(run, cases, hashes, own=data_root is None)
-    device = "cpu"
-    if read_json(run.path / "run.json").get("device") == "cuda" and torch.cuda.is_available():
-        device = "cuda"
-    predict = network_predictor(run.net, data.size, device)
-    scored = score_cases(predict, cases, run.threshold)
+    seen = _changed_or_trained_on(runs, cases, hashes, own=data_root is None)
+    predict = mean_predictor([_predictor(run) for run in runs])
+    threshold = statistics.fmean(run.threshold for run in runs)
+    scored = score_cases(predict, cases, threshold, cleaning=cleaning)
+    tta = [run.inference.tta for run in runs]
     summary = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
         "n": len(cases),
+        "threshold": threshold,
+        "inference": {"tta": tta[0] if len(set(tta)) == 1 else tta} | cleaning,
         "trained_on": seen,
-        "data": str(Path(data_root or data.root).absolute()),
-        "run": str(run.path.absolute()),
+        "data": str(Path(data_root or runs[0].config.data.root).absolute()),
     }
+    absolute = [str(run.path.absolute()) for run in runs]
+    summary |= {"run": absolute[0]} if len(runs) == 1 else {"runs": absolute}
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
-        out = run.path / "evaluations" / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        name = name if len(runs) == 1 else f"{name}-of-{len(runs)}-runs"
+        out = runs[0].path / "evaluations" / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +108,36 @@ def read_cases(run: Run) -> list[Case]:
     return read(data.root)
 
 
-def _test_cases(run: Run) -> list[Case]:
+def _predictor(run: Run) -> Predictor:
+    device = "cpu"
+    if run.record.get("device") == "cuda" and torch.cuda.is_available():
+        device = "cuda"
+    return network_predictor(run.net, run.config.data.size, device, run.inference.tta)
+
+
+def _cleaning(runs: list[Run]) -> dict[str, bool]:
+    """How all of them clean masks: of an ensemble there is one mask."""
+    first = runs[0]
+    for run in runs:
+        for key, value in run.inference.cleaning.items():
+            if value != first.inference.cleaning[key]:
+                option = key.replace("_", "-")
+                raise InputError(
+                    f"{run.path}: cleans its masks otherwise than {first.path} (inference.{key}: "
+                    f"{value}, not {not value}); say --{option} or --no-{option}"
+                )
+    return first.inference.cleaning
+
+
+def _test_cases(runs: list[Run]) -> list[Case]:
+    run, *others = runs
+    tested = {id: run.split.sha256[id] for id in run.split.test}
+    for other in others:
+        if {id: other.split.sha256[id] for id in other.split.test} != tested:
+            raise InputError(
+                f"{other.path}: has other test cases than {run.path}; name the cases to score with "
+                "--data"
+            )
     data: DictConfig = run.config.data
     by_id = {case.id: case for case in read_cases(run)}
     missing = [id for id in run.split.test if id not in by_id]
@@ -103,10 +149,12 @@ def _test_cases(run: Run) -> list[Case]:
     return [by_id[id] for id in run.split.test]
 
 
-def _changed_or_trained_on(run: Run, cases: list[Case], hashes: dict[str, str], own: bool) -> int:
-    """Refuses test cases that are not what they were; counts foreign ones that were trained on."""
-    then = run.split.sha256
+def _changed_or_trained_on(
+    runs: list[Run], cases: list[Case], hashes: dict[str, str], own: bool
+) -> int:
+    """Refuses test cases that are not what they were; counts foreign ones that any trained on."""
     if own:
+        then = runs[0].split.sha256
         changed = [case for case in cases if hashes[case.id] != then.get(case.id)]
         if changed:
             raise InputError(
@@ -114,7 +162,8 @@ def _changed_or_trained_on(run: Run, cases: list[Case], hashes: dict[str, str], 
                 f" ({len(changed)} such cases); restore it, or score what is there with --data"
             )
         return 0
-    fitted = {then[id] for part in ("train", "val") for id in getattr(run.split, part)}
+    splits = [run.split for run in runs]
+    fitted = {split.sha256[id] for split in splits for id in (*split.train, *split.val)}
     seen = sum(hash in fitted for hash in hashes.values())
     if seen:
         log.warning(

@@ -64,8 +64,9 @@ def save_cases(
 
     Args:
         path: PNG to write.
-        columns: Pictures by the column's title: bool (H, W) or uint8 (H, W, 3).
-        names: Of the cases.
+        columns: Pictures by the column's title: bool (H, W), float (H, W) in [0, 1] or uint8
+            (H, W, 3).
+        names: Of the cases, of up to three lines.
         note: A line below.
     """
     rows, width = len(names), len(columns)

@@ -24,6 +24,7 @@ from seglab.data.datamodule import files_below
 from seglab.errors import InputError
 from seglab.evaluate import read_cases
 from seglab.files import read_csv, read_json, write_json
+from seglab.nets.encoders import weights_of
 from seglab.runs import Run, open_run, read_files
 from seglab.train import train
 from seglab.trust import modules_of, shown
@@ -151,6 +152,7 @@ def _compare_inputs(run: Run, found: Comparison) -> None:
         log.info("%s", shown(f"{_pairs(then, code, ['commit'])[0]}, with the same code in seglab/"))
     # What the config names elsewhere was imported to check it.
     modules = provenance.code_of(modules_of(OmegaConf.to_container(run.config)))
+    modules |= weights_of(run.config.model)
     found.inputs["code"] += _pairs(run.record.get("modules", {}), modules)
     found.inputs["versions"] = _pairs(
         run.record.get("versions", {}), provenance.versions(), _needed()

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab import provenance
-from seglab.config import check_values, differences, resolve_config
+from seglab.config import OFF, Inference, check_values, differences, resolve_config
 from seglab.console import Console
 from seglab.errors import InputError
 from seglab.files import locked, naming, read_json, remove_partial, write_json, write_whole
@@ -149,7 +149,7 @@ class RunDirectory:
             config: Resolved, plain containers.
             split: Of the cases.
             files: SHA-256 of every file that was read as data, by its path below the data's root.
-            modules: SHA-256 of the modules outside seglab that the config names.
+            modules: SHA-256 of what the config names outside seglab, modules and weights.
 
         Raises:
             InputError: The run that lies here was begun on other data.
@@ -360,6 +360,7 @@ class Run:
         split: splits.json.
         net: The network with its chosen weights.
         threshold: Probability above which a pixel is lesion.
+        inference: How its masks come about besides.
     """
 
     path: Path
@@ -368,6 +369,7 @@ class Run:
     split: Split
     net: nn.Module
     threshold: float
+    inference: Inference
 
 
 def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
@@ -420,7 +422,8 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
                 f"{checkpoint}: holds another network than {file} says ({key}: {old}, not {new}); "
                 "put the run's own files back"
             )
-    return Run(path, record, config, split, net, stored["threshold"])
+    inference = Inference(**config.get("inference", OFF))  # of an older run there is none
+    return Run(path, record, config, split, net, stored["threshold"], inference)
 
 
 def read_files(run: Path) -> dict[str, str]:

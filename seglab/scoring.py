@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.seed import isolate_rng
 from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from seglab.boundary import boundary_scores
-from seglab.data.cache import read_pair
 from seglab.data.cases import Case
-from seglab.data.images import image_to_network_size
-from seglab.errors import InputError
+from seglab.inference import Predictor, clean, predictions, resized
 from seglab.metrics import (
     CALIBRATION_BINS,
     calibration_counts,
@@ -30,9 +26,6 @@ from seglab.metrics import (
     scores,
 )
 from seglab.nets.blocks import as_written
-
-# From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1].
-Predictor = Callable[[np.ndarray], np.ndarray]
 
 
 class Scored(NamedTuple):
@@ -49,28 +42,6 @@ class Scored(NamedTuple):
     rows: list[dict[str, Any]]
     values: dict[str, float]
     calibration: torch.Tensor
-
-
-def network_predictor(net: nn.Module, size: int, device: torch.device | str = "cpu") -> Predictor:
-    """Makes a predictor of a network: resize, network, sigmoid, resize back.
-
-    Images pass one by one and in float32, so that a value depends on nothing but the image.
-
-    Args:
-        net: From images (1, 3, S, S) in [0, 1] to logits (1, 1, S, S); put into eval mode.
-        size: S, in pixels.
-        device: Where to compute.
-    """
-    net = net.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-
-    @torch.inference_mode()
-    def predict(image: np.ndarray) -> np.ndarray:
-        small = torch.from_numpy(image_to_network_size(image, size)).to(device)
-        with torch.backends.cudnn.flags(deterministic=True):
-            logits = net(small[None].permute(0, 3, 1, 2).float() / 255)
-        return _resized(torch.sigmoid(logits.float()), image.shape[:2])
-
-    return predict
 
 
 @torch.no_grad()
@@ -119,13 +90,17 @@ def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
 
     return {
         "all_background": lambda image: np.zeros(image.shape[:2], np.float32),
-        "mean_mask": lambda image: _resized(mean, image.shape[:2]),
+        "mean_mask": lambda image: resized(mean, image.shape[:2]),
         "otsu": otsu,
     }
 
 
 def score_cases(
-    predict: Predictor, cases: Sequence[Case], threshold: float, name: str = "scoring"
+    predict: Predictor,
+    cases: Sequence[Case],
+    threshold: float,
+    name: str = "scoring",
+    cleaning: Mapping[str, bool] = {},
 ) -> Scored:
     """Scores cases against their untouched masks.
 
@@ -134,25 +109,20 @@ def score_cases(
         cases: At least one.
         threshold: Probability above which a pixel is lesion.
         name: For the progress bar.
+        cleaning: Of the masks, keywords of `seglab.inference.clean`; calibration is that of the
+            probabilities all the same.
 
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
     """
     rows, every, outlines = [], [], []
     bins = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64)
-    for case in tqdm(cases, name, unit="case", disable=None, leave=False):
-        image, mask = read_pair(case)
-        prob, target = torch.from_numpy(predict(image)), torch.from_numpy(mask)
-        if not prob.isfinite().all():
-            raise InputError(
-                f"{case.image}: the network gives no number for some of its pixels; its weights "
-                "are ruined, train it again"
-            )
-        pred = prob > threshold
-        counts = confusion_counts(pred[None], target[None])
+    for case, prob, mask in predictions(predict, cases, name):
+        pred, target = clean((prob > threshold).numpy(), **cleaning), torch.from_numpy(mask)
+        counts = confusion_counts(torch.from_numpy(pred)[None], target[None])
         bins += calibration_counts(prob, target)
         every.append(counts)
-        outlines.append(boundary_scores(pred.numpy(), mask))
+        outlines.append(boundary_scores(pred, mask))
         own = {k: v for k, v in scores(counts).items() if not k.endswith("_pooled")}
         pixels = dict(zip(("tp", "fp", "fn", "tn"), counts[0].tolist(), strict=True))
         rows.append({"id": case.id, "diagnosis": case.diagnosis} | pixels | own | outlines[-1])
@@ -160,9 +130,3 @@ def score_cases(
     means = {key: math.fsum(one[key] for one in outlines) / len(cases) for key in outlines[0]}
     values = scores(torch.cat(every)) | means | {"ece": calibration_error(bins)}
     return Scored(rows, values, bins)
-
-
-def _resized(prob: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """From (1, 1, S, S) to (H, W), bilinearly."""
-    large = F.interpolate(prob, shape[:2], mode="bilinear", align_corners=False)
-    return large[0, 0].cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -9,8 +10,10 @@ from typing import Any, cast
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 
+from seglab.config import check_number
 from seglab.errors import JOB, InputError
 from seglab.metrics import PerImageMean, segmentation_metrics
 
@@ -27,6 +30,10 @@ class SegmentationTask(LightningModule):
         schedule: From the optimizer to a learning-rate schedule, stepped once an epoch; None for
             a constant rate.
         threshold: Probability above which a pixel is lesion.
+        ema: Share that an exponential moving average of weights and buffers keeps of itself at
+            each step, less in the first ones. The average is what is validated, tested and
+            used. 0 for none.
+        encoder_rate: Learning rate of the network's `encoder`, over that of the rest.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -35,19 +42,33 @@ class SegmentationTask(LightningModule):
         self,
         net: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor],
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
         schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
         threshold: float = 0.5,
+        ema: float = 0,
+        encoder_rate: float = 1,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
             raise InputError(f"task.threshold={threshold}: expected a probability between 0 and 1")
+        check_number("task.ema", ema, float, 0, 0.9999)
+        check_number("task.encoder_rate", encoder_rate, float, 0, 1)
+        if encoder_rate != 1 and not isinstance(getattr(net, "encoder", None), nn.Module):
+            raise InputError(
+                f"task.encoder_rate={encoder_rate}: {type(net).__name__} has no part called "
+                "encoder; expected 1"
+            )
         # The layout that CPUs and GPUs convolve fastest in; values are the same.
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.optimizer = optimizer
         self.schedule = schedule
         self.threshold = threshold
+        self.encoder_rate = encoder_rate
+        self.average = None
+        if ema:
+            self.average = AveragedModel(self.net, multi_avg_fn=_moving(ema), use_buffers=True)
+            self.average.requires_grad_(False)
         metrics = segmentation_metrics(threshold)
         # 'train' itself is a method of every module, hence the suffix.
         self.metrics = nn.ModuleDict(
@@ -57,7 +78,18 @@ class SegmentationTask(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """From images (N, 3, H, W) in [0, 1] to logits (N, 1, H, W)."""
-        return self.net(image)
+        return (self.net if self.training else self.used_net)(image)
+
+    @property
+    def used_net(self) -> nn.Module:
+        """The network that is scored: the average, where there is one."""
+        return self.net if self.average is None else self.average.module
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, and moves the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.net)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Returns the loss to descend."""
@@ -78,12 +110,20 @@ class SegmentationTask(LightningModule):
     def share_buffers(self) -> None:
         """Gives all processes the first one's BatchNorm statistics, as its checkpoint has them."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for buffer in self.net.buffers():
+            average = [] if self.average is None else self.average.buffers()
+            for buffer in itertools.chain(self.net.buffers(), average):
                 torch.distributed.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
         """Builds the optimizer and the schedule of the config."""
-        optimizer = self.optimizer(self.net.parameters())
+        if self.encoder_rate == 1:
+            optimizer = self.optimizer(self.net.parameters())
+        else:
+            encoder = list(self.net.encoder.parameters())  # type: ignore[union-attr]
+            its = {id(parameter) for parameter in encoder}
+            rest = [p for p in self.net.parameters() if id(p) not in its]
+            optimizer = self.optimizer([{"params": rest}, {"params": encoder}])
+            optimizer.param_groups[1]["lr"] *= self.encoder_rate
         return optimizer if self.schedule is None else ([optimizer], [self.schedule(optimizer)])
 
     def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> Tensor:
@@ -106,3 +146,18 @@ class SegmentationTask(LightningModule):
         logger = stage == "test" and JOB not in os.environ
         self.log_dict(values, logger=logger, on_step=False, on_epoch=True, batch_size=len(loss))
         return loss.mean()
+
+
+def _moving(keep: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average that does not hold on to where it began.
+
+    Of tensors of one type: one by one, each would wait for the device to say how many steps.
+    """
+
+    def average(old: list[Tensor], new: list[Tensor], steps: Any) -> None:
+        if old[0].is_floating_point():
+            torch._foreach_lerp_(old, new, max(1 - keep, 9 / (10 + int(steps))))
+        else:  # BatchNorm's count of batches
+            torch._foreach_copy_(old, new)
+
+    return average

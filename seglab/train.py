@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,26 +24,30 @@ from omegaconf import DictConfig
 from torch import nn
 
 from seglab import provenance
-from seglab.checkpoints import BEST, SealedCheckpoints, load_network, read_checkpoint
-from seglab.config import check_config
+from seglab.checkpoints import (
+    BEST,
+    SealedCheckpoints,
+    load_network,
+    read_checkpoint,
+    set_threshold,
+)
+from seglab.config import Inference, check_config
 from seglab.data.cache import read_pair
+from seglab.data.cases import Case
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
 from seglab.errors import InputError
 from seglab.figures import ERROR_LEGEND, error_map, save_cases, save_curves
 from seglab.files import read_json, write_csv, write_json
+from seglab.inference import Predictor, choose_threshold, clean, network_predictor
 from seglab.interrupts import Interrupts
 from seglab.memory import keep_freed_memory
+from seglab.nets import EncoderUNet
+from seglab.nets.encoders import weights_of
 from seglab.recorder import RunRecorder
 from seglab.results import read_val
 from seglab.runs import RunDirectory
-from seglab.scoring import (
-    Predictor,
-    baseline_predictors,
-    multiply_adds,
-    network_predictor,
-    score_cases,
-)
+from seglab.scoring import baseline_predictors, multiply_adds, score_cases
 from seglab.task import SegmentationTask
 from seglab.tensorboard import TensorBoard, log_description, log_hparams
 from seglab.trust import modules_of
@@ -52,6 +56,7 @@ log = logging.getLogger(__name__)
 
 CLASSES = ["lesion"]
 PICTURES = 5
+WORST = 10
 SHOWN = "val/dice_per_image_net"  # in the curves of a run that monitors nothing
 
 
@@ -102,7 +107,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         parts = build(config, run.path, interrupts)
         data, trainer, recorder = parts.data, parts.trainer, parts.recorder
         if trainer.is_global_zero:
-            run.begin(config, data.split, data.files(), provenance.code_of(modules_of(config)))
+            code = provenance.code_of(modules_of(config)) | weights_of(config["model"])
+            run.begin(config, data.split, data.files(), code)
         described = f"{type(parts.task.net).__name__}, {_count(parts.task.net):,} parameters"
         sizes = ", ".join(f"{len(data.rows(p))} {p}" for p in ("train", "val", "test"))
         log.info("%s; cases: %s (%s)", described, sizes, data.split.protocol)
@@ -172,7 +178,10 @@ def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None =
         InputError: Whatever is wrong with the data, or a network that cannot take or give what
             it must.
     """
-    task = instantiate(config["task"], net=instantiate(config["model"]))
+    net = instantiate(config["model"])
+    if isinstance(net, EncoderUNet):
+        net.load_weights()
+    task = instantiate(config["task"], net=net)
     _check_task(task, config["data"]["size"])
     data = instantiate(config["data"])
     data.setup()
@@ -187,6 +196,11 @@ def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None =
         raise InputError(
             f"data.split.file={data.split_settings['file']}: holds no val to take "
             f"monitor={config['monitor']} from; add some, or set monitor=null"
+        )
+    if not data.split.val and config["inference"]["choose_threshold"]:
+        raise InputError(
+            f"data.split.file={data.split_settings['file']}: holds no val for "
+            "inference.choose_threshold=true; add some, or set it to false"
         )
     recorder = RunRecorder(
         run_dir, about, config["monitor"], config["monitor_mode"], interrupts or Interrupts()
@@ -255,6 +269,8 @@ def _check_task(task: SegmentationTask, size: int) -> None:
         )
     try:
         loss = task.loss(logits, torch.zeros_like(logits))
+    except InputError:
+        raise
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"task.loss: cannot take logits and mask: {error}") from error
     if tuple(loss.shape) != (1,):
@@ -271,15 +287,22 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str,
     """Scores val and test at native resolution with the checkpoint, read back from disk."""
     data = parts.data
     net, about = load_network(run.path / BEST, trust=modules_of(config))
-    predict = network_predictor(net, data.size, parts.trainer.strategy.root_device)
-    threshold, best_epoch = about["threshold"], about["epoch"]
+    inference = Inference(**config["inference"])
+    device, cleaning = parts.trainer.strategy.root_device, inference.cleaning
+    predict = network_predictor(net, data.size, device, inference.tta)
+    threshold, best_epoch = config["task"]["threshold"], about["epoch"]
+    if inference.choose_threshold:
+        threshold = choose_threshold(predict, data.part("val"), threshold, cleaning)
+        # Whoever uses the checkpoint alone must know it. Killed before or after, a run that goes
+        # on chooses the same again.
+        set_threshold(run.path / BEST, threshold)
     val: dict[str, float] = {}
     if data.split.val:
-        val = score_cases(predict, data.part("val"), threshold, "scoring val").values
+        val = score_cases(predict, data.part("val"), threshold, "scoring val", cleaning).values
         row = parts.recorder.rows[best_epoch - 1]
         at_network_size = re.compile(r"val/(\w+_net)")
         val |= {m[1]: value for k, value in row.items() if (m := at_network_size.fullmatch(k))}
-    test = score_cases(predict, data.part("test"), threshold, "scoring test")
+    test = score_cases(predict, data.part("test"), threshold, "scoring test", cleaning)
     write_csv(run.path / "test_cases.csv", test.rows)
 
     baseline_rows, baselines = [], {}
@@ -289,13 +312,19 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str,
         baselines[name] = scored.values
         baseline_rows += [{"baseline": name} | row for row in scored.rows]
     write_csv(run.path / "baseline_cases.csv", baseline_rows)
-    _draw_predictions(run.path / "figures" / "predictions.png", data, predict, threshold)
+    worst = sorted(test.rows, key=lambda row: row["dice_per_image"])[:WORST]
+    for name, rows in (("predictions", test.rows[:PICTURES]), ("worst", worst)):
+        _draw_predictions(
+            *(run.path / "figures" / f"{name}.png", data.part("test"), rows),
+            *(predict, threshold, cleaning),
+        )
     return {
         "val": val,
         "test": test.values,
         "baselines": baselines,
         "calibration": {"test": test.calibration.tolist()},
         "best_epoch": best_epoch,
+        "threshold": threshold,
     }
 
 
@@ -310,21 +339,27 @@ def _draw_pairs(path: Path, data: SegmentationDataModule) -> None:
 
 
 def _draw_predictions(
-    path: Path, data: SegmentationDataModule, predict: Predictor, threshold: float
+    path: Path,
+    cases: Sequence[Case],
+    rows: Sequence[Mapping[str, Any]],
+    predict: Predictor,
+    threshold: float,
+    cleaning: Mapping[str, bool],
 ) -> None:
-    """The first test cases at native resolution: targets beside predictions."""
-    columns: dict[str, list[np.ndarray]] = {
-        title: [] for title in ("image", "target", "prediction", "errors")
-    }
-    cases = data.part("test")[:PICTURES]
-    for case in cases:
-        image, target = read_pair(case)
-        pred = predict(image) > threshold
-        for title, picture in zip(
-            columns, (image, target, pred, error_map(pred, target)), strict=True
-        ):
-            columns[title].append(picture)
-    save_cases(path, columns, [case.id for case in cases], note=f"errors: {ERROR_LEGEND}")
+    """Some test cases at native resolution, by their rows of `score_cases`."""
+    titles = ("image", "target", "prediction", "probability", "errors")
+    columns: dict[str, list[np.ndarray]] = {title: [] for title in titles}
+    by_id = {case.id: case for case in cases}
+    for row in rows:
+        image, target = read_pair(by_id[row["id"]])
+        prob = predict(image)
+        pred = clean(prob > threshold, **cleaning)
+        pictures = (image, target, pred, prob, error_map(pred, target))
+        step = 1 + max(pred.shape) // 1000  # of a large image a figure shows no more
+        for title, picture in zip(titles, pictures, strict=True):
+            columns[title].append(picture[::step, ::step].copy())
+    names = [f"{row['id']}\n{row['diagnosis']}\nDice {row['dice_per_image']:.3f}" for row in rows]
+    save_cases(path, columns, names, note=f"errors: {ERROR_LEGEND}")
 
 
 def _tell(run: Path) -> None:

@@ -41,12 +41,25 @@ TRUSTED: dict[str, frozenset[str]] = {
         }
     ),
     "data.augment": frozenset({"seglab.data.augment.Augment"}),
-    "model": frozenset({"seglab.nets.SegNet", "seglab.nets.UNet"}),
+    "model": frozenset({"seglab.nets.EncoderUNet", "seglab.nets.SegNet", "seglab.nets.UNet"}),
     "task": frozenset({"seglab.task.SegmentationTask"}),
-    "task.loss": frozenset({"seglab.losses.bce", "seglab.losses.double_sigmoid_bce"}),
+    "task.loss": frozenset(
+        {
+            "seglab.losses.bce",
+            "seglab.losses.bce_dice",
+            "seglab.losses.dice",
+            "seglab.losses.double_sigmoid_bce",
+            "seglab.losses.focal",
+            "seglab.losses.structure",
+            "seglab.losses.tversky",
+        }
+    ),
     "task.optimizer": frozenset({f"{_OPTIM}.{name}" for name in ("Adam", "AdamW", "SGD")}),
     "task.schedule": frozenset(
-        {f"{_OPTIM}.lr_scheduler.{name}LR" for name in ("CosineAnnealing", "MultiStep", "Step")}
+        {
+            "seglab.schedules.cosine",
+            *(f"{_OPTIM}.lr_scheduler.{n}LR" for n in ("CosineAnnealing", "MultiStep", "Step")),
+        }
     ),
     "trainer": frozenset({"lightning.Trainer"}),
     "callbacks.*": frozenset(
@@ -338,7 +351,9 @@ def _check_paths(config: DictConfig, file: Path) -> None:
         if isinstance(node, dict):
             if "_target_" not in node or node["_target_"] in TRUSTED_TARGETS:
                 for name, value in node.items():
-                    check(value, f"{key}.{name}")
+                    # Opening a run reads no file of weights; training from one reads tensors.
+                    if f"{key}.{name}" != "model.weights":
+                        check(value, f"{key}.{name}")
         elif isinstance(node, list):
             for value in node:
                 check(value, key)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tiny import REPO, Ended
@@ -16,32 +18,58 @@ from seglab.config import check_config
 from seglab.trust import TRUSTED_TARGETS, check_targets
 
 
+CONF = REPO / "conf"
+
+
 def shipped(group: str) -> list[str]:
-    names = sorted(file.stem for file in (REPO / "conf" / group).glob("*.yaml"))
+    files = (CONF / group).rglob("*.yaml")
+    names = sorted(file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
     assert len(names) >= 2, "a folder under conf/ has at least two real options"
     return names
 
 
-GROUPS = sorted({file.parent.relative_to(REPO / "conf") for file in REPO.glob("conf/*/**/*.yaml")})
-CHOICES = [f"{group}={name}" for group in GROUPS for name in shipped(str(group))]
+GROUPS = sorted(
+    {
+        file.parent.relative_to(CONF).as_posix()
+        for files in ("*/*.yaml", "hydra/*/*.yaml")
+        for file in CONF.glob(files)
+    }
+)
+CHOICES = [f"{group}={name}" for group in GROUPS for name in shipped(group)]
+
+
+def composed(*overrides: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", ["run_dir=nowhere", *overrides])
+
+
+def small(choice: str) -> list[str]:
+    """What makes a run of it take seconds, not minutes."""
+    config = composed(choice)
+    overrides = [choice, "data.size=32", "trainer.max_epochs=2"]
+    if "width" in config.model:
+        overrides += ["model.width=4", "model.depth=2"]
+    else:
+        overrides += ["model.decoder=[8,8,8,8]"]
+    if "warmup" in (config.task.schedule or {}):
+        overrides += ["task.schedule.warmup=1"]
+    return overrides
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_it_composes_and_names_only_what_is_there_and_trusted(
-    choice: str, tiny_config: Callable[..., DictConfig], tmp_path: Path
+    choice: str,
 ) -> None:
-    cfg = tiny_config(tmp_path / "run", choice)
-    config = check_config(cfg)
+    config = check_config(composed(choice))
     check_targets(OmegaConf.create(config), choice)
     for name in TRUSTED_TARGETS:
         assert name.split(".")[0] in ("seglab", "torch", "lightning")
 
 
 @pytest.mark.parametrize("model", shipped("model"))
-def test_every_model_gives_logits(
-    model: str, tiny_config: Callable[..., DictConfig], tmp_path: Path
-) -> None:
-    net = instantiate(tiny_config(tmp_path / "run", f"model={model}").model)
+def test_every_model_gives_logits(model: str) -> None:
+    net = instantiate(composed(f"model={model}").model)
     assert net(torch.rand(2, 3, 32, 32)).shape == (2, 1, 32, 32)
 
 
@@ -53,8 +81,11 @@ def test_every_model_gives_logits(
         "trainer=smoke",
     ],
 )
-def test_it_trains(choice: str, tiny_train: Callable[..., Ended], tmp_path: Path) -> None:
-    ended = tiny_train(tmp_path / "run", choice)
+def test_it_trains(
+    choice: str, script: Callable[..., Ended], tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    where = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}"]
+    ended = script("train", *small(choice), *where, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
 

@@ -141,6 +141,13 @@ def test_a_mask_of_one_value_has_its_colour(tmp_path: Path) -> None:
     assert shares["none"][1] > 0.5
 
 
+def test_a_probability_is_grey_between_black_and_white(tmp_path: Path) -> None:
+    for prob, grey in ((0.0, 0), (0.5, 127), (1.0, 255)):
+        save_cases(tmp_path / "a.png", {"probability": [np.full((12, 16), prob)]}, ["x"])
+        picture = read_png(tmp_path / "a.png").astype(int)
+        assert (abs(picture - grey).max(2) <= 1).mean() > 0.5
+
+
 def test_an_image_keeps_its_colours(tmp_path: Path) -> None:
     for colour in (RED, BLUE, (1, 0, 0)):
         picture = np.full((12, 16, 3), colour, np.uint8)

@@ -68,7 +68,7 @@ RATES = [
     "+task.schedule.gamma=10000",
 ]
 SECOND_IS_BEST = [*PLAIN, *RATES]
-FULL = [*SHORT, *RATES]
+FULL = [*SHORT, *RATES, "inference.choose_threshold=true"]
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
 FILES = ("metrics.csv", "test_cases.csv", "baseline_cases.csv", "splits.json")
 
@@ -82,7 +82,8 @@ def outcome(run: Path) -> dict[str, Any]:
     return {
         **{name: (run / name).read_bytes() for name in FILES},
         **{name: hash_of_weights(run / "checkpoints" / name) for name in CHECKPOINTS},
-        **{key: summary[key] for key in ("val", "test", "baselines", "best_epoch")},
+        **{key: summary[key] for key in ("val", "test", "baselines", "best_epoch", "threshold")},
+        "of best.ckpt": read_checkpoint(run / "checkpoints" / "best.ckpt")["seglab"]["threshold"],
         "files": sorted({p.name for p in run.rglob("*") if "tfevents" not in p.name}),
     }
 
@@ -144,6 +145,11 @@ CONFIGS: dict[str, list[str]] = {
         "+task.schedule._target_=torch.optim.lr_scheduler.CosineAnnealingLR",
         *("+task.schedule._partial_=true", "+task.schedule.T_max=3"),
     ],
+    "ema": [
+        *("task.ema=0.9", "task.encoder_rate=0.3", "task.optimizer.lr=0.02", *BY_LOSS),
+        *("+task.schedule._target_=seglab.schedules.cosine", "+task.schedule._partial_=true"),
+        *("+task.schedule.epochs=3", "+task.schedule.warmup=1"),
+    ],
     "recipe": ["experiment=recipe", "trainer.max_epochs=3"],
     "two batches a step": [
         *("+trainer.accumulate_grad_batches=2", "+trainer.check_val_every_n_epoch=2"),
@@ -156,7 +162,7 @@ STEPS = {"baseline": [(0, 3), (1, 0), (1, 2), (2, 3)], "random": [(0, 1), (1, 2)
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (i > 2)) for i, name in enumerate(CONFIGS)],
+    [pytest.param(name, marks=[pytest.mark.slow] * (i > 3)) for i, name in enumerate(CONFIGS)],
 )
 @pytest.mark.usefixtures("quick")
 def test_a_run_stopped_at_many_steps_ends_as_if_it_had_not_been(
@@ -613,10 +619,13 @@ def assert_interrupted(ended: Ended, signum: int, run: Path) -> None:
     assert read_json(run / "run.json")["status"] == "interrupted"
 
 
-# In a fresh cache an image is opened to be hashed, to be cached, to be scored.
+# In a fresh cache an image is opened to be hashed, to be cached, to be scored; one of val also, in
+# between, for the threshold.
 MOMENTS: dict[str, tuple[Any, ...]] = {
     "writes its last checkpoint": ("fsync", "last.ckpt", 3),
     "scores a test case": ("open", "TEST.bmp", 3),
+    "writes its threshold": ("os.rename", "best.ckpt", 3),
+    "has written its threshold": ("open", "VAL.bmp", 4),
     "hashes a file": ("open", "IMD010.bmp"),
     "builds the cache": ("open", "IMD010.bmp", 2),
     "writes its config": ("os.rename", "config.yaml"),
@@ -634,9 +643,11 @@ def test_a_signal_to_a_process_that(
     moment: str, signum: int, start: Start, untouched: Path, finishes: Ends, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    test = read_json(untouched / "splits.json")["test"][0]
+    split = read_json(untouched / "splits.json")
     event, name, *nth = MOMENTS[moment]
-    blow = Blow(event, name.replace("TEST", test), *nth, signal=signum)
+    for part in ("test", "val"):
+        name = name.replace(part.upper(), split[part][0])
+    blow = Blow(event, name, *nth, signal=signum)
     stopped = start(run, *FULL, blow=blow).wait()
     print(state_of(run))
     if signum == signal.SIGKILL:

@@ -1,9 +1,11 @@
-"""Losses: values by hand, one an image; the floors of the recipe's double sigmoid."""
+"""Losses: values by hand, one an image; what each promises; the floors of the double sigmoid."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +14,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from seglab.losses import bce, double_sigmoid_bce
+from seglab import losses
+from seglab.errors import InputError
+from seglab.losses import bce, bce_dice, dice, double_sigmoid_bce, focal, structure, tversky
+from seglab.trust import TRUSTED
 
-LOSSES = [bce, double_sigmoid_bce]
+# The window of 'structure' is 3 x 3 of the 5 x 7 and 4 x 4 pixels below.
+near = partial(structure, window=0.5)
+LOSSES = [bce, double_sigmoid_bce, dice, bce_dice, focal, tversky, near]
+OVERLAPS = [dice, tversky]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -136,7 +145,7 @@ def _pull(loss: Loss) -> float:
     return logits.grad.abs().item()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", [bce, double_sigmoid_bce])
 @pytest.mark.parametrize("value", [1e4, -1e4, 88.8, -88.8, 3e38, -3e38])
 @pytest.mark.parametrize("target", [0.0, 1.0])
 def test_extreme_logits_stay_finite_and_exact(loss: Loss, value: float, target: float) -> None:
@@ -151,3 +160,179 @@ def test_extreme_logits_stay_finite_and_exact(loss: Loss, value: float, target: 
         hand = math.log(1 + math.exp((1 if value > 0 else 0) * (-1 if target else 1)))
     assert values.tolist() == pytest.approx([hand] * 2, rel=1e-6, abs=1e-30)
     assert logits.grad.isfinite().all()
+
+
+# Probabilities 1/2, 3/4 of lesion, 1/4, 3/4 of background: found are 5/4 pixels, false positive 1,
+# false negative 3/4; ln 2, ln 4/3, ln 4/3 and ln 4 are their cross-entropies.
+LN2, LN3, LN4 = (math.log(n) for n in (2, 3, 4))
+SQUARE = Tensor([[0, LN3], [-LN3, LN3]]), Tensor([[1, 1], [0, 0]])
+# Three columns of two pixels: probabilities 1/2, 1/2 of lesion, 3/4 of background. A window of
+# 3 x 3 is half lesion at the last column, 2/3 at the one before, all at the first: weights 1, 8/3
+# and 7/2. Cross-entropy 2 (11/3 ln 2 + 7/2 ln 4) / (2 (1 + 8/3 + 7/2)) = 64/43 ln 2. Found are
+# 11/3, wrong 11/3 + 21/4 = 107/12: IoU misses 107/12 of 44/12 + 107/12 + 1.
+COLUMNS = Tensor([[0, 0, LN3]] * 2), Tensor([[1, 1, 0]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "case", "expected"),
+    [
+        (partial(bce, lesion_weight=3), SQUARE, (3 * (LN4 + LN2 - LN3) + LN4 - LN3 + LN4) / 4),
+        (dice, SQUARE, 1 - (2 * 5 / 4 + 2) / (5 / 2 + 1 + 3 / 4 + 2)),
+        (bce_dice, SQUARE, (LN2 + 2 * (LN4 - LN3) + LN4) / 4 + 7 / 25),
+        (
+            partial(bce_dice, lesion_weight=3),
+            SQUARE,
+            (3 * (LN2 + LN4 - LN3) + LN4 - LN3 + LN4) / 4 + 7 / 25,
+        ),
+        # Pixels count 1/4, 1/16, 1/16 and 9/16.
+        (focal, SQUARE, (LN2 / 4 + (LN4 - LN3) / 8 + 9 / 16 * LN4) / 4),
+        (
+            partial(focal, gamma=1, lesion_weight=3),
+            SQUARE,
+            (3 * (LN2 / 2 + (LN4 - LN3) / 4) + (LN4 - LN3) / 4 + 3 / 4 * LN4) / 4,
+        ),
+        (tversky, SQUARE, 1 - (5 / 4 + 1) / (5 / 4 + 0.3 + 0.7 * 3 / 4 + 1)),
+        (partial(tversky, alpha=1, beta=0.2), SQUARE, 1 - (5 / 4 + 1) / (5 / 4 + 1 + 0.15 + 1)),
+        # All four windows are the picture, half of it lesion: all weights 7/2.
+        (
+            partial(structure, window=1),
+            SQUARE,
+            (LN2 + 2 * (LN4 - LN3) + LN4) / 4 + 3.5 * 7 / 4 / (3.5 * 3 + 1),
+        ),
+        (partial(structure, window=1), COLUMNS, 64 / 43 * LN2 + 107 / 163),
+    ],
+)
+def test_by_hand(loss: Loss, case: tuple[Tensor, Tensor], expected: float) -> None:
+    logits, mask = (part[None, None] for part in case)
+    assert loss(logits, mask).tolist() == pytest.approx([expected], rel=1e-6)
+
+
+def test_identities() -> None:
+    logits, mask = batch(4)
+    mask[0], mask[1] = 0, 1
+    equal = partial(torch.testing.assert_close, rtol=1e-12, atol=0)
+    equal(tversky(logits, mask, alpha=0.5, beta=0.5), dice(logits, mask))
+    for weight in (1, 2.5):
+        plain = bce(logits, mask, lesion_weight=weight)
+        equal(focal(logits, mask, gamma=0, lesion_weight=weight), plain)
+        equal(bce_dice(logits, mask, lesion_weight=weight), plain + dice(logits, mask))
+    # No border, no weights: of empty and full masks, also along the picture's edge.
+    plain = bce(logits, mask) + tversky(logits, mask, alpha=1, beta=1)
+    equal(near(logits, mask)[:2], plain[:2])
+    assert (near(logits, mask)[2:] - plain[2:]).abs().min() > 0.01
+    equal(structure(logits, mask, window=0), plain)
+    # Of certain predictions dice is Dice, but for the pixel that is added.
+    sure, truth = logits[2:].sign() * 100, mask[2:]
+    found = ((sure > 0) * truth).sum((1, 2, 3))
+    pixels = (sure > 0).sum((1, 2, 3)) + truth.sum((1, 2, 3))
+    equal(dice(sure, truth), 1 - (2 * found + 2) / (pixels + 2))
+
+
+@pytest.mark.parametrize(("edge", "window"), [(32, 3), (64, 5), (128, 11), (256, 23), (352, 31)])
+def test_structure_is_the_papers_within_the_picture(edge: int, window: int) -> None:
+    generator = np.random.default_rng(edge)
+    logits, noise = generator.normal(size=(2, edge, edge + 9))
+    mask = (uniform_filter(noise, edge // 8) > 0).astype(float)
+    share = uniform_filter(mask, window, mode="constant")
+    share /= uniform_filter(np.ones_like(mask), window, mode="constant")
+    weight = 1 + 5 * np.abs(share - mask)
+    prob = sigmoid(logits)
+    entropy = -np.log(np.where(mask == 1, prob, 1 - prob))
+    found, either = (weight * prob * mask).sum(), (weight * (prob + mask - prob * mask)).sum()
+    expected = (weight * entropy).sum() / weight.sum() + 1 - (found + 1) / (either + 1)
+    ours = structure(*(torch.from_numpy(part)[None, None] for part in (logits, mask)))
+    assert ours.tolist() == pytest.approx([expected], rel=1e-12)
+
+
+def test_structure_is_float32_under_autocast_too() -> None:
+    # bfloat16 counts to 256, and the windows hold more.
+    logits = torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(2))
+    mask = (logits.roll(9, 3) > -1).float()
+    expected = structure(logits, mask, window=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(structure(logits, mask, window=1), expected)
+
+
+pictures = st.tuples(
+    arrays(np.float64, (2, 1, 4, 4), elements=st.floats(-8, 8)),
+    arrays(np.float64, (2, 1, 4, 4), elements=st.sampled_from([0.0, 1.0])),
+).map(lambda case: (torch.from_numpy(case[0]), torch.from_numpy(case[1])))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@settings(deadline=None, max_examples=30)
+@given(case=pictures, pixel=st.integers(0, 15), step=st.floats(0.5, 5))
+def test_a_better_pixel_lowers_the_loss_of_its_image(
+    loss: Loss, case: tuple[Tensor, Tensor], pixel: int, step: float
+) -> None:
+    logits, mask = case
+    better = logits.clone()
+    better[0].view(-1)[pixel] += step * (2 * mask[0].view(-1)[pixel] - 1)
+    before, after = loss(logits, mask), loss(better, mask)
+    assert 0 < after[0] < before[0]
+    assert after[1] == before[1]
+    assert loss not in OVERLAPS or before.max() < 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@settings(deadline=None, max_examples=20)
+@given(case=pictures, order=st.permutations(range(16)))
+def test_where_a_pixel_lies_matters_to_structure_alone(
+    loss: Loss, case: tuple[Tensor, Tensor], order: list[int]
+) -> None:
+    def moved(part: Tensor) -> Tensor:
+        return part.rot90(1, (2, 3)).flip(3) if loss is near else part.view(2, 16)[:, order]
+
+    logits, mask = case
+    expected = loss(logits, mask)
+    logits, mask = (moved(part).reshape(2, 1, 4, 4) for part in case)
+    torch.testing.assert_close(loss(logits, mask), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("lesion", [0, 3, 16])
+def test_sure_is_finite_right_or_wrong(lesion: int) -> None:
+    mask = (torch.arange(16) < lesion).float().view(1, 1, 4, 4)
+    # Where all 16 pixels are wrong; those of 'structure' count 16 to 96, which is W / (W + 1).
+    wrongs = {
+        bce: 1e4,
+        focal: 1e4,
+        partial(focal, gamma=0.5): 1e4,
+        dice: 8 / 9,
+        bce_dice: 1e4 + 8 / 9,
+        tversky: 1 - 1 / (0.3 * (16 - lesion) + 0.7 * lesion + 1),
+        near: 1e4 + 16 / 17,
+    }
+    for loss, wrong in wrongs.items():
+        for side, expected in ((1, 0), (-1, wrong)):
+            logits = (side * 1e4 * (2 * mask - 1)).requires_grad_()
+            value = loss(logits, mask)
+            value.sum().backward()
+            assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-12)
+            assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "key", "value"),
+    [
+        (bce, "lesion_weight", -1),
+        (bce_dice, "lesion_weight", math.inf),
+        (focal, "lesion_weight", "3"),
+        (focal, "gamma", -1),
+        (focal, "gamma", math.nan),
+        (tversky, "alpha", 1.5),
+        (tversky, "beta", 1.5),
+        (tversky, "beta", None),
+        (structure, "window", -0.1),
+        (structure, "window", 31),
+    ],
+)
+def test_impossible_weights_are_named(loss: Callable[..., Tensor], key: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"^task\.loss\.{key}={value}: expected a number from 0"):
+        loss(*batch(), **{key: value})
+
+
+def test_stored_configs_may_name_each_loss() -> None:
+    own = [f for f in vars(losses).values() if inspect.isfunction(f)]
+    names = {f.__name__ for f in own if f.__module__ == losses.__name__}
+    public = {name for name in names if not name.startswith("_")}
+    assert TRUSTED["task.loss"] == {f"seglab.losses.{name}" for name in public}

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from seglab.data.cases import Case, ph2_cases
 from seglab.errors import InputError
+from seglab.inference import network_predictor
 from seglab.metrics import calibration_counts, calibration_error
 from seglab.nets import SegNet, UNet
-from seglab.scoring import baseline_predictors, multiply_adds, network_predictor, score_cases
+from seglab.scoring import baseline_predictors, multiply_adds, score_cases
 
 # Sizes differ from case to case, and no image is square.
 SHAPES = {"IMD001": (20, 30), "IMD002": (21, 28), "IMD003": (18, 33), "IMD004": (25, 24)}

@@ -6,7 +6,9 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +18,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from seglab.checkpoints import SealedCheckpoints, load_network
 from seglab.errors import InputError
 from seglab.losses import bce, double_sigmoid_bce
 from seglab.metrics import calibration_counts, calibration_error, confusion_counts, scores
 from seglab.nets import UNet
+from seglab.schedules import cosine
 from seglab.task import SegmentationTask
 
 NAMES = {
@@ -281,6 +285,113 @@ def test_the_optimizer_gets_every_weight_of_the_network() -> None:
     (group,) = task.configure_optimizers().param_groups
     assert list(map(id, group["params"])) == list(map(id, net.parameters()))
     assert list(map(id, task.parameters())) == list(map(id, net.parameters()))
+
+
+class Steps(Callback):
+    """The network after each step of the optimizer, and the rates of all groups."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        if trainer.global_step > len(self.states):
+            self.states.append(deepcopy(module.net.state_dict()))
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+@pytest.mark.parametrize("batches_a_step", [1, 2])
+def test_the_average_is_that_of_the_steps(batches_a_step: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    steps, net, optimizer = Steps(), UNet(width=2, depth=2), partial(torch.optim.SGD, lr=0.5)
+    task = SegmentationTask(net, bce, optimizer, ema=0.2)
+    start = task.used_net.state_dict()
+    assert all(value.equal(start[name]) for name, value in net.state_dict().items())
+    trainer = trainer_of(callbacks=[steps], accumulate_grad_batches=batches_a_step)
+    val, image = batches(1), joined(batches(2))[0]
+    trainer.fit(task, Loader(batches(0, (3,) * 3 * batches_a_step)), Loader(val))
+    one, two, three = steps.states
+    average = task.used_net.state_dict()
+    for name, value in average.items():
+        if name.endswith("num_batches_tracked"):
+            assert value.item() == 3 * batches_a_step
+            continue
+        # The first step's own; 9 / 11 of the second; of the third 9 / 12 would be less than 0.8.
+        moved = one[name] + 9 / 11 * (two[name] - one[name])
+        torch.testing.assert_close(value, moved + 0.8 * (three[name] - moved))
+    tensors = [n for n in average if average[n].numel() > 1]
+    assert not any(average[name].equal(three[name]) for name in tensors)
+    assert any(name.endswith("running_var") for name in tensors)
+    # It alone is validated, tested and used.
+    mean = deepcopy(task.used_net).eval()
+    logged = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    assert logged == close(expected(mean, val, "val", 0.5))
+    (values,) = trainer.test(task, Loader(val), verbose=False)
+    assert values == close(expected(mean, val, "test", 0.5))
+    assert values != close(expected(net.eval(), val, "test", 0.5))
+    model = {"_target_": "seglab.nets.UNet", "width": 2, "depth": 2}
+    about = {"classes": ["lesion"], "split_hash": "", "threshold": 0.5}
+    about["config"] = {"data": {"size": 8}, "model": model}
+    content = {"epoch": 0, "global_step": 3, "state_dict": task.state_dict(), "seglab": about}
+    SealedCheckpoints().save_checkpoint(content, tmp_path / "best.ckpt")
+    loaded, _ = load_network(tmp_path / "best.ckpt")
+    assert all(value.equal(average[name]) for name, value in loaded.state_dict().items())
+    with torch.no_grad():
+        assert task.eval()(image).equal(mean(image))
+
+
+def test_an_average_takes_no_part_in_training() -> None:
+    states = []
+    for ema in (0, 0.9):
+        torch.manual_seed(0)
+        net = UNet(width=2, depth=2)
+        task = SegmentationTask(net, bce, partial(torch.optim.Adam, lr=1e-2), ema=ema)
+        trainer_of(2).fit(task, Loader(batches(0)), Loader(batches(1)))
+        assert all(p.grad is None for p in task.parameters() if not p.requires_grad)
+        states.append(net.state_dict())
+    assert all(value.equal(states[1][name]) for name, value in states[0].items())
+    (group,) = task.configure_optimizers().param_groups
+    assert list(map(id, group["params"])) == list(map(id, net.parameters()))
+
+
+def test_the_encoder_has_a_rate_of_its_own() -> None:
+    steps, net = Steps(), UNet(width=2, depth=2)
+    optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
+    schedule = partial(cosine, epochs=3, warmup=1)
+    task = SegmentationTask(net, bce, optimizer, schedule, encoder_rate=0.1)
+    trainer = trainer_of(3, callbacks=[steps])
+    trainer.fit(task, Loader(batches(0, (2,))))
+    rest, encoder = trainer.optimizers[0].param_groups
+    assert list(map(id, encoder["params"])) == list(map(id, net.encoder.parameters()))
+    both = sorted(map(id, rest["params"] + encoder["params"]))
+    assert both == sorted(map(id, net.parameters()))
+    assert rest["weight_decay"] == encoder["weight_decay"] == 0.1
+    for rates, share in zip(steps.rates, (0.5, 1, 0.5), strict=True):
+        assert rates == pytest.approx([1e-2 * share, 1e-3 * share])
+
+
+def test_an_encoder_without_a_rate_stays_as_it_is() -> None:
+    net = UNet(width=2, depth=2)
+    before = deepcopy(dict(net.named_parameters()))
+    task = SegmentationTask(net, bce, partial(torch.optim.AdamW, lr=1e-2), encoder_rate=0)
+    trainer_of().fit(task, Loader(batches(0)))
+    for name, value in net.named_parameters():
+        assert value.equal(before[name]) == name.startswith("encoder."), name
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("ema", (1, -0.1, 1.5, float("nan"), "x", True, None)),
+        ("encoder_rate", (-1, 1.1, float("nan"), "x", None, 0.5)),
+    ],
+)
+def test_what_is_no_share_is_refused(key: str, values: tuple[Any, ...]) -> None:
+    for value in values:  # the network has no encoder
+        with pytest.raises(InputError, match=f"^task.{key}={value}: "):
+            SegmentationTask(pixelwise(), bce, still, **{key: value})
 
 
 def trained(seed: int) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ FILES = {
     "figures/curves.png",
     "figures/pairs.png",
     "figures/predictions.png",
+    "figures/worst.png",
     "metrics.csv",
     "run.json",
     "splits.json",

@@ -1,13 +1,18 @@
-"""U-Net, as in the recipe."""
+"""U-Net, as in the recipe, and with an encoder that was trained before."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seglab.config import IMAGENET, check_number
+from seglab.errors import InputError
 from seglab.nets.blocks import Encoder, UpBlock, upsample
+from seglab.nets.encoders import ENCODERS, load_weights
+from seglab.trust import shown
 
 
 class UNet(nn.Module):
@@ -45,3 +50,93 @@ class UNet(nn.Module):
         # upsampling: only the logits are upsampled, at half the cost of the recipe's order.
         below, skip = self.head.weight.split([x.shape[1], skips[0].shape[1]], 1)
         return upsample(F.conv2d(x, below)) + F.conv2d(skips[0], skip, self.head.bias)
+
+
+class EncoderUNet(nn.Module):
+    """U-Net's decoder over the encoder of a network that tells ImageNet's pictures apart.
+
+    Args:
+        encoder: A name of `seglab.nets.encoders.ENCODERS`.
+        decoder: Channels of the decoder's four levels, from 1/16 of the edges to 1/2.
+        weights: What `load_weights` loads: 'imagenet', a path, or None for weights from scratch.
+            Building the network reads nothing. BatchNorm of a pretrained encoder keeps its
+            statistics: those of small batches are worse.
+        freeze: Of the encoder's five halvings of the picture, the first so many keep their
+            weights. What they learnt of edges and colours suits any picture, and half of a step's
+            time is their gradients.
+        classes: Channels of the logits; 1 for lesion against background.
+    """
+
+    def __init__(
+        self,
+        encoder: str,
+        decoder: Sequence[int],
+        weights: str | None = None,
+        freeze: int = 0,
+        classes: int = 1,
+    ) -> None:
+        super().__init__()
+        check_number("model.freeze", freeze, int, 0, 5)
+        if freeze and weights is None:
+            raise InputError(
+                f"model.freeze={freeze}: without model.weights there is nothing to keep; expected 0"
+            )
+        if encoder not in tuple(ENCODERS):
+            raise InputError(f"model.encoder={encoder}: expected one of {', '.join(ENCODERS)}")
+        levels = list(decoder) if isinstance(decoder, Sequence) else []
+        if len(levels) != 4 or not all(type(n) is int and 0 < n <= 4096 for n in levels):
+            raise InputError(
+                f"model.decoder={shown(str(decoder))}: expected four numbers of channels, each "
+                "from 1 to 4096"
+            )
+        if not isinstance(weights, str | None):
+            raise InputError(
+                f"model.weights={weights}: expected {IMAGENET}, the path of a file of weights, or "
+                "null"
+            )
+        self.weights = weights
+        self.encoder = ENCODERS[encoder]()
+        *skips, deepest = self.encoder.channels  # type: ignore[misc]
+        below = [deepest, *decoder[:-1]]
+        self.decoder = nn.ModuleList(
+            UpBlock(b + skip, out)
+            for b, skip, out in zip(below, reversed(skips), decoder, strict=True)
+        )
+        self.head = nn.Conv2d(decoder[-1], classes, 1)
+        for stage in self.encoder.stages[:freeze]:
+            stage.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> EncoderUNet:
+        """Sets the mode, but for BatchNorm of a pretrained encoder."""
+        super().train(mode)
+        if self.weights is not None:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """From images (N, 3, H, W) in [0, 1] to logits (N, classes, H, W).
+
+        Raises:
+            InputError: H or W is no multiple of 32.
+        """
+        for edge in image.shape[-2:]:
+            if edge % 32 or not edge:
+                raise InputError(
+                    f"data.size={edge}: {type(self.encoder).__name__} takes multiples of 32, such "
+                    f"as {edge // 32 * 32 + 32}"
+                )
+        *skips, x = self.encoder(image)
+        for block, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = block(x, skip)
+        return upsample(self.head(x))
+
+    def load_weights(self) -> None:
+        """Loads the encoder's weights, if any are asked for.
+
+        Raises:
+            InputError: As `seglab.nets.encoders.load_weights`.
+        """
+        if self.weights is not None:
+            load_weights(self.encoder, self.weights)  # type: ignore[arg-type]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import re
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from seglab.data.augment import Augment
+from seglab.errors import InputError
 
 N, S = 32, 64
 NONE = {"flip": False} | dict.fromkeys(
     ("rotate", "scale", "shift", "brightness", "contrast", "saturation"), 0.0
 )
+ADDED = {"elastic": 0.03, "hair": 1.0, "colour": 0.3, "illumination": 0.3, "gamma": 0.3}
+MOST = {"rotate": 180, "elastic": 0.1, "scale": 10, "gamma": 10}  # 1 for all others
 
 
 def only(**settings: float | bool) -> Augment:
@@ -59,6 +69,8 @@ GEOMETRY = {
     "scale": only(scale=0.5),
     "shift": only(shift=0.3),
     "all": Augment(brightness=0, contrast=0, saturation=0),
+    "elastic": only(elastic=0.03),
+    "all and elastic": Augment(brightness=0, contrast=0, saturation=0, elastic=0.03),
 }
 
 
@@ -75,13 +87,79 @@ def test_image_and_mask_move_together(name: str) -> None:
 
 def test_light_leaves_the_mask_alone() -> None:
     image, mask = lesions()
-    light = only(brightness=0.3, contrast=0.3, saturation=0.3)
+    light = only(brightness=0.3, contrast=0.3, saturation=0.3, **(ADDED | {"elastic": 0}))
     changed, same = light(image, mask, seeded())
     assert torch.equal(same, mask)
     assert ((changed - image).abs().mean((1, 2, 3)) > 0.005).all()
 
 
 STRONG = Augment(brightness=0.9, contrast=0.9, saturation=0.9, scale=1, shift=0.5)
+
+
+def test_what_was_added_is_off_and_what_was_there_gives_the_same_numbers() -> None:
+    """The formulas of the first version, out of place."""
+
+    def first_version(image: Tensor, mask: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        def draw() -> Tensor:
+            return torch.empty(N).uniform_(-1, 1, generator=g)
+
+        angle = draw() * math.radians(180)
+        zoom = torch.exp(draw() * math.log1p(0.2))
+        mirror = torch.ones(N, 2)
+        mirror[torch.stack([draw(), draw()], 1) < 0] = -1
+        shift = torch.stack([draw(), draw()], 1) * 2 * 0.1
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        turn = torch.stack([cos, -sin, sin, cos], 1).view(N, 2, 2)
+        affine = turn / zoom.view(N, 1, 1) * mirror.view(N, 1, 2)
+        theta = torch.cat([affine, shift.unsqueeze(2)], 2)
+        grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+        image, mask = (
+            F.grid_sample(what, grid, mode, padding_mode="reflection", align_corners=False)
+            for what, mode in ((image, "bilinear"), (mask, "nearest"))
+        )
+        grey = image.mean(1, keepdim=True)
+        image = grey + (image - grey) * (1 + (draw() * 0.2).view(N, 1, 1, 1))
+        level = image.mean((1, 2, 3), keepdim=True)
+        contrast, brightness = ((draw() * most).view(N, 1, 1, 1) for most in (0.2, 0.1))
+        image = level + (image - level) * (1 + contrast) + brightness
+        return image.clamp(0, 1), mask
+
+    image, mask = lesions()
+    ours, theirs = seeded(), seeded()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        came = image.contiguous(memory_format=layout)
+        for one, two in zip(
+            Augment()(came, mask, ours), first_version(came, mask, theirs), strict=True
+        ):
+            assert torch.equal(one, two)
+        assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+@given(data=st.data(), channels_last=st.booleans(), seed=st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_all_settings_give_images_and_masks(
+    data: st.DataObject, channels_last: bool, seed: int
+) -> None:
+    names = [*NONE, *ADDED][1:]
+    strengths = {n: data.draw(st.floats(0, MOST.get(n, 1)), label=n) for n in names}
+    height, width = (data.draw(st.integers(8, 40)) for _ in range(2))
+    image = torch.rand(3, 3, height, width, generator=seeded(seed))
+    image[0], image[1] = 0, 1
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    mask = (image.mean(1, keepdim=True) > 0.5).float()
+    augment = Augment(flip=data.draw(st.booleans()), **strengths)
+    changed, moved = augment(image, mask, seeded(seed))
+    assert (changed.shape, changed.dtype) == (image.shape, image.dtype)
+    assert (moved.shape, moved.dtype) == (mask.shape, mask.dtype)
+    assert changed.stride() == image.stride()
+    assert changed.isfinite().all()
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert set(moved.unique().tolist()) <= {0, 1}
+    # Nor does it matter what else is in the batch.
+    image[1:] = 1 - image[1:]
+    assert torch.equal(augment(image, mask, seeded(seed))[0][0], changed[0])
 
 
 @pytest.mark.parametrize("augment", [Augment(), STRONG, *GEOMETRY.values()])
@@ -99,18 +177,19 @@ def test_shapes_types_and_ranges(augment: Augment) -> None:
 def test_the_batch_that_came_stays_as_it_is() -> None:
     image, mask = lesions(4)
     before = image.clone(), mask.clone()
-    Augment()(image, mask, seeded())
+    Augment(**ADDED)(image, mask, seeded())
     assert torch.equal(image, before[0])
     assert torch.equal(mask, before[1])
 
 
-def test_the_generator_alone_decides() -> None:
+@pytest.mark.parametrize("augment", [Augment(), Augment(**ADDED)])
+def test_the_generator_alone_decides(augment: Augment) -> None:
     image, mask = lesions(8)
     torch.manual_seed(1)
-    first = Augment()(image, mask, seeded(3))
+    first = augment(image, mask, seeded(3))
     torch.manual_seed(2)
-    again = Augment()(image, mask, seeded(3))
-    other = Augment()(image, mask, seeded(4))
+    again = augment(image, mask, seeded(3))
+    other = augment(image, mask, seeded(4))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     for one, two in zip(first, other, strict=True):
@@ -134,10 +213,13 @@ def test_elements_of_a_batch_differ() -> None:
     assert all(not torch.allclose(changed[0], other, atol=0.01) for other in changed[1:])
 
 
-@pytest.mark.parametrize("name", [n for n in NONE if n not in ("flip", "rotate")])
+STRENGTHS = dict.fromkeys(("scale", "shift", "brightness", "contrast", "saturation"), 0.3) | ADDED
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
 def test_each_strength_is_drawn_for_each_image(name: str) -> None:
-    image, mask = lesions(1)
-    changed, _ = only(**{name: 0.3})(image.repeat(9, 1, 1, 1), mask.repeat(9, 1, 1, 1), seeded())
+    image, mask = (one.repeat(9, 1, 1, 1) for one in lesions(1))
+    changed, _ = only(**{name: STRENGTHS[name]})(image, mask, seeded())
     assert all((changed[0] - other).abs().max() > 1e-4 for other in changed[1:])
 
 
@@ -250,3 +332,147 @@ def test_saturation_stretches_colour_as_much_as_set() -> None:
     assert 0.76 > factors.min() >= 0.7499
     colourless = torch.full((4, 3, 8, 8), 0.5)
     assert torch.allclose(only(saturation=0.5)(colourless, mask[:4], seeded())[0], colourless)
+
+
+def drawn_before(n: int) -> torch.Generator:
+    """A generator that has drawn what is drawn before any part that was added."""
+    generator = seeded()
+    only()(torch.zeros(n, 3, 8, 8), torch.zeros(n, 1, 8, 8), generator)
+    return generator
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_part_that_was_added_changes_nothing_that_was_drawn(name: str) -> None:
+    """So that an ablation compares the same turns."""
+    image, mask = lesions()
+    _, without = Augment()(image, mask, seeded())
+    changed, moved = Augment(**{name: ADDED[name]})(image, mask, seeded())
+    assert ((moved != without).float().mean() < (0.1 if name == "elastic" else 1e-9)).all()
+    assert not torch.allclose(changed, Augment()(image, mask, seeded())[0], atol=0.01)
+
+
+def test_elastic_moves_by_bicubic_displacements() -> None:
+    image, mask = coordinates(N), torch.zeros(N, 1, S, S)
+    bent = only(elastic=0.04)(image, mask, seeded())[0][:, :2]
+    nodes = torch.randn(N, 2, 5, 5, generator=drawn_before(N)) * 0.04
+    moves = F.interpolate(nodes, (S, S), mode="bicubic", align_corners=True)
+    expected = image[:, :2] + moves
+    inside = ((expected > 0.5 / S) & (expected < 1 - 0.5 / S)).all(1, keepdim=True)
+    assert inside.float().mean() > 0.8
+    assert ((bent - expected) * inside).abs().max() < 1e-5
+    flat = torch.full((N, 3, S, S), 0.3)
+    assert (only(elastic=0.1)(flat, mask, seeded())[0] - 0.3).abs().max() < 1e-5
+
+
+def test_elastic_bends_oblongs_too() -> None:
+    image = torch.rand(2, 1, 24, 40).repeat(1, 3, 1, 1).round()
+    bent, moved = only(elastic=0.03)(image, image[:, :1], seeded())
+    assert moved.shape == (2, 1, 24, 40)
+    # Nearest and bilinear of the same point of an image of 0 and 1.
+    assert ((bent[:, :1] - moved).abs() < 0.75 + 1e-4).all()
+    assert (moved != image[:, :1]).float().mean() > 0.05
+
+
+def test_colour_gains_are_those_drawn() -> None:
+    image, mask = torch.rand(N, 3, 8, 8), torch.zeros(N, 1, 8, 8)
+    changed, _ = only(colour=0.3)(image, mask, seeded())
+    gains = 1 + 0.3 * torch.empty(N, 3).uniform_(-1, 1, generator=drawn_before(N))
+    assert torch.allclose(changed, (image * gains[:, :, None, None]).clamp(0, 1), atol=1e-6)
+    assert gains.min() < 0.75
+    assert gains.max() > 1.25
+
+
+def test_gamma_raises_to_powers_drawn_log_uniformly() -> None:
+    image, mask = torch.rand(N, 3, 8, 8), torch.zeros(N, 1, 8, 8)
+    image[:, :, 0, 0], image[:, :, 0, 1] = 0, 1
+    changed, _ = only(gamma=0.5)(image, mask, seeded())
+    drawn = torch.empty(N).uniform_(-1, 1, generator=drawn_before(N)).numpy()
+    powers = np.float64(1.5) ** drawn
+    expected = image.numpy() ** powers[:, None, None, None]
+    assert np.abs(changed.numpy() - expected).max() < 1e-5
+    assert 1 / 1.5 <= powers.min() < 0.75
+    assert 1.35 < powers.max() <= 1.5
+
+
+def test_cameras_clip_before_gamma() -> None:
+    white, mask = torch.ones(N, 3, 8, 8), torch.zeros(N, 1, 8, 8)
+    gains = torch.empty(N, 3).uniform_(-1, 1, generator=drawn_before(N))
+    brightness = only(brightness=0.3)(white / 2, mask, seeded())[0] - 0.5
+    changed, _ = only(brightness=0.3, colour=0.3, gamma=0.3)(white, mask, seeded())
+    expected = (1 + brightness).clamp(max=1)
+    assert torch.allclose(changed[gains > 0], expected[gains > 0], atol=1e-6)
+
+
+def test_illumination_rises_evenly_to_as_much_as_set() -> None:
+    image, mask = torch.full((400, 3, 9, 13), 0.6), torch.zeros(400, 1, 9, 13)
+    changed, _ = only(illumination=0.4)(image, mask, seeded())
+    gains = (changed / 0.6).double().numpy()
+    assert np.ptp(gains, axis=1).max() < 1e-5
+    y, x = np.mgrid[-1:1:9j, -1:1:13j]
+    plane = np.stack([np.ones(9 * 13), x.ravel(), y.ravel()], 1)
+    (level, across, down), residuals, *_ = np.linalg.lstsq(plane, gains[:, 0].reshape(400, -1).T)
+    assert residuals.max() < 1e-9
+    assert np.abs(level - 1).max() < 1e-5
+    for slope in (across, down):
+        assert 0.195 < slope.max() <= 0.2001
+        assert -0.195 > slope.min() >= -0.2001
+    assert abs(np.corrcoef(across, down)[0, 1]) < 0.2
+
+
+def hair(size: int, n: int = N, probability: float = 1) -> Tensor:
+    """What hair leaves of white."""
+    white, mask = torch.ones(n, 3, size, size), torch.zeros(n, 1, size, size)
+    return only(hair=probability)(white, mask, seeded())[0]
+
+
+def test_hair_is_thin_dark_and_brown() -> None:
+    left = hair(256)
+    hairy = left[:, 2] < 1
+    assert hairy.float().mean((1, 2)).min() > 0.001
+    assert 0.01 < hairy.float().mean() < 0.03
+    assert hairy.float().mean((1, 2)).max() < 0.08
+    assert 0.04 < left.min() < 0.2
+    taken = 1 - left
+    assert torch.allclose(taken[:, 0], 0.85 * taken[:, 2], atol=1e-6)
+    assert torch.allclose(taken[:, 1], 0.95 * taken[:, 2], atol=1e-6)
+    # No square of 5 pixels, other than where hairs run side by side.
+    thick = -F.max_pool2d(-hairy.float()[:, None], 5, 1)
+    assert thick.mean() < 0.002
+    image, mask = lesions()
+    darker, same = only(hair=1)(image, mask, seeded())
+    assert torch.equal(same, mask)
+    assert (darker <= image + 1e-5).all()
+
+
+def test_hair_looks_alike_at_every_size() -> None:
+    """Antialiased: drawn four times as large and then averaged, it is nearly the same."""
+    small, large = hair(64), F.avg_pool2d(hair(256), 4)
+    assert (small - large).abs().max() < 0.3
+    assert (small - large).abs().mean() < 0.15 * (1 - large).mean()
+    assert (1 - small).mean() == pytest.approx((1 - large).mean().item(), rel=0.1)
+
+
+def test_hair_that_leaves_the_picture_leaves_no_trace() -> None:
+    taken = 1 - hair(64, 400)
+    for edge in (taken[:, :, 0], taken[:, :, -1], taken[..., 0], taken[..., -1]):
+        assert edge.mean() < taken.mean()
+
+
+def test_hair_comes_as_often_as_set() -> None:
+    def share(probability: float) -> float:
+        return (hair(32, 400, probability).amin((1, 2, 3)) < 0.99).double().mean().item()
+
+    assert 0.25 < share(0.3) < 0.35
+    assert share(1) > 0.97  # some lie in a corner, and a few outside
+    assert share(1e-9) == 0
+
+
+@pytest.mark.parametrize("name", [*NONE, *ADDED][1:])
+@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan, "much"])
+def test_settings_out_of_range_are_named(name: str, value: float | str) -> None:
+    most = MOST.get(name, 1)
+    value = value * most if isinstance(value, float) else value
+    told = re.escape(f"data.augment.{name}={value}: expected 0 to {most}")
+    with pytest.raises(InputError, match=f"^{told}$"):
+        Augment(**{name: value})
+    assert Augment(**{name: most})

@@ -1,0 +1,154 @@
+"""From networks to lesion masks at native resolution: predict, choose a threshold, clean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from seglab.data.cache import read_pair
+from seglab.data.cases import Case
+from seglab.data.images import image_to_network_size
+from seglab.errors import InputError
+from seglab.metrics import scores
+
+# From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1].
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+# A few cases of val tell no finer steps apart.
+THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
+
+
+def network_predictor(
+    net: nn.Module, size: int, device: torch.device | str = "cpu", tta: bool = False
+) -> Predictor:
+    """Makes a predictor of a network: resize, network, sigmoid, resize back.
+
+    Images pass one by one and in float32, so that a value depends on nothing but the image.
+
+    Args:
+        net: From images (N, 3, S, S) in [0, 1] to logits (N, 1, S, S); put into eval mode.
+        size: S, in pixels.
+        device: Where to compute.
+        tta: Test-time augmentation: the mean probability, at network size, of the image's eight
+            flips and quarter turns, each turned back. They pass as one batch.
+    """
+    net = net.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def predict(image: np.ndarray) -> np.ndarray:
+        small = torch.from_numpy(image_to_network_size(image, size)).to(device)
+        batch = small[None].permute(0, 3, 1, 2).float() / 255
+        if tta:
+            batch = torch.cat(_turned(batch)).contiguous(memory_format=torch.channels_last)
+        with torch.backends.cudnn.flags(deterministic=True):
+            prob = torch.sigmoid(net(batch).float())
+        if tta:
+            prob = torch.stack(_turned_back(prob)).mean(0, keepdim=True)
+        return resized(prob, image.shape[:2])
+
+    return predict
+
+
+def mean_predictor(predictors: Sequence[Predictor]) -> Predictor:
+    """Makes an ensemble's predictor: the mean probability of its members, at native size."""
+    return lambda image: np.mean([predict(image) for predict in predictors], axis=0)
+
+
+def predictions(
+    predict: Predictor, cases: Sequence[Case], name: str
+) -> Iterator[tuple[Case, Tensor, np.ndarray]]:
+    """Predicts cases one by one.
+
+    Args:
+        predict: From image to lesion probability, both at native size.
+        cases: In any order.
+        name: For the progress bar.
+
+    Yields:
+        The case, its lesion probability float32 (H, W) and its untouched mask bool (H, W).
+
+    Raises:
+        InputError: A case cannot be read, or its prediction is not finite.
+    """
+    for case in tqdm(cases, name, unit="case", disable=None, leave=False):
+        image, mask = read_pair(case)
+        prob = torch.from_numpy(predict(image))
+        if not prob.isfinite().all():
+            raise InputError(
+                f"{case.image}: the network gives no number for some of its pixels; its weights "
+                "are ruined, train it again"
+            )
+        yield case, prob, mask
+
+
+def clean(
+    mask: np.ndarray, largest_component: bool = False, fill_holes: bool = False
+) -> np.ndarray:
+    """Removes what cannot be lesion, and adds what must be.
+
+    Lesion pixels touch by edges and by corners, background by edges alone: of two digital curves
+    that cross, one must yield (Rosenfeld 1970). The largest component is chosen first, by its own
+    pixels: a ring around the picture, filled, would be all of it.
+
+    Args:
+        mask: bool (H, W), True for lesion.
+        largest_component: Keep that of most pixels alone; of equal ones the topmost.
+        fill_holes: Add background that is enclosed by lesion.
+
+    Returns:
+        bool (H, W).
+    """
+    if largest_component:
+        components, n = label(mask, generate_binary_structure(2, 2))
+        if n > 1:
+            mask = components == np.bincount(components.ravel())[1:].argmax() + 1
+    return binary_fill_holes(mask) if fill_holes else mask
+
+
+def choose_threshold(
+    predict: Predictor, cases: Sequence[Case], default: float, cleaning: Mapping[str, bool]
+) -> float:
+    """Chooses the threshold of the best mean Dice per image, at native resolution.
+
+    Args:
+        predict: From image to lesion probability, both at native size.
+        cases: Of val, at least one.
+        default: Tried besides `THRESHOLDS`, so that no choice is below it; of equal ones the
+            nearest to it is taken, of two such the lower.
+        cleaning: Of the masks, keywords of `clean`.
+
+    Raises:
+        InputError: As `predictions`.
+    """
+    counts: dict[float, list[list[int]]] = {t: [] for t in sorted({*THRESHOLDS, default})}
+    for _, prob, target in predictions(predict, cases, "choosing the threshold"):
+        for threshold, rows in counts.items():
+            pred = clean((prob > threshold).numpy(), **cleaning)
+            # NumPy counts a mask twenty times faster than `confusion_counts`.
+            tp, found, there = (int(np.count_nonzero(m)) for m in (pred & target, pred, target))
+            rows.append([tp, found - tp, there - tp, target.size - found - there + tp])
+    dice = {t: scores(torch.tensor(rows))["dice_per_image"] for t, rows in counts.items()}
+    return min(dice, key=lambda t: (-dice[t], round(abs(t - default), 9)))
+
+
+def resized(prob: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """From (1, 1, S, S) to (H, W), bilinearly."""
+    large = F.interpolate(prob, shape[:2], mode="bilinear", align_corners=False)
+    return large[0, 0].cpu().numpy()
+
+
+def _turned(image: Tensor) -> list[Tensor]:
+    """The eight flips and quarter turns of (..., S, S)."""
+    return [torch.rot90(x, k, (-2, -1)) for x in (image, image.flip(-1)) for k in range(4)]
+
+
+def _turned_back(views: Tensor) -> list[Tensor]:
+    """The reverse, of (8, ..., S, S)."""
+    back = [torch.rot90(view, -(i % 4), (-2, -1)) for i, view in enumerate(views)]
+    return back[:4] + [view.flip(-1) for view in back[4:]]
