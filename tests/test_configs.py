@@ -17,7 +17,6 @@ from tiny import REPO, Ended
 from seglab.config import check_config
 from seglab.trust import TRUSTED_TARGETS, check_targets
 
-
 CONF = REPO / "conf"
 
 
@@ -52,8 +51,6 @@ def small(choice: str) -> list[str]:
         overrides += ["model.width=4", "model.depth=2"]
     else:
         overrides += ["model.decoder=[8,8,8,8]"]
-    if "warmup" in (config.task.schedule or {}):
-        overrides += ["task.schedule.warmup=1"]
     return overrides
 
 

@@ -148,7 +148,7 @@ CONFIGS: dict[str, list[str]] = {
     "ema": [
         *("task.ema=0.9", "task.encoder_rate=0.3", "task.optimizer.lr=0.02", *BY_LOSS),
         *("+task.schedule._target_=seglab.schedules.cosine", "+task.schedule._partial_=true"),
-        *("+task.schedule.epochs=3", "+task.schedule.warmup=1"),
+        *("+task.schedule.epochs=3", "+task.schedule.warmup=0.3"),
     ],
     "recipe": ["experiment=recipe", "trainer.max_epochs=3"],
     "two batches a step": [

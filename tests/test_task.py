@@ -359,7 +359,7 @@ def test_an_average_takes_no_part_in_training() -> None:
 def test_the_encoder_has_a_rate_of_its_own() -> None:
     steps, net = Steps(), UNet(width=2, depth=2)
     optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
-    schedule = partial(cosine, epochs=3, warmup=1)
+    schedule = partial(cosine, epochs=3, warmup=0.3)
     task = SegmentationTask(net, bce, optimizer, schedule, encoder_rate=0.1)
     trainer = trainer_of(3, callbacks=[steps])
     trainer.fit(task, Loader(batches(0, (2,))))

@@ -38,6 +38,7 @@ from seglab.checkpoints import (
 )
 from seglab.errors import InputError
 from seglab.files import hash_of
+from seglab.nets.encoders import EfficientNetLite0
 from seglab.runs import open_run
 from seglab.trust import TRUSTED, check_targets
 
@@ -706,6 +707,47 @@ def test_a_path_outside_the_run_is_refused(
     path = path.replace("ELSEWHERE", str(tmp_path / "elsewhere")).replace("RUN", str(finished))
     change_config(run, lambda config: put_in(key)(config, path))
     refuses(run, "config.yaml", key.partition(".")[0])
+
+
+def test_weights_may_lie_outside_and_are_only_read(
+    script: Callable[..., Ended],
+    tiny_ph2: Path,
+    cache_dir: Path,
+    ran: Path,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "weights.pth"
+    weights = EfficientNetLite0().state_dict()
+    torch.save(weights, file)
+    ended = script(
+        "train",
+        *("model=unet_efficientnet_lite0", f"model.weights={file}", "model.decoder=[4,4,4,4]"),
+        *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "data.size=32"),
+        *("trainer=smoke", "trainer.max_epochs=1", "logger=null", "callbacks.pictures=null"),
+        f"hydra.run.dir={run}",
+    )
+    assert ended.code == 0, ended.err
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert json.loads((run / "run.json").read_text())["modules"]["model.weights"] == digest
+    assert script("reproduce", run, "--check").code == 0
+    # Others.
+    torch.save(weights | {"conv_stem.weight": torch.ones(32, 3, 3, 3)}, file)
+    with caplog.at_level("INFO"):
+        assert script("reproduce", run, "--check").code == 3
+    assert f"model.weights {digest[:12]}" in caplog.text
+    # What would run if it were unpickled.
+    torch.save({"conv_stem.weight": Payload(ran)}, file)
+    assert script("evaluate", run).code == 0
+    ended = script("reproduce", run, "--out", tmp_path / "again")
+    assert ended.code == 1 and not ran.exists()
+    assert ended.err.splitlines()[-1].startswith(f"error: {file}: holds no weights")
+    # None: whoever scores has no need of them.
+    file.unlink()
+    assert script("evaluate", run).code == 0
+    ended = script("reproduce", run, "--check")
+    assert ended.code == 1
+    assert f"error: model.weights={file}: no such file" in ended.err
 
 
 def test_a_path_in_a_list_is_found(run: Path, refuses: Callable[..., None]) -> None:

@@ -181,6 +181,22 @@ def test_padding_is_tensorflows_same(height: int, width: int, kernel: int, strid
             assert out.shape == (-(-height // stride), -(-width // stride))
 
 
+def test_images_are_normalised_as_the_weights_expect() -> None:
+    seen: list[Tensor] = []
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    lite = EfficientNetLite0().eval()
+    assert {m.eps for m in lite.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
+    for net, first, colours, expected in (
+        (ResNet(18).eval(), "conv1", (mean, mean - 2 * std), (0, -2)),
+        (lite, "conv_stem", (torch.zeros(3), torch.ones(3)), (-127 / 128, 1)),
+    ):
+        hook = net.get_submodule(first).register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+        for colour, value in zip(colours, expected, strict=True):
+            net(colour.view(1, 3, 1, 1).expand(1, 3, 32, 32))
+            torch.testing.assert_close(seen.pop(), torch.full((1, 3, 32, 32), float(value)))
+        hook.remove()
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_features_halve_at_each_level(name: str) -> None:
     encoder = ENCODERS[name]().eval()
@@ -229,6 +245,29 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     net = make(name).train()
     net(torch.rand(2, 3, 64, 64)).square().mean().backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", BUILDING_BLOCKS)
+@pytest.mark.parametrize("freeze", range(6))
+def test_the_first_halvings_keep_their_weights(name: str, freeze: int) -> None:
+    net = make(name, weights="published", freeze=freeze).train()
+    features = net.encoder(torch.rand(2, 3, 32, 32))
+    assert [f.requires_grad for f in features] == [level >= freeze for level in range(5)]
+    sum(f.sum() for f in features).backward() if freeze < 5 else None
+    moves = {n for n, p in net.encoder.named_parameters() if p.grad is not None}
+    assert moves == {n for n, p in net.encoder.named_parameters() if p.requires_grad}
+    assert all(p.requires_grad for p in (*net.decoder.parameters(), *net.head.parameters()))
+
+
+@pytest.mark.parametrize("weights", [None, "published"])
+def test_statistics_of_a_pretrained_encoder_stay(weights: str | None) -> None:
+    net = make("efficientnet_lite0", weights=weights)
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    net.eval().train()(torch.rand(2, 3, 32, 32))
+    moved = {name for name, value in net.named_buffers() if not value.equal(before[name])}
+    norms = {n for n in before if n.endswith(("mean", "var", "tracked"))}
+    assert moved == {n for n in norms if weights is None or n.startswith("decoder.")}
+    assert not any(m.training for m in net.eval().modules())
 
 
 @pytest.mark.parametrize("name", BUILDING_BLOCKS)
@@ -315,6 +354,8 @@ def test_a_checkpoint_is_held_against_the_network_without_memory(name: str) -> N
                 *([8, 8, 8, "8"], [8, 8, 8, True], "8888", 8, None, [8] * 10**6, {"a": 8}),
             )
         ),
+        *(({"freeze": n, "weights": "x"}, f"model.freeze={n}: ") for n in (-1, 6, 1.0, "x", True)),
+        ({"freeze": 2}, "model.freeze=2: without model.weights"),
         *(({"weights": w}, f"model.weights={w}: expected imagenet, ") for w in (5, True, ["x"])),
     ],
 )
