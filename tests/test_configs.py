@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tiny import REPO, Ended
 
-from seglab.config import check_config
+from seglab.config import check_config, differences
 from seglab.trust import TRUSTED_TARGETS, check_targets
 
 CONF = REPO / "conf"
@@ -73,7 +74,8 @@ def test_every_model_gives_logits(model: str) -> None:
 @pytest.mark.parametrize(
     "choice",
     [
-        *(f"experiment={name}" for name in shipped("experiment")),
+        # What steps and trials hold is in `best`, or tested where it is built.
+        *(f"experiment={n}" for n in shipped("experiment") if not n.startswith(("step", "tried/"))),
         *(f"model={name}" for name in shipped("model")),
         "trainer=smoke",
     ],
@@ -85,6 +87,36 @@ def test_it_trains(
     ended = script("train", *small(choice), *where, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+
+
+def of_experiment(name: str, *overrides: str) -> dict[str, Any]:
+    config: Any = OmegaConf.to_container(
+        composed(f"experiment={name}", "data.size=128", *overrides), resolve=True
+    )
+    assert config.pop("name") == name.removeprefix("tried/")
+    return config
+
+
+def test_the_ablation_leads_from_the_recipe_to_the_best() -> None:
+    steps = [name for name in shipped("experiment") if name.startswith("step")]
+    listed = OmegaConf.load(CONF / "sweep" / "ablation.yaml").hydra.sweeper.params.experiment
+    assert listed.replace(" ", "").split(",") == steps
+    assert of_experiment(steps[0]) == of_experiment("recipe")
+    assert of_experiment("step10_deeper") == of_experiment("best_scratch")
+    assert of_experiment(steps[-1]) == of_experiment("best")
+    assert len({str(of_experiment(step)) for step in steps}) == len(steps)
+
+
+def test_what_was_tried_is_each_another_change_of_the_best() -> None:
+    tried = [name for name in shipped("experiment") if name.startswith("tried/")]
+    listed = OmegaConf.load(CONF / "sweep" / "tried.yaml").hydra.sweeper.params.experiment
+    assert sorted(listed.replace(" ", "").split(",")) == ["best", *tried]
+    val = "data.split.val=0.25"
+    best = of_experiment("best", val)
+    changes = {name: differences(best, of_experiment(name, val)) for name in tried}
+    for change in changes.values():
+        assert len({text.partition(":")[0].rpartition(".")[0] for text in change}) == 1, change
+    assert len({str(change) for change in changes.values()}) == len(tried)
 
 
 def test_the_baseline_is_train_yaml_itself(

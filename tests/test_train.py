@@ -25,6 +25,7 @@ from tiny import REPO, TINY, Ended
 from seglab.checkpoints import load_network
 from seglab.data.cases import ph2_cases
 from seglab.data.images import read_image, read_mask, to_network_size
+from seglab.files import read_csv
 from seglab.runs import open_run
 from seglab.train import train
 
@@ -93,6 +94,18 @@ def test_every_file_is_there_and_nothing_else(run: Path) -> None:
     events = {name for name in found if name.startswith("tensorboard/events.")}
     assert events
     assert found - events - {"code.diff"} == FILES
+
+
+def test_an_epochs_rate_is_the_one_it_was_trained_with(
+    tmp_path: Path, tiny_train: Callable[..., Ended]
+) -> None:
+    halves = (
+        "{_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 1, gamma: 0.5}"
+    )
+    ended = tiny_train(tmp_path / "run", f"task.schedule={halves}", "task.optimizer.lr=0.01")
+    assert ended.code == 0, ended.err
+    rows = read_csv(tmp_path / "run" / "metrics.csv")
+    assert [float(row["lr"]) for row in rows] == [0.01, 0.005]
 
 
 def test_a_profile_is_of_the_steps_it_says(
