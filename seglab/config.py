@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ class Inference:
         return {"largest_component": self.largest_component, "fill_holes": self.fill_holes}
 
 
-# Of a run that is older than the section.
 OFF = asdict(Inference())
+# What runs were made with that are older than these keys.
+BEFORE = {"inference": OFF, "task": {"ema": 0, "encoder_rate": 1}}
 
 
 def check_config(cfg: DictConfig) -> dict[str, Any]:
@@ -159,18 +161,29 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if isinstance(node, dict) and isinstance(node.get(last), str):
-            node[last] = str(Path(node[last]).expanduser().absolute())
+            node[last] = _absolute(node[last])
     model = config.get("model") if isinstance(config, dict) else None
-    if isinstance(model, dict) and model.get("_target_") == "seglab.nets.EncoderUNet":
+    if isinstance(model, dict) and takes_weights(model):
         weights = model.get("weights")
         if isinstance(weights, str) and weights != IMAGENET:
-            model["weights"] = str(Path(weights).expanduser().absolute())
+            model["weights"] = _absolute(weights)
     return config
+
+
+def _absolute(path: str) -> str:
+    # Of a user that is not there, unlike pathlib's, it leaves the name.
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
+
+
+def takes_weights(model: Mapping[str, Any]) -> bool:
+    """Whether a config's network is one of `seglab.nets.EncoderUNet`, by whichever name."""
+    name = str(model.get("_target_"))
+    return name.startswith("seglab.nets.") and name.endswith(".EncoderUNet")
 
 
 def comparable(config: Any) -> dict[str, Any]:
     """What of a resolved config matters to a result: values by dotted key, lists as text."""
-    flat = _flat({"inference": OFF}) | _flat(config)
+    flat = _flat(BEFORE) | _flat(config)
     run_dir = flat.get("run_dir")
     flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir}
     return {key: value for key, value in flat.items() if key not in PLACES}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -58,6 +59,9 @@ def evaluate(
     keep_freed_memory()
     given = {key: value for key, value in inference.items() if value is not None}
     paths = [paths] if isinstance(paths, str | Path) else paths
+    twice = [path for path, n in Counter(Path(p).resolve() for p in paths).items() if n > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: given twice; expected runs that differ")
     runs = [open_run(path, trust) for path in paths]
     runs = [replace(run, inference=replace(run.inference, **given)) for run in runs]
     cleaning = _cleaning(runs)

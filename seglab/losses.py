@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.config import check_number
+from seglab.errors import InputError
 
 
 def bce(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor:
@@ -78,6 +79,8 @@ def tversky(logits: Tensor, mask: Tensor, alpha: float = 0.3, beta: float = 0.7)
     """
     check_number("task.loss.alpha", alpha, float, 0, 1)
     check_number("task.loss.beta", beta, float, 0, 1)
+    if alpha == beta == 0:
+        raise InputError("task.loss.alpha=0, task.loss.beta=0: expected one of them above 0")
     return _overlap_loss(logits, mask, alpha, beta)
 
 

@@ -25,6 +25,12 @@ COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 # Of two runs of one config the first of these is taken.
 STATUSES = ("finished", "running", "interrupted", "pruned", "failed", "planned")
 UNKNOWN = "-"
+# `seglab.config.BEFORE` as texts, without what it takes to import that.
+BEFORE = {
+    **dict.fromkeys(("inference.tta", "inference.choose_threshold"), "false"),
+    **dict.fromkeys(("inference.largest_component", "inference.fill_holes"), "false"),
+    **{"task.ema": "0", "task.encoder_rate": "1"},
+}
 _LARGEST = 64 * 2**20  # bytes; a run's own files are far below
 
 Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis
@@ -143,7 +149,7 @@ def _read_run(folder: Path, path: str) -> Run:
         data = record.get("data_fingerprint") or ""
     with _reading(folder / "config.yaml") as file:
         if status == "finished" or file.exists():
-            config = _flat(_read_yaml(file).items())
+            config = BEFORE | _flat(_read_yaml(file).items())
     known = config is not None
     # What was overridden goes by the names that a config has.
     names = {"model": "model._target_", "experiment": "name"}

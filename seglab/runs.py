@@ -156,7 +156,7 @@ class RunDirectory:
         """
         self._now["machine"] = provenance.machine()
         if self.earlier:
-            self._go_on(split, files)
+            self._go_on(split, files, modules)
         self._begun = True
         remove_partial(self.path)
         log_file = _LogFile(self.path / "train.log", encoding="utf-8")
@@ -222,9 +222,15 @@ class RunDirectory:
             log.info("no checkpoint to go on from: training from the beginning")
         return None, -1
 
-    def _go_on(self, split: Split, files: dict[str, str]) -> None:
+    def _go_on(self, split: Split, files: dict[str, str], modules: dict[str, str]) -> None:
         from seglab.data.splits import read_split
 
+        key = "model.weights"
+        if self.earlier.get("modules", {}).get(key) != modules.get(key):
+            raise InputError(
+                f"{self.path}: {key} is another file than when this run began; restore it to go on,"
+                " or name another directory with hydra.run.dir=..."
+            )
         changed = provenance.changed_files(read_files(self.path), files)
         if changed:
             raise InputError(

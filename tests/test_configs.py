@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ GROUPS = sorted(
         for file in CONF.glob(files)
     }
 )
-CHOICES = [f"{group}={name}" for group in GROUPS for name in shipped(group)]
+NAMES = [f"{group}={name}" for group in GROUPS for name in shipped(group)]
+# What was tried is a change of `best`.
+CHOICES = [re.sub(r"=(tried/\w+)", r"=[best,\1]", name) for name in NAMES]
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -74,8 +77,9 @@ def test_every_model_gives_logits(model: str) -> None:
 @pytest.mark.parametrize(
     "choice",
     [
-        # What steps and trials hold is in `best`, or tested where it is built.
+        # What steps hold is in `best`.
         *(f"experiment={n}" for n in shipped("experiment") if not n.startswith(("step", "tried/"))),
+        *(f"experiment=[best,tried/{name}]" for name in ("early_stopping", "clipping")),
         *(f"model={name}" for name in shipped("model")),
         "trainer=smoke",
     ],
@@ -93,7 +97,7 @@ def of_experiment(name: str, *overrides: str) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(
         composed(f"experiment={name}", "data.size=128", *overrides), resolve=True
     )
-    assert config.pop("name") == name.removeprefix("tried/")
+    assert config.pop("name") == name.rpartition("/")[2].strip("]")
     return config
 
 
@@ -108,14 +112,15 @@ def test_the_ablation_leads_from_the_recipe_to_the_best() -> None:
 
 
 def test_what_was_tried_is_each_another_change_of_the_best() -> None:
-    tried = [name for name in shipped("experiment") if name.startswith("tried/")]
+    tried = [f"[best,{name}]" for name in shipped("experiment") if name.startswith("tried/")]
     listed = OmegaConf.load(CONF / "sweep" / "tried.yaml").hydra.sweeper.params.experiment
-    assert sorted(listed.replace(" ", "").split(",")) == ["best", *tried]
+    assert listed.replace(" ", "") == ",".join(["best", *tried])
     val = "data.split.val=0.25"
     best = of_experiment("best", val)
     changes = {name: differences(best, of_experiment(name, val)) for name in tried}
-    for change in changes.values():
-        assert len({text.partition(":")[0].rpartition(".")[0] for text in change}) == 1, change
+    for name, change in changes.items():
+        sections = {text.partition(":")[0].rpartition(".")[0] for text in change}
+        assert len(sections) == 1 or "early_stopping" in name, change
     assert len({str(change) for change in changes.values()}) == len(tried)
 
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seglab.config import IMAGENET
+from seglab.config import IMAGENET, takes_weights
 from seglab.errors import InputError
 from seglab.trust import shown
 
@@ -196,7 +196,7 @@ def weights_of(model: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         InputError: It cannot be had or read.
     """
-    if model["_target_"] != "seglab.nets.EncoderUNet" or not model.get("weights"):
+    if not takes_weights(model) or not model.get("weights"):
         return {}
     with torch.device("meta"):  # draws no random numbers
         path = _file(ENCODERS[model["encoder"]](), model["weights"])

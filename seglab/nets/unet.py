@@ -62,8 +62,7 @@ class EncoderUNet(nn.Module):
             Building the network reads nothing. BatchNorm of a pretrained encoder keeps its
             statistics: those of small batches are worse.
         freeze: Of the encoder's five halvings of the picture, the first so many keep their
-            weights. What they learnt of edges and colours suits any picture, and half of a step's
-            time is their gradients.
+            weights: what they learnt of edges and colours suits any picture.
         classes: Channels of the logits; 1 for lesion against background.
     """
 
