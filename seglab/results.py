@@ -144,7 +144,7 @@ def _read_run(folder: Path, path: str) -> Run:
         varies = {str(k): _text(v) for k, v in record.get("varies", {}).items()}
         overrides = varies or dict(o.split("=", 1) for o in record.get("overrides", []) if "=" in o)
         config = record.get("config")
-        config = None if config is None else _flat(config.items())
+        config = None if config is None else BEFORE | _flat(config.items())
         source = (record.get("git") or {}).get("source_sha256") or ""
         data = record.get("data_fingerprint") or ""
     with _reading(folder / "config.yaml") as file:

@@ -25,7 +25,9 @@ from tiny import REPO, Ended
 
 from seglab import figures, stats
 from seglab.compare import METRICS, compare, find_runs, make_rows
+from seglab.config import OFF, comparable, differences
 from seglab.files import write_csv, write_json
+from seglab.results import BEFORE
 
 Script = Callable[..., Ended]
 
@@ -504,6 +506,14 @@ def test_seeds_that_rows_should_share(tmp_path: Path) -> None:
         **{"1.0": [("3", "")], "2.0": [("4", "")]},
         "0.001": [("2", ""), ("2 (data.seed 7)", "")],
     }
+
+
+def test_older_runs_are_taken_for_what_they_were() -> None:
+    old = {"task": {"loss": 1}, "model": {}}
+    new = {"task": {"loss": 1, "ema": 0, "encoder_rate": 1}, "model": {}, "inference": OFF}
+    assert not differences(old, new)
+    texts = {key: str(value).lower() for key, value in comparable({}).items() if key != ""}
+    assert texts == BEFORE
 
 
 @pytest.mark.usefixtures("no_figures")

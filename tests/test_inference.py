@@ -346,9 +346,11 @@ def test_an_ensemble_of_runs(
     assert found["n"] == len(expected.rows) and found["trained_on"] == 0
 
     # Beside the first run's own evaluations, where nothing is said.
-    assert script("evaluate", on, on).code == 0
+    assert script("evaluate", on).code == 0
     (out,) = (on / "evaluations").iterdir()
     assert summary_of(out)["test"] == summary_of(on)["test"]
+    ended = script("evaluate", on, f"{on}/.")
+    assert ended.code == 1 and ended.err.endswith("given twice; expected runs that differ\n")
     shutil.rmtree(on / "evaluations")
 
 

@@ -331,6 +331,11 @@ def test_impossible_weights_are_named(loss: Callable[..., Tensor], key: str, val
         loss(*batch(), **{key: value})
 
 
+def test_a_loss_that_counts_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="expected one of them above 0"):
+        tversky(*batch(), alpha=0, beta=0.0)
+
+
 def test_stored_configs_may_name_each_loss() -> None:
     own = [f for f in vars(losses).values() if inspect.isfunction(f)]
     names = {f.__name__ for f in own if f.__module__ == losses.__name__}

@@ -720,13 +720,12 @@ def test_weights_may_lie_outside_and_are_only_read(
     run, file = tmp_path / "run", tmp_path / "weights.pth"
     weights = EfficientNetLite0().state_dict()
     torch.save(weights, file)
-    ended = script(
-        "train",
+    options = [
         *("model=unet_efficientnet_lite0", f"model.weights={file}", "model.decoder=[4,4,4,4]"),
-        *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "data.size=32"),
+        *("model.freeze=0", f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "data.size=32"),
         *("trainer=smoke", "trainer.max_epochs=1", "logger=null", "callbacks.pictures=null"),
-        f"hydra.run.dir={run}",
-    )
+    ]
+    ended = script("train", *options, f"hydra.run.dir={run}")
     assert ended.code == 0, ended.err
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert json.loads((run / "run.json").read_text())["modules"]["model.weights"] == digest
@@ -736,6 +735,12 @@ def test_weights_may_lie_outside_and_are_only_read(
     with caplog.at_level("INFO"):
         assert script("reproduce", run, "--check").code == 3
     assert f"model.weights {digest[:12]}" in caplog.text
+    begun = tmp_path / "begun"
+    shutil.copytree(run, begun)
+    record = json.loads((begun / "run.json").read_text())
+    (begun / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    ended = script("train", *options, f"hydra.run.dir={begun}")
+    assert ended.code == 1 and "model.weights is another file than when this run" in ended.err
     # What would run if it were unpickled.
     torch.save({"conv_stem.weight": Payload(ran)}, file)
     assert script("evaluate", run).code == 0
