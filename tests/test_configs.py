@@ -98,6 +98,8 @@ def of_experiment(name: str, *overrides: str) -> dict[str, Any]:
         composed(f"experiment={name}", "data.size=128", *overrides), resolve=True
     )
     assert config.pop("name") == name.rpartition("/")[2].strip("]")
+    augment = config["data"]["augment"] or {}
+    config["data"]["augment"] = {key: value for key, value in augment.items() if value != 0}
     return config
 
 
