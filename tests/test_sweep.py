@@ -330,11 +330,23 @@ def test_a_sweep_that_cannot_be_is_refused_in_a_line(
 
 MODELS, FOLDS = ("model=segnet", "model=unet"), range(5)
 RATES = ("0.0001", "0.0003", "0.001", "0.003", "0.01")
+
+
+def of(pattern: str) -> list[str]:
+    return sorted(file.stem for file in REPO.glob(f"conf/experiment/{pattern}.yaml"))
+
+
 SHIPPED = {
     "models": [f"{model},seed={seed}" for model in MODELS for seed in range(3)],
     "folds": [f"{model},fold={fold}" for model in MODELS for fold in FOLDS],
     "lr": [f"lr={rate}" for rate in RATES],
     "tpe": [f"trial={number:03}" for number in range(40)],
+    "ablation": [f"experiment={step},seed={seed}" for step in of("step*") for seed in range(3)],
+    "tried": [
+        f"experiment={name},seed={seed}"
+        for name in ("best", *(f"_best,tried_{trial}_" for trial in of("tried/*")))
+        for seed in range(3)
+    ],
 }
 
 

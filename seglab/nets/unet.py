@@ -61,8 +61,8 @@ class EncoderUNet(nn.Module):
         weights: What `load_weights` loads: 'imagenet', a path, or None for weights from scratch.
             Building the network reads nothing. BatchNorm of a pretrained encoder keeps its
             statistics: those of small batches are worse.
-        freeze: Of the encoder's five halvings of the picture, the first so many keep their
-            weights: what they learnt of edges and colours suits any picture.
+        freeze: Of a pretrained encoder's five halvings of the picture, the first so many keep
+            their weights: what they learnt of edges and colours suits any picture.
         classes: Channels of the logits; 1 for lesion against background.
     """
 
@@ -76,10 +76,6 @@ class EncoderUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_number("model.freeze", freeze, int, 0, 5)
-        if freeze and weights is None:
-            raise InputError(
-                f"model.freeze={freeze}: without model.weights there is nothing to keep; expected 0"
-            )
         if encoder not in tuple(ENCODERS):
             raise InputError(f"model.encoder={encoder}: expected one of {', '.join(ENCODERS)}")
         levels = list(decoder) if isinstance(decoder, Sequence) else []
@@ -102,7 +98,7 @@ class EncoderUNet(nn.Module):
             for b, skip, out in zip(below, reversed(skips), decoder, strict=True)
         )
         self.head = nn.Conv2d(decoder[-1], classes, 1)
-        for stage in self.encoder.stages[:freeze]:
+        for stage in self.encoder.stages[: freeze if weights else 0]:
             stage.requires_grad_(False)
 
     def train(self, mode: bool = True) -> EncoderUNet:
