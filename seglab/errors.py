@@ -48,6 +48,8 @@ def find_input_error(error: BaseException) -> str | None:
     for cause in causes:
         if isinstance(cause, OSError) and cause.filename is not None:
             return f"{cause.filename}: {cause.strerror}; {_remedy(cause)}"
+    if str(error).startswith("Only one of --"):  # Hydra's, of its own options
+        return str(error)
     # What a library refuses a value with; anything else that a constructor raises is a bug.
     refusals = (HydraException, OmegaConfBaseException, ValueError, TypeError, ImportError)
     if isinstance(error, HydraException | OmegaConfBaseException) and (

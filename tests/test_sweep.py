@@ -288,6 +288,7 @@ def test_a_job_that_another_process_runs_is_waited_for(
         (["task.optimizer.lr=interval(0.1,1)"], "task.optimizer.lr: a grid takes lists"),
         (["seed=0,1", "no_such_key=1"], "no_such_key: unknown config key"),
         (["seed=0,1", "model=nonsense"], "Could not find 'model/nonsense'"),
+        (["--cfg", "job", "seed=0,1"], "Only one of --run, --multirun, --cfg"),
         (["seed=0,1", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs=0: expected an integer"),
         (["seed=0,1", "hydra.launcher.threads=0"], "hydra.launcher.threads=0: expected an integer"),
         (["seed=0,1", "hydra/launcher=basic"], "hydra/launcher: expected local"),
