@@ -293,8 +293,13 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
         protocols[_tested_as(row)].append(row)
     for members in protocols.values():
         swept: dict[Path | None, set[str]] = defaultdict(set)
-        for run in (run for row in members for run in row.cells.values() if run):
+        theirs = [run for row in members for run in row.cells.values() if run]
+        for run in theirs:
             swept[run.sweep].add(run.seed)
+        if all(run.one_fold for run in theirs) and len({run.fold for run in theirs}) == 1:
+            for row in members:
+                only = f"fold {theirs[0].fold} of {theirs[0].folds}"
+                row.settings = row.settings | {"protocol": only}
         for row in members:
             seeds = {seed for seed, _ in row.cells}
             sweeps = {run.sweep for run in row.cells.values() if run and run.sweep}
@@ -318,11 +323,9 @@ def _complete(row: Row, seeds: list[str]) -> None:
     """Adds the cells that should be there, and collects the cases of each seed."""
     runs = [run for run in row.cells.values() if run]
     if runs[0].folds:
-        row.folds = (
-            [""] if row.settings["protocol"] == "holdout" else [*map(str, range(runs[0].folds))]
-        )
-        if "run" in row.settings:
-            row.folds = [runs[0].fold]
+        row.folds = [runs[0].fold]
+        if row.settings["protocol"].endswith(" folds") and "run" not in row.settings:
+            row.folds = [*map(str, range(runs[0].folds))]
         expected: dict[tuple[str, str], Run | None] = {
             (seed, fold): None for fold in row.folds for seed in seeds
         }
@@ -460,7 +463,7 @@ def _protocol(rows: list[Row]) -> str:
         cases = f"{sizes[0]} to {sizes[-1]} test cases"
     protocols = sorted({row.settings["protocol"] for row in rows}, key=_natural)
     once = "" if any("run" in row.settings for row in rows) else ", each case out of fold once"
-    folds = [p if p == "holdout" else p + once for p in protocols]
+    folds = [p + once if p.endswith(" folds") else p for p in protocols]
     files = {row.settings.get("data.split.file", "null") for row in rows} - {"null"}
     splits = {row.settings.get("data.split.seed", UNKNOWN) for row in rows}
     split = f"split seed {', '.join(sorted(splits, key=_natural))}"

@@ -57,9 +57,10 @@ def find_input_error(error: BaseException) -> str | None:
     ):
         misspelt = re.match(r"Could not override '([^']+)'", str(error))
         if misspelt:
-            # Hydra suggests '+key=value', which seglab refuses: an unknown key is an error here.
+            # Hydra suggests '+key=value', which seglab refuses but for arguments of a class.
             return (
-                f"{misspelt[1]}: unknown config key; 'python scripts/train.py --cfg job' shows all"
+                f"{misspelt[1]}: unknown config key; 'python scripts/train.py --cfg job' shows "
+                f"all; an argument of a _target_ that is not there is added by +{misspelt[1]}=..."
             )
         lines = [line.strip() for cause in causes for line in str(cause).splitlines()]
         return "; ".join(dict.fromkeys(filter(None, lines)))

@@ -52,6 +52,7 @@ class Run:
         seed: As text.
         fold: Which fold is tested, as text; empty for holdout.
         folds: How many there are; 1 for holdout, 0 without a config.
+        one_fold: Its sweep keeps to this one fold.
         varies: Settings that its sweep varied.
         sweep: The folder of its sweep; None of a single run.
         source: SHA-256 of the code of seglab that ran; empty where it is not known.
@@ -70,6 +71,7 @@ class Run:
     seed: str
     fold: str
     folds: int
+    one_fold: bool
     varies: list[str]
     sweep: Path | None
     source: str
@@ -172,8 +174,9 @@ def _read_run(folder: Path, path: str) -> Run:
     error = _text(" ".join(str(error or "").split()))
     error = error if len(error) <= 100 else f"{error[:97]}..."
     keys = [name for name in (names.get(key, key) for key in varies) if name in settings]
+    one_fold = bool(fold and varies) and "data.split.fold" not in varies
     run = Run(
-        *(folder, path, status, error, settings, seed, fold, number * known, keys),
+        *(folder, path, status, error, settings, seed, fold, number * known, one_fold, keys),
         *(folder.parent if varies else None, _text(source), _text(data)),
     )
     return _with_values(run) if status == "finished" else run

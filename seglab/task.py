@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 
@@ -124,7 +126,22 @@ class SegmentationTask(LightningModule):
             rest = [p for p in self.net.parameters() if id(p) not in its]
             optimizer = self.optimizer([{"params": rest}, {"params": encoder}])
             optimizer.param_groups[1]["lr"] *= self.encoder_rate
-        return optimizer if self.schedule is None else ([optimizer], [self.schedule(optimizer)])
+        if self.schedule is None:
+            return optimizer
+        schedule = self.schedule(optimizer)
+        if isinstance(schedule, ReduceLROnPlateau):
+            raise InputError(
+                "task.schedule: ReduceLROnPlateau waits for a value, and schedules are stepped "
+                "without one; expected another, such as seglab.schedules.cosine"
+            )
+        rates = [group["lr"] for group in optimizer.param_groups]
+        if self.encoder_rate != 1 and not math.isclose(rates[1], rates[0] * self.encoder_rate):
+            raise InputError(
+                f"task.encoder_rate={self.encoder_rate}: {type(schedule).__name__} sets rates of "
+                "its own; expected 1, or a schedule that scales them, such as "
+                "seglab.schedules.cosine"
+            )
+        return [optimizer], [schedule]
 
     def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> Tensor:
         logits = self(batch["image"]).float()  # loss and metrics in float32 under autocast too

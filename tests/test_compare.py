@@ -281,6 +281,25 @@ def test_what_the_terminal_shows(tmp_path: Path, script: Script) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_a_sweep_that_keeps_to_one_fold_lacks_no_other(tmp_path: Path, script: Script) -> None:
+    for fold in (0, 1):
+        for model in ("UNet", "SegNet"):
+            for seed in (0, 1):
+                folder = tmp_path / f"sweep{fold}" / f"{model}-{seed}"
+                write_run(folder, model, seed, fold, varies={"model": model, "seed": seed})
+    ended = script("compare", tmp_path / "sweep1")
+    first, *lines = ended.out.splitlines()
+    assert first.startswith("4 test cases; fold 1 of 2; split seed 42; ")
+    assert "missing" not in ended.out
+    assert not any(line.startswith("*") for line in lines)
+    ended = script("compare", tmp_path / "sweep0", tmp_path / "sweep1")
+    assert ended.out.startswith("9 test cases; 2 folds, each case out of fold once; ")
+    write_run(tmp_path / "sweep1" / "UNet-1-0", "UNet", 1, 0, "interrupted", varies={"seed": 1})
+    ended = script("compare", tmp_path / "sweep1")
+    assert ended.out.startswith("4 test cases; 2 folds, each case out of fold once; ")
+    assert "missing" in ended.out
+
+
 def test_what_is_not_there_is_said_and_nothing_is_dropped(tmp_path: Path, script: Script) -> None:
     root = write_sweep(tmp_path / "sweep")
     shutil.rmtree(root / "UNet-1-1")

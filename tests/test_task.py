@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from seglab.checkpoints import SealedCheckpoints, load_network
 from seglab.errors import InputError
@@ -392,6 +393,19 @@ def test_what_is_no_share_is_refused(key: str, values: tuple[Any, ...]) -> None:
     for value in values:  # the network has no encoder
         with pytest.raises(InputError, match=f"^task.{key}={value}: "):
             SegmentationTask(pixelwise(), bce, still, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        (partial(OneCycleLR, max_lr=0.1, total_steps=9), r"^task\.encoder_rate=0\.1: OneCycleLR "),
+        (ReduceLROnPlateau, r"^task\.schedule: ReduceLROnPlateau "),
+    ],
+)
+def test_schedules_that_would_be_misled_are_refused(schedule: Any, told: str) -> None:
+    net, optimizer = UNet(width=2, depth=2), partial(torch.optim.AdamW, lr=1e-2)
+    with pytest.raises(InputError, match=told):
+        SegmentationTask(net, bce, optimizer, schedule, encoder_rate=0.1).configure_optimizers()
 
 
 def trained(seed: int) -> dict[str, Tensor]:

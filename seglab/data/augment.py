@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seglab.config import check_number
 from seglab.errors import InputError
 
 _NODES = 5  # along an edge, of the grid that bends a picture
@@ -54,6 +55,8 @@ class Augment:
         illumination: float = 0,
         gamma: float = 0,
     ) -> None:
+        if not isinstance(flip, bool):
+            raise InputError(f"data.augment.flip={flip}: expected true or false")
         for name, value, most in (
             ("rotate", rotate, 180),
             ("scale", scale, 10),
@@ -67,8 +70,7 @@ class Augment:
             ("illumination", illumination, 1),
             ("gamma", gamma, 10),
         ):
-            if not isinstance(value, int | float) or not 0 <= value <= most:
-                raise InputError(f"data.augment.{name}={value}: expected 0 to {most}")
+            check_number(f"data.augment.{name}", value, float, 0, most)
         self.flip = flip
         self.rotate = rotate
         self.scale = scale

@@ -82,12 +82,12 @@ class ResNet(nn.Module):
     def weights_file(self) -> Path:
         """Torchvision's ImageNet weights, downloaded once to where torch keeps such files."""
         name = self.FILES[self.depth]
+        prefix = name.partition("-")[2].partition(".")[0]
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         if not (folder / name).exists():
             address = f"https://download.pytorch.org/models/{name}"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                prefix = name.partition("-")[2].partition(".")[0]
                 torch.hub.download_url_to_file(address, str(folder / name), prefix)
             except (OSError, HTTPException, RuntimeError) as error:
                 raise InputError(
@@ -95,6 +95,11 @@ class ResNet(nn.Module):
                     "elsewhere and name the file with model.weights=PATH, or train from scratch "
                     "with model.weights=null"
                 ) from error
+        if not _sha256(folder / name).startswith(prefix):
+            raise InputError(
+                f"{folder / name}: damaged, it is not what its name says; delete it, and it is "
+                "downloaded again"
+            )
         return folder / name
 
     def renamed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,8 +205,7 @@ def weights_of(model: Mapping[str, Any]) -> dict[str, str]:
         return {}
     with torch.device("meta"):  # draws no random numbers
         path = _file(ENCODERS[model["encoder"]](), model["weights"])
-    with path.open("rb") as file:
-        return {"model.weights": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"model.weights": _sha256(path)}
 
 
 def load_weights(encoder: ResNet | EfficientNetLite0, weights: str) -> None:
@@ -220,15 +224,23 @@ def load_weights(encoder: ResNet | EfficientNetLite0, weights: str) -> None:
         with warnings.catch_warnings(action="ignore"):  # of a file that will be refused
             stored = torch.load(path, map_location="cpu", weights_only=True)
         encoder.load_state_dict(encoder.renamed(stored))
+        ruined = [key for key, value in encoder.state_dict().items() if not value.isfinite().all()]
+        if ruined:
+            raise ValueError(f"{ruined[0]} is not finite")
     except Exception as error:  # what torch makes of a file of any other kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-        if isinstance(error, pickle.UnpicklingError):
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             # Torch's own words would tell how to read it all the same.
             reason = "more than plain containers and tensors, or no file of torch's"
         raise InputError(
             f"{path}: holds no weights of model.encoder's ({shown(reason)}); expected the "
             "published file of that network"
         ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file(encoder: ResNet | EfficientNetLite0, weights: str) -> Path:

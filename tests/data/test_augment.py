@@ -468,11 +468,17 @@ def test_hair_comes_as_often_as_set() -> None:
 
 
 @pytest.mark.parametrize("name", [*NONE, *ADDED][1:])
-@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan, "much"])
+@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan, "much", True])
 def test_settings_out_of_range_are_named(name: str, value: float | str) -> None:
     most = MOST.get(name, 1)
     value = value * most if isinstance(value, float) else value
-    told = re.escape(f"data.augment.{name}={value}: expected 0 to {most}")
+    told = re.escape(f"data.augment.{name}={value}: expected a number from 0 to {most}")
     with pytest.raises(InputError, match=f"^{told}$"):
         Augment(**{name: value})
     assert Augment(**{name: most})
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_flip_is_true_or_false(value: object) -> None:
+    with pytest.raises(InputError, match=rf"^data\.augment\.flip={value}: expected true or false$"):
+        Augment(flip=value)  # type: ignore[arg-type]

@@ -414,7 +414,8 @@ def write(file: Path, how: str) -> None:
     elif how == "bare code":
         file.write_bytes(pickle.dumps(Payload(file.with_name("ran"))))
     elif how != "missing":
-        content: Any = {"text": b"no weights at all\n" * 99, "empty file": b""}.get(how)
+        text = b"no weights at all\n" * 99
+        content: Any = {"text": text, "zeros": bytes(999), "empty file": b""}.get(how)
         if content is not None:
             file.write_bytes(content)
             return
@@ -426,6 +427,7 @@ def write(file: Path, how: str) -> None:
             "numbers": {"conv1.weight": 5},
             "numbers for names": {1: torch.zeros(3)},
             "wrapped": {"state_dict": resnet18()},
+            "no number": resnet18() | {"bn1.running_var": torch.full((64,), torch.inf)},
             "another shape": resnet18() | {"conv1.weight": torch.zeros(64, 1, 7, 7)},
         }[how]
         torch.save(content, file)
@@ -438,9 +440,10 @@ BAD = [
         ("resnet18", how, HOLDS_NONE)
         for how in (
             *("cut short", "former format, cut short", "text", "empty file", "code", "bare code"),
-            *("empty dict", "list", "tensor", "numbers", "numbers for names", "wrapped"),
+            *("zeros", "empty dict", "list", "tensor", "numbers", "numbers for names", "wrapped"),
         )
     ),
+    ("resnet18", "no number", (*HOLDS_NONE, "bn1.running_var is not finite")),
     ("resnet18", "another shape", (*HOLDS_NONE, "size mismatch for conv1.weight")),
     ("resnet34", "another network", (*HOLDS_NONE, "layer1.2.conv1.weight")),
     ("resnet50", "another network", (*HOLDS_NONE, "size mismatch for layer")),
@@ -534,6 +537,9 @@ def test_a_download_is_kept(
         assert file == tmp_path / "hub" / "checkpoints" / name
         assert file.read_bytes() == content
     assert asked == [f"https://download.pytorch.org/models/{name}"]
+    file.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=rf"{name}: damaged, .*; delete it"):
+        ResNet(50).weights_file()
 
 
 @pytest.mark.parametrize(
