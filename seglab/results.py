@@ -174,7 +174,7 @@ def _read_run(folder: Path, path: str) -> Run:
     error = _text(" ".join(str(error or "").split()))
     error = error if len(error) <= 100 else f"{error[:97]}..."
     keys = [name for name in (names.get(key, key) for key in varies) if name in settings]
-    one_fold = bool(fold and varies) and "data.split.fold" not in varies
+    one_fold = known and bool(fold and varies) and "data.split.fold" not in varies
     run = Run(
         *(folder, path, status, error, settings, seed, fold, number * known, one_fold, keys),
         *(folder.parent if varies else None, _text(source), _text(data)),
