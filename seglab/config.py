@@ -73,11 +73,32 @@ class Inference:
 
     @property
     def cleaning(self) -> dict[str, bool]:
-        """Keywords of `seglab.inference.clean`."""
+        """Keywords of `seglab.masks.clean`."""
         return {"largest_component": self.largest_component, "fill_holes": self.fill_holes}
 
 
 OFF = asdict(Inference())
+
+
+def stored_inference(stored: Any, where: str | Path) -> Inference:
+    """Reads section `inference` of a file of anyone.
+
+    Args:
+        stored: Plain containers, perhaps.
+        where: The file, for the message.
+
+    Raises:
+        InputError: It is no such section.
+    """
+    if (
+        not isinstance(stored, Mapping)
+        or stored.keys() != OFF.keys()
+        or not all(type(value) is bool for value in stored.values())
+    ):
+        raise InputError(f"{where}: does not say how its masks come about (inference); restore it")
+    return Inference(**stored)
+
+
 # What runs were made with that are older than these keys.
 BEFORE = {"inference": OFF, "task": {"ema": 0, "encoder_rate": 1}}
 

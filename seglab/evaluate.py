@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,8 +18,9 @@ from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, find_cases, ph2_cases
 from seglab.errors import InputError
 from seglab.files import write_csv, write_json
-from seglab.inference import Predictor, mean_predictor, network_predictor
+from seglab.inference import network_predictor
 from seglab.memory import keep_freed_memory
+from seglab.models import Model, ensemble
 from seglab.runs import Run, open_run
 from seglab.scoring import score_cases
 
@@ -64,13 +64,12 @@ def evaluate(
         raise InputError(f"{twice[0]}: given twice; expected runs that differ")
     runs = [open_run(path, trust) for path in paths]
     runs = [replace(run, inference=replace(run.inference, **given)) for run in runs]
-    cleaning = _cleaning(runs)
+    model = ensemble([_model(run) for run in runs])
+    cleaning, threshold = model.inference.cleaning, model.threshold
     cases = _test_cases(runs) if data_root is None else find_cases(data_root)
     hashes = hash_cases(cases, hash_files(cases))
     seen = _changed_or_trained_on(runs, cases, hashes, own=data_root is None)
-    predict = mean_predictor([_predictor(run) for run in runs])
-    threshold = statistics.fmean(run.threshold for run in runs)
-    scored = score_cases(predict, cases, threshold, cleaning=cleaning)
+    scored = score_cases(model.predict, cases, threshold, cleaning=cleaning)
     tta = [run.inference.tta for run in runs]
     summary = {
         "test": scored.values,
@@ -112,25 +111,12 @@ def read_cases(run: Run) -> list[Case]:
     return read(data.root)
 
 
-def _predictor(run: Run) -> Predictor:
+def _model(run: Run) -> Model:
     device = "cpu"
     if run.record.get("device") == "cuda" and torch.cuda.is_available():
         device = "cuda"
-    return network_predictor(run.net, run.config.data.size, device, run.inference.tta)
-
-
-def _cleaning(runs: list[Run]) -> dict[str, bool]:
-    """How all of them clean masks: of an ensemble there is one mask."""
-    first = runs[0]
-    for run in runs:
-        for key, value in run.inference.cleaning.items():
-            if value != first.inference.cleaning[key]:
-                option = key.replace("_", "-")
-                raise InputError(
-                    f"{run.path}: cleans its masks otherwise than {first.path} (inference.{key}: "
-                    f"{value}, not {not value}); say --{option} or --no-{option}"
-                )
-    return first.inference.cleaning
+    predict = network_predictor(run.net, run.config.data.size, device, run.inference.tta)
+    return Model(run.path, predict, run.threshold, run.inference)
 
 
 def _test_cases(runs: list[Run]) -> list[Case]:

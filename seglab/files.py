@@ -105,12 +105,15 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
-def locked(folder: Path, refusal: str) -> Iterator[None]:
+def locked(
+    folder: Path, refusal: str, option: str = "hydra.run.dir=... or hydra.sweep.dir=..."
+) -> Iterator[None]:
     """One process at a time in a folder, which is made; a process that is killed holds nothing.
 
     Args:
         folder: Where the lock lies, as .lock.
         refusal: What to say where another process holds it.
+        option: What names another folder.
 
     Raises:
         InputError: Another process holds it, or the folder cannot be written.
@@ -124,7 +127,7 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"{folder}: the directory cannot be written ({error.strerror}); name another with "
-            "hydra.run.dir=... or hydra.sweep.dir=..."
+            f"{option}"
         ) from error
     try:
         yield
@@ -145,6 +148,12 @@ def is_locked(folder: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+def hash_of_file(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_of(value: Any) -> str:

@@ -1,13 +1,12 @@
-"""From networks to lesion masks at native resolution: predict, choose a threshold, clean."""
+"""From networks to lesion masks at native resolution: predict, choose a threshold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -15,10 +14,8 @@ from seglab.data.cache import read_pair
 from seglab.data.cases import Case
 from seglab.data.images import image_to_network_size
 from seglab.errors import InputError
+from seglab.masks import Predictor, clean
 from seglab.metrics import scores
-
-# From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1].
-Predictor = Callable[[np.ndarray], np.ndarray]
 
 # A few cases of val tell no finer steps apart.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
@@ -55,11 +52,6 @@ def network_predictor(
     return predict
 
 
-def mean_predictor(predictors: Sequence[Predictor]) -> Predictor:
-    """Makes an ensemble's predictor: the mean probability of its members, at native size."""
-    return lambda image: np.mean([predict(image) for predict in predictors], axis=0)
-
-
 def predictions(
     predict: Predictor, cases: Sequence[Case], name: str
 ) -> Iterator[tuple[Case, Tensor, np.ndarray]]:
@@ -85,30 +77,6 @@ def predictions(
                 "are ruined, train it again"
             )
         yield case, prob, mask
-
-
-def clean(
-    mask: np.ndarray, largest_component: bool = False, fill_holes: bool = False
-) -> np.ndarray:
-    """Removes what cannot be lesion, and adds what must be.
-
-    Lesion pixels touch by edges and by corners, background by edges alone: of two digital curves
-    that cross, one must yield (Rosenfeld 1970). The largest component is chosen first, by its own
-    pixels: a ring around the picture, filled, would be all of it.
-
-    Args:
-        mask: bool (H, W), True for lesion.
-        largest_component: Keep that of most pixels alone; of equal ones the topmost.
-        fill_holes: Add background that is enclosed by lesion.
-
-    Returns:
-        bool (H, W).
-    """
-    if largest_component:
-        components, n = label(mask, generate_binary_structure(2, 2))
-        if n > 1:
-            mask = components == np.bincount(components.ravel())[1:].argmax() + 1
-    return binary_fill_holes(mask) if fill_holes else mask
 
 
 def choose_threshold(

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seglab.boundary import boundary_scores
 from seglab.data.cases import Case
-from seglab.inference import Predictor, clean, predictions, resized
+from seglab.inference import predictions, resized
+from seglab.masks import Predictor, clean
 from seglab.metrics import (
     CALIBRATION_BINS,
     calibration_counts,
@@ -109,7 +110,7 @@ def score_cases(
         cases: At least one.
         threshold: Probability above which a pixel is lesion.
         name: For the progress bar.
-        cleaning: Of the masks, keywords of `seglab.inference.clean`; calibration is that of the
+        cleaning: Of the masks, keywords of `seglab.masks.clean`; calibration is that of the
             probabilities all the same.
 
     Raises:

@@ -39,8 +39,9 @@ from seglab.data.splits import read_split
 from seglab.errors import InputError
 from seglab.figures import ERROR_LEGEND, error_map, save_cases, save_curves
 from seglab.files import read_json, write_csv, write_json
-from seglab.inference import Predictor, choose_threshold, clean, network_predictor
+from seglab.inference import choose_threshold, network_predictor
 from seglab.interrupts import Interrupts
+from seglab.masks import Predictor, clean
 from seglab.memory import keep_freed_memory
 from seglab.nets import EncoderUNet
 from seglab.nets.encoders import weights_of

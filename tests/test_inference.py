@@ -24,7 +24,8 @@ from seglab.config import OFF, Inference, check_values, differences
 from seglab.data.cases import Case, ph2_cases
 from seglab.data.images import read_image, read_mask
 from seglab.errors import InputError
-from seglab.inference import Predictor, choose_threshold, clean, mean_predictor, network_predictor
+from seglab.inference import choose_threshold, network_predictor
+from seglab.masks import Predictor, clean, mean_predictor
 from seglab.nets import UNet
 from seglab.runs import open_run
 from seglab.scoring import score_cases

@@ -7,7 +7,6 @@ Parameters are named as in the published files, so that these load as they are.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from seglab.config import IMAGENET, takes_weights
 from seglab.errors import InputError
+from seglab.files import hash_of_file
 from seglab.trust import shown
 
 
@@ -95,7 +95,7 @@ class ResNet(nn.Module):
                     "elsewhere and name the file with model.weights=PATH, or train from scratch "
                     "with model.weights=null"
                 ) from error
-        if not _sha256(folder / name).startswith(prefix):
+        if not hash_of_file(folder / name).startswith(prefix):
             raise InputError(
                 f"{folder / name}: damaged, it is not what its name says; delete it, and it is "
                 "downloaded again"
@@ -205,7 +205,7 @@ def weights_of(model: Mapping[str, Any]) -> dict[str, str]:
         return {}
     with torch.device("meta"):  # draws no random numbers
         path = _file(ENCODERS[model["encoder"]](), model["weights"])
-    return {"model.weights": _sha256(path)}
+    return {"model.weights": hash_of_file(path)}
 
 
 def load_weights(encoder: ResNet | EfficientNetLite0, weights: str) -> None:
@@ -236,11 +236,6 @@ def load_weights(encoder: ResNet | EfficientNetLite0, weights: str) -> None:
             f"{path}: holds no weights of model.encoder's ({shown(reason)}); expected the "
             "published file of that network"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file(encoder: ResNet | EfficientNetLite0, weights: str) -> Path:

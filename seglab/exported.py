@@ -1,0 +1,91 @@
+"""Networks that `seglab.export` has written, run by ONNX Runtime: no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.ndimage import zoom
+
+from seglab.data.images import image_to_network_size
+from seglab.errors import InputError
+from seglab.masks import Predictor
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+METADATA = "seglab"
+IMAGE, PROBABILITY = "image", "probability"
+_EXPECTED = {
+    "size": lambda value: type(value) is int and 0 < value <= 2**14,
+    "threshold": lambda value: type(value) is float and 0 < value < 1,
+    "inference": lambda value: isinstance(value, dict),
+}
+
+
+def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, dict[str, Any]]:
+    """Opens an exported network.
+
+    Args:
+        content: Of a file of `scripts/export.py`.
+        path: Where it lies, for messages.
+
+    Returns:
+        The session, on CUDA where ONNX Runtime has it, and what the file says of itself, as
+        `seglab.export.export` writes it.
+
+    Raises:
+        InputError: ONNX Runtime is not installed, or the file is missing, damaged or of others.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError(
+            f"{path}: takes ONNX Runtime to run; install it with pip install -e '.[onnx]'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong is said below
+    known = onnxruntime.get_available_providers()
+    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in known]
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers)
+        stored = session.get_modelmeta().custom_metadata_map[METADATA]
+        about = json.loads(stored)
+        wrong = [key for key, is_right in _EXPECTED.items() if not is_right(about.get(key))]
+        ends = [
+            [node.name for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())
+        ]
+        if wrong or ends != [[IMAGE], [PROBABILITY]]:
+            raise ValueError(f"{', '.join(wrong) or ends} is wrong")
+    except Exception as error:  # ONNX Runtime's own kinds have no common one
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: is no network of export.py's, or damaged ({reason}); export it again"
+        ) from error
+    return session, about
+
+
+def exported_predictor(session: InferenceSession, size: int, tta: bool = False) -> Predictor:
+    """Makes a predictor of an exported network: `seglab.inference.network_predictor`, to rounding.
+
+    Args:
+        session: Of `open_exported`.
+        size: Edge of the square network input, in pixels.
+        tta: As there.
+    """
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        small = image_to_network_size(image, size)
+        turned = [np.rot90(x, k) for x in (small, small[:, ::-1]) for k in range(4)]
+        batch = np.stack(turned if tta else [small]).transpose(0, 3, 1, 2)
+        (probs,) = session.run([PROBABILITY], {IMAGE: np.ascontiguousarray(batch)})
+        prob = probs[0, 0]
+        if tta:
+            back = [np.rot90(view, -(i % 4)) for i, view in enumerate(probs[:, 0])]
+            prob = np.mean(back[:4] + [view[:, ::-1] for view in back[4:]], axis=0)
+        height, width = image.shape[:2]
+        return zoom(prob, (height / size, width / size), order=1, mode="nearest", grid_mode=True)
+
+    return predict

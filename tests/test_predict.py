@@ -1,0 +1,538 @@
+"""predict.py and export.py: what they write, for pictures and networks of every kind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.measure
+from PIL import Image
+from tiny import ONE_THREAD, REPO, Ended, wait_until
+
+import seglab.predict
+from seglab.data.cases import ph2_cases
+from seglab.data.images import read_image, read_mask
+from seglab.errors import InputError
+from seglab.evaluate import evaluate
+from seglab.masks import clean
+from seglab.models import ensemble, open_model
+from seglab.predict import find_images, predict
+
+Files = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def runs(folder: Path, tiny_train: Callable[..., Ended]) -> tuple[Path, Path]:
+    """Two trained for other sizes, one of them predicting with everything on; read-only."""
+    on, off = folder / "on", folder / "off"
+    if not on.exists():
+        plain = ["logger=null", "callbacks.pictures=null", "monitor=null", "task.optimizer.lr=0.02"]
+        inference = [f"inference.{key}=true" for key in ("tta", "largest_component", "fill_holes")]
+        for run, overrides in ((on, inference), (off, ["data.size=24", "seed=1"])):
+            ended = tiny_train(
+                run, *plain, "trainer.max_epochs=20", "data.batch_size=4", *overrides
+            )
+            assert ended.code == 0, ended.err
+    return on, off
+
+
+@pytest.fixture
+def pictures(tiny_ph2: Path, tmp_path: Path) -> Path:
+    """A folder of pictures in two folders, in several formats."""
+    root = tmp_path / "pictures"
+    (root / "a" / "deep").mkdir(parents=True)
+    (root / "b").mkdir()
+    names = ("a/one.png", "a/deep/one.png", "b/two.jpg", "b/three.TIFF")
+    for case, name in zip(ph2_cases(tiny_ph2), names, strict=False):
+        Image.open(case.image).save(root / name)
+    (root / "notes.txt").write_text("not a picture")
+    (root / ".hidden.png").write_text("not one either")
+    return root
+
+
+def written(out: Path) -> Files:
+    """Every PNG below a folder, by its path."""
+    return {
+        file.relative_to(out).as_posix(): np.asarray(Image.open(file))
+        for file in sorted(out.rglob("*.png"))
+    }
+
+
+def state(out: Path) -> dict[Path, tuple[int, int]]:
+    return {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in out.rglob("*") if p.is_file()}
+
+
+def test_masks_score_what_the_run_scored(
+    runs: tuple[Path, Path], script: Callable[..., Ended], tiny_ph2: Path, tmp_path: Path
+) -> None:
+    cases = {case.id: case for case in ph2_cases(tiny_ph2)}
+    for run in runs:
+        out = tmp_path / run.name
+        ended = script("predict", run, tiny_ph2, "--out", out)
+        assert ended.code == 0, ended.err
+        with (run / "test_cases.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 2
+        for row in rows:
+            image = cases[row["id"]].image
+            (name,) = [n for n in written(out) if n.endswith(f"/{image.stem}.png")]
+            assert "Dermoscopic" in name  # folders are kept: the lesion's has the same depth
+            mask, target = written(out)[name], read_mask(cases[row["id"]].mask)
+            assert mask.shape == target.shape and mask.dtype == np.uint8
+            assert set(np.unique(mask)) <= {0, 255}
+            tp, fp, fn = (
+                int(np.count_nonzero(m))
+                for m in (
+                    mask & (target * np.uint8(255)),
+                    (mask > 0) & ~target,
+                    (mask == 0) & target,
+                )
+            )
+            assert [tp, fp, fn] == [int(row[k]) for k in ("tp", "fp", "fn")]
+
+
+def test_nothing_but_masks_is_written_unasked(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ended = script("predict", runs[0], pictures, "--out", out)
+    assert (ended.code, ended.err.splitlines()[-1]) == (0, f"{out}: 4 predicted, 0 there already")
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == [
+        *("masks/a/deep/one.png", "masks/a/one.png", "masks/b/three.png", "masks/b/two.png")
+    ]
+
+
+def test_every_kind_is_what_it_says(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    kinds = ["--probabilities", "--overlays", "--instances", "--cutouts"]
+    ended = script("predict", runs[1], pictures, "--out", out, *kinds)
+    assert ended.code == 0, ended.err
+    files, model = written(out), open_model(runs[1])
+    assert len(files) == 5 * 4
+    with (out / "instances.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name, path in find_images([pictures], out).items():
+        image = read_image(path)
+        prob = model.predict(image)
+        mask = prob > model.threshold
+        of = {kind: files[f"{kind}/{name}.png"] for kind in (*seglab.predict.EXTRAS, "masks")}
+        assert np.array_equal(of["masks"], mask * 255)
+        assert of["probabilities"].dtype == np.uint16
+        assert abs(of["probabilities"] / 65535 - prob).max() <= 0.5 / 65535 + 1e-7
+        assert of["overlays"].shape == image.shape
+        assert of["cutouts"].shape == (*mask.shape, 4)
+        assert np.array_equal(of["cutouts"][..., :3], image)
+        assert of["instances"].dtype == np.uint16
+        assert np.array_equal(of["instances"] > 0, mask)
+        own = [row for row in rows if row["image"] == name]
+        regions = skimage.measure.regionprops(of["instances"].astype(int), prob)
+        assert [int(row["area"]) for row in own] == [int(region.area) for region in regions]
+        for row, region in zip(own, regions, strict=True):
+            assert float(row["mean_probability"]) == pytest.approx(region.intensity_mean, rel=1e-5)
+            assert row["touches_frame"] in ("True", "False")
+    assert len(rows) == sum(files[f"instances/{n}.png"].max() for n in find_images([pictures], out))
+
+
+def test_started_again_it_goes_on_and_overwrites_only_what_it_is_told_to(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ["predict", runs[0], pictures, "--out", out, "--instances"]
+    assert script(*command).code == 0
+    before, table = state(out), (out / "instances.csv").read_text()
+    (out / "masks" / "a" / "one.png").unlink()
+    (out / "instances.csv").unlink()
+    ended = script(*command)
+    assert ended.err.splitlines()[-1] == f"{out}: 1 predicted, 3 there already"
+    after = state(out)
+    changed = {path.name for path in before if before[path] != after[path]}
+    assert changed == {"one.png", "instances.csv"}
+    assert (out / "instances.csv").read_text() == table
+
+    # Another kind of the same pictures is added to them.
+    ended = script(*command, "--overlays")
+    assert (ended.code, len(written(out))) == (0, 12)
+    # Another network, other settings, and files of others are not written over.
+    before = state(out)
+    (out / "masks" / "b" / "two.png").write_bytes(b"mine")
+    for other in (
+        ["predict", runs[1], pictures, "--out", out],
+        [*command, "--no-tta"],
+        ["predict", runs[0], pictures, "--out", out, "--with", runs[1], "--no-largest-component"],
+        command,
+    ):
+        ended = script(*other, *(["--no-fill-holes"] if "--with" in other else []))
+        (line,) = ended.err.splitlines()
+        assert ended.code == 1
+        assert line.startswith(f"error: {out / 'masks'}/") or "instances" in line
+        assert "is there already, of another network or settings; replace it with --over" in line
+    assert (out / "masks" / "b" / "two.png").read_bytes() == b"mine"
+    ended = script(*command, "--overwrite")
+    assert ended.err.splitlines()[-1] == f"{out}: 4 predicted, 0 there already"
+    assert np.asarray(Image.open(out / "masks" / "b" / "two.png")).dtype == np.uint8
+
+    # A picture that has changed since is told from those that have not.
+    Image.open(pictures / "a" / "one.png").rotate(180).save(pictures / "a" / "one.png")
+    ended = script(*command)
+    assert ended.code == 1
+    said, line = ended.err.splitlines()
+    assert said.startswith("skipped: ") and "is of another picture than" in said
+    assert line == "error: 1 skipped, see above; 0 predicted, 3 there already"
+
+
+def bad_files(root: Path) -> dict[str, str]:
+    """Writes bad pictures of every kind; returns what is said of each."""
+    (root / "cut.png").write_bytes((root / "a" / "one.png").read_bytes()[:500])
+    (root / "empty.jpg").touch()
+    (root / "text.bmp").write_text("not a picture")
+    (root / "huge.png").write_bytes(huge())
+    (root / "gone.png").symlink_to("nowhere.png")
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(root / "nan.tif")
+    return {
+        "cut.png": "cannot be read as an image",
+        "empty.jpg": "empty file",
+        "text.bmp": "cannot be read as an image",
+        "huge.png": "exceeds limit",
+        "gone.png": "No such file",
+        "nan.tif": "pixel values outside",
+    }
+
+
+def huge() -> bytes:
+    """A PNG of a few bytes whose header claims 100,000 x 100,000 pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_bad_files_are_said_and_skipped(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    said = bad_files(pictures)
+    ended = script("predict", runs[1], pictures, pictures / "notes.txt", "--out", tmp_path / "out")
+    *lines, last = ended.err.splitlines()
+    assert ended.code == 1
+    n = len(said) + 1
+    assert last == f"error: {n} skipped, see above; 4 predicted, 0 there already"
+    assert len(lines) == n
+    for name, reason in {**said, "notes.txt": "cannot be read as an image"}.items():
+        (line,) = [line for line in lines if name in line]
+        assert line.startswith("skipped: ") and reason in line
+    assert len(written(tmp_path / "out")) == 4
+
+
+def test_names_never_collide(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("a/one.jpg", "b/Two.png"):
+        Image.new("RGB", (8, 8)).save(pictures / name)
+    named = find_images([pictures], out)
+    assert sorted(named) == [
+        *("a/deep/one", "a/one.jpg", "a/one.png", "b/Two.png", "b/three", "b/two.jpg")
+    ]
+    # What is given as files keeps the folders below the one that they share.
+    files = [pictures / "a" / "one.png", pictures / "a" / "deep" / "one.png"]
+    assert find_images(files, out) == {"one": files[0], "deep/one": files[1]}
+    assert find_images([files[1], files[1].parent], out) == {"one": files[1]}
+    # Two alike, whose full names a third one has without its suffix.
+    tricky = tmp_path / "tricky"
+    tricky.mkdir()
+    for name in ("x.png", "x.jpg", "x.jpg.bmp"):
+        Image.new("RGB", (8, 8)).save(tricky / name)
+    with pytest.raises(InputError, match=r"x\.jpg.*would be written to the same name as"):
+        find_images([tricky], out)
+
+
+def test_patterns_and_what_is_not_there(pictures: Path, tmp_path: Path) -> None:
+    out = pictures / "out"
+    (out / "masks").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(out / "masks" / "old.png")
+    everything = find_images([pictures], out)
+    assert sorted(everything) == ["a/deep/one", "a/one", "b/three", "b/two"]
+    assert sorted(find_images([f"{pictures}/**/*.png"], tmp_path)) == [
+        "a/deep/one",
+        "a/one",
+        "out/masks/old",
+    ]
+    predicted = pictures / "masks" / "a" / "one.png"
+    predicted.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(predicted)
+    assert sorted(find_images([pictures], pictures)) == [*everything, "out/masks/old"]
+    shutil.rmtree(pictures / "masks")
+    odd = pictures / "[odd] *.png"
+    Image.new("RGB", (8, 8)).save(odd)
+    assert find_images([odd], out) == {"[odd] *": odd}  # a file before a pattern
+    for nothing in (pictures / "*.webp", pictures / "nowhere", tmp_path / "no" / "**"):
+        with pytest.raises(InputError, match=r"not there; expected a picture, a folder"):
+            find_images([nothing], out)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(InputError, match=r"bare: no picture in it"):
+        find_images([tmp_path / "bare"], out)
+
+
+def test_an_ensemble_is_the_mean(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    on, off = runs
+    ended = script("predict", on, pictures, "--with", off, "--out", tmp_path / "out")
+    (line,) = ended.err.splitlines()
+    assert ended.code == 1 and "cleans its masks otherwise than" in line
+    same = {"largest_component": True, "fill_holes": False}
+    predict([on, off], [pictures], tmp_path / "out", ["probabilities"], **same)
+    members = [open_model(run, **same) for run in runs]
+    both = ensemble(members)
+    assert both.threshold == sum(member.threshold for member in members) / 2
+    for name, path in find_images([pictures], tmp_path).items():
+        image = read_image(path)
+        mean = (members[0].predict(image).astype(float) + members[1].predict(image)) / 2
+        files = written(tmp_path / "out")
+        assert abs(files[f"probabilities/{name}.png"] / 65535 - mean).max() < 1e-5
+        expected = clean(mean > both.threshold, **same)
+        assert np.count_nonzero((files[f"masks/{name}.png"] > 0) ^ expected) <= 1
+
+
+def test_a_checkpoint_alone_is_enough(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(runs[0] / "checkpoints" / "best.ckpt", alone)
+    for network, out in ((alone, "of-file"), (runs[0], "of-run")):
+        ended = script("predict", network, pictures / "b", "--out", tmp_path / out)
+        assert ended.code == 0, ended.err
+    files = [written(tmp_path / out) for out in ("of-file", "of-run")]
+    assert all(np.array_equal(files[0][name], files[1][name]) for name in files[1])
+    for bad, said in (
+        (tmp_path / "nowhere", "not there; expected a run directory, a checkpoint or .onnx"),
+        (tmp_path, "no run directory (it holds no run.json)"),
+        (pictures / "a" / "one.png", "cannot be read as a checkpoint"),
+    ):
+        ended = script("predict", bad, pictures, "--out", tmp_path / "none")
+        (line,) = ended.err.splitlines()
+        assert ended.code == 1 and said in line
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_unfinished_run_is_said(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    ended = script("predict", run, pictures / "b", "--out", tmp_path / "out")
+    assert ended.code == 0
+    assert ended.err.startswith(f"{run}: the run has not finished (interrupted)")
+
+
+def test_a_background_shows_where_the_mask_is_not(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    behind = tmp_path / "green.png"
+    Image.new("RGB", (300, 30), (0, 200, 0)).save(behind)
+    out = tmp_path / "out"
+    ended = script("predict", runs[0], pictures / "a", "--background", behind, "--out", out)
+    assert ended.code == 0, ended.err
+    for name, path in find_images([pictures / "a"], out).items():
+        image = read_image(path)
+        cut, mask = written(out)[f"cutouts/{name}.png"], written(out)[f"masks/{name}.png"] > 0
+        assert cut.shape == image.shape
+        inside, outside = eroded(mask), eroded(~mask)
+        assert inside.any() and outside.any()
+        assert np.array_equal(cut[inside], image[inside])
+        assert (cut[outside] == (0, 200, 0)).all()
+    ended = script("predict", runs[0], pictures / "a", "--background", "no.png", "--out", out)
+    assert ended.code == 1 and ended.err.startswith("error: no.png: no such file")
+
+
+def eroded(mask: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import binary_erosion
+
+    return binary_erosion(mask, iterations=3, border_value=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_ended_midway_it_goes_on(
+    signum: signal.Signals, runs: tuple[Path, Path], tiny_ph2: Path, tmp_path: Path
+) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for i in range(60):
+        for case in ph2_cases(tiny_ph2)[:1]:
+            shutil.copy(case.image, many / f"{i:02}.bmp")
+    out = tmp_path / "out"
+    command = [sys.executable, str(REPO / "scripts" / "predict.py"), str(runs[0]), str(many)]
+    command += ["--out", str(out), "--instances", "--overlays"]
+    process = subprocess.Popen(
+        command, env=os.environ | ONE_THREAD, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: len(list(out.glob("masks/*.png"))) >= 5)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (130 if signum == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in err
+    done = list(out.glob("masks/*.png"))
+    assert 5 <= len(done) < 60
+    for file in done:  # whole, and with all that belongs to it
+        assert np.asarray(Image.open(file)).size
+        assert (out / "instances" / file.name).exists() and (out / "overlays" / file.name).exists()
+    again = subprocess.run(command, env=os.environ | ONE_THREAD, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    there = int(again.stderr.split(" there already")[0].rsplit(" ", 1)[1])
+    assert len(done) <= there <= len(done) + 1
+    assert len(written(out)) == 180
+    names = {p.name for p in out.rglob("*") if p.is_file()}
+    assert names == {f"{i:02}.png" for i in range(60)} | {"instances.csv"}
+    with (out / "instances.csv").open() as file:
+        assert {row["image"] for row in csv.DictReader(file)} == {f"{i:02}" for i in range(60)}
+
+
+class TestExport:
+    """One exported file, and what is held against it."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    def onnx(self) -> None:
+        pytest.importorskip("onnxruntime")
+
+    @pytest.fixture
+    def exported(self, runs: tuple[Path, Path], script: Callable[..., Ended]) -> Path:
+        file = runs[0] / "network.onnx"
+        if not file.exists():
+            ended = script("export", runs[0])
+            assert ended.code == 0, ended.err
+            assert "2 pictures: probabilities differ by" in ended.err
+        return file
+
+    def test_it_predicts_what_the_checkpoint_does(
+        self,
+        exported: Path,
+        runs: tuple[Path, Path],
+        pictures: Path,
+        script: Callable[..., Ended],
+        tmp_path: Path,
+    ) -> None:
+        for network, out in ((exported, "onnx"), (runs[0], "torch")):
+            ended = script("predict", network, pictures, "--probabilities", "--out", tmp_path / out)
+            assert ended.code == 0, ended.err
+        ours, theirs = (written(tmp_path / out) for out in ("onnx", "torch"))
+        for name, file in ours.items():
+            difference = abs(file.astype(int) - theirs[name])
+            if name.startswith("masks"):
+                assert np.count_nonzero(difference) <= 1
+            else:
+                assert difference.max() <= 2 and np.ptp(file) > 1000
+
+    def test_any_batch_and_size_pass_and_it_says_what_it_is(
+        self, exported: Path, runs: tuple[Path, Path]
+    ) -> None:
+        import onnxruntime
+        import torch
+
+        from seglab.checkpoints import load_network
+
+        session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+        net, stored = load_network(runs[0] / "checkpoints" / "best.ckpt")
+        random = np.random.default_rng(0)
+        for shape in ((1, 3, 32, 32), (3, 3, 64, 32), (2, 3, 96, 128)):
+            image = random.integers(0, 256, shape, np.uint8)
+            (prob,) = session.run(["probability"], {"image": image})
+            with torch.no_grad():
+                expected = torch.sigmoid(net(torch.from_numpy(image).float() / 255)).numpy()
+            np.testing.assert_allclose(prob, expected, rtol=0, atol=1e-5)
+        about = json.loads(session.get_modelmeta().custom_metadata_map["seglab"])
+        assert about["size"] == 32 and about["classes"] == stored["classes"]
+        assert about["threshold"] == stored["threshold"]
+        assert about["inference"]["tta"] and about["run"] == "on"
+
+    def test_torch_is_not_imported(self, exported: Path, pictures: Path, tmp_path: Path) -> None:
+        (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+        arguments = [str(exported), str(pictures), "--out", str(tmp_path / "out"), "--instances"]
+        environment = os.environ | ONE_THREAD | {"PYTHONPATH": f"{tmp_path}:{REPO}"}
+        done = subprocess.run(
+            [sys.executable, str(REPO / "scripts" / "predict.py"), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(written(tmp_path / "out")) == 8
+
+    def test_a_file_in_the_way_and_bad_files_are_refused(
+        self, exported: Path, runs: tuple[Path, Path], script: Callable[..., Ended], tmp_path: Path
+    ) -> None:
+        content = exported.read_bytes()
+        ended = script("export", runs[0])
+        assert ended.code == 1 and "is there already" in ended.err
+        ended = script("export", runs[0], "--out", tmp_path / "x.pt")
+        assert ended.code == 1 and "expected a name that ends in .onnx" in ended.err
+        cut, foreign = tmp_path / "cut.onnx", tmp_path / "foreign.onnx"
+        cut.write_bytes(content[:1000])
+        foreign.write_bytes(content.replace(b"seglab", b"others"))
+        for file in (cut, foreign):
+            ended = script("predict", file, tmp_path, "--out", tmp_path / "out")
+            assert ended.code == 1
+        Image.new("RGB", (9, 9)).save(tmp_path / "picture.png")
+        for file in (cut, foreign):
+            ended = script("predict", file, tmp_path / "picture.png", "--out", tmp_path / "out")
+            (line,) = ended.err.splitlines()
+            assert ended.code == 1
+            assert line.startswith(f"error: {file}: is no network of export.py's, or damaged (")
+
+    def test_one_that_predicts_otherwise_is_not_written(
+        self,
+        runs: tuple[Path, Path],
+        script: Callable[..., Ended],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        import seglab.export
+
+        to_onnx = seglab.export._to_onnx
+
+        def other(net: object, size: int, metadata: dict[str, str], path: Path) -> bytes:
+            from seglab.checkpoints import load_network
+
+            return to_onnx(
+                load_network(runs[1] / "checkpoints" / "best.ckpt")[0], size, metadata, path
+            )
+
+        monkeypatch.setattr(seglab.export, "_to_onnx", other)
+        ended = script("export", runs[0], "--out", tmp_path / "x.onnx")
+        assert ended.code == 1
+        assert "ONNX Runtime predicts otherwise than torch, by up to 0." in ended.err
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_and_predict_agree_on_an_ensemble(
+    runs: tuple[Path, Path], tiny_ph2: Path, tmp_path: Path
+) -> None:
+    same = {"largest_component": True, "fill_holes": True}
+    summary = evaluate(runs, tiny_ph2, tmp_path / "scored", **same)
+    predict(runs, [tiny_ph2 / "PH2 Dataset images"], tmp_path / "out", **same)
+    with (tmp_path / "scored" / "test_cases.csv").open() as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert len(rows) == summary["n"] == 20
+    files = {Path(name).stem: mask for name, mask in written(tmp_path / "out").items()}
+    for id, row in rows.items():
+        assert np.count_nonzero(files[id]) == int(row["tp"]) + int(row["fp"])
