@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
 import logging
 import statistics
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-4
 _NAME = "network" + ONNX
 _IMAGES = 20
-_STEP = 32  # pixels, between sizes; finer ones are of no use, and hard to export
+_OPSET = 18
 
 
 @dataclass(frozen=True)
@@ -135,46 +135,34 @@ def _pictures(path: Path, images: Sequence[str | Path], trust: tuple[str, ...]) 
 def _to_onnx(net: nn.Module, size: int, metadata: dict[str, str], path: Path) -> bytes:
     """Exports, with what it says of itself."""
     try:
-        import onnxscript  # noqa: F401, which torch needs for it
+        import onnx
     except ImportError:
         raise InputError(
-            f"{path}: takes onnxscript to export; install it with pip install -e '.[onnx]'"
+            f"{path}: takes onnx to export; install it with pip install -e '.[onnx]'"
         ) from None
-    module = _WithEnds(net).eval()
-    # A network halves its input some times over: edges are multiples of what those come to.
-    step = min(size & -size, _STEP)
-    while step < size and not _takes(module, 3 * step):
-        step *= 2
-    # Of one image, or one step, an exporter would take the number for a constant.
-    image = torch.zeros(2, 3, 2 * step, 3 * step, dtype=torch.uint8)
-    batch, height, width = (torch.export.Dim(name) for name in ("n", "h", "w"))
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    file = io.BytesIO()
+    free = {0: "n", 2: "h", 3: "w"}
     try:
         with warnings.catch_warnings(), as_written(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                module,
-                (image,),
-                dynamo=True,
-                verbose=False,
+            # By tracing: torch's newer exporter reasons about sizes, for minutes where a network
+            # is deep.
+            torch.onnx.export(
+                _WithEnds(net).eval(),
+                (torch.zeros(1, 3, size, size, dtype=torch.uint8),),
+                file,
+                dynamo=False,
                 input_names=[IMAGE],
                 output_names=[PROBABILITY],
-                dynamic_shapes=({0: batch, 2: step * height, 3: step * width},),
+                dynamic_axes={IMAGE: free, PROBABILITY: free},
+                opset_version=_OPSET,
             )
     except Exception as error:  # what an exporter makes of a network that it does not know
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: its network cannot be exported ({reason})") from error
-    finally:
-        logging.disable(before)
-    program.model.metadata_props.update(metadata)
-    return program.model_proto.SerializeToString()
-
-
-def _takes(module: nn.Module, edge: int) -> bool:
-    with torch.no_grad(), contextlib.suppress(Exception):
-        return module(torch.zeros(1, 3, edge, edge, dtype=torch.uint8)).shape[2:] == (edge, edge)
-    return False
+    model = onnx.load_from_string(file.getvalue())
+    onnx.helper.set_model_props(model, metadata)
+    return model.SerializeToString()
 
 
 def _compare(

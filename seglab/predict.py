@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from tqdm import tqdm
 
 from seglab.data.images import SUFFIXES, read_image
-from seglab.errors import InputError
+from seglab.errors import InputError, find_input_error
 from seglab.files import hash_of_file, locked, remove_partial, write_csv, write_whole
 from seglab.masks import clean, draw_contours, measure_instances, number_instances, soft_mask
 from seglab.models import Model, ensemble, open_model
@@ -116,7 +116,7 @@ def predict(
                         )
                 made = _make(model, read_image(image), missing, behind)
             except (InputError, OSError) as error:
-                reason = str(error) if isinstance(error, InputError) else error.strerror
+                reason = find_input_error(error) or str(error)
                 log.warning("skipped: %s", reason if str(image) in reason else f"{image}: {reason}")
                 counts["skipped"] += 1
                 continue

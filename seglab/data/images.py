@@ -22,6 +22,8 @@ SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 MAX_GREY_SHARE = 0.25
 # A header may claim any size; beyond this the file is refused before memory is taken.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
+# Pixel values that are turned to float32 at a time: of large images they take four times as much.
+_BLOCK = 2**24
 # Whatever the suffix says. Of others, EPS starts a program: Ghostscript.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -44,7 +46,7 @@ def read_image(path: str | Path) -> np.ndarray:
     if _is_deep(image):
         grey = _deep_to_uint8(np.asarray(image), path)
         return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -142,7 +144,10 @@ def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:
         return image
     # Linear along each axis by itself, so two products with sparse matrices. float32 suffices:
     # the result is rounded to uint8.
-    rows = _resizing(height, size) @ image.reshape(height, -1).astype(np.float32)
+    flat, along = image.reshape(height, -1), _resizing(height, size)
+    step = max(1, _BLOCK // height)
+    starts = range(0, flat.shape[1], step)
+    rows = np.hstack([along @ flat[:, i : i + step].astype(np.float32) for i in starts])
     small = (_resizing(width, size, channels) @ rows.T).T
     return np.rint(small).astype(np.uint8, order="C").reshape(size, size, channels)
 
