@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -20,7 +19,7 @@ from seglab.errors import InputError
 from seglab.files import write_csv, write_json
 from seglab.inference import network_predictor
 from seglab.memory import keep_freed_memory
-from seglab.models import Model, ensemble
+from seglab.models import Model, ensemble, refuse_twice
 from seglab.runs import Run, open_run
 from seglab.scoring import score_cases
 
@@ -59,9 +58,7 @@ def evaluate(
     keep_freed_memory()
     given = {key: value for key, value in inference.items() if value is not None}
     paths = [paths] if isinstance(paths, str | Path) else paths
-    twice = [path for path, n in Counter(Path(p).resolve() for p in paths).items() if n > 1]
-    if twice:
-        raise InputError(f"{twice[0]}: given twice; expected runs that differ")
+    refuse_twice(paths)
     runs = [open_run(path, trust) for path in paths]
     runs = [replace(run, inference=replace(run.inference, **given)) for run in runs]
     model = ensemble([_model(run) for run in runs])

@@ -23,7 +23,15 @@ from seglab.config import OFF, stored_inference
 from seglab.data.images import read_image
 from seglab.errors import InputError
 from seglab.evaluate import read_cases
-from seglab.exported import IMAGE, METADATA, PROBABILITY, exported_predictor, open_exported
+from seglab.exported import (
+    IMAGE,
+    METADATA,
+    PROBABILITY,
+    UNSEALED,
+    exported_predictor,
+    open_exported,
+    sealed,
+)
 from seglab.files import hash_of_file, write_whole
 from seglab.inference import network_predictor
 from seglab.models import ONNX, find_network
@@ -71,8 +79,8 @@ def export(
     The file takes `image`, uint8 (N, 3, H, W), any N, H and W that the network takes, and gives
     `probability` of lesion, float32 (N, 1, H, W): division by 255, normalisation and sigmoid are
     inside. Under `seglab` its metadata hold, as JSON, `size`, the edge that it was trained at,
-    `threshold`, `classes`, `inference`, `run`, the folder's name, `checkpoint_sha256` and
-    `split_hash`.
+    `threshold`, `classes`, `inference`, `run`, the folder's name or the checkpoint's,
+    `checkpoint_sha256`, `split_hash`, and `sha256`, of the file with zeros in that place.
 
     Args:
         path: A run directory, or a checkpoint.
@@ -107,6 +115,7 @@ def export(
         "run": path.absolute().name,
         "checkpoint_sha256": hash_of_file(file),
         "split_hash": stored["split_hash"],
+        "sha256": UNSEALED,
     }
     log.info("exporting %s", file)
     content = _to_onnx(net, about["size"], {METADATA: json.dumps(about)}, file)
@@ -123,11 +132,14 @@ def export(
 
 def _pictures(path: Path, images: Sequence[str | Path], trust: tuple[str, ...]) -> list[Path]:
     if images:
-        return list(find_images(images, Path()).values())
+        return list(find_images(images).values())
     try:
         run = open_run(path, trust)
         by_id = {case.id: case.image for case in read_cases(run)}
-        return [by_id[id] for id in run.split.test if id in by_id][:_IMAGES]
+        pictures = [by_id[id] for id in run.split.test if id in by_id][:_IMAGES]
+        if not pictures:
+            raise InputError(f"{run.config.data.root}: none of the run's test cases is there")
+        return pictures
     except InputError as error:
         raise InputError(f"{error}; or name pictures to compare on with --images") from error
 
@@ -140,7 +152,7 @@ def _to_onnx(net: nn.Module, size: int, metadata: dict[str, str], path: Path) ->
         raise InputError(
             f"{path}: takes onnx to export; install it with pip install -e '.[onnx]'"
         ) from None
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # which this exporter takes, whatever its annotation says
     free = {0: "n", 2: "h", 3: "w"}
     try:
         with warnings.catch_warnings(), as_written(), torch.no_grad():
@@ -162,7 +174,7 @@ def _to_onnx(net: nn.Module, size: int, metadata: dict[str, str], path: Path) ->
         raise InputError(f"{path}: its network cannot be exported ({reason})") from error
     model = onnx.load_from_string(file.getvalue())
     onnx.helper.set_model_props(model, metadata)
-    return model.SerializeToString()
+    return sealed(model.SerializeToString())
 
 
 def _compare(

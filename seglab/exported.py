@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,15 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 METADATA = "seglab"
+# In its metadata a file names its own hash, taken with this in that place.
+UNSEALED = "0" * 64
 IMAGE, PROBABILITY = "image", "probability"
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _EXPECTED = {
     "size": lambda value: type(value) is int and 0 < value <= 2**14,
     "threshold": lambda value: type(value) is float and 0 < value < 1,
     "inference": lambda value: isinstance(value, dict),
+    "sha256": lambda value: type(value) is str and len(value) == len(UNSEALED),
 }
 
 
@@ -47,6 +53,8 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong is said below
+    # Weights in other files than this one are not looked for.
+    options.add_session_config_entry(_WEIGHTS_FOLDER, os.devnull)
     known = onnxruntime.get_available_providers()
     providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in known]
     try:
@@ -54,17 +62,26 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
         stored = session.get_modelmeta().custom_metadata_map[METADATA]
         about = json.loads(stored)
         wrong = [key for key, is_right in _EXPECTED.items() if not is_right(about.get(key))]
-        ends = [
-            [node.name for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())
-        ]
-        if wrong or ends != [[IMAGE], [PROBABILITY]]:
-            raise ValueError(f"{', '.join(wrong) or ends} is wrong")
+        if wrong:
+            raise ValueError(f"its metadata lack {', '.join(wrong)}")
+        unsealed = content.replace(about["sha256"].encode(), UNSEALED.encode())
+        if hashlib.sha256(unsealed).hexdigest() != about["sha256"]:
+            raise ValueError("it does not have the hash that it names")
+        sides = session.get_inputs(), session.get_outputs()
+        ends = [[(node.name, node.type) for node in nodes] for nodes in sides]
+        if ends != [[(IMAGE, "tensor(uint8)")], [(PROBABILITY, "tensor(float)")]]:
+            raise ValueError(f"it takes and gives {ends}")
     except Exception as error:  # ONNX Runtime's own kinds have no common one
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path}: is no network of export.py's, or damaged ({reason}); export it again"
         ) from error
     return session, about
+
+
+def sealed(content: bytes) -> bytes:
+    """Puts a file's own hash in the place of `UNSEALED`."""
+    return content.replace(UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode())
 
 
 def exported_predictor(session: InferenceSession, size: int, tta: bool = False) -> Predictor:
@@ -80,7 +97,13 @@ def exported_predictor(session: InferenceSession, size: int, tta: bool = False) 
         small = image_to_network_size(image, size)
         turned = [np.rot90(x, k) for x in (small, small[:, ::-1]) for k in range(4)]
         batch = np.stack(turned if tta else [small]).transpose(0, 3, 1, 2)
-        (probs,) = session.run([PROBABILITY], {IMAGE: np.ascontiguousarray(batch)})
+        try:
+            (probs,) = session.run([PROBABILITY], {IMAGE: np.ascontiguousarray(batch)})
+        except Exception as error:  # ONNX Runtime's own kinds have no common one
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"the exported network cannot be run ({reason})") from error
+        if probs.shape != (len(batch), 1, size, size) or not ((probs >= 0) & (probs <= 1)).all():
+            raise InputError("the exported network gives no probabilities; export it again")
         prob = probs[0, 0]
         if tta:
             back = [np.rot90(view, -(i % 4)) for i, view in enumerate(probs[:, 0])]

@@ -57,7 +57,8 @@ def remove_partial(folder: str | Path, name: str = "*") -> None:
         name: Of the files that were written, as a pattern.
     """
     for file in Path(folder).rglob(f".{name}.[0-9]*{PARTIAL}"):
-        file.unlink(missing_ok=True)
+        if file.name.removesuffix(PARTIAL).rpartition(".")[2].isdigit():
+            file.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,17 @@ def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
     return Model(file, predict, stored["threshold"], own, (hash_of_file(file),))
 
 
+def refuse_twice(paths: Sequence[str | Path]) -> None:
+    """Refuses an ensemble that counts one network twice.
+
+    Raises:
+        InputError: Two are one file or folder.
+    """
+    twice = [path for path, n in Counter(Path(p).resolve() for p in paths).items() if n > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: given twice; expected runs that differ")
+
+
 def find_network(path: str | Path) -> Path:
     """The file that holds a network: of a run directory its chosen checkpoint.
 
@@ -82,8 +94,8 @@ def find_network(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_dir():
-        if not path.exists():
-            raise InputError(f"{path}: not there; expected a run directory, a checkpoint or .onnx")
+        if not path.is_file():
+            raise InputError(f"{path}: no file; expected a run directory, a checkpoint or .onnx")
         return path
     from seglab.checkpoints import BEST
 

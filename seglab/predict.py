@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import glob
 import io
+import itertools
 import json
 import logging
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,17 +25,23 @@ from seglab.data.images import SUFFIXES, read_image
 from seglab.errors import InputError, find_input_error
 from seglab.files import hash_of_file, locked, remove_partial, write_csv, write_whole
 from seglab.masks import clean, draw_contours, measure_instances, number_instances, soft_mask
-from seglab.models import Model, ensemble, open_model
+from seglab.models import Model, ensemble, open_model, refuse_twice
 
 log = logging.getLogger(__name__)
 
 # What is taken from folders; a file that is named itself may have any name.
-IMAGES = (*SUFFIXES, ".gif", ".jp2", ".pgm", ".ppm", ".webp")
+IMAGES = (
+    *SUFFIXES,
+    *(".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm", ".webp"),
+)
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
 INSTANCES, CUTOUTS = "instances", "cutouts"
 EXTRAS = (PROBABILITIES, OVERLAYS, INSTANCES, CUTOUTS)
+# Masks come last: where one is, all is.
+KINDS = (*EXTRAS, MASKS)
 # Keywords of every PNG's text, by which it is told what it was made of.
 _MADE_OF, _ROWS = "seglab", "seglab instances"
+_TABLE = "instances.csv"
 
 
 def predict(
@@ -61,7 +70,8 @@ def predict(
             `seglab.masks.measure_instances` names it. `cutouts/NAME.png` is the picture within
             the mask, transparent elsewhere.
         background: A picture to put behind each cut-out, filling it.
-        overwrite: Replace files that were made of something else.
+        overwrite: Replace files that were made of something else; what else there is of such a
+            picture is removed, since it belongs to another mask.
         trust: As in `open_model`.
         inference: `tta`, `largest_component` and `fill_holes`, as in `open_model`.
 
@@ -70,88 +80,96 @@ def predict(
         cannot be read; why is in the log.
 
     Raises:
-        InputError: A network cannot be read, there is no picture, two would be written to one
-            name, or files that were made of something else are in the way.
+        InputError: A network cannot be read, there is no picture, or files that were made of
+            something else are in the way.
         OSError: A file cannot be written.
     """
     out = Path(out)
     unknown = set(extras) - set(EXTRAS)
     if unknown:
         raise InputError(f"{min(unknown)}: expected of {', '.join(EXTRAS)}")
+    asked = {MASKS, *extras, *([] if background is None else [CUTOUTS])}
     names = find_images(images, out)
-    if background is not None:
-        extras = [*extras, CUTOUTS]
-    kinds = [kind for kind in (*EXTRAS, MASKS) if kind == MASKS or kind in extras]
+    refuse_twice(paths)
     model = ensemble([open_model(path, trust, **inference) for path in paths])
-    made_of = {
+    settings = {
         "networks": list(model.sha256),
         "threshold": model.threshold,
         "inference": asdict(model.inference),
     }
+    made_of = {kind: settings for kind in KINDS if kind in asked}
     behind = None
     if background is not None:
+        made_of[CUTOUTS] = settings | {"background": _hash(Path(background))}
         behind = Image.fromarray(read_image(background))
-        made_of["background"] = hash_of_file(background)
     if not overwrite:
-        _refuse_others(out, kinds, names, made_of)
+        _refuse_others(out, made_of, names)
     counts = dict.fromkeys(("predicted", "there", "skipped"), 0)
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"
     with locked(out, refusal, "--out"):
-        remove_partial(out)
+        for kind in KINDS:
+            remove_partial(out / kind)
         for name, image in tqdm(
             names.items(), "predicting", unit="picture", disable=None, dynamic_ncols=True
         ):
-            files = {kind: out / kind / f"{name}.png" for kind in kinds}
+            files = {kind: out / kind / f"{name}.png" for kind in made_of}
             try:
-                own = made_of | {"image": hash_of_file(image)}
-                missing = [k for k, file in files.items() if overwrite or _made_of(file) != own]
-                if not missing:
-                    counts["there"] += 1
-                    continue
-                for kind in missing:
-                    if files[kind].exists() and _made_of(files[kind]) != own and not overwrite:
-                        raise InputError(
-                            f"{files[kind]}: is of another picture than {image} is now; replace "
-                            "it with --overwrite"
-                        )
-                made = _make(model, read_image(image), missing, behind)
+                sha256 = _hash(image)
+                own = {kind: made_of[kind] | {"image": sha256} for kind in files}
+                missing = [kind for kind, file in files.items() if _made_of(file) != own[kind]]
+                in_the_way = [files[kind] for kind in missing if files[kind].exists()]
+                if in_the_way and not overwrite:
+                    raise InputError(
+                        f"{in_the_way[0]}: is of another picture than {image} is now; replace it "
+                        "with --overwrite"
+                    )
+                made = _make(model, read_image(image), missing, behind) if missing else {}
+                if in_the_way:
+                    _remove_others(out, name, settings | {"image": sha256})
+                for kind, (picture, text) in made.items():
+                    files[kind].parent.mkdir(parents=True, exist_ok=True)
+                    text = {_MADE_OF: json.dumps(own[kind])} | text
+                    write_whole(files[kind], _png(picture, text))
+                counts["predicted" if made else "there"] += 1
             except (InputError, OSError) as error:
-                reason = find_input_error(error) or str(error)
-                log.warning("skipped: %s", reason if str(image) in reason else f"{image}: {reason}")
+                if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                    raise
+                reason = " ".join((find_input_error(error) or str(error)).split())
+                log.warning("skipped: %s", reason if image.name in reason else f"{image}: {reason}")
                 counts["skipped"] += 1
-                continue
-            # Masks come last: where one is, all is.
-            for kind, (picture, text) in made.items():
-                files[kind].parent.mkdir(parents=True, exist_ok=True)
-                write_whole(files[kind], _png(picture, {_MADE_OF: json.dumps(own)} | text))
-            counts["predicted"] += 1
-        if INSTANCES in kinds:
-            write_csv(out / f"{INSTANCES}.csv", _read_instances(out / INSTANCES, names))
+        if INSTANCES in made_of:
+            write_csv(out / _TABLE, _read_instances(out / INSTANCES))
     return counts
 
 
-def find_images(images: Sequence[str | Path], out: str | Path) -> dict[str, Path]:
+def find_images(images: Sequence[str | Path], out: str | Path | None = None) -> dict[str, Path]:
     """Finds pictures, and names them.
 
     Args:
         images: As in `predict`.
-        out: What lies there is not searched.
+        out: Where `predict` writes: its own files are no pictures, unless they are named.
 
     Returns:
-        Pictures by name, sorted: the path below the folder that they share, without suffix; with
-        it where two would have one name, on any file system.
+        Pictures by name: the path below the folder that they share, without suffix; with it where
+        two would have one name on any file system, and numbered where they still would.
 
     Raises:
-        InputError: Nothing is there, or two have one name all the same.
+        InputError: Nothing is there.
     """
-    out = _absolute(out)
-    own = {out, *(out / kind for kind in (*EXTRAS, MASKS))}
+    own = set() if out is None else {os.path.realpath(Path(out, kind)) for kind in KINDS}
     folders, files = set[Path](), dict[Path, None]()
     for given in map(str, images):
-        found = [given] if os.path.lexists(given) else glob.glob(given, recursive=True)  # noqa: PTH207
-        paths = sorted(_absolute(path) for path in found if os.path.lexists(path))
+        if os.path.lexists(given):
+            paths = [_absolute(given)]
+        else:
+            matches = map(_absolute, sorted(glob.glob(given, recursive=True)))  # noqa: PTH207
+            paths = [
+                path
+                for path in matches
+                if os.path.lexists(path) and own.isdisjoint(map(str, Path(path.resolve()).parents))
+            ]
         if not paths:
-            raise InputError(f"{given}: not there; expected a picture, a folder or a pattern")
+            raise InputError(f"{given!r}: not there; expected a picture, a folder or a pattern")
         for path in paths:
             if path.is_dir():
                 folders.add(path)
@@ -162,23 +180,21 @@ def find_images(images: Sequence[str | Path], out: str | Path) -> dict[str, Path
     if not files:
         raise InputError(f"{', '.join(map(str, images))}: no picture in it ({', '.join(IMAGES)})")
     shared = os.path.commonpath(folders)
-    by_name = defaultdict[str, list[Path]](list)
-    for file in files:
-        by_name[_alike(file.relative_to(shared).with_suffix(""))].append(file)
-    named = [
-        ((name if len(same) > 1 else name.with_suffix("")).as_posix(), file)
-        for same in by_name.values()
-        for name, file in ((file.relative_to(shared), file) for file in same)
-    ]
-    written: dict[str, Path] = {}
-    for name, file in named:
-        other = written.setdefault(_alike(name), file)
-        if other != file:
-            raise InputError(
-                f"{file}: would be written to the same name as {other}; rename one, or name them "
-                "in two commands"
-            )
-    return dict(sorted(named))
+    relative = {file: file.relative_to(shared) for file in sorted(files)}
+    stems = Counter(_alike(name.with_suffix("")) for name in relative.values())
+    # A folder takes its name too, even one that looks like a picture.
+    taken = {_alike(folder) for name in relative.values() for folder in name.parents}
+    names: dict[str, Path] = {}
+    for file, whole in relative.items():
+        stem = whole.with_suffix("")
+        first = whole if stems[_alike(stem)] > 1 else stem
+        numbered = (f"{first.as_posix()}~{i}" for i in itertools.count(2))
+        for name in itertools.chain([first.as_posix()], numbered):
+            if _alike(f"{name}.png") not in taken:
+                break
+        taken.add(_alike(f"{name}.png"))
+        names[name] = file
+    return names
 
 
 def _absolute(path: str | Path) -> Path:
@@ -186,17 +202,21 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _pictures_in(folder: Path, own: set[Path]) -> Iterator[Path]:
-    """All pictures below a folder; links to folders are not followed, hidden ones not entered."""
+def _pictures_in(folder: Path, own: set[str]) -> Iterator[Path]:
+    """All pictures below a folder, and folders that cannot be read.
 
-    def unreadable(error: OSError) -> None:
-        raise error
-
-    for parent, below, files in os.walk(folder, onerror=unreadable):
-        below[:] = sorted(b for b in below if not b.startswith(".") and Path(parent, b) not in own)
-        for name in sorted(files):
+    Links to folders are not followed, hidden ones not entered.
+    """
+    unreadable: list[Path] = []
+    for parent, below, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
+        if os.path.realpath(parent) in own:
+            below.clear()
+            continue
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in files:
             if not name.startswith(".") and name.lower().endswith(IMAGES):
                 yield Path(parent, name)
+    yield from map(Path, unreadable)
 
 
 def _alike(name: str | Path) -> str:
@@ -204,20 +224,48 @@ def _alike(name: str | Path) -> str:
     return unicodedata.normalize("NFC", str(name)).casefold()
 
 
-def _refuse_others(
-    out: Path, kinds: Sequence[str], names: dict[str, Path], made_of: dict[str, Any]
-) -> None:
+def _hash(image: Path) -> str:
+    if not image.is_file():  # a pipe would be waited on for ever
+        what = "no such file" if not image.exists() else "a folder" if image.is_dir() else "no file"
+        raise InputError(f"{image}: cannot be read ({what}); expected a picture")
+    try:
+        return hash_of_file(image)
+    except OSError as error:
+        raise InputError(f"{image}: cannot be read ({error.strerror}); allow it") from error
+
+
+def _refuse_others(out: Path, made_of: dict[str, dict[str, Any]], names: dict[str, Path]) -> None:
     """Refuses to begin where files of another network, other settings, or of others lie."""
-    for kind in kinds:
-        for name in names:
-            file = out / kind / f"{name}.png"
-            if file.exists():
-                then = _made_of(file)
-                if {key: value for key, value in then.items() if key != "image"} != made_of:
-                    raise InputError(
-                        f"{file}: is there already, of another network or settings; replace it "
-                        "with --overwrite, or name another folder with --out"
-                    )
+    for kind, settings in made_of.items():
+        for file in (out / kind / f"{name}.png" for name in names):
+            there = _made_of(file) if os.path.lexists(file) else settings
+            if {key: value for key, value in there.items() if key != "image"} != settings:
+                raise InputError(
+                    f"{file}: is there already, of another network or settings; replace it with "
+                    "--overwrite, or name another folder with --out"
+                )
+    table = out / _TABLE
+    if INSTANCES in made_of and os.path.lexists(table) and not _is_ours(table):
+        raise InputError(
+            f"{table}: is there already, and no table of predict.py's; replace it with "
+            "--overwrite, or name another folder with --out"
+        )
+
+
+def _is_ours(table: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        first = table.open(encoding="utf-8").readline() if table.is_file() else "no file"
+        return first.strip() == "" or first.startswith("image,lesion,")
+    return False
+
+
+def _remove_others(out: Path, name: str, made_of: dict[str, Any]) -> None:
+    """Removes what is of another mask: network, settings or picture were others."""
+    for kind in KINDS:
+        file = out / kind / f"{name}.png"
+        there = _made_of(file)
+        if there and {key: there.get(key) for key in made_of} != made_of:
+            file.unlink()
 
 
 def _make(
@@ -263,22 +311,25 @@ def _png(picture: np.ndarray, texts: dict[str, str]) -> bytes:
 
 def _text(file: Path, key: str) -> Any:
     """What a PNG of `_png` says of itself; None where it says nothing."""
+    if not file.is_file():
+        return None
     try:
         with Image.open(file, formats=["PNG"]) as picture:
             return json.loads(picture.info[key])
-    except (OSError, ValueError, KeyError, SyntaxError):
+    except Exception:  # a file of anyone
         return None
 
 
 def _made_of(file: Path) -> dict[str, Any]:
-    stored = _text(file, _MADE_OF) if file.exists() else None
+    stored = _text(file, _MADE_OF)
     return stored if isinstance(stored, dict) else {}
 
 
-def _read_instances(folder: Path, names: dict[str, Path]) -> list[dict[str, Any]]:
-    """The rows of instances.csv, of all pictures that were predicted, now or before."""
+def _read_instances(folder: Path) -> list[dict[str, Any]]:
+    """The rows of instances.csv: of all that lie there."""
+    files = {
+        file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.png")
+    }
     return [
-        {"image": name} | row
-        for name in names
-        for row in _text(folder / f"{name}.png", _ROWS) or []
+        {"image": name} | row for name in sorted(files) for row in _text(files[name], _ROWS) or []
     ]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from PIL import Image
 from tiny import ONE_THREAD, REPO, Ended, wait_until
 
 import seglab.predict
+from seglab.config import OFF
 from seglab.data.cases import ph2_cases
 from seglab.data.images import read_image, read_mask
 from seglab.errors import InputError
@@ -180,12 +184,18 @@ def test_started_again_it_goes_on_and_overwrites_only_what_it_is_told_to(
         ended = script(*other, *(["--no-fill-holes"] if "--with" in other else []))
         (line,) = ended.err.splitlines()
         assert ended.code == 1
-        assert line.startswith(f"error: {out / 'masks'}/") or "instances" in line
-        assert "is there already, of another network or settings; replace it with --over" in line
+        assert line.startswith(f"error: {out}/")
+        assert ".png: is there already, of another network or settings; replace it with" in line
     assert (out / "masks" / "b" / "two.png").read_bytes() == b"mine"
-    ended = script(*command, "--overwrite")
-    assert ended.err.splitlines()[-1] == f"{out}: 4 predicted, 0 there already"
+    ended = script(*command, "--overwrite")  # only what is not current
+    assert ended.err.splitlines()[-1] == f"{out}: 1 predicted, 3 there already"
     assert np.asarray(Image.open(out / "masks" / "b" / "two.png")).dtype == np.uint8
+
+    # Another network's masks take away what was made of this one's.
+    shutil.copytree(out, tmp_path / "copy")
+    other = ["predict", runs[1], pictures, "--out", tmp_path / "copy", "--overwrite"]
+    assert script(*other).code == 0
+    assert {name.split("/")[0] for name in written(tmp_path / "copy")} == {"masks"}
 
     # A picture that has changed since is told from those that have not.
     Image.open(pictures / "a" / "one.png").rotate(180).save(pictures / "a" / "one.png")
@@ -209,7 +219,7 @@ def bad_files(root: Path) -> dict[str, str]:
         "empty.jpg": "empty file",
         "text.bmp": "cannot be read as an image",
         "huge.png": "exceeds limit",
-        "gone.png": "No such file",
+        "gone.png": "no such file",
         "nan.tif": "pixel values outside",
     }
 
@@ -243,6 +253,61 @@ def test_bad_files_are_said_and_skipped(
     assert len(written(tmp_path / "out")) == 4
 
 
+def test_what_is_no_file_is_skipped_at_once(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    os.mkfifo(pictures / "pipe.png")
+    long = pictures / f"{'n' * 246}.png"  # what is written beside it for a while is longer
+    shutil.copy(pictures / "a" / "one.png", long)
+    out = tmp_path / "out"
+    ended = script("predict", runs[1], pictures, os.devnull, "--out", out)
+    *lines, last = ended.err.splitlines()
+    assert ended.code == 1 and len(lines) == 3
+    assert last == "error: 3 skipped, see above; 4 predicted, 0 there already"
+    assert any("pipe.png: cannot be read (no file)" in line for line in lines)
+    assert any("null: cannot be read (no file)" in line for line in lines)
+    assert any("File name too long" in line for line in lines)
+    for option in ("--background", "--with"):
+        ended = script("predict", runs[1], pictures, "--out", out, option, pictures / "pipe.png")
+        assert ended.code == 1 and "pipe.png: " in ended.err
+    assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_read_is_skipped(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    (pictures / "b").chmod(0)
+    ended = script("predict", runs[1], pictures, "--out", tmp_path / "out")
+    (pictures / "b").chmod(0o755)
+    assert ended.code == 1
+    assert "1 skipped, see above; 2 predicted" in ended.err
+
+
+def test_nothing_of_others_is_touched(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    others = [out / "run" / ".last.ckpt.1234.partial", out / "masks" / ".one.2backup.partial"]
+    for file in others:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("of others")
+    stale = out / "masks" / ".one.png.1234.partial"
+    stale.write_text("half a mask")
+    (out / "instances.csv").write_text("mine,precious\n")
+    command = ["predict", runs[1], pictures / "a", "--out", out, "--instances"]
+    ended = script(*command)
+    (line,) = ended.err.splitlines()
+    assert ended.code == 1 and line.startswith(f"error: {out / 'instances.csv'}: is there already")
+    (out / "instances.csv").unlink()
+    assert script(*command).code == 0
+    assert all(file.read_text() == "of others" for file in others) and not stale.exists()
+    # Other pictures' rows stay, as their masks do.
+    assert script("predict", runs[1], pictures / "b", "--out", out, "--instances").code == 0
+    with (out / "instances.csv").open() as file:
+        assert {row["image"] for row in csv.DictReader(file)} == {"deep/one", "one", "three", "two"}
+
+
 def test_names_never_collide(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in ("a/one.jpg", "b/Two.png"):
@@ -255,13 +320,21 @@ def test_names_never_collide(pictures: Path, tmp_path: Path) -> None:
     files = [pictures / "a" / "one.png", pictures / "a" / "deep" / "one.png"]
     assert find_images(files, out) == {"one": files[0], "deep/one": files[1]}
     assert find_images([files[1], files[1].parent], out) == {"one": files[1]}
-    # Two alike, whose full names a third one has without its suffix.
+    # Two alike, whose full names a third one has without its suffix; and a folder in the way.
     tricky = tmp_path / "tricky"
-    tricky.mkdir()
-    for name in ("x.png", "x.jpg", "x.jpg.bmp"):
+    (tricky / "y.png").mkdir(parents=True)
+    for name in ("x.png", "x.jpg", "x.jpg.bmp", "y.jpg", "y.png/z.jpg"):
         Image.new("RGB", (8, 8)).save(tricky / name)
-    with pytest.raises(InputError, match=r"x\.jpg.*would be written to the same name as"):
-        find_images([tricky], out)
+    named = find_images([tricky], out)
+    assert sorted(named) == ["x.jpg", "x.jpg~2", "x.png", "y.png/z", "y~2"]
+    assert len(set(named.values())) == 5
+    # Names that are one where capitals do not count, or accents are written in two ways.
+    for name in ("A.png", "a.png", "\u00e9.png", "e\u0301.png"):
+        (tmp_path / "alike" / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "alike" / name)
+    named = find_images([tmp_path / "alike"], out)
+    there = len(list((tmp_path / "alike").iterdir()))  # 2 where the file system thinks so
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in named}) == there
 
 
 def test_patterns_and_what_is_not_there(pictures: Path, tmp_path: Path) -> None:
@@ -275,6 +348,9 @@ def test_patterns_and_what_is_not_there(pictures: Path, tmp_path: Path) -> None:
         "a/one",
         "out/masks/old",
     ]
+    assert sorted(find_images([f"{pictures}/**/*.png"], out)) == ["deep/one", "one"]
+    (tmp_path / "link").symlink_to(pictures)
+    assert len(find_images([tmp_path / "link"], out)) == len(everything)
     predicted = pictures / "masks" / "a" / "one.png"
     predicted.parent.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(predicted)
@@ -323,7 +399,7 @@ def test_a_checkpoint_alone_is_enough(
     files = [written(tmp_path / out) for out in ("of-file", "of-run")]
     assert all(np.array_equal(files[0][name], files[1][name]) for name in files[1])
     for bad, said in (
-        (tmp_path / "nowhere", "not there; expected a run directory, a checkpoint or .onnx"),
+        (tmp_path / "nowhere", "no file; expected a run directory, a checkpoint or .onnx"),
         (tmp_path, "no run directory (it holds no run.json)"),
         (pictures / "a" / "one.png", "cannot be read as a checkpoint"),
     ):
@@ -362,7 +438,7 @@ def test_a_background_shows_where_the_mask_is_not(
         assert np.array_equal(cut[inside], image[inside])
         assert (cut[outside] == (0, 200, 0)).all()
     ended = script("predict", runs[0], pictures / "a", "--background", "no.png", "--out", out)
-    assert ended.code == 1 and ended.err.startswith("error: no.png: no such file")
+    assert ended.code == 1 and ended.err.startswith("error: no.png: cannot be read (no such file)")
 
 
 def eroded(mask: np.ndarray) -> np.ndarray:
@@ -486,18 +562,62 @@ class TestExport:
         assert ended.code == 1 and "is there already" in ended.err
         ended = script("export", runs[0], "--out", tmp_path / "x.pt")
         assert ended.code == 1 and "expected a name that ends in .onnx" in ended.err
-        cut, foreign = tmp_path / "cut.onnx", tmp_path / "foreign.onnx"
-        cut.write_bytes(content[:1000])
-        foreign.write_bytes(content.replace(b"seglab", b"others"))
-        for file in (cut, foreign):
-            ended = script("predict", file, tmp_path, "--out", tmp_path / "out")
-            assert ended.code == 1
         Image.new("RGB", (9, 9)).save(tmp_path / "picture.png")
-        for file in (cut, foreign):
-            ended = script("predict", file, tmp_path / "picture.png", "--out", tmp_path / "out")
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        for damaged in (content[:1000], flipped, content.replace(b"seglab", b"others"), b""):
+            bad = tmp_path / "bad.onnx"
+            bad.write_bytes(damaged)
+            ended = script("predict", bad, tmp_path / "picture.png", "--out", tmp_path / "out")
             (line,) = ended.err.splitlines()
             assert ended.code == 1
-            assert line.startswith(f"error: {file}: is no network of export.py's, or damaged (")
+            assert line.startswith(f"error: {bad}: is no network of export.py's, or damaged (")
+        ended = script("predict", exported, tmp_path, "--with", exported, "--out", tmp_path / "o")
+        assert ended.code == 1 and "given twice" in ended.err
+
+    @pytest.mark.parametrize(
+        ("body", "kind"),
+        [
+            ("image[:, :1] * 10.0", "float"),  # no probability
+            ("image[:, :1] / 0.0 * 0.0", "float"),  # not a number
+            ("image[:, :1, 1:] / 255.0", "float"),  # of another size
+            ("image[:, 0] / 255.0", "float"),
+            ("image[:, :1]", "uint8"),
+        ],
+    )
+    def test_networks_of_anyone_are_refused_in_one_line(
+        self, body: str, kind: str, exported: Path, script: Callable[..., Ended], tmp_path: Path
+    ) -> None:
+        import onnx
+        import torch
+
+        from seglab.exported import METADATA, UNSEALED, sealed
+
+        class Hostile(torch.nn.Module):
+            def forward(self, image: torch.Tensor) -> torch.Tensor:
+                return eval(body, {"image": image.float() if kind == "float" else image})
+
+        buffer: Any = io.BytesIO()
+        torch.onnx.export(
+            Hostile(),
+            (torch.ones(1, 3, 32, 32, dtype=torch.uint8),),
+            buffer,
+            dynamo=False,
+            input_names=["image"],
+            output_names=["probability"],
+        )
+        model = onnx.load_from_string(buffer.getvalue())
+        stored = {p.key: p.value for p in onnx.load(exported).metadata_props}[METADATA]
+        about = json.loads(stored) | {"sha256": UNSEALED, "inference": OFF}
+        onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
+        file = tmp_path / "hostile.onnx"
+        file.write_bytes(sealed(model.SerializeToString()))
+        Image.new("RGB", (9, 9), "white").save(tmp_path / "picture.png")
+        ended = script("predict", file, tmp_path / "picture.png", "--out", tmp_path / "out")
+        assert ended.code == 1
+        line = ended.err.splitlines()[0]
+        assert "gives no probabilities" in line or "it takes and gives" in line
+        assert not written(tmp_path / "out")
 
     def test_one_that_predicts_otherwise_is_not_written(
         self,
