@@ -3,6 +3,7 @@
 import argparse
 import logging
 
+from seglab.console import add_inference, add_trust
 from seglab.errors import one_line_errors
 
 
@@ -15,21 +16,8 @@ def main() -> None:
     )
     parser.add_argument("--data", metavar="ROOT", help="another data set; all cases are scored")
     parser.add_argument("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
-    for option, what in (
-        ("--tta", "mean probability of the 8 flips and quarter turns"),
-        ("--largest-component", "keep the largest lesion alone"),
-        ("--fill-holes", "fill what lesion encloses"),
-    ):
-        parser.add_argument(
-            option, action=argparse.BooleanOptionalAction, help=f"{what}; default: as the run does"
-        )
-    parser.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="module outside seglab that the run's config may name",
-    )
+    add_inference(parser)
+    add_trust(parser)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 

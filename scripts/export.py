@@ -3,6 +3,7 @@
 import argparse
 import logging
 
+from seglab.console import add_trust, on_console
 from seglab.errors import one_line_errors
 
 
@@ -20,16 +21,9 @@ def main() -> None:
         help="pictures to compare on; default: 20 of the run's test cases",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    parser.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="module outside seglab that the run's config may name",
-    )
+    add_trust(parser)
     args = parser.parse_args()
 
-    from seglab.console import on_console
     from seglab.export import export
 
     log = logging.getLogger("seglab")

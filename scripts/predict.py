@@ -3,6 +3,7 @@
 import argparse
 import logging
 
+from seglab.console import add_inference, add_trust, on_console
 from seglab.errors import InputError, one_line_errors
 
 
@@ -34,24 +35,10 @@ def main() -> None:
         parser.add_argument(option, action="store_true", help=f"also write {what}")
     parser.add_argument("--background", metavar="FILE", help="a picture to put behind cut-outs")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    for option, what in (
-        ("--tta", "mean probability of the 8 flips and quarter turns"),
-        ("--largest-component", "keep the largest lesion alone"),
-        ("--fill-holes", "fill what lesion encloses"),
-    ):
-        parser.add_argument(
-            option, action=argparse.BooleanOptionalAction, help=f"{what}; default: as RUN does"
-        )
-    parser.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="module outside seglab that the run's config may name",
-    )
+    add_inference(parser)
+    add_trust(parser)
     args = parser.parse_args()
 
-    from seglab.console import on_console
     from seglab.predict import EXTRAS, predict
 
     log = logging.getLogger("seglab")

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 
+from seglab.console import add_trust
 from seglab.errors import one_line_errors
 
 
@@ -26,13 +27,7 @@ def main() -> None:
         default=0.01,
         help="greatest difference of a score on other hardware or versions (%(default)s)",
     )
-    parser.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="module outside seglab that the run's config may name",
-    )
+    add_trust(parser)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
