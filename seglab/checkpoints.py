@@ -17,6 +17,7 @@ from lightning.fabric.plugins import CheckpointIO
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
+from seglab.data.classes import make_classes
 from seglab.errors import InputError
 from seglab.files import write_whole
 from seglab.trust import TRUSTED, check_archive, check_targets
@@ -34,7 +35,6 @@ _EXPECTED: dict[str, Callable[[Any], bool]] = {
     "epoch": lambda value: type(value) is int and 0 <= value < 2**63,
     "global_step": lambda value: type(value) is int and 0 <= value < 2**63,
     "state_dict": lambda value: isinstance(value, dict),
-    "seglab.classes": lambda value: type(value) is list,
     "seglab.config.data.size": lambda value: type(value) is int and 0 < value <= 2**14,
     "seglab.config.model._target_": lambda value: type(value) is str,
     "seglab.split_hash": lambda value: type(value) is str,
@@ -129,7 +129,8 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
 
     Returns:
         The network in eval mode on the CPU, and what the checkpoint says of itself: `config`,
-        `classes`, `threshold`, `split_hash`, and `epoch`, counted from 1.
+        `classes` (as `seglab.data.classes.Classes`), `threshold`, `split_hash`, and `epoch`,
+        counted from 1.
 
     Raises:
         InputError: The file is missing, damaged, no checkpoint of seglab's, names code that is
@@ -137,6 +138,8 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
     """
     checkpoint = read_checkpoint(path)
     stored = checkpoint["seglab"] | {"epoch": checkpoint["epoch"] + 1}
+    # Of an older run there are no colours.
+    stored["classes"] = make_classes(stored.get("classes"), stored.get("colours"), f"{path}: ")
     check_targets(stored["config"], path, trust)
     model = OmegaConf.create(stored["config"]["model"])
     every = checkpoint["state_dict"]
@@ -146,7 +149,9 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
         raise InputError(f"{path}: holds weights that are not finite; restore it")
     try:
         if model["_target_"] in TRUSTED["model"]:
-            _check_form(model, weights, stored["config"]["data"]["size"])
+            _check_form(
+                model, weights, stored["config"]["data"]["size"], len(stored["classes"].names)
+            )
         net = instantiate(model)
         net.load_state_dict(weights)
     except Exception as error:  # whatever a network does with arguments that are none of its own
@@ -208,7 +213,7 @@ def _sealed_content(path: Path) -> bytes:
     return content
 
 
-def _check_form(model: DictConfig, weights: dict[str, Tensor], size: int) -> None:
+def _check_form(model: DictConfig, weights: dict[str, Tensor], size: int, classes: int) -> None:
     """Builds a network of seglab's without memory: the file's own size bounds what it takes.
 
     Raises:
@@ -224,7 +229,7 @@ def _check_form(model: DictConfig, weights: dict[str, Tensor], size: int) -> Non
         net = instantiate(model).eval()
         shape = tuple(net(torch.empty(1, 3, size, size)).shape)
         net.load_state_dict(weights, assign=True)
-    if shape != (1, 1, size, size):
+    if shape != (1, classes, size, size):
         raise ValueError(f"it gives {shape} for an image of {(1, 3, size, size)}")
 
 

@@ -38,6 +38,7 @@ METRICS = (
 SHOWN = METRICS[:3]
 MONITOR = "val/dice_per_image_net"  # drawn of a run that monitors nothing of val
 _FEW = 50  # cases
+_OF_ALL = "pixel_accuracy of all classes"
 _SAID = {"running": "running or killed"}  # its process may be gone
 
 
@@ -62,6 +63,7 @@ class Row:
         labels: What tells it apart, by column.
         full: Those of them that are rounded, as they are.
         label: `labels` in one line.
+        of: A baseline's classes.
     """
 
     settings: dict[str, str]
@@ -71,6 +73,7 @@ class Row:
     labels: dict[str, str] = field(default_factory=dict)
     full: dict[str, str] = field(default_factory=dict)
     label: str = ""
+    of: tuple[str, ...] = ()
 
     @cached_property
     def finished(self) -> list[Run]:
@@ -97,6 +100,12 @@ class Row:
         """Seeds that its values are of: complete ones, or all where none is complete."""
         return {seed: self.seeds[seed] for seed in self.complete or self.seeds}
 
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Of several classes their names, background first; else empty."""
+        known = next((run.classes for run in self.cells.values() if run), self.of)
+        return known if len(known) > 1 else ()
+
     @property
     def status(self) -> str:
         """Its runs' status; 'incomplete' where only some seeds are complete."""
@@ -113,43 +122,69 @@ class Row:
 
     @cached_property
     def terms(self) -> dict[str, np.ndarray]:
-        """What each case adds to each metric, float64 (seeds, n, 2), as of `stats.terms`.
+        """What each case adds to each metric, float64 (S, K, n, 2), as of `stats.terms`.
 
-        Where no seed is complete, seeds are averaged case by case to a single one: each has other
-        cases, and means over these would be of different things.
+        S seeds; K classes, without background, each against the rest; of several also `_OF_ALL`,
+        the pixels whose class is right, equal for each. Where no seed is complete, seeds are
+        averaged case by case to a single one: each has other cases, and means over these would be
+        of different things.
         """
         if not self.cases:
             return {}
-        absent = np.zeros(6)
-        values = np.array([[t.get(c, absent) for c in self.cases] for t in self.scored.values()])
+        absent = np.zeros((max(1, len(self.classes)), 6))
+        found = [[t.get(c, absent) for c in self.cases] for t in self.scored.values()]
+        every: np.ndarray = np.moveaxis(np.array(found), 2, 1)  # seeds, classes, cases, 6
+        values = every[:, 1:] if self.classes else every
         tested = values[..., :4].sum(-1) > 0
         out = stats.terms(values[..., :4])
         for i, name in ((4, "hd95"), (5, "surface_dice")):
             if not np.isnan(values[..., i]).any():
                 out[name] = stats.mean_terms(values[..., i], tested)
+        if self.classes:
+            right = np.stack([every[..., 0].sum(1), every[:, 0, :, :4].sum(-1)], -1)
+            out[_OF_ALL] = np.repeat(right[:, None], values.shape[1], 1)
         if not self.complete:
-            times = tested.sum(0)[:, None]
+            times = tested.sum(0)[..., None]
             out = {name: (parts.sum(0) / times)[None] for name, parts in out.items()}
         return out
 
     def scores(
-        self, with_interval: Sequence[str], diagnosis: str | None = None
+        self, with_interval: Sequence[str], diagnosis: str | None = None, of: str | None = None
     ) -> dict[str, Score]:
-        """Scores its cases, or those of one diagnosis; intervals where they are asked for."""
+        """Scores its cases; intervals where they are asked for.
+
+        Args:
+            with_interval: Metrics.
+            diagnosis: Whose cases; None for all.
+            of: One of several classes, against the rest; None for the mean of all but background,
+                and for the pixel accuracy of all pixels.
+        """
         if not self.cases:
             return {}
         chosen = [diagnosis in (None, case[2]) for case in self.cases]
-        terms = {name: parts[:, chosen] for name, parts in self.terms.items()}
-        by_seed = {name: stats.scores(parts) for name, parts in terms.items()}
+        terms = {name: parts[:, :, chosen] for name, parts in self.terms.items()}
+        of_all = terms.pop(_OF_ALL, None)
+        if of is not None:
+            number = self.classes[1:].index(of)
+            terms = {name: parts[:, number : number + 1] for name, parts in terms.items()}
+        elif of_all is not None:
+            terms["pixel_accuracy"] = of_all
+        by_seed = {
+            name: [statistics.fmean(stats.scores(own)) for own in parts]
+            for name, parts in terms.items()
+        }
         # Of a single case no run says its calibration: it cannot be averaged case by case.
-        if diagnosis is None and self.finished and (self.complete or len(self.scored) == 1):
+        one = self.complete or len(self.scored) == 1
+        if diagnosis is None and of is None and self.finished and one:
             counts = [
                 [r.calibration for r in self.finished if r.seed == seed] for seed in self.scored
             ]
             if all(c is not None for seed in counts for c in seed):
                 by_seed["ece"] = [stats.calibration_error(sum(seed)) for seed in counts]  # type: ignore[arg-type]
         names = [name for name in with_interval if name in terms]
-        ends = stats.intervals(np.stack([terms[n] for n in names])).tolist() if names else []
+        # Classes are averaged as seeds are.
+        flat = [terms[name].reshape(-1, sum(chosen), 2) for name in names]
+        ends = stats.intervals(np.stack(flat)).tolist() if names else []
         interval = dict(zip(names, ends, strict=True))
         out = {}
         for name, values in by_seed.items():
@@ -175,8 +210,31 @@ class Row:
         """A per-image metric of each case, averaged over seeds; empty where it is not known."""
         if metric not in self.terms:
             return {}
-        sums = self.terms[metric].sum(0)
+        sums = self.terms[metric].sum((0, 1))
         return dict(zip(self.cases, (sums[:, 0] / sums[:, 1]).tolist(), strict=True))
+
+
+class _Line(NamedTuple):
+    """A line of the table: a row's scores, those of one diagnosis, or those of one class."""
+
+    row: Row
+    diagnosis: str | None
+    of: str | None
+    scores: dict[str, Score]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.diagnosis is None and self.of is None
+
+
+def _parts(row: Row, by_diagnosis: bool) -> list[tuple[str | None, str | None]]:
+    diagnoses = sorted({case[2] for case in row.cases}) if by_diagnosis else []
+    classes = row.classes[1:] if row.cases else ()
+    return [
+        (None, None),
+        *((each, None) for each in diagnoses),
+        *((None, each) for each in classes),
+    ]
 
 
 def compare(
@@ -220,20 +278,21 @@ def compare(
     rows, notes = make_rows(runs)
     pairs = _pairs(versus, rows)
     lines = [
-        (row, diagnosis, row.scores(METRICS if out else shown, diagnosis))
+        _Line(row, diagnosis, of, row.scores(METRICS if out else shown, diagnosis, of))
         for row in rows
-        for diagnosis in [None, *(sorted({c[2] for c in row.cases}) if by_diagnosis else [])]
+        for diagnosis, of in _parts(row, by_diagnosis)
     ]
     columns = list(rows[0].labels)
+    parted = ["diagnosis"] * by_diagnosis + ["class"] * any(line.of for line in lines)
     parts = [
         Table(
             _protocol(rows),
             [
-                *(columns + ["diagnosis"] * by_diagnosis),
+                *(columns + parted),
                 *("n", *shown, "val", "runs", "parameters", "multiply-adds", "train s", "images/s"),
             ],
-            len(columns) + by_diagnosis,
-            [_cells(*line, shown, by_diagnosis) for line in lines],
+            len(columns + parted),
+            [_cells(line, shown, parted) for line in lines],
             [*_gaps(rows), *notes, *_cautions(rows, lines)],
         )
     ]
@@ -246,7 +305,7 @@ def compare(
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "table.md", markdown(parts[0]))
         write_whole(out / "table.tex", latex(parts[0]))
-        write_csv(out / "table.csv", [_record(*line) for line in lines])
+        write_csv(out / "table.csv", [_record(line) for line in lines])
         write_csv(out / "runs.csv", _listing(runs, rows))
         if tests:
             write_whole(out / "versus.md", markdown(parts[1]))
@@ -255,7 +314,8 @@ def compare(
         else:
             for name in ("versus.md", "versus.tex", "versus.csv"):
                 (out / name).unlink(missing_ok=True)
-        _draw(out, rows, {row.label: scores for row, d, scores in lines if d is None}, curves)
+        whole = {line.row.label: line.scores for line in lines if line.is_whole}
+        _draw(out, rows, whole, curves)
     return "\n\n".join(plain(part, width) for part in parts)
 
 
@@ -411,15 +471,14 @@ def _baselines(rows: list[Row]) -> list[Row]:
         found: dict[str, Tested] = defaultdict(dict)
         for run in row.finished:
             if run.seed == seed:
-                for name, tested in read_cases(
-                    run.folder, "baseline_cases.csv", "baseline"
-                ).items():
+                for name, tested in read_cases(run, "baseline_cases.csv", "baseline").items():
                     found[name] |= tested
         for name, tested in sorted(found.items()):
             label = name if len(sets) == 1 else f"{name} (cases of {row.label})"
             first, *others = row.labels
             labels = {first: label} | dict.fromkeys(others, "")
-            out.append(Row({}, {}, {seed: tested}, labels=labels, label=label))
+            of = row.classes
+            out.append(Row({}, {}, {seed: tested}, labels=labels, label=label, of=of))
     return out
 
 
@@ -447,8 +506,8 @@ def _natural(text: str) -> list[Any]:
 
 # Column names that a key may not have.
 _TAKEN = {
-    *("diagnosis", "n", "val", "runs", "multiply-adds", "train s", "images/s", "label", "status"),
-    *("finished", "run", "row", "used", "seed", "fold", "error", *METRICS, *COSTS),
+    *("diagnosis", "class", "n", "val", "runs", "multiply-adds", "train s", "images/s", "label"),
+    *("status", "finished", "run", "row", "used", "seed", "fold", "error", *METRICS, *COSTS),
 }
 
 
@@ -516,12 +575,10 @@ def _gaps(rows: list[Row]) -> list[str]:
     return notes
 
 
-def _cautions(
-    rows: list[Row], lines: Sequence[tuple[Row, str | None, dict[str, Score]]]
-) -> list[str]:
+def _cautions(rows: list[Row], lines: Sequence[_Line]) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
-    if any(row.finished and _size(row, diagnosis) < _FEW for row, diagnosis, _ in lines):
+    if any(line.row.finished and _size(line.row, line.diagnosis) < _FEW for line in lines):
         notes.append(
             f"intervals over fewer than {_FEW} cases are too narrow: in simulations, those of BCa "
             "(95 %) held the truth in about 83 % at 14 cases, in 88 % at 28"
@@ -544,13 +601,12 @@ def _cautions(
     return notes
 
 
-def _cells(
-    row: Row, diagnosis: str | None, scores: dict[str, Score], shown: Sequence[str], by: bool
-) -> list[str]:
-    """A line of the table."""
-    whole = diagnosis is None
+def _cells(line: _Line, shown: Sequence[str], parted: Sequence[str]) -> list[str]:
+    row, diagnosis, of, scores = line
+    whole = line.is_whole
     cells = list(row.labels.values()) if whole else [""] * len(row.labels)
-    cells += ["all" if whole else diagnosis or UNKNOWN] * by
+    parts = {"diagnosis": diagnosis, "class": of}
+    cells += ["all" if parts[name] is None else parts[name] or UNKNOWN for name in parted]
     cells.append(str(_size(row, diagnosis)) if row.cases else UNKNOWN)
     for name in shown:
         text = UNKNOWN if row.cases else _SAID.get(row.status, row.status)
@@ -578,15 +634,17 @@ def _size(row: Row, diagnosis: str | None) -> int:
     return sum(diagnosis in (None, case[2]) for case in row.cases)
 
 
-def _record(row: Row, diagnosis: str | None, scores: dict[str, Score]) -> dict[str, Any]:
+def _record(line: _Line) -> dict[str, Any]:
     """A line of table.csv, at full precision."""
+    row, diagnosis, of, scores = line
     record: dict[str, Any] = row.labels | row.full | {"label": row.label}
     record |= {"diagnosis": "all" if diagnosis is None else diagnosis or UNKNOWN}
+    record |= {"class": of or "all"} if row.classes else {}
     record |= {"status": row.status, "n": _size(row, diagnosis)}
     record |= {"finished": len(row.finished), "runs": len(row.cells)}
     costs = row.costs()
     record |= {name: costs.get(name, "") for name in COSTS}
-    record["val_dice_per_image"] = "" if row.val is None or diagnosis is not None else row.val
+    record["val_dice_per_image"] = row.val if row.val is not None and line.is_whole else ""
     for name in METRICS:
         values = scores.get(name, (None,) * 4)
         for end, value in zip(("", "_sd", "_low", "_high"), values, strict=True):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from seglab.data.classes import ONE_CLASS, Classes, make_classes
 from seglab.errors import InputError
 
 PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
@@ -78,6 +79,11 @@ class Inference:
 
 
 OFF = asdict(Inference())
+# In files under conf/: how many channels of logits a network gives. What is no list is refused
+# later, in seglab's words.
+OmegaConf.register_new_resolver(
+    "len", lambda value: len(value) if isinstance(value, ListConfig) else None, replace=True
+)
 
 
 def stored_inference(stored: Any, where: str | Path) -> Inference:
@@ -100,7 +106,11 @@ def stored_inference(stored: Any, where: str | Path) -> Inference:
 
 
 # What runs were made with that are older than these keys.
-BEFORE = {"inference": OFF, "task": {"ema": 0, "encoder_rate": 1}}
+BEFORE = {
+    "inference": OFF,
+    "task": {"ema": 0, "encoder_rate": 1},
+    "data": {"classes": [*ONE_CLASS.names], "colours": None},
+}
 
 
 def check_config(cfg: DictConfig) -> dict[str, Any]:
@@ -120,7 +130,7 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
         _check_arguments(config[section], section)
     for where, name, mode in _monitors(config, ""):
         mode = config["monitor_mode"] if mode is None else mode
-        _check_monitor(where, name, mode, config["data"]["split"])
+        _check_monitor(where, name, mode, config["data"])
     return config
 
 
@@ -131,6 +141,8 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     """
     config = resolve_config(cfg)
     config.setdefault("inference", dict(OFF))
+    if isinstance(config.get("data"), dict):
+        config["data"] = BEFORE["data"] | config["data"]
     _check_keys(config, "", SECTIONS, SECTIONS)
     for section in PARTS:
         if section != "logger" and not isinstance(config[section], dict):
@@ -144,7 +156,8 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
         if not isinstance(_value(config, key), str):
             raise InputError(f"{key}={_value(config, key)}: expected text")
     _check_split_file(config["data"]["split"])
-    _check_inference(config["inference"], config["data"]["split"])
+    classes = make_classes(config["data"]["classes"], config["data"]["colours"])
+    _check_inference(config["inference"], config["data"]["split"], classes)
     for section in ("monitor", "task", "trainer", "callbacks"):
         for key, text in _texts(config[section], section):
             if text.startswith("test/"):
@@ -175,6 +188,10 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     Returns:
         Plain containers.
     """
+    if "run_dir" in cfg and not OmegaConf.is_missing(cfg, "run_dir"):
+        # What is derived of it becomes absolute, too.
+        own: Any = OmegaConf.merge(cfg, {"run_dir": _absolute(str(cfg.run_dir))})
+        cfg = own
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for key in PATHS:
         *parents, last = key.split(".")
@@ -298,13 +315,18 @@ def _check_split_file(split: dict[str, Any]) -> None:
         )
 
 
-def _check_inference(inference: Any, split: dict[str, Any]) -> None:
+def _check_inference(inference: Any, split: dict[str, Any], classes: Classes) -> None:
     if not isinstance(inference, dict):
         raise InputError(f"inference={inference}: expected keys, see conf/train.yaml")
     _check_keys(inference, "inference.", OFF, OFF)
     for key, value in inference.items():
         if not isinstance(value, bool):
             raise InputError(f"inference.{key}={value}: expected true or false")
+    if inference["choose_threshold"] and classes.several:
+        raise InputError(
+            "inference.choose_threshold=true: of several classes the most probable is taken, "
+            "without a threshold; set it to false"
+        )
     if inference["choose_threshold"] and split["val"] == 0 and split["file"] is None:
         raise InputError(
             "inference.choose_threshold=true: there is no val to choose on, data.split.val=0; hold "
@@ -331,12 +353,12 @@ def _monitors(node: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
             yield from _monitors(value, f"{where}{key}.")
 
 
-def _check_monitor(where: str, name: Any, mode: Any, split: dict[str, Any]) -> None:
+def _check_monitor(where: str, name: Any, mode: Any, data: dict[str, Any]) -> None:
     if name is None:
         return
     from seglab.metrics import segmentation_metrics  # takes torch, which a sweep has no need of
 
-    metrics = [*segmentation_metrics(0.5), "loss"]
+    split, metrics = data["split"], [*segmentation_metrics(0.5, data["classes"]), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
     if name not in known:
         raise InputError(f"{where}={name}: no such value; expected one of {', '.join(known)}")

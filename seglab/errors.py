@@ -79,6 +79,9 @@ def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
             return main(*args, **kwargs)
         except KeyboardInterrupt as error:
             _end(" ".join(["interrupted", *map(str, error.args)]), 128 + signal_of(error))
+        except BrokenPipeError:  # whoever reads has seen enough: | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         except Exception as error:
             line = find_input_error(error)
             if line is None:

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from seglab.data.cache import hash_cases, hash_files
-from seglab.data.cases import Case, find_cases, ph2_cases
+from seglab.data.cases import Case, find_cases, of_classes, ph2_cases
 from seglab.errors import InputError
 from seglab.files import write_csv, write_json
 from seglab.inference import network_predictor
@@ -64,6 +64,7 @@ def evaluate(
     model = ensemble([_model(run) for run in runs])
     cleaning, threshold = model.inference.cleaning, model.threshold
     cases = _test_cases(runs) if data_root is None else find_cases(data_root)
+    cases = of_classes(cases, model.classes)
     hashes = hash_cases(cases, hash_files(cases))
     seen = _changed_or_trained_on(runs, cases, hashes, own=data_root is None)
     scored = score_cases(model.predict, cases, threshold, cleaning=cleaning)
@@ -71,6 +72,7 @@ def evaluate(
     summary = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
+        **({"classes": scored.classes} if scored.classes else {}),
         "n": len(cases),
         "threshold": threshold,
         "inference": {"tta": tta[0] if len(set(tta)) == 1 else tta} | cleaning,
@@ -94,7 +96,9 @@ def evaluate(
         ) from error
     log.info("%d cases of %s, native resolution", len(cases), summary["data"])
     for name, value in scored.values.items():
-        log.info("%-16s %.4f", name, value)
+        each = {of: values[name] for of, values in scored.classes.items() if name in values}
+        own = "".join(f"  {of} {value:.4f}" for of, value in each.items())
+        log.info("%-16s %.4f%s", name, value, own)
     log.info("written to %s", out)
     return summary
 
@@ -113,7 +117,7 @@ def _model(run: Run) -> Model:
     if run.record.get("device") == "cuda" and torch.cuda.is_available():
         device = "cuda"
     predict = network_predictor(run.net, run.config.data.size, device, run.inference.tta)
-    return Model(run.path, predict, run.threshold, run.inference)
+    return Model(run.path, predict, run.classes, run.threshold, run.inference)
 
 
 def _test_cases(runs: list[Run]) -> list[Case]:

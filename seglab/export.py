@@ -33,7 +33,8 @@ from seglab.exported import (
     sealed,
 )
 from seglab.files import hash_of_file, write_whole
-from seglab.inference import network_predictor
+from seglab.inference import network_predictor, probabilities
+from seglab.masks import predicted_mask
 from seglab.models import ONNX, find_network
 from seglab.nets.blocks import as_written
 from seglab.predict import find_images
@@ -77,10 +78,11 @@ def export(
     """Writes a network as ONNX, if ONNX Runtime then predicts what torch does.
 
     The file takes `image`, uint8 (N, 3, H, W), any N, H and W that the network takes, and gives
-    `probability` of lesion, float32 (N, 1, H, W): division by 255, normalisation and sigmoid are
-    inside. Under `seglab` its metadata hold, as JSON, `size`, the edge that it was trained at,
-    `threshold`, `classes`, `inference`, `run`, the folder's name or the checkpoint's,
-    `checkpoint_sha256`, `split_hash`, and `sha256`, of the file with zeros in that place.
+    `probability` of lesion, float32 (N, 1, H, W), or of each of K classes (N, K, H, W): division
+    by 255, normalisation and sigmoid or softmax are inside. Under `seglab` its metadata hold, as
+    JSON, `size`, the edge that it was trained at, `threshold`, `classes`, `colours`, `inference`,
+    `run`, the folder's name or the checkpoint's, `checkpoint_sha256`, `split_hash`, and `sha256`,
+    of the file with zeros in that place.
 
     Args:
         path: A run directory, or a checkpoint.
@@ -110,7 +112,8 @@ def export(
     about = {
         "size": stored["config"]["data"]["size"],
         "threshold": stored["threshold"],
-        "classes": stored["classes"],
+        "classes": stored["classes"].names,
+        "colours": stored["classes"].colours,
         "inference": asdict(inference),
         "run": path.absolute().name,
         "checkpoint_sha256": hash_of_file(file),
@@ -189,7 +192,7 @@ def _compare(
     session, read = open_exported(content, path)
     predictors = (
         network_predictor(net, about["size"], tta=tta),
-        exported_predictor(session, read["size"], tta),
+        exported_predictor(session, read["size"], len(read["classes"]), tta),
     )
     differences, changed, pixels = [], 0, 0
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -200,9 +203,9 @@ def _compare(
             start = time.perf_counter()
             probs.append(predict(image))
             times.append(time.perf_counter() - start)
-        masks = [prob > about["threshold"] for prob in probs]
+        masks = [predicted_mask(prob, about["threshold"]) for prob in probs]
         differences.append(float(np.abs(probs[0] - probs[1]).max()))
-        changed += int(np.count_nonzero(masks[0] ^ masks[1]))
+        changed += int(np.count_nonzero(masks[0] != masks[1]))
         pixels += masks[0].size
     of_torch, of_onnx = (1000 * statistics.median(times) for times in seconds)
     largest = float(np.max(differences))  # a NaN is one of them, not passed over
@@ -210,11 +213,11 @@ def _compare(
 
 
 class _WithEnds(nn.Module):
-    """From uint8 (N, 3, H, W) to lesion probability float32 (N, 1, H, W)."""
+    """From uint8 (N, 3, H, W) to probability float32 (N, 1, H, W) or (N, K, H, W)."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.sigmoid(self.net(image.float() / 255))
+        return probabilities(self.net(image.float() / 255))

@@ -27,6 +27,7 @@ _EXPECTED = {
     "size": lambda value: type(value) is int and 0 < value <= 2**14,
     "threshold": lambda value: type(value) is float and 0 < value < 1,
     "inference": lambda value: isinstance(value, dict),
+    "classes": lambda value: isinstance(value, list) and value,
     "sha256": lambda value: type(value) is str and len(value) == len(UNSEALED),
 }
 
@@ -84,12 +85,15 @@ def sealed(content: bytes) -> bytes:
     return content.replace(UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode())
 
 
-def exported_predictor(session: InferenceSession, size: int, tta: bool = False) -> Predictor:
+def exported_predictor(
+    session: InferenceSession, size: int, classes: int = 1, tta: bool = False
+) -> Predictor:
     """Makes a predictor of an exported network: `seglab.inference.network_predictor`, to rounding.
 
     Args:
         session: Of `open_exported`.
         size: Edge of the square network input, in pixels.
+        classes: How many it gives.
         tta: As there.
     """
 
@@ -102,13 +106,16 @@ def exported_predictor(session: InferenceSession, size: int, tta: bool = False) 
         except Exception as error:  # ONNX Runtime's own kinds have no common one
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"the exported network cannot be run ({reason})") from error
-        if probs.shape != (len(batch), 1, size, size) or not ((probs >= 0) & (probs <= 1)).all():
+        expected = (len(batch), classes, size, size)
+        if probs.shape != expected or not ((probs >= 0) & (probs <= 1)).all():
             raise InputError("the exported network gives no probabilities; export it again")
-        prob = probs[0, 0]
+        prob = probs[0]
         if tta:
-            back = [np.rot90(view, -(i % 4)) for i, view in enumerate(probs[:, 0])]
-            prob = np.mean(back[:4] + [view[:, ::-1] for view in back[4:]], axis=0)
+            back = [np.rot90(view, -(i % 4), (1, 2)) for i, view in enumerate(probs)]
+            prob = np.mean(back[:4] + [view[..., ::-1] for view in back[4:]], axis=0)
         height, width = image.shape[:2]
-        return zoom(prob, (height / size, width / size), order=1, mode="nearest", grid_mode=True)
+        scale = height / size, width / size
+        large = [zoom(p, scale, order=1, mode="nearest", grid_mode=True) for p in prob]
+        return np.stack(large) if classes > 1 else large[0]
 
     return predict

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     EngFormatter,
     LogLocator,
@@ -18,26 +19,34 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from seglab.data.classes import ONE_CLASS, Classes
 from seglab.files import write_whole
 
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
 HIT, FALSE_ALARM, MISS = (255, 255, 255), (230, 85, 60), (60, 125, 230)
 ERROR_LEGEND = "white: lesion found, red: false alarm, blue: missed"
+ERROR_LEGEND_OF_CLASSES = "white: found, red: false alarm or of another class, blue: missed"
 
 
 def error_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Colours hits, false alarms and misses.
+    """Colours hits, false alarms, what is taken for another class among them, and misses.
 
     Args:
-        pred: bool (H, W).
-        target: bool (H, W).
+        pred: bool (H, W), or class numbers.
+        target: The same.
 
     Returns:
         uint8 (H, W, 3).
     """
     out = np.zeros((*pred.shape, 3), np.uint8)
-    out[pred & target], out[pred & ~target], out[~pred & target] = HIT, FALSE_ALARM, MISS
+    out[pred > 0], out[(pred == 0) & (target > 0)] = FALSE_ALARM, MISS
+    out[(pred == target) & (target > 0)] = HIT
     return out
+
+
+def shown(mask: np.ndarray, classes: Classes) -> np.ndarray:
+    """A mask as it is drawn: bool (H, W), or of several classes their colours, uint8 (H, W, 3)."""
+    return classes.palette[mask] if classes.several else mask > 0
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
@@ -59,6 +68,7 @@ def save_cases(
     columns: Mapping[str, Sequence[np.ndarray]],
     names: Sequence[str],
     note: str = "",
+    legend: Classes = ONE_CLASS,
 ) -> None:
     """Draws cases below each other, a column for each kind of picture.
 
@@ -68,6 +78,7 @@ def save_cases(
             (H, W, 3).
         names: Of the cases, of up to three lines.
         note: A line below.
+        legend: Of several classes their colours are named below.
     """
     rows, width = len(names), len(columns)
     figure = Figure(figsize=(2.4 * width, 1.9 * rows + 0.3), layout="constrained")
@@ -80,6 +91,17 @@ def save_cases(
             axes[i, j].set_yticks([])
             if j == 0:
                 axes[i, j].set_ylabel(names[i], fontsize=8)
+    if legend.several:
+        colours = [tuple(colour) for colour in (legend.palette / 255).tolist()]
+        figure.legend(
+            handles=[
+                Patch(facecolor=colour, edgecolor="black", label=name)
+                for name, colour in zip(legend.names, colours, strict=True)
+            ],
+            loc="outside upper center",
+            ncols=min(len(colours), 5),
+            fontsize=8,
+        )
     if note:
         figure.supxlabel(note, fontsize=8)
     _save(figure, path)

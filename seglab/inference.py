@@ -1,4 +1,4 @@
-"""From networks to lesion masks at native resolution: predict, choose a threshold."""
+"""From networks to masks at native resolution: predict, choose a threshold."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from seglab.data.cache import read_pair
 from seglab.data.cases import Case
 from seglab.data.images import image_to_network_size
 from seglab.errors import InputError
-from seglab.masks import Predictor, clean
+from seglab.masks import Predictor, predicted_mask
 from seglab.metrics import scores
 
 # A few cases of val tell no finer steps apart.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """From logits (N, 1, ...) to lesion probability, from (N, K, ...) to those of K classes."""
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
 
 
 def network_predictor(
@@ -29,7 +34,8 @@ def network_predictor(
     Images pass one by one and in float32, so that a value depends on nothing but the image.
 
     Args:
-        net: From images (N, 3, S, S) in [0, 1] to logits (N, 1, S, S); put into eval mode.
+        net: From images (N, 3, S, S) in [0, 1] to logits (N, 1, S, S), or (N, K, S, S) of several
+            classes; put into eval mode.
         size: S, in pixels.
         device: Where to compute.
         tta: Test-time augmentation: the mean probability, at network size, of the image's eight
@@ -44,7 +50,7 @@ def network_predictor(
         if tta:
             batch = torch.cat(_turned(batch)).contiguous(memory_format=torch.channels_last)
         with torch.backends.cudnn.flags(deterministic=True):
-            prob = torch.sigmoid(net(batch).float())
+            prob = probabilities(net(batch).float())
         if tta:
             prob = torch.stack(_turned_back(prob)).mean(0, keepdim=True)
         return resized(prob, image.shape[:2])
@@ -63,7 +69,8 @@ def predictions(
         name: For the progress bar.
 
     Yields:
-        The case, its lesion probability float32 (H, W) and its untouched mask bool (H, W).
+        The case, its probability, float32 (H, W) or (K, H, W), and its untouched mask (H, W), as
+        `read_mask` gives it.
 
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
@@ -85,7 +92,7 @@ def choose_threshold(
     """Chooses the threshold of the best mean Dice per image, at native resolution.
 
     Args:
-        predict: From image to lesion probability, both at native size.
+        predict: From image to lesion probability, both at native size; of one class.
         cases: Of val, at least one.
         default: Tried besides `THRESHOLDS`, so that no choice is below it; of equal ones the
             nearest to it is taken, of two such the lower.
@@ -97,7 +104,7 @@ def choose_threshold(
     counts: dict[float, list[list[int]]] = {t: [] for t in sorted({*THRESHOLDS, default})}
     for _, prob, target in predictions(predict, cases, "choosing the threshold"):
         for threshold, rows in counts.items():
-            pred = clean((prob > threshold).numpy(), **cleaning)
+            pred = predicted_mask(prob.numpy(), threshold, cleaning)
             # NumPy counts a mask twenty times faster than `confusion_counts`.
             tp, found, there = (int(np.count_nonzero(m)) for m in (pred & target, pred, target))
             rows.append([tp, found - tp, there - tp, target.size - found - there + tp])
@@ -106,9 +113,9 @@ def choose_threshold(
 
 
 def resized(prob: Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """From (1, 1, S, S) to (H, W), bilinearly."""
-    large = F.interpolate(prob, shape[:2], mode="bilinear", align_corners=False)
-    return large[0, 0].cpu().numpy()
+    """From (1, 1, S, S) to (H, W), and from (1, K, S, S) to (K, H, W), bilinearly."""
+    large = F.interpolate(prob, shape[:2], mode="bilinear", align_corners=False)[0]
+    return (large[0] if len(large) == 1 else large).cpu().numpy()
 
 
 def _turned(image: Tensor) -> list[Tensor]:

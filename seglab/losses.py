@@ -4,6 +4,9 @@ A loss is a function `(logits, mask) -> loss`: logits float (N, 1, H, W), mask f
 of 0 and 1, loss float (N,) >= 0. One value an image and not one a batch, so that what is
 reported over a data set does not depend on how it was cut into batches. A weight that makes no
 sense is an `InputError` that names its key, `task.loss.gamma` say.
+
+Of K classes, of which the first is background, logits are float (N, K, H, W) and the mask holds
+class numbers: `cross_entropy` and `cross_entropy_dice` are for these, all others for one class.
 """
 
 from __future__ import annotations
@@ -104,8 +107,49 @@ def structure(logits: Tensor, mask: Tensor, window: float = 0.088) -> Tensor:
     return weighted + _overlap_loss(logits, mask, alpha=1, beta=1, weight=weight)
 
 
+def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of several classes, averaged over the pixels of each image.
+
+    Args:
+        logits: float (N, K, H, W), K >= 2.
+        mask: float (N, 1, H, W) of class numbers, 0 to K - 1.
+    """
+    _check_classes(logits, several=True)
+    return F.cross_entropy(logits, mask[:, 0].long(), reduction="none").flatten(1).mean(1)
+
+
+def cross_entropy_dice(logits: Tensor, mask: Tensor) -> Tensor:
+    """`cross_entropy` + 1 - soft Dice, the mean over all classes but background.
+
+    As in nnU-Net (Isensee et al. 2021). Dice is smoothed as in `tversky`.
+
+    Args:
+        logits: float (N, K, H, W), K >= 2.
+        mask: float (N, 1, H, W) of class numbers, 0 to K - 1.
+    """
+    loss = cross_entropy(logits, mask)
+    prob = torch.softmax(logits, 1)
+    overlaps = [
+        _soft_overlap_loss(prob[:, k : k + 1], (mask == k).to(prob), 0.5, 0.5)
+        for k in range(1, logits.shape[1])
+    ]
+    return loss + torch.stack(overlaps).mean(0)
+
+
+def _check_classes(logits: Tensor, several: bool) -> None:
+    if (logits.shape[1] > 1) != several:
+        raise InputError(
+            "task.loss: is for one class, and data.classes names several; expected "
+            "seglab.losses.cross_entropy or cross_entropy_dice"
+            if logits.shape[1] > 1
+            else "task.loss: is for several classes, and data.classes names one; expected "
+            "seglab.losses.bce or another of it"
+        )
+
+
 def _pixel_bce(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor:
     """Binary cross-entropy of each pixel."""
+    _check_classes(logits, several=False)
     check_number("task.loss.lesion_weight", lesion_weight, float, 0, 1000)
     weight = None if lesion_weight == 1 else logits.new_tensor(lesion_weight)
     return F.binary_cross_entropy_with_logits(logits, mask, reduction="none", pos_weight=weight)
@@ -115,7 +159,14 @@ def _overlap_loss(
     logits: Tensor, mask: Tensor, alpha: float, beta: float, weight: float | Tensor = 1.0
 ) -> Tensor:
     """What is wrong in each image as a share of it and what is found, (N,); `weight` of pixels."""
-    prob = torch.sigmoid(logits)
+    _check_classes(logits, several=False)
+    return _soft_overlap_loss(torch.sigmoid(logits), mask, alpha, beta, weight)
+
+
+def _soft_overlap_loss(
+    prob: Tensor, mask: Tensor, alpha: float, beta: float, weight: float | Tensor = 1.0
+) -> Tensor:
+    """The same, of probabilities (N, 1, H, W)."""
     found = weight * prob * mask
     wrong = weight * (alpha * prob * (1 - mask) + beta * (1 - prob) * mask)
     found, wrong = found.flatten(1).sum(1), wrong.flatten(1).sum(1)

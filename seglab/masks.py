@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from scipy.ndimage import (
     label,
 )
 
+from seglab.data.classes import ONE_CLASS, Classes
 from seglab.errors import InputError
 
-# From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1].
+# From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1]; of K classes to
+# those of each, float32 (K, H, W).
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 # Lesion pixels touch by edges and by corners.
@@ -64,11 +66,40 @@ def clean(
     return binary_fill_holes(mask) if fill_holes else mask
 
 
+def predicted_mask(
+    prob: np.ndarray, threshold: float, cleaning: Mapping[str, bool] = {}
+) -> np.ndarray:
+    """Makes a mask of probabilities.
+
+    Args:
+        prob: Lesion probability, float (H, W), or of each of K classes (K, H, W).
+        threshold: Probability above which a pixel is lesion. Of several classes the most probable
+            is taken instead, of equal ones the first.
+        cleaning: Keywords of `clean`; of several classes each is cleaned by itself: what is
+            removed becomes background, and background alone is filled.
+
+    Returns:
+        bool (H, W), or of several classes their numbers, uint8 (H, W).
+    """
+    if prob.ndim == 2:
+        return clean(prob > threshold, **cleaning)
+    mask = prob.argmax(0).astype(np.uint8)
+    if any(cleaning.values()):
+        found = mask.copy()
+        for number in range(1, len(prob)):
+            own = found == number
+            cleaned = clean(own, **cleaning)
+            mask[own & ~cleaned] = 0
+            mask[cleaned & (mask == 0)] = number
+    return mask
+
+
 def number_instances(mask: np.ndarray) -> np.ndarray:
     """Gives each connected lesion a number of its own: from semantic to instance.
 
     Args:
-        mask: bool (H, W), True for lesion.
+        mask: bool (H, W), True for lesion; or class numbers, uint8 (H, W), of which each connected
+            region of one class, other than background, is an instance.
 
     Returns:
         uint16 (H, W): 0 for background, 1 for the largest lesion; of equal ones the topmost first.
@@ -76,7 +107,10 @@ def number_instances(mask: np.ndarray) -> np.ndarray:
     Raises:
         InputError: More lesions than 16 bits number.
     """
-    components, n = label(mask, _TOUCHING)
+    components, n = label(mask if mask.dtype == bool else mask == 1, _TOUCHING)
+    for of in range(2, int(mask.max()) + 1):
+        more, m = label(mask == of, _TOUCHING)
+        components, n = np.where(more, more + n, components), n + m
     if n > MAX_INSTANCES:
         raise InputError(f"{n:,} lesions, where a mask numbers {MAX_INSTANCES:,}")
     areas = np.bincount(components.ravel(), minlength=n + 1)[1:]
@@ -85,27 +119,37 @@ def number_instances(mask: np.ndarray) -> np.ndarray:
     return number[components]
 
 
-def measure_instances(instances: np.ndarray, prob: np.ndarray) -> list[dict[str, Any]]:
+def measure_instances(
+    instances: np.ndarray, mask: np.ndarray, prob: np.ndarray, classes: Classes = ONE_CLASS
+) -> list[dict[str, Any]]:
     """Measures each lesion of a picture, as scikit-image's `regionprops` does.
 
     Args:
         instances: Of `number_instances`.
-        prob: Lesion probability, float32 (H, W).
+        mask: That they are of.
+        prob: Lesion probability, float32 (H, W), or of each class (K, H, W).
+        classes: Of the mask.
 
     Returns:
-        A row a lesion: `lesion`, its number; `area` in pixels; `centroid_x` and `centroid_y`, 0
-        at the first pixel's centre; `left`, `top`, `right` and `bottom`, columns and rows, the
-        last two the first that are beyond it; `mean_probability`; `touches_frame`.
+        A row a lesion: `lesion`, its number; of several classes `class`; `area` in pixels;
+        `centroid_x` and `centroid_y`, 0 at the first pixel's centre; `left`, `top`, `right` and
+        `bottom`, columns and rows, the last two the first that are beyond it; `mean_probability`,
+        of its class; `touches_frame`.
     """
     from skimage.measure import regionprops  # heavy, not needed for masks
 
     height, width = instances.shape
+    if classes.several:
+        prob = np.take_along_axis(prob, mask[None].astype(np.intp), 0)[0]
     rows = []
     for region in regionprops(instances, prob):
         (y, x), (top, left, bottom, right) = region.centroid, region.bbox
+        about: dict[str, Any] = {"lesion": int(region.label)}
+        if classes.several:
+            about["class"] = classes.names[mask[tuple(region.coords[0])]]
         rows.append(
-            {
-                "lesion": int(region.label),
+            about
+            | {
                 "area": int(region.num_pixels),
                 **{"centroid_x": float(x), "centroid_y": float(y)},
                 **{"left": left, "top": top, "right": right, "bottom": bottom},
@@ -116,22 +160,28 @@ def measure_instances(instances: np.ndarray, prob: np.ndarray) -> list[dict[str,
     return rows
 
 
-def draw_contours(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def draw_contours(image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CLASS) -> np.ndarray:
     """Draws a mask's outline into its image: bright, between dark edges.
 
     Args:
         image: uint8 (H, W, 3).
-        mask: bool (H, W).
+        mask: bool (H, W); or class numbers, uint8 (H, W), each outlined in its colour.
+        classes: Of the mask.
 
     Returns:
         uint8 (H, W, 3).
     """
     width = max(1, round(max(mask.shape) / 500))
-    outside = binary_dilation(mask, _TOUCHING, width)
-    inside = binary_erosion(mask, _TOUCHING, width, border_value=1)
+    parts = [(mask, CONTOUR)]
+    if classes.several:
+        colours = [tuple(colour) for colour in classes.palette.tolist()]
+        parts = [(mask == k, colour) for k, colour in enumerate(colours) if k]
     out = image.copy()
-    out[outside & ~mask] = OUTSIDE
-    out[mask & ~inside] = CONTOUR
+    for part, _ in parts:
+        out[binary_dilation(part, _TOUCHING, width) & ~part] = OUTSIDE
+    # Of classes that touch, neither's dark edge hides the other's line.
+    for part, colour in parts:
+        out[part & ~binary_erosion(part, _TOUCHING, width, border_value=1)] = colour
     return out
 
 

@@ -8,6 +8,7 @@ Where target and prediction are both empty, Dice and IoU are 1; where one of the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,6 +64,37 @@ def scores(counts: Tensor) -> dict[str, float]:
     }
 
 
+def class_counts(pred: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Counts pixels of each image for each class, as one class against the rest.
+
+    Args:
+        pred: Class numbers (N, ...), 0 to `classes` - 1.
+        target: The same.
+        classes: K.
+
+    Returns:
+        int64 (N, K, 4), as `confusion_counts`.
+    """
+    return torch.stack([confusion_counts(pred == k, target == k) for k in range(classes)], 1)
+
+
+def class_scores(counts: Tensor) -> dict[str, float]:
+    """Scores a set of images of several classes.
+
+    Args:
+        counts: int64 (N, K, 4) of `class_counts`, N >= 1, K >= 2; the first class is background.
+
+    Returns:
+        What `scores` returns, as means over all classes but background, each against the rest; a
+        class that is nowhere in an image, neither there nor predicted, has an overlap of 1 there.
+        `pixel_accuracy` is the share of all pixels whose class is right, background or not.
+    """
+    each = [scores(own) for own in counts[:, 1:].unbind(1)]
+    values = {name: _mean([own[name] for own in each]) for name in each[0]}
+    right, pixels = int(counts[..., 0].sum()), int(counts[:, 0].sum())
+    return values | {"pixel_accuracy": _ratio(right, pixels)}
+
+
 def calibration_counts(prob: Tensor, target: Tensor) -> Tensor:
     """Counts pixels by lesion probability, in 15 equal bins.
 
@@ -97,24 +129,35 @@ def calibration_error(counts: Tensor) -> float:
 
 
 class _Score(Metric):
-    """One of `scores`, at a threshold."""
+    """One of `scores` at a threshold, or of `class_scores`; of the latter also for one class."""
 
     full_state_update = False
     higher_is_better = True
     counts: list[Tensor]
 
-    def __init__(self, name: str, threshold: float) -> None:
+    def __init__(self, name: str, threshold: float, number: int | None = None) -> None:
         super().__init__()
         self.name = name
         self.threshold = threshold
+        self.number = number
         self.add_state("counts", default=[], dist_reduce_fx="cat")
 
     def update(self, prob: Tensor, target: Tensor) -> None:
-        self.counts.append(confusion_counts(prob > self.threshold, target > 0))
+        k = prob.shape[1]
+        if k == 1:
+            self.counts.append(confusion_counts(prob > self.threshold, target > 0))
+        else:
+            self.counts.append(class_counts(prob.argmax(1), target[:, 0], k))
 
     def compute(self) -> Tensor:
         counts = torch.cat(list(self.counts)) if isinstance(self.counts, list) else self.counts
-        return torch.tensor(scores(counts)[self.name], dtype=torch.float64)
+        if counts.ndim == 2:
+            values = scores(counts)
+        elif self.number is None:
+            values = class_scores(counts)
+        else:
+            values = scores(counts[:, self.number])
+        return torch.tensor(values[self.name], dtype=torch.float64)
 
 
 class CalibrationError(Metric):
@@ -130,8 +173,15 @@ class CalibrationError(Metric):
         self.add_state("counts", default=zero, dist_reduce_fx="sum")
 
     def update(self, prob: Tensor, target: Tensor) -> None:
-        """Adds float prob in [0, 1] and target, of equal shape."""
-        self.counts += calibration_counts(prob, target > 0)
+        """Adds float prob (N, 1, ...) in [0, 1] and target, of equal shape.
+
+        Of several classes, prob (N, K, ...): how sure each pixel's class is, and if it is right.
+        """
+        if prob.shape[1] == 1:
+            self.counts += calibration_counts(prob, target > 0)
+        else:
+            sure, pred = prob.max(1)
+            self.counts += calibration_counts(sure, pred == target[:, 0])
 
     def compute(self) -> Tensor:
         """Returns the error over everything that was added."""
@@ -158,13 +208,25 @@ class PerImageMean(Metric):
         return torch.tensor(_mean(values.double().tolist()), dtype=torch.float64)
 
 
-def segmentation_metrics(threshold: float) -> MetricCollection:
-    """The metrics of every stage, at network size: probabilities and masks (N, 1, H, W) in.
+def segmentation_metrics(
+    threshold: float, classes: Sequence[str] = ("lesion",)
+) -> MetricCollection:
+    """The metrics of every stage, at network size.
 
-    Names end in `_net`, because a value at network size is not the value at native size.
+    In go probabilities (N, 1, H, W) and masks (N, 1, H, W) of 0 and 1; of K classes (N, K, H, W)
+    and class numbers (N, 1, H, W). Names end in `_net`, because a value at network size is not the
+    value at native size.
+
+    Args:
+        threshold: Probability above which a pixel is lesion; of no use with several classes.
+        classes: One name, or several with background first. Of several, Dice and IoU of each
+            besides: `dice_per_image_lesion_net`.
     """
     names = scores(torch.zeros(1, 4).long())
     metrics: dict[str, Any] = {name: _Score(name, threshold) for name in names}
+    for number, own in enumerate(classes[1:], 1):
+        for name in ("dice_per_image", "iou_per_image"):
+            metrics[f"{name}_{own}"] = _Score(name, threshold, number)
     return MetricCollection(metrics | {"ece": CalibrationError()}, postfix="_net")
 
 

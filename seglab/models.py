@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seglab.config import OFF, Inference, stored_inference
+from seglab.data.classes import Classes, make_classes
 from seglab.errors import InputError
 from seglab.files import hash_of_file, read_json
 from seglab.masks import Predictor, mean_predictor
@@ -21,18 +22,20 @@ ONNX = ".onnx"
 
 @dataclass(frozen=True)
 class Model:
-    """What a picture's lesion mask comes from: a network, or several as one.
+    """What a picture's mask comes from: a network, or several as one.
 
     Attributes:
         path: What it was read from.
-        predict: From image to lesion probability, both at native size.
-        threshold: Probability above which a pixel is lesion.
+        predict: From image to probability, both at native size.
+        classes: What it tells apart.
+        threshold: Probability above which a pixel is lesion; of no use with several classes.
         inference: How its masks come about besides.
         sha256: Of the files it was read from, where that is asked for.
     """
 
     path: Path
     predict: Predictor
+    classes: Classes
     threshold: float
     inference: Inference
     sha256: tuple[str, ...] = ()
@@ -59,8 +62,9 @@ def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
 
         session, about = open_exported(file.read_bytes(), file)
         own = replace(stored_inference(about["inference"], file), **given)
-        predict = exported_predictor(session, about["size"], own.tta)
-        return Model(file, predict, about["threshold"], own, (hash_of_file(file),))
+        classes = make_classes(about["classes"], about.get("colours"), f"{file}: ")
+        predict = exported_predictor(session, about["size"], len(classes.names), own.tta)
+        return Model(file, predict, classes, about["threshold"], own, (hash_of_file(file),))
     import torch
 
     from seglab.checkpoints import load_network
@@ -72,7 +76,8 @@ def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
     own = replace(stored_inference(config.get("inference", OFF), file), **given)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predict = network_predictor(net, config["data"]["size"], device, own.tta)
-    return Model(file, predict, stored["threshold"], own, (hash_of_file(file),))
+    sha256 = (hash_of_file(file),)
+    return Model(file, predict, stored["classes"], stored["threshold"], own, sha256)
 
 
 def refuse_twice(paths: Sequence[str | Path]) -> None:
@@ -118,10 +123,16 @@ def ensemble(models: Sequence[Model]) -> Model:
         models: At least one. Each keeps its own `inference.tta`; that of the whole says nothing.
 
     Raises:
-        InputError: They clean masks otherwise: of an ensemble there is one mask.
+        InputError: They tell other classes apart, or clean masks otherwise: of an ensemble there
+            is one mask.
     """
     first = models[0]
     for model in models:
+        if model.classes.names != first.classes.names:
+            raise InputError(
+                f"{model.path}: tells {', '.join(model.classes.names)} apart, {first.path} "
+                f"{', '.join(first.classes.names)}; expected networks of the same classes"
+            )
         for key, value in model.inference.cleaning.items():
             if value != first.inference.cleaning[key]:
                 option = key.replace("_", "-")

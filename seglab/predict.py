@@ -12,7 +12,7 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,17 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 from tqdm import tqdm
 
+from seglab.data.classes import Classes
 from seglab.data.images import SUFFIXES, read_image
 from seglab.errors import InputError, find_input_error
 from seglab.files import hash_of_file, locked, remove_partial, write_csv, write_whole
-from seglab.masks import clean, draw_contours, measure_instances, number_instances, soft_mask
+from seglab.masks import (
+    draw_contours,
+    measure_instances,
+    number_instances,
+    predicted_mask,
+    soft_mask,
+)
 from seglab.models import Model, ensemble, open_model, refuse_twice
 
 log = logging.getLogger(__name__)
@@ -54,9 +61,10 @@ def predict(
     trust: tuple[str, ...] = (),
     **inference: bool | None,
 ) -> dict[str, int]:
-    """Writes a lesion mask for each picture, at the picture's own resolution.
+    """Writes a mask for each picture, at the picture's own resolution.
 
-    `out/masks/NAME.png` is 255 in lesion and 0 elsewhere. NAME is the picture's, with its folders
+    `out/masks/NAME.png` is 255 in lesion and 0 elsewhere; of several classes it holds their
+    numbers, as indices into a palette. NAME is the picture's, with its folders
     below the one that all pictures share. Started again, it goes on where it stopped: a file that
     was made of the same network, settings and picture is left as it is.
 
@@ -64,7 +72,8 @@ def predict(
         paths: As `seglab.models.open_model` reads; several are an ensemble.
         images: Files, folders, which are searched to any depth, and patterns with * and **.
         out: Where to write.
-        extras: Of `EXTRAS`. `probabilities/NAME.png` holds them as 0 to 65535 in 16 bits.
+        extras: Of `EXTRAS`. `probabilities/NAME.png` holds them as 0 to 65535 in 16 bits; of
+            several classes `probabilities/CLASS/NAME.png`, of each but background.
             `overlays/NAME.png` is the picture with the mask's outline. `instances/NAME.png`
             numbers connected lesions in 16 bits, and `instances.csv` measures them, as
             `seglab.masks.measure_instances` names it. `cutouts/NAME.png` is the picture within
@@ -97,7 +106,8 @@ def predict(
         "threshold": model.threshold,
         "inference": asdict(model.inference),
     }
-    made_of = {kind: settings for kind in KINDS if kind in asked}
+    kinds = _kinds(model.classes)
+    made_of = {kind: settings for kind in kinds if kind.split("/")[0] in asked}
     behind = None
     if background is not None:
         made_of[CUTOUTS] = settings | {"background": _hash(Path(background))}
@@ -107,7 +117,7 @@ def predict(
     counts = dict.fromkeys(("predicted", "there", "skipped"), 0)
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"
     with locked(out, refusal, "--out"):
-        for kind in KINDS:
+        for kind in kinds:
             remove_partial(out / kind)
         for name, image in tqdm(
             names.items(), "predicting", unit="picture", disable=None, dynamic_ncols=True
@@ -125,11 +135,13 @@ def predict(
                     )
                 made = _make(model, read_image(image), missing, behind) if missing else {}
                 if in_the_way:
-                    _remove_others(out, name, settings | {"image": sha256})
+                    _remove_others(out, name, kinds, settings | {"image": sha256})
                 for kind, (picture, text) in made.items():
                     files[kind].parent.mkdir(parents=True, exist_ok=True)
                     text = {_MADE_OF: json.dumps(own[kind])} | text
-                    write_whole(files[kind], _png(picture, text))
+                    indexed = kind == MASKS and model.classes.several
+                    palette = model.classes.palette if indexed else None
+                    write_whole(files[kind], _png(picture, text, palette))
                 counts["predicted" if made else "there"] += 1
             except (InputError, OSError) as error:
                 if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
@@ -140,6 +152,12 @@ def predict(
         if INSTANCES in made_of:
             write_csv(out / _TABLE, _read_instances(out / INSTANCES))
     return counts
+
+
+def _kinds(classes: Classes) -> list[str]:
+    """`KINDS`, as folders."""
+    own = [f"{PROBABILITIES}/{name}" for name in classes.names[1:]] or [PROBABILITIES]
+    return [folder for kind in KINDS for folder in (own if kind == PROBABILITIES else [kind])]
 
 
 def find_images(images: Sequence[str | Path], out: str | Path | None = None) -> dict[str, Path]:
@@ -259,9 +277,9 @@ def _is_ours(table: Path) -> bool:
     return False
 
 
-def _remove_others(out: Path, name: str, made_of: dict[str, Any]) -> None:
+def _remove_others(out: Path, name: str, kinds: Sequence[str], made_of: dict[str, Any]) -> None:
     """Removes what is of another mask: network, settings or picture were others."""
-    for kind in KINDS:
+    for kind in kinds:
         file = out / kind / f"{name}.png"
         there = _made_of(file)
         if there and {key: there.get(key) for key in made_of} != made_of:
@@ -275,20 +293,25 @@ def _make(
     prob = model.predict(image)
     if not np.isfinite(prob).all():
         raise InputError("the network gives no number for some pixels; its weights are ruined")
-    mask = clean(prob > model.threshold, **model.inference.cleaning)
-    makers: dict[str, Callable[[], tuple[np.ndarray, dict[str, str]]]] = {
-        PROBABILITIES: lambda: (np.rint(prob * 65535).astype(np.uint16), {}),
-        OVERLAYS: lambda: (draw_contours(image, mask), {}),
-        INSTANCES: lambda: _instances(mask, prob),
-        CUTOUTS: lambda: (_cut_out(image, mask, behind), {}),
-        MASKS: lambda: (mask * np.uint8(255), {}),
-    }
-    return {kind: makers[kind]() for kind in kinds}
-
-
-def _instances(mask: np.ndarray, prob: np.ndarray) -> tuple[np.ndarray, dict[str, str]]:
-    instances = number_instances(mask)
-    return instances, {_ROWS: json.dumps(measure_instances(instances, prob))}
+    classes = model.classes
+    mask = predicted_mask(prob, model.threshold, model.inference.cleaning)
+    made: dict[str, tuple[np.ndarray, dict[str, str]]] = {}
+    for kind in kinds:
+        text = {}
+        if kind.startswith(PROBABILITIES):
+            own = prob[classes.names.index(kind.split("/")[1])] if classes.several else prob
+            picture = np.rint(own * 65535).astype(np.uint16)
+        elif kind == OVERLAYS:
+            picture = draw_contours(image, mask, classes)
+        elif kind == INSTANCES:
+            picture = number_instances(mask)
+            text = {_ROWS: json.dumps(measure_instances(picture, mask, prob, classes))}
+        elif kind == CUTOUTS:
+            picture = _cut_out(image, mask > 0, behind)
+        else:
+            picture = mask if classes.several else mask * np.uint8(255)
+        made[kind] = picture, text
+    return made
 
 
 def _cut_out(image: np.ndarray, mask: np.ndarray, behind: Image.Image | None) -> np.ndarray:
@@ -300,12 +323,15 @@ def _cut_out(image: np.ndarray, mask: np.ndarray, behind: Image.Image | None) ->
     return np.asarray(Image.composite(Image.fromarray(image), below, Image.fromarray(opacity)))
 
 
-def _png(picture: np.ndarray, texts: dict[str, str]) -> bytes:
+def _png(picture: np.ndarray, texts: dict[str, str], palette: np.ndarray | None = None) -> bytes:
     info = PngImagePlugin.PngInfo()
     for key, text in texts.items():
         info.add_itxt(key, text)
     data = io.BytesIO()
-    Image.fromarray(picture).save(data, "PNG", pnginfo=info)
+    png = Image.fromarray(picture)
+    if palette is not None:
+        png.putpalette(palette.tobytes())
+    png.save(data, "PNG", pnginfo=info)
     return data.getvalue()
 
 

@@ -213,9 +213,10 @@ def _values(run: Path) -> dict[str, Any]:
             values |= {f"summary.json {part} {name}": float(v) for name, v in scores.items()}
         for file, key in (("metrics.csv", "epoch"), ("test_cases.csv", "id")):
             for row in read_csv(run / file):
-                values |= {f"{file} {row[key]} {name}": value for name, value in row.items()}
+                about = " ".join([file, row[key], *([row["class"]] if "class" in row else [])])
+                values |= {f"{about} {name}": value for name, value in row.items()}
         for row in read_csv(run / "baseline_cases.csv"):
-            about = f"baseline_cases.csv {row['baseline']} {row['id']}"
+            about = f"baseline_cases.csv {row['baseline']} {row['id']} {row.get('class', '')}"
             values |= {f"{about} {name}": value for name, value in row.items()}
     except InputError:
         raise

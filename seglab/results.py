@@ -30,11 +30,13 @@ BEFORE = {
     **dict.fromkeys(("inference.tta", "inference.choose_threshold"), "false"),
     **dict.fromkeys(("inference.largest_component", "inference.fill_holes"), "false"),
     **{"task.ema": "0", "task.encoder_rate": "1"},
+    **{"data.classes": "['lesion']", "data.colours": "null"},
 }
 _LARGEST = 64 * 2**20  # bytes; a run's own files are far below
 
 Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis
-# Counts (tp, fp, fn, tn), hd95 and surface_dice, NaN where the run is older: float64 (6,) each.
+# Counts (tp, fp, fn, tn), hd95 and surface_dice, NaN where the run is older, of each class: float64
+# (K, 6) each. Of one class K is 1; of several the first is background.
 Tested = dict[Case, np.ndarray]
 
 
@@ -57,6 +59,7 @@ class Run:
         sweep: The folder of its sweep; None of a single run.
         source: SHA-256 of the code of seglab that ran; empty where it is not known.
         data: Fingerprint of the data that was read; likewise.
+        classes: Names of what its masks tell apart: one, or several with background first.
         values: Scores by name, `val/...` and `test/...`. This and what follows: if finished.
         costs: Some of `COSTS`.
         calibration: int64 (15, 3) of the test cases; None of an older run.
@@ -76,6 +79,7 @@ class Run:
     sweep: Path | None
     source: str
     data: str
+    classes: tuple[str, ...]
     values: dict[str, float] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     calibration: np.ndarray | None = None
@@ -149,9 +153,12 @@ def _read_run(folder: Path, path: str) -> Run:
         config = None if config is None else BEFORE | _flat(config.items())
         source = (record.get("git") or {}).get("source_sha256") or ""
         data = record.get("data_fingerprint") or ""
+    classes: tuple[str, ...] = ("lesion",)
     with _reading(folder / "config.yaml") as file:
         if status == "finished" or file.exists():
-            config = BEFORE | _flat(_read_yaml(file).items())
+            stored = _read_yaml(file)
+            config = BEFORE | _flat(stored.items())
+            classes = tuple(map(_text, stored["data"].get("classes", classes)))
     known = config is not None
     # What was overridden goes by the names that a config has.
     names = {"model": "model._target_", "experiment": "name"}
@@ -177,7 +184,7 @@ def _read_run(folder: Path, path: str) -> Run:
     one_fold = known and bool(fold and varies) and "data.split.fold" not in varies
     run = Run(
         *(folder, path, status, error, settings, seed, fold, number * known, one_fold, keys),
-        *(folder.parent if varies else None, _text(source), _text(data)),
+        *(folder.parent if varies else None, _text(source), _text(data), classes),
     )
     return _with_values(run) if status == "finished" else run
 
@@ -193,16 +200,16 @@ def _with_values(run: Run) -> Run:
             calibration = np.array([[int(n) for n in row] for row in calibration])
             if calibration.shape != (15, 3) or calibration.min() < 0 or not calibration[:, 0].any():
                 raise ValueError("calibration is not 15 x 3 counts")
-    tested = read_cases(run.folder, "test_cases.csv", "")[""]
+    tested = read_cases(run, "test_cases.csv", "")[""]
     return replace(run, values=values, costs=costs, calibration=calibration, tested=tested)
 
 
-def read_cases(folder: Path, name: str, key: str) -> dict[str, Tested]:
+def read_cases(run: Run, name: str, key: str) -> dict[str, Tested]:
     """Reads a table of cases, by a column: test_cases.csv as a whole, baselines by theirs."""
-    with _reading(folder / "splits.json") as file:
+    with _reading(run.folder / "splits.json") as file:
         sha256 = {str(id): str(value) for id, value in read_json(file).get("sha256", {}).items()}
-    tested: dict[str, Tested] = defaultdict(dict)
-    with _reading(folder / name) as file:
+    found: dict[str, dict[Case, dict[str, list[float]]]] = defaultdict(dict)
+    with _reading(run.folder / name) as file:
         rows = read_csv(file)
         for row in rows:
             case = (_text(row["id"]), sha256.get(row["id"], ""), _text(row["diagnosis"]))
@@ -210,15 +217,23 @@ def read_cases(folder: Path, name: str, key: str) -> dict[str, Tested]:
             boundary = [
                 _number(row[k]) if row.get(k) else math.nan for k in ("hd95", "surface_dice")
             ]
-            own = tested[_text(row[key]) if key else ""]
-            if case in own or min(counts) < 0 or not 0 < sum(counts) < 2**53:
+            of = _text(row.get("class", ""))
+            own = found[_text(row[key]) if key else ""].setdefault(case, {})
+            if of in own or min(counts) < 0 or not 0 < sum(counts) < 2**53:
                 raise ValueError(f"case {case[0]}: twice there, or impossible counts")
             if boundary[0] < 0 or boundary[1] < 0 or boundary[1] > 1:
                 raise ValueError(f"case {case[0]}: impossible hd95 or surface_dice")
-            own[case] = np.array(counts + boundary)
+            own[of] = counts + boundary
         if not rows:
             raise ValueError("holds no case")
-    return dict(tested)
+        expected = run.classes if len(run.classes) > 1 else ("",)
+        for case, own in (item for cases in found.values() for item in cases.items()):
+            if tuple(own) != expected:
+                raise ValueError(f"case {case[0]}: not of the classes that its config names")
+    return {
+        by: {case: np.array([*own.values()], float) for case, own in cases.items()}
+        for by, cases in found.items()
+    }
 
 
 def read_curve(run: Run, metric: str) -> dict[int, float]:

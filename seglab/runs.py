@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seglab import provenance
 from seglab.config import OFF, Inference, check_values, differences, resolve_config
 from seglab.console import Console
+from seglab.data.classes import Classes
 from seglab.errors import InputError
 from seglab.files import locked, naming, read_json, remove_partial, write_json, write_whole
 from seglab.interrupts import Interrupts
@@ -365,6 +366,7 @@ class Run:
         config: config.yaml.
         split: splits.json.
         net: The network with its chosen weights.
+        classes: What it tells apart.
         threshold: Probability above which a pixel is lesion.
         inference: How its masks come about besides.
     """
@@ -374,6 +376,7 @@ class Run:
     config: DictConfig
     split: Split
     net: nn.Module
+    classes: Classes
     threshold: float
     inference: Inference
 
@@ -429,7 +432,8 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
                 "put the run's own files back"
             )
     inference = Inference(**config.get("inference", OFF))  # of an older run there is none
-    return Run(path, record, config, split, net, stored["threshold"], inference)
+    classes, threshold = stored["classes"], stored["threshold"]
+    return Run(path, record, config, split, net, classes, threshold, inference)
 
 
 def read_files(run: Path) -> dict[str, str]:

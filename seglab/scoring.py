@@ -18,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from seglab.boundary import boundary_scores
 from seglab.data.cases import Case
 from seglab.inference import predictions, resized
-from seglab.masks import Predictor, clean
+from seglab.masks import Predictor, predicted_mask
 from seglab.metrics import (
     CALIBRATION_BINS,
     calibration_counts,
     calibration_error,
+    class_scores,
     confusion_counts,
     scores,
 )
@@ -33,16 +34,19 @@ class Scored(NamedTuple):
     """What `score_cases` finds.
 
     Attributes:
-        rows: One a case: id, diagnosis, pixel counts and its own scores.
+        rows: One a case: id, diagnosis, pixel counts and its own scores. Of several classes one a
+            case and class, background too.
         values: Scores of the whole set, as `seglab.metrics.scores` and `boundary_scores` name
             them (of the latter the means over images), and `ece`.
         calibration: int64 (15, 3), `calibration_counts` of all pixels. Those of several sets may
             be added, which their `ece` may not.
+        classes: Of several classes, the scores of each but background, against the rest.
     """
 
     rows: list[dict[str, Any]]
     values: dict[str, float]
     calibration: torch.Tensor
+    classes: dict[str, dict[str, float]]
 
 
 @torch.no_grad()
@@ -75,13 +79,22 @@ def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
     """What a network must beat.
 
     Args:
-        mean_mask: float (S, S): share of training cases with lesion at each pixel.
+        mean_mask: float (S, S): share of training cases with lesion at each pixel; of several
+            classes (K, S, S), of each.
 
     Returns:
-        Predictors by name: `all_background`; `mean_mask`, the training masks' mean; `otsu`, what
-        is darker than Otsu's threshold of the grey image (Otsu 1979).
+        Predictors by name: `all_background`; `mean_mask`, the training masks' mean; of one class
+        `otsu`, what is darker than Otsu's threshold of the grey image (Otsu 1979).
     """
-    mean = torch.from_numpy(np.asarray(mean_mask, np.float32))[None, None]
+    mean = torch.from_numpy(np.asarray(mean_mask, np.float32))[None]
+    if mean.ndim == 4:
+        background = torch.zeros_like(mean)
+        background[:, 0] = 1
+        return {
+            "all_background": lambda image: resized(background, image.shape),
+            "mean_mask": lambda image: resized(mean, image.shape),
+        }
+    mean = mean[None]
 
     def otsu(image: np.ndarray) -> np.ndarray:
         grey = rgb2gray(image)
@@ -106,28 +119,49 @@ def score_cases(
     """Scores cases against their untouched masks.
 
     Args:
-        predict: From image to lesion probability, both at native size.
-        cases: At least one.
-        threshold: Probability above which a pixel is lesion.
+        predict: From image to probability, both at native size.
+        cases: At least one, all of the same classes.
+        threshold: Probability above which a pixel is lesion; of no use with several classes.
         name: For the progress bar.
-        cleaning: Of the masks, keywords of `seglab.masks.clean`; calibration is that of the
+        cleaning: Of the masks, as in `seglab.masks.predicted_mask`; calibration is that of the
             probabilities all the same.
 
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
     """
-    rows, every, outlines = [], [], []
+    names = cases[0].classes.names
+    several = len(names) > 1
+    rows: list[dict[str, Any]] = []
+    every: list[list[torch.Tensor]] = [[] for _ in names]
+    outlines: list[list[dict[str, float]]] = [[] for _ in names]
     bins = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64)
     for case, prob, mask in predictions(predict, cases, name):
-        pred, target = clean((prob > threshold).numpy(), **cleaning), torch.from_numpy(mask)
-        counts = confusion_counts(torch.from_numpy(pred)[None], target[None])
-        bins += calibration_counts(prob, target)
-        every.append(counts)
-        outlines.append(boundary_scores(pred, mask))
-        own = {k: v for k, v in scores(counts).items() if not k.endswith("_pooled")}
-        pixels = dict(zip(("tp", "fp", "fn", "tn"), counts[0].tolist(), strict=True))
-        rows.append({"id": case.id, "diagnosis": case.diagnosis} | pixels | own | outlines[-1])
+        pred = predicted_mask(prob.numpy(), threshold, cleaning)
+        if several:
+            parts = [(pred == number, mask == number) for number in range(len(names))]
+            sure, most = prob.max(0)
+            bins += calibration_counts(sure, most == torch.from_numpy(mask))
+        else:
+            parts = [(pred, mask)]
+            bins += calibration_counts(prob, torch.from_numpy(mask))
+        for number, (found, there) in enumerate(parts):
+            counts = confusion_counts(torch.from_numpy(found)[None], torch.from_numpy(there)[None])
+            every[number].append(counts)
+            outlines[number].append(boundary_scores(found, there))
+            own = {k: v for k, v in scores(counts).items() if not k.endswith("_pooled")}
+            pixels = dict(zip(("tp", "fp", "fn", "tn"), counts[0].tolist(), strict=True))
+            about = {"id": case.id, "diagnosis": case.diagnosis}
+            about |= {"class": names[number]} if several else {}
+            rows.append(about | pixels | own | outlines[number][-1])
     # fsum is exactly rounded, so the order of the cases does not matter.
-    means = {key: math.fsum(one[key] for one in outlines) / len(cases) for key in outlines[0]}
-    values = scores(torch.cat(every)) | means | {"ece": calibration_error(bins)}
-    return Scored(rows, values, bins)
+    each = [
+        scores(torch.cat(counts))
+        | {key: math.fsum(one[key] for one in lines) / len(cases) for key in lines[0]}
+        for counts, lines in zip(every, outlines, strict=True)
+    ]
+    ece = {"ece": calibration_error(bins)}
+    if not several:
+        return Scored(rows, each[0] | ece, bins, {})
+    values = {key: math.fsum(own[key] for own in each[1:]) / len(each[1:]) for key in each[0]}
+    values |= class_scores(torch.stack([torch.cat(counts) for counts in every], 1))
+    return Scored(rows, values | ece, bins, dict(zip(names[1:], each[1:], strict=True)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,17 +16,20 @@ from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 
 from seglab.config import check_number
+from seglab.data.classes import ONE_CLASS
 from seglab.errors import JOB, InputError
+from seglab.inference import probabilities
 from seglab.metrics import PerImageMean, segmentation_metrics
 
 STAGES = ("train", "val", "test")
 
 
 class SegmentationTask(LightningModule):
-    """Trains a network to tell lesion from background, pixel by pixel.
+    """Trains a network to tell lesion from background, or several classes, pixel by pixel.
 
     Args:
-        net: From images (N, 3, H, W) in [0, 1] to logits (N, 1, H, W).
+        net: From images (N, 3, H, W) in [0, 1] to logits (N, 1, H, W), or (N, K, H, W) of several
+            classes.
         loss: From logits and mask to a loss an image (`seglab.losses`).
         optimizer: From parameters to an optimizer.
         schedule: From the optimizer to a learning-rate schedule, stepped once an epoch; None for
@@ -36,6 +39,7 @@ class SegmentationTask(LightningModule):
             each step, less in the first ones. The average is what is validated, tested and
             used. 0 for none.
         encoder_rate: Learning rate of the network's `encoder`, over that of the rest.
+        classes: What masks tell apart, as in `seglab.data.classes.Classes`.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -49,6 +53,7 @@ class SegmentationTask(LightningModule):
         threshold: float = 0.5,
         ema: float = 0,
         encoder_rate: float = 1,
+        classes: Sequence[str] = ONE_CLASS.names,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -71,7 +76,7 @@ class SegmentationTask(LightningModule):
         if ema:
             self.average = AveragedModel(self.net, multi_avg_fn=_moving(ema), use_buffers=True)
             self.average.requires_grad_(False)
-        metrics = segmentation_metrics(threshold)
+        metrics = segmentation_metrics(threshold, classes)
         # 'train' itself is a method of every module, hence the suffix.
         self.metrics = nn.ModuleDict(
             {f"{stage}_metrics": metrics.clone(prefix=f"{stage}/") for stage in STAGES}
@@ -79,7 +84,7 @@ class SegmentationTask(LightningModule):
         self.losses = nn.ModuleDict({f"{stage}_loss": PerImageMean() for stage in STAGES})
 
     def forward(self, image: Tensor) -> Tensor:
-        """From images (N, 3, H, W) in [0, 1] to logits (N, 1, H, W)."""
+        """From images (N, 3, H, W) in [0, 1] to logits, as the network gives them."""
         return (self.net if self.training else self.used_net)(image)
 
     @property
@@ -155,7 +160,7 @@ class SegmentationTask(LightningModule):
             )
         metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
         mean_loss = cast(PerImageMean, self.losses[f"{stage}_loss"])
-        metrics.update(torch.sigmoid(logits.detach()), batch["mask"])
+        metrics.update(probabilities(logits.detach()), batch["mask"])
         mean_loss.update(loss)
         values = {**dict(metrics.items()), f"{stage}/loss": mean_loss}
         # Of train and val the run's recorder logs what it writes down. Of a sweep's jobs nobody

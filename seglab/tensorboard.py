@@ -14,7 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from seglab.figures import error_map, grid
+from seglab.figures import error_map, grid, shown
+from seglab.inference import probabilities
+from seglab.masks import predicted_mask
 from seglab.overrides import shortened
 
 # The curves that matter, side by side: those of val above, those of train below.
@@ -53,7 +55,8 @@ class Pictures(Callback):
     """Predictions and a precision-recall curve of val at some epochs, and what the run is.
 
     The same cases every time, spread evenly over val (over train, where there is no val). A row
-    a case: input, target, prediction, errors (white found, red false alarm, blue missed).
+    a case: input, target, prediction, errors (white found, red false alarm, blue missed). Of
+    several classes a curve each.
 
     Args:
         every_n_epochs: After which epochs; the last one always.
@@ -77,20 +80,26 @@ class Pictures(Callback):
         part = "val" if data.split.val else "train"
         rows = data.rows(part)
         spread = np.linspace(0, len(rows) - 1, min(self.cases, len(rows))).round().astype(int)
-        shown = [rows[i] for i in spread]
-        scored = rows if part == "val" else shown
+        pictured = [rows[i] for i in spread]
+        scored = rows if part == "val" else pictured
         images, masks = data.cache.images, data.cache.masks
-        prob = {row: _probability(module, images[row]) for row in sorted({*shown, *scored})}
+        prob = {row: _probability(module, images[row]) for row in sorted({*pictured, *scored})}
         tiles = []
-        for row in shown:
-            pred, target = prob[row] > module.threshold, masks[row] > 0
-            tiles.append([images[row], target, pred, error_map(pred, target)])
+        threshold: Any = module.threshold
+        for row in pictured:
+            pred, target = predicted_mask(prob[row], threshold), masks[row]
+            masks_shown = [shown(mask, data.classes) for mask in (target, pred)]
+            tiles.append([images[row], *masks_shown, error_map(pred, target)])
         step = trainer.global_step
         name = f"{part}/input_target_prediction_errors"
         writer.add_image(name, grid(tiles), step, dataformats="HWC")
-        labels = np.concatenate([masks[row].ravel() for row in scored])
-        scores = np.concatenate([prob[row].ravel() for row in scored])
-        writer.add_pr_curve(f"{part}/precision_recall", labels, scores, step)
+        classes = data.classes
+        for number, own in list(enumerate(classes.names))[1:] if classes.several else [(1, "")]:
+            of_class = [masks[row] == number for row in scored]
+            probs = [prob[row][number] if own else prob[row] for row in scored]
+            labels, scores = (np.concatenate([a.ravel() for a in x]) for x in (of_class, probs))
+            name = f"{part}/precision_recall" + (f"_{own}" if own else "")
+            writer.add_pr_curve(name, labels, scores, step)
 
 
 def log_description(trainer: Trainer, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
@@ -196,10 +205,10 @@ def _log_graph(writer: Any, module: LightningModule, size: int) -> None:
 
 @torch.no_grad()
 def _probability(module: LightningModule, image: np.ndarray) -> np.ndarray:
-    """From a cached image uint8 (S, S, 3) to probability float32 (S, S)."""
+    """From a cached image uint8 (S, S, 3) to probability float32 (S, S), or (K, S, S)."""
     training = module.training
     module.eval()
     batch = torch.from_numpy(np.array(image)).to(module.device)[None].permute(0, 3, 1, 2)
-    prob = torch.sigmoid(module(batch.float() / 255).float())[0, 0].cpu().numpy()
+    prob = probabilities(module(batch.float() / 255).float())[0].cpu().numpy()
     module.train(training)
-    return prob
+    return prob[0] if len(prob) == 1 else prob

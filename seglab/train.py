@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import statistics
 import threading
 import time
 import warnings
@@ -37,11 +38,18 @@ from seglab.data.cases import Case
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
 from seglab.errors import InputError
-from seglab.figures import ERROR_LEGEND, error_map, save_cases, save_curves
+from seglab.figures import (
+    ERROR_LEGEND,
+    ERROR_LEGEND_OF_CLASSES,
+    error_map,
+    save_cases,
+    save_curves,
+    shown,
+)
 from seglab.files import read_json, write_csv, write_json
 from seglab.inference import choose_threshold, network_predictor
 from seglab.interrupts import Interrupts
-from seglab.masks import Predictor, clean
+from seglab.masks import Predictor, predicted_mask
 from seglab.memory import keep_freed_memory
 from seglab.nets import EncoderUNet
 from seglab.nets.encoders import weights_of
@@ -55,7 +63,6 @@ from seglab.trust import modules_of
 
 log = logging.getLogger(__name__)
 
-CLASSES = ["lesion"]
 PICTURES = 5
 WORST = 10
 SHOWN = "val/dice_per_image_net"  # in the curves of a run that monitors nothing
@@ -182,13 +189,15 @@ def build(config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None =
     net = instantiate(config["model"])
     if isinstance(net, EncoderUNet):
         net.load_weights()
-    task = instantiate(config["task"], net=net)
-    _check_task(task, config["data"]["size"])
     data = instantiate(config["data"])
+    names = data.classes.names
+    task = instantiate(config["task"], net=net, classes=names)
+    _check_task(task, config["data"]["size"], names)
     data.setup()
     about = {
         "config": config,
-        "classes": CLASSES,
+        "classes": [*names],
+        "colours": None if data.classes.colours is None else [*data.classes.colours],
         "threshold": config["task"]["threshold"],
         "normalisation": "images / 255",
         "split_hash": data.split.hash,
@@ -250,7 +259,7 @@ def _check_devices(trainer: Trainer, data: SegmentationDataModule) -> None:
 
 
 @torch.no_grad()
-def _check_task(task: SegmentationTask, size: int) -> None:
+def _check_task(task: SegmentationTask, size: int, classes: Sequence[str]) -> None:
     """Passes one blank image through network and loss before any data is read."""
     blank = torch.zeros(1, 3, size, size)
     training = task.training
@@ -263,13 +272,13 @@ def _check_task(task: SegmentationTask, size: int) -> None:
             f"model: cannot take an image of (1, 3, {size}, {size}): {error}"
         ) from error
     task.train(training)
-    if tuple(logits.shape) != (1, 1, size, size):
+    if tuple(logits.shape) != (1, len(classes), size, size):
         raise InputError(
             f"model: gives {tuple(logits.shape)} for an image of (1, 3, {size}, {size}); expected "
-            f"logits of (1, 1, {size}, {size})"
+            f"logits of (1, {len(classes)}, {size}, {size}) for data.classes, {', '.join(classes)}"
         )
     try:
-        loss = task.loss(logits, torch.zeros_like(logits))
+        loss = task.loss(logits, torch.zeros_like(logits[:, :1]))
     except InputError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
@@ -309,14 +318,20 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str,
     write_csv(run.path / "test_cases.csv", test.rows)
 
     baseline_rows, baselines = [], {}
-    mean_mask = data.cache.masks[data.rows("train")].mean(0)
+    masks = data.cache.masks[data.rows("train")]
+    mean_mask = masks.mean(0)
+    if data.classes.several:
+        mean_mask = np.stack([(masks == k).mean(0) for k in range(len(data.classes.names))])
     for name, baseline in baseline_predictors(mean_mask).items():
         scored = score_cases(baseline, data.part("test"), 0.5, f"scoring {name}")
         baselines[name] = scored.values
         baseline_rows += [{"baseline": name} | row for row in scored.rows]
     write_csv(run.path / "baseline_cases.csv", baseline_rows)
-    worst = sorted(test.rows, key=lambda row: row["dice_per_image"])[:WORST]
-    for name, rows in (("predictions", test.rows[:PICTURES]), ("worst", worst)):
+    own = test.rows
+    if data.classes.several:
+        own = _means(test.rows)
+    worst = sorted(own, key=lambda row: row["dice_per_image"])[:WORST]
+    for name, rows in (("predictions", own[:PICTURES]), ("worst", worst)):
         _draw_predictions(
             *(run.path / "figures" / f"{name}.png", data.part("test"), rows),
             *(predict, threshold, cleaning),
@@ -326,9 +341,21 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Parts) -> dict[str,
         "test": test.values,
         "baselines": baselines,
         "calibration": {"test": test.calibration.tolist()},
+        **({"classes": test.classes} if test.classes else {}),
         "best_epoch": best_epoch,
         "threshold": threshold,
     }
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a case with its mean Dice over classes, background left out."""
+    dice: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        dice.setdefault((row["id"], row["diagnosis"]), []).append(row["dice_per_image"])
+    return [
+        {"id": id, "diagnosis": diagnosis, "dice_per_image": statistics.fmean(each[1:])}
+        for (id, diagnosis), each in dice.items()
+    ]
 
 
 def _draw_pairs(path: Path, data: SegmentationDataModule) -> None:
@@ -336,9 +363,9 @@ def _draw_pairs(path: Path, data: SegmentationDataModule) -> None:
     rows = data.rows("train")[:PICTURES]
     columns = {
         "image": [data.cache.images[row] for row in rows],
-        "mask": [data.cache.masks[row] > 0 for row in rows],
+        "mask": [shown(data.cache.masks[row], data.classes) for row in rows],
     }
-    save_cases(path, columns, [data.cases[row].id for row in rows])
+    save_cases(path, columns, [data.cases[row].id for row in rows], legend=data.classes)
 
 
 def _draw_predictions(
@@ -353,22 +380,26 @@ def _draw_predictions(
     titles = ("image", "target", "prediction", "probability", "errors")
     columns: dict[str, list[np.ndarray]] = {title: [] for title in titles}
     by_id = {case.id: case for case in cases}
+    classes = cases[0].classes
     for row in rows:
         image, target = read_pair(by_id[row["id"]])
         prob = predict(image)
-        pred = clean(prob > threshold, **cleaning)
-        pictures = (image, target, pred, prob, error_map(pred, target))
+        pred = predicted_mask(prob, threshold, cleaning)
+        masks = [shown(mask, classes) for mask in (target, pred)]
+        sure = prob.max(0) if classes.several else prob
+        pictures = (image, *masks, sure, error_map(pred, target))
         step = 1 + max(pred.shape) // 1000  # of a large image a figure shows no more
         for title, picture in zip(titles, pictures, strict=True):
             columns[title].append(picture[::step, ::step].copy())
     names = [f"{row['id']}\n{row['diagnosis']}\nDice {row['dice_per_image']:.3f}" for row in rows]
-    save_cases(path, columns, names, note=f"errors: {ERROR_LEGEND}")
+    legend = ERROR_LEGEND_OF_CLASSES if classes.several else ERROR_LEGEND
+    save_cases(path, columns, names, note=f"errors: {legend}", legend=classes)
 
 
 def _tell(run: Path) -> None:
     """Ends a run on the terminal: a short table, and where everything lies."""
     summary, split = read_json(run / "summary.json"), read_split(run / "splits.json")
-    columns = {"test": summary["test"]} | summary["baselines"]
+    columns = {"test": summary["test"]} | summary.get("classes", {}) | summary["baselines"]
     if summary["val"]:
         columns = {"val": summary["val"]} | columns
     lines = [
@@ -377,8 +408,11 @@ def _tell(run: Path) -> None:
         f"{'':16}" + "".join(f"{name:>{max(10, len(name) + 2)}}" for name in columns),
     ]
     for metric in summary["test"]:
-        cells = (f"{v[metric]:>{max(10, len(name) + 2)}.4f}" for name, v in columns.items())
-        lines.append(f"{metric:16}" + "".join(cells))
+        cells = (
+            f"{'' if metric not in own else format(own[metric], '.4f'):>{max(10, len(name) + 2)}}"
+            for name, own in columns.items()
+        )
+        lines.append(f"{metric:16}" + "".join(cells).rstrip())
     lines += [
         f"run directory  {run}",
         f"look at it     tensorboard --logdir {run}",

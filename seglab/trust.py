@@ -47,6 +47,8 @@ TRUSTED: dict[str, frozenset[str]] = {
         {
             "seglab.losses.bce",
             "seglab.losses.bce_dice",
+            "seglab.losses.cross_entropy",
+            "seglab.losses.cross_entropy_dice",
             "seglab.losses.dice",
             "seglab.losses.double_sigmoid_bce",
             "seglab.losses.focal",

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from tiny import REPO, Ended
+from tiny import REPO, Ended, write_tiny_classes
 
 from seglab.config import check_config, differences
 from seglab.trust import TRUSTED_TARGETS, check_targets
@@ -87,7 +87,10 @@ def test_every_model_gives_logits(model: str) -> None:
 def test_it_trains(
     choice: str, script: Callable[..., Ended], tiny_ph2: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
-    where = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}"]
+    where = ["data=ph2", f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}"]
+    if choice == "experiment=classes":
+        root = write_tiny_classes(tmp_path / "classes")
+        where = ["data=pairs", f"data.root={root}", "data.classes=[skin,disc,square]"]
     ended = script("train", *small(choice), *where, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"

@@ -382,7 +382,7 @@ def test_the_worst_cases_come_first(
 ) -> None:
     figures: dict[str, tuple[dict[str, list[np.ndarray]], list[str]]] = {}
 
-    def save(path: Path, columns: Any, names: Any, note: str = "") -> None:
+    def save(path: Path, columns: Any, names: Any, **_: Any) -> None:
         figures[path.name] = columns, names
 
     monkeypatch.setattr(seglab.train, "save_cases", save)

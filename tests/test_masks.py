@@ -56,7 +56,7 @@ def test_measures_by_hand() -> None:
     prob[1, 2:5] = 0.5
     prob[2, 2:5] = 1
     prob[5, 7] = 0.75
-    first, second = measure_instances(number_instances(mask), prob)
+    first, second = measure_instances(number_instances(mask), mask, prob)
     assert first == {
         "lesion": 1,
         "area": 6,
@@ -75,14 +75,15 @@ def test_measures_by_hand() -> None:
         "mean_probability": 0.75,
         "touches_frame": True,
     }
-    assert measure_instances(number_instances(np.zeros((3, 3), bool)), np.zeros((3, 3))) == []
+    none = np.zeros((3, 3), bool)
+    assert measure_instances(number_instances(none), none, np.zeros((3, 3))) == []
 
 
 @pytest.mark.parametrize("place", [(0, 3), (5, 3), (3, 0), (3, 7), (3, 3)])
 def test_every_edge_is_the_frame(place: tuple[int, int]) -> None:
     mask = np.zeros((6, 8), bool)
     mask[place] = True
-    (row,) = measure_instances(number_instances(mask), mask.astype(np.float32))
+    (row,) = measure_instances(number_instances(mask), mask, mask.astype(np.float32))
     assert row["touches_frame"] == (place != (3, 3))
 
 

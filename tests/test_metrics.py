@@ -244,8 +244,8 @@ def test_ece_is_the_textbooks(prob: np.ndarray, target: np.ndarray) -> None:
     assert ours == pytest.approx(ece_by_hand(prob.astype(float), target), abs=1e-12)
     assert 0 <= ours <= 1
     metric = CalibrationError()
-    metric.update(torch.from_numpy(prob[:1]), torch.from_numpy(target[:1]).int())
-    metric.update(torch.from_numpy(prob[1:]), torch.from_numpy(target[1:]).float())
+    metric.update(torch.from_numpy(prob[:1, None]), torch.from_numpy(target[:1, None]).int())
+    metric.update(torch.from_numpy(prob[1:, None]), torch.from_numpy(target[1:, None]).float())
     assert metric.compute().item() == ours
 
 

@@ -100,7 +100,7 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
         return prob
 
     case = case_of(tmp_path, grey(7), mask)
-    rows, values, calibration = score_cases(predict, [case], 0.5)
+    rows, values, calibration, _ = score_cases(predict, [case], 0.5)
     assert len(seen) == 1
     assert seen[0].dtype == np.uint8
     assert np.array_equal(seen[0], grey(7))
@@ -127,11 +127,11 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
     in_one_bin = [24, 6, 20 * 2**23 + 4 * round(float(np.float32(0.51)) * 2**24)]
     assert calibration.dtype == torch.int64
     assert calibration.tolist() == [in_one_bin if k == 7 else [0, 0, 0] for k in range(15)]
-    (row,), _, _ = score_cases(predict, [case], 0.505)
+    (row,), *_ = score_cases(predict, [case], 0.505)
     assert row["fp"] == 2
-    (row,), _, _ = score_cases(predict, [case], 0.49)
+    (row,), *_ = score_cases(predict, [case], 0.49)
     assert [row[k] for k in ("tp", "fp", "fn", "tn")] == [6, 18, 0, 0]
-    (row,), values, _ = score_cases(predict, [case], 0.52)
+    (row,), values, *_ = score_cases(predict, [case], 0.52)
     assert [row[k] for k in ("tp", "fp", "fn", "tn")] == [0, 0, 6, 18]
     assert row["hd95"] == values["hd95"] == math.hypot(4, 6)
     assert row["surface_dice"] == 0
@@ -141,7 +141,7 @@ def test_set_values_are_those_of_the_rows(
     cases: list[Case], pictures: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
     predict = knowing(pictures, lambda mask: np.roll(mask, 3, axis=1) * 0.8 + 0.1)
-    rows, values, calibration = score_cases(predict, cases, 0.5)
+    rows, values, calibration, _ = score_cases(predict, cases, 0.5)
     assert [row["id"] for row in rows] == list(SHAPES)
     kinds = ["common nevus", "atypical nevus", "melanoma", "common nevus"]
     assert [row["diagnosis"] for row in rows] == kinds
@@ -179,7 +179,7 @@ def test_set_values_are_those_of_the_rows(
 def test_a_perfect_predictor_scores_one(
     cases: list[Case], pictures: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    rows, values, _ = score_cases(knowing(pictures, lambda mask: mask), cases, 0.5)
+    rows, values, *_ = score_cases(knowing(pictures, lambda mask: mask), cases, 0.5)
     assert values.pop("ece") == values.pop("hd95") == 0
     assert set(values.values()) == {1.0}
     assert all(row["fp"] == row["fn"] == 0 for row in rows)
@@ -197,7 +197,7 @@ def test_order_of_cases_changes_nothing(
     random = np.random.default_rng(1)
     noise = {mask.shape: random.random(mask.shape) for _, mask in pictures.values()}
     predict = knowing(pictures, lambda mask: 0.6 * noise[mask.shape] + 0.4 * mask)
-    rows, values, calibration = score_cases(predict, cases, 0.5)
+    rows, values, calibration, _ = score_cases(predict, cases, 0.5)
     assert 0 < values["iou_per_image"] < 1
     for order in ([3, 2, 1, 0], [1, 3, 0, 2]):
         other = score_cases(predict, [cases[i] for i in order], 0.5)
@@ -238,7 +238,7 @@ def test_probabilities_are_resized_and_then_cut(tmp_path: Path) -> None:
     case = case_of(tmp_path, grey(7, (8, 8)), first_resized)
     predict = network_predictor(Fixed([[0.9, 0.4], [0.4, 0.4]]), 2)
     np.testing.assert_allclose(predict(grey(7, (8, 8))), 0.4 + 0.5 * weight, atol=1e-6)
-    rows, values, _ = score_cases(predict, [case], 0.5)
+    rows, values, *_ = score_cases(predict, [case], 0.5)
     assert [rows[0][k] for k in ("tp", "fp", "fn")] == [first_resized.sum(), 0, 0]
     assert values["iou_per_image"] == 1
 
@@ -380,7 +380,7 @@ def test_baselines_have_their_names() -> None:
 
 def test_all_background_finds_nothing(cases: list[Case]) -> None:
     predict = baseline_predictors(np.ones((4, 4)))["all_background"]
-    rows, values, _ = score_cases(predict, cases, 0.5)
+    rows, values, *_ = score_cases(predict, cases, 0.5)
     assert all(row["tp"] == row["fp"] == 0 for row in rows)
     assert [row["dice_per_image"] for row in rows] == [0, 0, 0, 1]
     assert (values["sensitivity"], values["specificity"]) == (0, 1)

@@ -62,6 +62,35 @@ def write_tiny_ph2(root: Path, n: int = 20) -> Path:
     return root
 
 
+def write_tiny_classes(root: Path, colours: Sequence[str] = (), n: int = 20) -> Path:
+    """Writes n pairs of dark discs and red squares, classes 1 and 2, the square not always there.
+
+    Masks are of class numbers with a palette, or of colours, if any.
+    """
+    random = np.random.default_rng(3)
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    for i in range(n):
+        height, width = 45 + i % 3, 60 + i % 2
+        y, x = np.mgrid[:height, :width]
+        cy, cx, radius = random.uniform(15, 30), random.uniform(15, 25), random.uniform(8, 13)
+        mask = ((y - cy) ** 2 + (x - cx) ** 2 < radius**2).astype(np.uint8)
+        top = int(random.integers(2, 20))
+        mask[top : top + 20 * (i % 4 > 0), 42:56] = 2
+        skin = random.normal(190, 12, (height, width, 3)) + random.uniform(-15, 15, 3)
+        shift = np.array([[0, 0, 0], [-90, -90, -90], [30, -110, -110]])
+        image = (skin + shift[mask]).clip(0, 255).astype(np.uint8)
+        Image.fromarray(image).save(root / "images" / f"case{i:02}.png")
+        if colours:
+            rgb = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in colours], np.uint8)
+            picture = Image.fromarray(rgb[mask])
+        else:
+            picture = Image.fromarray(mask)
+            picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        picture.save(root / "masks" / f"case{i:02}.png")
+    return root
+
+
 # Draws from every generator, and has weights that are none.
 MOODY = """
 import random
@@ -81,6 +110,14 @@ class Moody(nn.Module):
             x = x * (1 + 0.1 * random.random()) + 0.1 * np.random.normal()
         return self.last(x)
 """
+
+
+def written(out: Path) -> dict[str, np.ndarray]:
+    """Every PNG below a folder, by its path."""
+    return {
+        file.relative_to(out).as_posix(): np.asarray(Image.open(file))
+        for file in sorted(out.rglob("*.png"))
+    }
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -91,7 +91,7 @@ class Augment:
 
         Args:
             image: float (N, 3, H, W) in [0, 1].
-            mask: float (N, 1, H, W), 0 or 1.
+            mask: float (N, 1, H, W), 0 or 1, or class numbers.
             generator: On the CPU, so that every device draws the same.
 
         Returns:

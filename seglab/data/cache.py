@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -40,7 +41,7 @@ class Cache:
 
     Attributes:
         images: uint8 (N, S, S, 3), mapped from disk.
-        masks: uint8 (N, S, S), 0 or 1, mapped from disk.
+        masks: uint8 (N, S, S), 0 or 1, or class numbers; mapped from disk.
         groups: For each case a number, equal for equal pictures.
         sha256: Of each case's image and mask file together, by id.
         files: SHA-256 of every file that the cases come from, tables too.
@@ -77,7 +78,10 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
             "with data.cache_dir=... or SEGLAB_CACHE"
         ) from error
     sha256 = hash_cases(cases, files)
-    key = hash_of([VERSION, size, [[case.id, sha256[case.id]] for case in cases]])[:24]
+    content: list[Any] = [VERSION, size, [[case.id, sha256[case.id]] for case in cases]]
+    if cases[0].classes.several:
+        content.append([len(cases[0].classes.names), cases[0].classes.colours])
+    key = hash_of(content)[:24]
     folder = cache_dir / f"{key}-{size}"
     with FileLock(cache_dir / f"{key}.lock"):
         if not folder.exists():
@@ -100,12 +104,12 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
 
 
 def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a case at native size: uint8 (H, W, 3) and bool (H, W).
+    """Reads a case at native size: uint8 (H, W, 3), and the mask as `read_mask` gives it.
 
     Raises:
         InputError: A file cannot be read, or the two differ in size.
     """
-    image, mask = read_image(case.image), read_mask(case.mask)
+    image, mask = read_image(case.image), read_mask(case.mask, case.classes)
     if image.shape[:2] != mask.shape:
         raise InputError(
             f"{case.mask}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image "

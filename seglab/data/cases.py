@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import SUFFIXES
 from seglab.data.tables import PH2_DIAGNOSES, read_patients, read_ph2_table
 from seglab.errors import InputError
@@ -33,11 +34,12 @@ class Case:
     Attributes:
         id: Unique in its data set.
         image: The image's file.
-        mask: The lesion mask's file.
+        mask: The mask's file.
         diagnosis: What splits are stratified by; 'unknown' where no table tells.
         criteria: What else the table says, by name.
         patient: Who the picture is of; empty where no table tells.
         tables: The files that diagnosis, criteria and patient were read from.
+        classes: What the mask tells apart.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Case:
     criteria: dict[str, str] = field(default_factory=dict, compare=False)
     patient: str = ""
     tables: tuple[Path, ...] = field(default=(), compare=False)
+    classes: Classes = field(default=ONE_CLASS, compare=False)
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,11 @@ def find_cases(root: str | Path) -> list[Case]:
         InputError: No layout fits, or what the layout's own function raises.
     """
     return _strict(scan_cases(root))
+
+
+def of_classes(cases: list[Case], classes: Classes) -> list[Case]:
+    """The same cases, whose masks tell other classes apart."""
+    return [replace(case, classes=classes) for case in cases] if classes.several else cases
 
 
 def scan_cases(root: str | Path) -> Scan:

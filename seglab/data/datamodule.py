@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from seglab.data.augment import Augment
 from seglab.data.cache import Cache, open_cache
-from seglab.data.cases import Case
+from seglab.data.cases import Case, of_classes
+from seglab.data.classes import ONE_CLASS, make_classes
 from seglab.data.splits import Split, load_split, make_split
 from seglab.errors import InputError
 from seglab.files import hash_of
@@ -29,7 +30,7 @@ class SegmentationDataModule(LightningDataModule):
     """Loads and splits a data set.
 
     A batch is a dict: `image` float (N, 3, S, S) in [0, 1], `mask` float (N, 1, S, S) of 0 and
-    1, `index` int64 (N,) the row of each case, `id` a list of N case ids.
+    1, or of class numbers, `index` int64 (N,) the row of each case, `id` a list of N case ids.
 
     Args:
         cases: From the root folder to the cases (`seglab.data.cases`).
@@ -43,6 +44,8 @@ class SegmentationDataModule(LightningDataModule):
         augment: Of training batches; None for none.
         num_workers: Loader processes; 0 reads in the main process, which suffices for a cache.
         seed: Of the order of training batches and of augmentation.
+        classes: Names of what masks tell apart, as in `seglab.data.classes.Classes`.
+        colours: Of several classes, as there.
 
     Attributes:
         start: Epoch, from 0, and how many of its batches were trained on before: where the first
@@ -61,6 +64,8 @@ class SegmentationDataModule(LightningDataModule):
         augment: Augment | None,
         num_workers: int,
         seed: int,
+        classes: Sequence[str] = ONE_CLASS.names,
+        colours: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if Path(cache_dir).expanduser().resolve().is_relative_to(Path(root).resolve()):
@@ -73,6 +78,7 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError(
                 f"data.augment={augment}: expected null or seglab.data.augment.Augment"
             )
+        self.classes = make_classes(classes, colours)
         self.read_cases = cases
         self.root = root
         self.size = size
@@ -96,7 +102,7 @@ class SegmentationDataModule(LightningDataModule):
         """
         if self.cases:
             return
-        cases = self.read_cases(self.root)
+        cases = of_classes(self.read_cases(self.root), self.classes)
         self.cache = open_cache(cases, self.size, self.cache_dir)
         settings = dict(self.split_settings)
         file = settings.pop("file")

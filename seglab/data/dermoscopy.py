@@ -38,9 +38,10 @@ def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.nda
         diagnosis: 0 for a common nevus, 1 for an atypical nevus, 2 for a melanoma.
 
     Returns:
-        The image, uint8 (H, W, 3), RGB, and the lesion's mask, bool (H, W), both of one of PH2's
-        sizes: H 553 to 577 and W 761 to 769 pixels. The lesion covers 3 % to 98 % of the image and
-        may cross its frame. What lies in the dark outside the dermoscope's field is no lesion.
+        The image, uint8 (H, W, 3), RGB, and what its pixels are, uint8 (H, W): 0 skin, 1 lesion,
+        2 the dark outside the dermoscope's field, if any. Both are of one of PH2's sizes: H 553 to
+        577 and W 761 to 769 pixels. The lesion covers 3 % to 98 % of the image and may cross its
+        frame.
 
     Raises:
         InputError: An argument out of range.
@@ -54,7 +55,8 @@ def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.nda
     _mark(rng, picture)
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.1)))
     grain = rng.standard_normal((*shape, 3), np.float32) * np.float32(rng.uniform(1.5, 4.0))
-    return _to_bytes(np.asarray(picture) * light[..., None] + grain), (distance > 0) & lit
+    classes = np.where(lit, distance > 0, 2).astype(np.uint8)
+    return _to_bytes(np.asarray(picture) * light[..., None] + grain), classes
 
 
 def table_row(seed: int, index: int, diagnosis: int, name: str) -> str:

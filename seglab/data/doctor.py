@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from seglab.data.cache import read_pair
-from seglab.data.cases import Case, Finding, scan_cases
+from seglab.data.cases import Case, Finding, of_classes, scan_cases
+from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import read_image, read_mask
 from seglab.data.splits import same_pictures, thumbnail
 from seglab.errors import InputError
@@ -89,16 +90,18 @@ class Report:
         }
 
 
-def check_data(root: str | Path) -> Report:
+def check_data(root: str | Path, classes: Classes = ONE_CLASS) -> Report:
     """Reads every image and every mask of a data set of any supported layout.
 
     Args:
         root: Its folder.
+        classes: What its masks tell apart.
 
     Raises:
         InputError: There is no data set.
     """
     scan = scan_cases(root)
+    scan.cases = of_classes(scan.cases, classes)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(_look, case) for case in scan.cases]
         try:
@@ -139,10 +142,12 @@ def _refused(case: Case, why: str) -> tuple[np.ndarray | None, list[Finding]]:
     except InputError as error:
         findings.append(Finding("unreadable images", str(error), True, (case.id,)))
     try:
-        read_mask(case.mask)
+        read_mask(case.mask, case.classes)
     except InputError as error:
-        grey = str(error).startswith(f"{case.mask}: not a mask")
-        kind = "grey masks" if grey else "unreadable masks"
+        reason = str(error).removeprefix(f"{case.mask}: ")
+        kind = "grey masks" if reason.startswith("not a mask") else "unreadable masks"
+        if case.classes.several and reason.startswith(("holds", "is coloured", "has no colours")):
+            kind = "masks of other classes"
         findings.append(Finding(kind, str(error), True, (case.id,)))
     if not findings:
         findings.append(Finding("masks of another size than their image", why, True, (case.id,)))
@@ -151,6 +156,15 @@ def _refused(case: Case, why: str) -> tuple[np.ndarray | None, list[Finding]]:
 
 def _odd(case: Case, mask: np.ndarray) -> list[Finding]:
     """What is strange about a mask that can be used."""
+    if case.classes.several:
+        if mask.any():
+            return []
+        what = f"no pixel is other than {case.classes.names[0]}"
+        return [
+            Finding(
+                "empty masks", f"{case.mask}: {what}; see whether it is right", False, (case.id,)
+            )
+        ]
     # No false alarm over 140 masks of PH2, 160 of ISIC and 80 of people; each is found inverted.
     height, width = mask.shape
     y, x = max(1, height // 10), max(1, width // 10)

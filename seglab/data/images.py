@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
+from seglab.data.classes import ONE_CLASS, Classes
 from seglab.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,23 +50,31 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a binary mask of any mode: what is bright is lesion.
+def read_mask(path: str | Path, classes: Classes = ONE_CLASS) -> np.ndarray:
+    """Reads a mask of any mode: of one class, what is bright is lesion.
 
     1-bit, 8-bit (0 and 255, or 0 and 1), 24-bit, RGBA, palette (the colours count, not the
     indices), 16-bit and anti-aliased masks all give the same mask. Pixels above one half of the
     mask's white are lesion.
 
+    Of several classes, each pixel has its class's colour where `classes` names colours; else it
+    has its class's number, as a grey value or as the index of its colour in a palette.
+
     Args:
         path: A file of one of `FORMATS`.
+        classes: What it is a mask of.
 
     Returns:
-        bool (H, W), True for lesion.
+        bool (H, W), True for lesion; of several classes their numbers, uint8 (H, W).
 
     Raises:
-        InputError: The file is missing, damaged, no image, or so grey that it is no mask.
+        InputError: The file is missing, damaged, no image, so grey that it is no mask, or holds
+            what is of no class.
     """
     image = _open(path)
+    if classes.several:
+        read = _by_number if classes.colours is None else _by_colour
+        return read(image, classes, path)
     if _is_deep(image):
         values = np.asarray(image)
         if not np.isfinite(values).all() or values.min() < 0:
@@ -112,21 +121,29 @@ def to_network_size(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resizes a pair as the recipe does: the image anti-aliased, the mask cut at one half.
 
+    Of several classes a pixel takes the one that covers most of it, of equal ones the first.
+
     Args:
         image: uint8 (H, W, 3).
-        mask: bool (H, W).
+        mask: bool (H, W), or of several classes their numbers, uint8 (H, W).
         size: Edge of the square result, in pixels.
 
     Returns:
-        uint8 (size, size, 3) and bool (size, size).
+        uint8 (size, size, 3), and the mask in its own type (size, size).
     """
     small = image_to_network_size(image, size)
     if mask.shape == (size, size):
         return small, mask
     from skimage.transform import resize  # heavy, not needed with a cache
 
-    # Many a pixel is exactly one half: it falls as scikit-image's arithmetic has it.
-    return small, resize(mask.astype(np.float64), (size, size), order=1, anti_aliasing=False) > 0.5
+    def share(part: np.ndarray) -> np.ndarray:
+        return resize(part.astype(np.float64), (size, size), order=1, anti_aliasing=False)
+
+    if mask.dtype == bool:
+        # Many a pixel is exactly one half: it falls as scikit-image's arithmetic has it.
+        return small, share(mask) > 0.5
+    shares = [share(mask == number) for number in range(mask.max() + 1)]
+    return small, np.argmax(shares, axis=0).astype(np.uint8)
 
 
 def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:
@@ -206,6 +223,45 @@ def _open(path: str | Path) -> Image.Image:
         raise InputError(
             f"{path}: cannot be read as an image ({reason}); replace it with an undamaged copy"
         ) from error
+
+
+def _by_number(image: Image.Image, classes: Classes, path: str | Path) -> np.ndarray:
+    if image.mode not in ("1", "L", "P") and not _is_deep(image):
+        bands = [np.asarray(band) for band in image.convert("RGB").split()]
+        if any((band != bands[0]).any() for band in bands):
+            raise InputError(
+                f"{path}: is coloured; expected class numbers, grey or with a palette, or name "
+                "the classes' colours in data.colours"
+            )
+        values = bands[0]
+    else:
+        values = np.asarray(image)
+    wrong = values[~np.isin(values, np.arange(len(classes.names)))]
+    if wrong.size:
+        raise InputError(
+            f"{path}: holds {wrong[0]}, which is no class; expected 0 to {len(classes.names) - 1} "
+            f"for {', '.join(classes.names)}"
+        )
+    return values.astype(np.uint8)
+
+
+def _by_colour(image: Image.Image, classes: Classes, path: str | Path) -> np.ndarray:
+    def code(rgb: np.ndarray) -> np.ndarray:
+        return rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+    if _is_deep(image):
+        raise InputError(f"{path}: has no colours; expected 8 bits a channel")
+    codes, known = code(np.asarray(image.convert("RGB"))), code(classes.palette)
+    numbers = np.full(codes.shape, 255, np.uint8)
+    for number, colour in enumerate(known):
+        numbers[codes == colour] = number
+    wrong = codes[numbers == 255]
+    if wrong.size:
+        raise InputError(
+            f"{path}: holds #{wrong[0]:06x}, which is no class's colour; expected "
+            f"{', '.join(classes.colours or ())}"
+        )
+    return numbers
 
 
 def _bmp_bits(path: str | Path) -> int:

@@ -18,12 +18,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from seglab.data.cases import Case, ph2_cases
+from seglab.data.classes import Classes
 from seglab.data.dermoscopy import draw_case, table_row
 from seglab.errors import InputError
 
 # Raised whenever the same seed gives other files than before: a set on disk tells its version.
 VERSION = 1
 MARKER = "synthetic.json"
+DARK_CORNERS = Classes(("skin", "lesion", "dark_corner"))
 
 # PH2's 40 % common nevi, 40 % atypical nevi and 20 % melanomas, in any stretch of the sequence.
 DIAGNOSES = (0, 1, 2, 0, 1)
@@ -43,16 +45,20 @@ _LEGENDS = (
 )
 
 
-def synthetic_cases(root: str | Path, n: int = 100, seed: int = 0) -> list[Case]:
+def synthetic_cases(
+    root: str | Path, n: int = 100, seed: int = 0, dark_corners: bool = False
+) -> list[Case]:
     """Draws the set unless it is there already, and returns its cases, sorted by id.
 
     Arguments and errors are those of `write_synthetic`.
     """
-    write_synthetic(root, n, seed)
+    write_synthetic(root, n, seed, dark_corners)
     return ph2_cases(root)
 
 
-def write_synthetic(root: str | Path, n: int = 100, seed: int = 0) -> None:
+def write_synthetic(
+    root: str | Path, n: int = 100, seed: int = 0, dark_corners: bool = False
+) -> None:
     """Draws cases SYN001, SYN002, ... in PH2's layout: a table, 24-bit images and 1-bit masks.
 
     Drawn once: a set that is there with the same `n`, `seed` and `VERSION` is left as it is. The
@@ -62,6 +68,8 @@ def write_synthetic(root: str | Path, n: int = 100, seed: int = 0) -> None:
         root: The set's folder: absent, empty, or holding the set already.
         n: Number of cases, 1 to 999, as PH2's table has room for three digits.
         seed: Seed of the set, 0 or more.
+        dark_corners: Whether the dark outside the dermoscope's field is a class of its own: masks
+            are then of class numbers with a palette, 0 skin, 1 lesion and 2 dark corner.
 
     Raises:
         InputError: `n` or `seed` out of range, or `root` holds another set or anything else.
@@ -71,6 +79,8 @@ def write_synthetic(root: str | Path, n: int = 100, seed: int = 0) -> None:
         raise InputError(f"n={n}, seed={seed}: expected n from 1 to 999 and a seed of 0 or more")
     root = Path(root).resolve()
     settings = {"n": n, "seed": seed, "version": VERSION}
+    if dark_corners:
+        settings["dark_corners"] = True
     if _is_drawn(root, settings):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +119,18 @@ def _is_drawn(root: Path, settings: dict[str, int]) -> bool:
 def _write(folder: Path, settings: dict[str, int]) -> None:
     def write_case(index: int) -> str:
         name, diagnosis = f"SYN{index + 1:03d}", DIAGNOSES[index % len(DIAGNOSES)]
-        image, mask = draw_case(settings["seed"], index, diagnosis)
+        image, classes = draw_case(settings["seed"], index, diagnosis)
+        mask = Image.fromarray(classes == 1)
+        if settings.get("dark_corners"):
+            mask = Image.fromarray(classes)
+            mask.putpalette(DARK_CORNERS.palette.tobytes())
         case = folder / "PH2 Dataset images" / name
-        for array, file in (
-            (image, case / f"{name}_Dermoscopic_Image" / f"{name}.bmp"),
+        for picture, file in (
+            (Image.fromarray(image), case / f"{name}_Dermoscopic_Image" / f"{name}.bmp"),
             (mask, case / f"{name}_lesion" / f"{name}_lesion.bmp"),
         ):
             file.parent.mkdir(parents=True)
-            Image.fromarray(array).save(file)
+            picture.save(file)
         return table_row(settings["seed"], index, diagnosis, name)
 
     # NumPy, SciPy and Pillow let threads run side by side for most of the time.

@@ -29,10 +29,16 @@ HEADER = (
 N = 6
 
 
+def draw(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray]:
+    """A case with its lesion's mask."""
+    image, classes = draw_case(seed, index, diagnosis)
+    return image, classes == 1
+
+
 @pytest.fixture(scope="module")
 def drawn() -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Five cases of each diagnosis."""
-    return {diagnosis: [draw_case(0, i, diagnosis) for i in range(5)] for diagnosis in range(3)}
+    return {diagnosis: [draw(0, i, diagnosis) for i in range(5)] for diagnosis in range(3)}
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +76,18 @@ def mean_by_diagnosis(drawn: dict, measure) -> list[float]:
 
 
 def test_arguments_alone_determine_a_case() -> None:
-    image, mask = draw_case(3, 1, 1)
+    image, mask = draw(3, 1, 1)
     np.random.seed(1)
-    draw_case(3, 0, 0)
-    again, mask_again = draw_case(3, 1, 1)
+    draw(3, 0, 0)
+    again, mask_again = draw(3, 1, 1)
     assert np.array_equal(image, again)
     assert np.array_equal(mask, mask_again)
 
 
 @pytest.mark.parametrize("other", [(4, 1, 1), (3, 2, 1), (3, 1, 0)])
 def test_each_argument_matters(other: tuple[int, int, int]) -> None:
-    image, mask = draw_case(3, 1, 1)
-    other_image, other_mask = draw_case(*other)
+    image, mask = draw(3, 1, 1)
+    other_image, other_mask = draw(*other)
     assert image.shape != other_image.shape or not np.array_equal(image, other_image)
     assert mask.shape != other_mask.shape or not np.array_equal(mask, other_mask)
 
@@ -155,7 +161,7 @@ def test_files_are_ph2s(root: Path) -> None:
     pictures = [path(Path(), name).as_posix() for name in names for path in (image_path, mask_path)]
     assert sorted(contents(root)) == sorted([*pictures, "PH2_dataset.txt", "synthetic.json"])
     for i, name in enumerate(names):
-        image, mask = draw_case(0, i, DIAGNOSES[i % 5])
+        image, mask = draw(0, i, DIAGNOSES[i % 5])
         for path, bits in ((image_path(root, name), 24), (mask_path(root, name), 1)):
             head = path.read_bytes()[:34]
             assert head[:2] == b"BM"

@@ -334,13 +334,13 @@ def test_a_checkpoint_is_held_against_the_network_without_memory(name: str) -> N
     )
     weights = make(name).state_dict()
     before = torch.random.get_rng_state()
-    _check_form(model, weights, 32)
+    _check_form(model, weights, 32, 1)
     assert torch.random.get_rng_state().equal(before)
     for change in ({"decoder": [8, 6, 5, 3]}, {"classes": 2}, {"decoder": [4096 * 4, 8, 8, 8]}):
         with pytest.raises(Exception, match=r"size mismatch|it gives|its config asks for more"):
-            _check_form(OmegaConf.create(dict(model) | change), weights, 32)
+            _check_form(OmegaConf.create(dict(model) | change), weights, 32, 1)
     with pytest.raises(InputError, match=r"^data\.size=48"):
-        _check_form(model, weights, 48)
+        _check_form(model, weights, 48, 1)
 
 
 @pytest.mark.parametrize(
