@@ -1,4 +1,4 @@
-"""Configs composed for the tiny PH2, and scripts run as from the command line."""
+"""Configs composed for the tiny PH2, scripts run as from the command line, what they predict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from PIL import Image
 from tiny import REPO, TINY, Ended, write_tiny_ph2
+
+from seglab.data.cases import ph2_cases
 
 # As many tests at once as there are cores (pytest -n), so one thread each, and in what they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -92,3 +95,40 @@ def tiny_train(
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def predicting_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("predicting")
+
+
+@pytest.fixture
+def predicting_runs(predicting_folder: Path, tiny_train: Callable[..., Ended]) -> tuple[Path, Path]:
+    """Two trained for other sizes, one of them predicting with everything on.
+
+    Read-only by agreement, but for the first one's network.onnx: test_export.py makes it once.
+    """
+    on, off = predicting_folder / "on", predicting_folder / "off"
+    if not on.exists():
+        plain = ["logger=null", "callbacks.pictures=null", "monitor=null", "task.optimizer.lr=0.02"]
+        inference = [f"inference.{key}=true" for key in ("tta", "largest_component", "fill_holes")]
+        for run, overrides in ((on, inference), (off, ["data.size=24", "seed=1"])):
+            ended = tiny_train(
+                run, *plain, "trainer.max_epochs=20", "data.batch_size=4", *overrides
+            )
+            assert ended.code == 0, ended.err
+    return on, off
+
+
+@pytest.fixture
+def pictures(tiny_ph2: Path, tmp_path: Path) -> Path:
+    """A folder of pictures in two folders, in several formats."""
+    root = tmp_path / "pictures"
+    (root / "a" / "deep").mkdir(parents=True)
+    (root / "b").mkdir()
+    names = ("a/one.png", "a/deep/one.png", "b/two.jpg", "b/three.TIFF")
+    for case, name in zip(ph2_cases(tiny_ph2), names, strict=False):
+        Image.open(case.image).save(root / name)
+    (root / "notes.txt").write_text("not a picture")
+    (root / ".hidden.png").write_text("not one either")
+    return root
