@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="where to leave what was found as JSON")
     args = parser.parse_args()
 
+    if args.colours is not None and args.classes is None:
+        parser.error("--colours are those of --classes, which is missing")
     classes, options = ONE_CLASS, ""
     if args.classes is not None:
         names, colours = (text and text.split(",") for text in (args.classes, args.colours))

@@ -223,7 +223,7 @@ def comparable(config: Any) -> dict[str, Any]:
     """What of a resolved config matters to a result: values by dotted key, lists as text."""
     flat = _flat(BEFORE) | _flat(config)
     run_dir = flat.get("run_dir")
-    flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir}
+    flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir is not None}
     return {key: value for key, value in flat.items() if key not in PLACES}
 
 

@@ -124,6 +124,7 @@ class TestReading:
             (None, None, "expected a list of names"),
             ([f"a{i}" for i in range(MAX_CLASSES + 1)], None, "expected a list of names"),
             (["a", "a"], None, "'a': expected names of letters"),
+            (["a", "A"], None, "'a': expected names of letters"),
             (["a", "../b"], None, "'../b': expected names of letters"),
             (["a", "é"], None, "'é': expected names of letters"),
             (["a", "b"], ["#000000"], "a colour such as '#ff8000' for each of a, b"),

@@ -531,7 +531,8 @@ def test_older_runs_are_taken_for_what_they_were() -> None:
     old = {"task": {"loss": 1}, "model": {}}
     new = {"task": {"loss": 1, "ema": 0, "encoder_rate": 1}, "model": {}, "inference": OFF}
     assert not differences(old, new)
-    texts = {key: str(value).lower() for key, value in comparable({}).items() if key != ""}
+    flat = {key: "null" if value is None else value for key, value in comparable({}).items()}
+    texts = {key: str(value).lower() for key, value in flat.items() if key != ""}
     assert texts == BEFORE
 
 

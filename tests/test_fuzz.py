@@ -566,7 +566,7 @@ def read_checkpoint_file(folder: Path, content: bytes) -> None:
     assert isinstance(digest, str)
     assert isinstance(net, torch.nn.Module) and not net.training
     assert 0 < about["threshold"] < 1 and about["epoch"] >= 1
-    assert isinstance(about["split_hash"], str) and isinstance(about["classes"], list)
+    assert isinstance(about["split_hash"], str) and about["classes"].names == ("lesion",)
     assert all(p.isfinite().all() for p in net.parameters())
     read_run("checkpoints/best.ckpt")(folder, content)
 

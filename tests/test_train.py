@@ -24,6 +24,7 @@ from tiny import REPO, TINY, Ended
 
 from seglab.checkpoints import load_network
 from seglab.data.cases import ph2_cases
+from seglab.data.classes import Classes
 from seglab.data.images import read_image, read_mask, to_network_size
 from seglab.files import read_csv
 from seglab.runs import open_run
@@ -275,7 +276,7 @@ def test_tensorboard_shows_it_all(run: Path) -> None:
 
 def test_a_checkpoint_is_plain_and_enough(run: Path) -> None:
     net, about = load_network(run / "checkpoints" / "best.ckpt")
-    assert about["classes"] == ["lesion"]
+    assert about["classes"] == Classes(("lesion",))
     assert about["threshold"] == 0.5
     assert about["split_hash"] == json.loads((run / "splits.json").read_text())["hash"]
     assert not net.training

@@ -72,7 +72,8 @@ def make_classes(names: Any, colours: Any = None, where: str = "data.") -> Class
             f"{where}classes={names}: expected a list of names, one or up to {MAX_CLASSES} with "
             "background first"
         )
-    wrong = [name for name in names if not _NAME.fullmatch(name) or names.count(name) > 1]
+    alike = [name.lower() for name in names]  # for some file systems
+    wrong = [name for name in names if not _NAME.fullmatch(name) or alike.count(name.lower()) > 1]
     if wrong:
         raise InputError(
             f"{where}classes: {wrong[0]!r}: expected names of letters, digits and _, each once"
