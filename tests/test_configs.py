@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tiny import REPO, Ended, write_tiny_classes
 
 from seglab.config import check_config, differences
-from seglab.trust import TRUSTED_TARGETS, check_targets
+from seglab.trust import TRUSTED_TARGETS, _check_form, check_targets
 
 CONF = REPO / "conf"
 
@@ -64,6 +64,7 @@ def test_it_composes_and_names_only_what_is_there_and_trusted(
 ) -> None:
     config = check_config(composed(choice))
     check_targets(OmegaConf.create(config), choice)
+    _check_form(OmegaConf.create(config), choice)  # or its runs could not be opened again
     for name in TRUSTED_TARGETS:
         assert name.split(".")[0] in ("seglab", "torch", "lightning")
 
