@@ -1,12 +1,14 @@
-"""README's page on sweeps: its commands, as they stand, on smaller data."""
+"""README's commands: those of its first steps and on sweeps, as they stand, on smaller data."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ from tiny import ONE_THREAD, REPO, TINY, Ended
 from seglab.files import read_csv
 
 
-def commands() -> list[str]:
-    page = (REPO / "README.md").read_text().partition("\n## Sweeps\n")[2].partition("\n## ")[0]
+def commands(section: str) -> list[str]:
+    page = (REPO / "README.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return [
         line.partition("#")[0].strip()
         for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
@@ -64,7 +66,7 @@ def test_commands_of_the_page_on_sweeps_do_what_it_says(
 
     tiny = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY]
     left = dict(SMALLER)
-    for command in commands():
+    for command in commands("Sweeps"):
         key = next((key for key in left if f"train.py {key}" in command), None)
         if "compare.py" in command:
             ended = run(command)
@@ -87,3 +89,74 @@ def test_commands_of_the_page_on_sweeps_do_what_it_says(
     (grid,) = (tmp_path / "runs" / "baseline").iterdir()
     assert [row["job"] for row in read_csv(grid / "jobs.csv")] == ["seed=0", "seed=1"]
     assert (tmp_path / "runs" / "tpe" / "study.journal").exists()
+
+
+# What makes each of the first steps small, by how it begins.
+QUICK = {
+    "train.py data=synthetic": ["data.cases.n=10", "data.batch_size=4", *TINY],
+    "train.py -m model": [*TINY, "data.split.fold=0"],
+    "train.py data=pairs": TINY,
+}
+
+
+@pytest.mark.slow
+def test_first_steps_do_what_they_say(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "PH2Dataset").symlink_to(tiny_ph2)
+    for part, suffix in (("images", "_Dermoscopic_Image/*.bmp"), ("masks", "_lesion/*.bmp")):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        for file in tiny_ph2.glob(f"*/*/*{suffix}"):
+            name = file.name.replace("_lesion", "")
+            (tmp_path / "mine" / part / name).write_bytes(file.read_bytes())
+    (tmp_path / "pictures").symlink_to(tmp_path / "mine" / "images")
+    env = os.environ | ONE_THREAD | {"SEGLAB_CACHE": str(cache_dir)}
+    left = dict(QUICK)
+    for command in commands("First steps"):
+        program, *arguments = shlex.split(command)
+        if program == "tensorboard":
+            server = subprocess.Popen(
+                [Path(sys.executable).with_name(program), *arguments, "--port", "0"],
+                cwd=tmp_path,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert server.stderr is not None
+            url = next(m[0] for line in server.stderr if (m := re.search(r"http://\S+", line)))
+            with urllib.request.urlopen(f"{url}data/runs") as answer:
+                assert any("recipe" in run for run in json.load(answer))
+            server.kill()
+            continue
+        assert program == "python"
+        script, *arguments = arguments
+        if script == "scripts/tutorial.py":  # tests/test_tutorial.py runs it
+            continue
+        key = next((key for key in left if f"scripts/{key}" in command), None)
+        more = left.pop(key) if key else []
+        done = subprocess.run(
+            [sys.executable, str(REPO / script), *arguments, *more],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (command, done.stderr)
+    assert not left
+    for file in ("two-table/table.tex", "two/report.html", "mine/network.onnx"):
+        assert (tmp_path / "runs" / file).is_file()
+    masks = {file.name for file in (tmp_path / "masks" / "masks").iterdir()}
+    assert masks == {f"IMD{i:03}.png" for i in range(20)}
+
+
+def test_links_within_readme_lead_somewhere() -> None:
+    page = (REPO / "README.md").read_text()
+    anchors = {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    }
+    links = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert len(links) > 10
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif not link.startswith("https://"):
+            assert (REPO / link).exists(), link
