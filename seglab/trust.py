@@ -332,7 +332,7 @@ def _check_form(config: DictConfig, file: str | Path) -> None:
     except (InputError, OmegaConfBaseException, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{file}: {shown(str(error))}") from error
     cases = config.data.cases if isinstance(config.data.cases, DictConfig) else {}
-    known = {"_target_", "_partial_", "n", "seed"}
+    known = {"_target_", "_partial_", "n", "seed", "dark_corners"}
     named = cases.get("_target_")
     if (
         not named
