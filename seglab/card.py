@@ -167,7 +167,7 @@ def _head(run: Run, origin: Origin, row: Row) -> list[str]:
         f"Marks {what} in pictures. Research use only: no medical device, no diagnosis. Dice per "
         f"image on {_n(n, 'test case')}: {dice}{beside}.",
         "",
-        *_table(["", ""], [[k, v] for k, v in facts.items() if v], 2),
+        *_table(["property", "value"], [[k, v] for k, v in facts.items() if v], 2),
     ]
 
 
