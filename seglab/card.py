@@ -134,6 +134,9 @@ def _head(run: Run, origin: Origin, row: Row) -> list[str]:
     if trivial is not None:
         score = shown_score(metric, Score(known[trivial]))
         beside = f"; the best trivial baseline, {_name(trivial)}, has {score}"
+    # Of pairs the one class may be anything: 'lesion' is what it is called unless somebody says.
+    is_known = several or get("data.cases._target_") != f"{_CASES}.pairs_cases"
+    marked = what if is_known else f"what its training masks mark, called {what},"
     facts = {"network": _call(run, "model"), "weights": ""}
     if origin.weights or get("model._target_") in {*_NETWORKS, _OVER_ENCODER}:
         facts["weights"] = _initial_weights(run, origin)
@@ -164,7 +167,7 @@ def _head(run: Run, origin: Origin, row: Row) -> list[str]:
     return [
         f"# {name}, trained on {folder}",
         "",
-        f"Marks {what} in pictures. Research use only: no medical device, no diagnosis. Dice per "
+        f"Marks {marked} in pictures. Research use only: no medical device, no diagnosis. Dice per "
         f"image on {_n(n, 'test case')}: {dice}{beside}.",
         "",
         *_table(["property", "value"], [[k, v] for k, v in facts.items() if v], 2),
@@ -421,7 +424,7 @@ def _code(run: Run, origin: Origin) -> str:
     if "seglab" in origin.versions:
         said.append(f"seglab {_plain(origin.versions['seglab'])}")
     if origin.commit:
-        states = {True: " and changes (`code.diff`)", False: " and nothing that is not in it"}
+        states = {True: ", with uncommitted changes (`code.diff`)", False: ", nothing uncommitted"}
         state = next((words for known, words in states.items() if origin.dirty is known), "")
         said.append(f"commit {_name(origin.commit)}{state}")
     elif run.source:

@@ -158,7 +158,8 @@ def read_origin(folder: Path) -> Origin:
         record = read_json(file)
         git, machine = record.get("git") or {}, record.get("machine") or {}
         device = _text(record.get("device") or "")
-        counts = [f"{machine[k]} {k}" for k in ("cores", "threads") if machine.get(k)]
+        known = [(machine[k], k) for k in ("cores", "threads") if machine.get(k)]
+        counts = [f"{n} {k[:-1] if n == 1 else k}" for n, k in known]
         parts = [machine["processor"], *counts] if machine.get("processor") else counts
         if device not in ("", "cpu"):
             parts = list(machine.get(device) or [])

@@ -177,6 +177,7 @@ def test_what_it_says_of_the_run_is_true_and_nothing_is_left_open(
     for sure in ("data_fingerprint", "split_hash"):
         assert record[sure] in body
     assert record["start"][:10] in body
+    assert ", 1 thread`" in body
     assert record["versions"]["torch"] in body
     assert "]: " not in body
     assert "](" not in body  # no link, so no dead one
@@ -334,7 +335,7 @@ def test_where_weights_patients_and_code_come_from(holdout: Path) -> None:
     edit(holdout / "run.json", lambda r: r["machine"].update(cuda=["NVIDIA H100"]))
     text = card.model_card(holdout)
     assert "those of one patient, as far as `who.csv` names patients" in text
-    assert "commit `a1b2c3` and changes (`code.diff`)" in text
+    assert "commit `a1b2c3`, with uncommitted changes (`code.diff`)" in text
     assert "on CUDA `NVIDIA H100`" in text
     edit(holdout / "run.json", lambda r: r.update(directory=str(holdout.parent.parent)))
     assert f"RUN={holdout.parent.name}/holdout\n" in card.model_card(holdout)
@@ -343,6 +344,10 @@ def test_where_weights_patients_and_code_come_from(holdout: Path) -> None:
     text = card.model_card(holdout)
     assert "Split: as `mine.json` has it. Pictures" in text
     assert "PH2 is of" not in text  # other pictures in its layout
+    assert "\nMarks `lesion` in pictures." in text
+    pairs = {"_target_": "seglab.data.cases.pairs_cases"}
+    edit(holdout / "config.yaml", lambda c: c["data"].update(cases=pairs))
+    assert "\nMarks what its training masks mark, called `lesion`, in" in card.model_card(holdout)
 
 
 class Seen(HTMLParser):
