@@ -567,7 +567,7 @@ def _shown(metric: str, score: Score, n: int) -> str:
 def _name(text: str) -> str:
     """A text of anyone, which Markdown takes for nothing else."""
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-    if re.fullmatch(r"[^`|\\<>&]+", text) and text == text.strip():
+    if re.fullmatch(r"[^`|\\<>&]+", text):
         return f"`{text}`"
     return _plain(text)
 
