@@ -86,6 +86,124 @@ class Run:
     tested: Tested = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What a run was made of, as its files say; what an older one does not say is empty.
+
+    Attributes:
+        started: Time, ISO 8601.
+        directory: Where its command was started.
+        commit: Of seglab's checkout.
+        dirty: Whether there was more than the commit; None outside a checkout.
+        versions: Of Python and distributions, by name.
+        device: What it was trained on, 'cpu' or 'cuda'.
+        machine: Processors: the accelerators of another device than 'cpu', else the CPU.
+        weights: SHA-256 of the file that its weights started from.
+        resumed: How often it was gone on with.
+        changed: What was another then than at its start: git, versions, machine.
+        split_hash: SHA-256 of ids and contents.
+        ids: Of the cases, by part: train, val, test.
+        tables: Names of the CSVs that were read as data, of who the patients are; None: unknown.
+        best_epoch: Number of the epoch whose weights it keeps, from 1.
+        threshold: Probability above which a pixel is lesion; None: that of its config.
+        baselines: Test scores of trivial baselines, by their names.
+    """
+
+    started: str
+    directory: str
+    commit: str
+    dirty: bool | None
+    versions: dict[str, str]
+    device: str
+    machine: str
+    weights: str
+    resumed: int
+    changed: tuple[str, ...]
+    split_hash: str
+    ids: dict[str, list[str]]
+    tables: list[str] | None
+    best_epoch: int
+    threshold: float | None
+    baselines: dict[str, dict[str, float]]
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run directory whose test cases are scored, all but finished or finished.
+
+    Raises:
+        InputError: It is no run directory, has no scores yet, or a file is damaged.
+    """
+    for name, what in (
+        ("run.json", "no run directory"),
+        ("summary.json", "not trained to its end"),
+    ):
+        if not (folder / name).exists():
+            raise InputError(
+                f"{folder}: {what} (it holds no {name}); expected one of train.py's, whose command "
+                "ends it if it is given again"
+            )
+    return _read_run(folder, _text(folder.name), is_scored=True)
+
+
+def read_origin(folder: Path) -> Origin:
+    """Reads what a run was made of.
+
+    Args:
+        folder: As of `read_run`.
+
+    Raises:
+        InputError: A file is missing or damaged.
+    """
+    with _reading(folder / "run.json") as file:
+        record = read_json(file)
+        git, machine = record.get("git") or {}, record.get("machine") or {}
+        device = _text(record.get("device") or "")
+        known = [(machine[k], k) for k in ("cores", "threads") if machine.get(k)]
+        counts = [f"{n} {k[:-1] if n == 1 else k}" for n, k in known]
+        parts = [machine["processor"], *counts] if machine.get("processor") else counts
+        if device not in ("", "cpu"):
+            parts = list(machine.get(device) or [])
+        resumed = record.get("resumed") or []
+        kinds = ("git", "versions", "machine")
+        from_run: dict[str, Any] = {
+            "started": _text(record.get("start") or ""),
+            "directory": str(record.get("directory") or ""),
+            "commit": _text(git.get("commit") or ""),
+            "dirty": git.get("dirty"),
+            "versions": {_text(k): _text(v) for k, v in record.get("versions", {}).items()},
+            "device": device,
+            "machine": _text(", ".join(map(str, parts))),
+            "weights": _text(record.get("modules", {}).get("model.weights") or ""),
+            "resumed": len(resumed),
+            "changed": tuple(k for k in kinds if any(k in each for each in resumed)),
+            "split_hash": _text(record.get("split_hash") or ""),
+        }
+    with _reading(folder / "splits.json") as file:
+        split = read_json(file)
+        ids = {part: [*map(_text, split.get(part, []))] for part in ("train", "val", "test")}
+    tables: list[str] | None = None
+    with _reading(folder / "data.json") as file:
+        if file.exists():
+            names = [_text(Path(name).name) for name in read_json(file)["files"]]
+            tables = sorted({name for name in names if name.lower().endswith(".csv")})
+    with _reading(folder / "summary.json") as file:
+        summary = read_json(file)
+        epoch = int(summary["best_epoch"])
+        threshold = _number(summary["threshold"]) if "threshold" in summary else None
+        baselines = {
+            _text(name): {_text(k): _number(v) for k, v in values.items()}
+            for name, values in summary.get("baselines", {}).items()
+        }
+    return Origin(
+        **from_run,
+        ids=ids,
+        tables=tables,
+        best_epoch=epoch,
+        threshold=threshold,
+        baselines=baselines,
+    )
+
+
 def read_val(run: Path) -> dict[str, float]:
     """Reads scores and loss of val at the chosen epoch, named `val/...`.
 
@@ -142,11 +260,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _read_run(folder: Path, path: str) -> Run:
+def _read_run(folder: Path, path: str, is_scored: bool = False) -> Run:
     with _reading(folder / "run.json") as file:
         record = read_json(file)
         status, error = record["status"], record.get("error")
         STATUSES.index(status)
+        status = "finished" if is_scored else status
         varies = {str(k): _text(v) for k, v in record.get("varies", {}).items()}
         overrides = varies or dict(o.split("=", 1) for o in record.get("overrides", []) if "=" in o)
         config = record.get("config")

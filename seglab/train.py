@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig
 from torch import nn
 
-from seglab import provenance
+from seglab import card, provenance
 from seglab.checkpoints import (
     BEST,
     SealedCheckpoints,
@@ -46,7 +46,7 @@ from seglab.figures import (
     save_curves,
     shown,
 )
-from seglab.files import read_json, write_csv, write_json
+from seglab.files import read_json, write_csv, write_json, write_whole
 from seglab.inference import choose_threshold, network_predictor
 from seglab.interrupts import Interrupts
 from seglab.masks import Predictor, predicted_mask
@@ -153,6 +153,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
         save_curves(run.path / "figures" / "curves.png", recorder.rows, config["monitor"] or SHOWN)
         log_hparams(trainer, config, summary, run.record.get("varies", {}))
         write_json(run.path / "summary.json", summary)
+        try:
+            write_whole(run.path / card.NAME, card.model_card(run.path))
+        except InputError as error:  # such as a table too large for it: no reason to lose the run
+            log.warning("%s is left out: %s", card.NAME, error)
         _tell(run.path)
         return read_val(run.path)
 

@@ -31,6 +31,7 @@ from seglab.runs import open_run
 from seglab.train import train
 
 FILES = {
+    "MODEL_CARD.md",
     "baseline_cases.csv",
     "checkpoints/best.ckpt",
     "checkpoints/last.ckpt",
