@@ -136,17 +136,13 @@ print("semantic: pixels of classes 0, 1:", np.bincount(semantic.ravel()))
 print("instance: pixels of background, lesion 1, lesion 2, ...:", np.bincount(instances.ravel()))
 pieces = Counter(int(number_instances(mask > 0).max()) for mask in masks)
 print("training masks by their number of pieces:", dict(pieces))
-figure = Figure(figsize=(9, 2), layout="constrained")
-for axis, picture, title in zip(
-    figure.subplots(1, 3),
-    (np.hstack(images[two]), semantic, instances),
-    ("two cases side by side", "semantic: one class", "instance: a number each"),
-    strict=True,
-):
-    axis.imshow(picture, cmap="gray" if picture is semantic else "viridis", interpolation="nearest")
-    axis.set_title(title, fontsize=9)
-    axis.axis("off")
-show("2-instances", figure)
+columns = {
+    "two cases side by side": [np.hstack(images[two])],
+    "semantic: one class": [semantic],
+    "instance: a number each": [instances / instances.max()],
+}
+save_cases(OUT / "2-instances.png", columns, [""])
+show("2-instances")
 
 # %% [markdown]
 # ## 3. Why cross-entropy and not squared error
@@ -171,7 +167,7 @@ def gradient(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, mask: flo
     return z.grad.flatten()
 
 
-z = torch.linspace(-8, 8, 161)
+z = torch.linspace(-8, 8, 1601)
 p = torch.sigmoid(z)
 pixels = z.view(-1, 1, 1, 1)
 torch.testing.assert_close(bce(pixels, torch.ones_like(pixels)), -torch.log(p))
@@ -215,21 +211,18 @@ with torch.no_grad():
     print(f"logits         {tuple(segnet(torch.zeros(1, 3, size, size)).shape[1:])}")
 
 # %%
-dark = torch.from_numpy(255 - grey[picks[1]]).float()[None, None]  # lesion is what stands out
-pooled, places = dark, []
+pixel = 1 - torch.from_numpy(grey[picks[3]]).float()[None, None] / 255  # lesion stands out
+pooled, places = pixel, []
 for _ in range(2):
     pooled, where = max_pool2d(pooled, 2, return_indices=True)
     places.append(where)
 unpooled, bilinear = pooled, pooled
 for where in reversed(places):
     unpooled, bilinear = max_unpool2d(unpooled, where, [2, 2]), upsample(bilinear)
-figure = Figure(figsize=(9, 2.6), layout="constrained")
-maps = {"darkness": dark, "pooled twice": pooled, "unpooled": unpooled, "bilinear": bilinear}
-for axis, (title, features) in zip(figure.subplots(1, 4), maps.items(), strict=True):
-    axis.imshow(features[0, 0], cmap="gray", interpolation="nearest")
-    axis.set_title(f"{title}\n{features.shape[-1]} x {features.shape[-2]}", fontsize=9)
-    axis.axis("off")
-show("4-unpooling", figure)
+maps = {"darkness": pixel, "pooled twice": pooled, "unpooled": unpooled, "bilinear": bilinear}
+columns = {f"{title}, {x.shape[-1]} px": [x[0, 0].numpy()] for title, x in maps.items()}
+save_cases(OUT / "4-unpooling.png", columns, [""])
+show("4-unpooling")
 
 # %% [markdown]
 # ## 5. A sigmoid too many
@@ -333,7 +326,7 @@ ranked = sorted(dice, key=lambda id: dice[id])
 by_id = {case.id: case for case in data.part("test")}
 chosen = [ranked[round(i * (len(ranked) - 1))] for i in (0, 1 / 3, 2 / 3, 1)]
 titles = ("image", "target", "probability", "prediction", "errors")
-columns: dict[str, list[np.ndarray]] = {title: [] for title in titles}
+columns = {title: [] for title in titles}
 for id in chosen:
     image, target = read_pair(by_id[id])
     prob = model.predict(image)
@@ -341,8 +334,8 @@ for id in chosen:
     pictures = (image, target > 0, prob, pred, error_map(pred, target))
     for title, picture in zip(titles, pictures, strict=True):
         columns[title].append(picture)
-names = [f"{id}\n{by_id[id].diagnosis}\nDice {dice[id]:.3f}" for id in chosen]
-save_cases(OUT / "6-predictions.png", columns, names, note=f"SegNet; errors: {ERROR_LEGEND}")
+labels = [f"{id}\n{by_id[id].diagnosis}\nDice {dice[id]:.3f}" for id in chosen]
+save_cases(OUT / "6-predictions.png", columns, labels, note=f"SegNet; errors: {ERROR_LEGEND}")
 show("6-predictions")
 
 # %% [markdown]
@@ -410,7 +403,7 @@ image, target = read_pair(by_id[middle])
 outline = np.argwhere((target > 0) & ~binary_erosion(target > 0))
 centre = np.array(target.shape) / 2
 y, x = outline[np.linalg.norm(outline - centre, axis=1).argmin()]
-figure = Figure(figsize=(9, 3.4), layout="constrained")
+figure = Figure(figsize=(9.6, 3.6), layout="constrained")
 *panels, right = figure.subplots(1, 3)
 for axis, path, title, own in zip(panels, (plain, unet), ("SegNet", "U-Net"), (a, b), strict=True):
     axis.imshow(image)
@@ -472,22 +465,14 @@ for n in sorted({1, os.cpu_count() or 1}):
 torch.set_num_threads(threads)
 
 # %%
-figure = Figure(figsize=(7, 0.5 * len(runs) + 1.2), layout="constrained")
-axis = figure.subplots()
-for row, path in enumerate(runs):
-    spent = read_json(path / "summary.json")["seconds"]
-    between = spent["fit"] - spent["training_steps"]
-    parts = {"steps": spent["training_steps"], "between": between, "score": spent["score"]}
-    print(path.name, {part: round(value, 1) for part, value in parts.items()})
-    start = 0.0
-    for colour, (part, value) in enumerate(parts.items()):
-        axis.barh(row, value, left=start, color=f"C{colour}", label=part if row == 0 else None)
-        start += value
-axis.set_yticks(range(len(runs)), [path.name.rpartition("-")[0] for path in runs])
-axis.invert_yaxis()
-axis.set_xlabel("seconds")
-axis.legend(fontsize=8)
-show("10-seconds", figure)
+names = ("steps", "between", "score")
+print(f"{'seconds':16}" + "".join(f"{name:>10}" for name in names) + f"{'images/s':>10}")
+for path in runs:
+    summary = read_json(path / "summary.json")
+    spent = summary["seconds"]
+    steps = spent["training_steps"]
+    parts = (steps, spent["fit"] - steps, spent["score"], summary["images_per_second"])
+    print(f"{path.name.rpartition('-')[0]:16}" + "".join(f"{part:10.1f}" for part in parts))
 print(f"all of it took {time.monotonic() - BEGAN:.0f} s")
 
 # %% [markdown]
