@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Why U-Net beats SegNet, and how to tell
+# # SegNet, U-Net, and how to tell which is better
 # A published recipe trains SegNet and U-Net to find skin lesions in dermoscopic images. This
 # tutorial walks it step by step with seglab, small enough for a CPU. It opens as a notebook in VS
 # Code, and with jupytext in Jupyter; `python scripts/tutorial.py` runs it from start to end.
@@ -194,8 +194,9 @@ show("3-bce-mse", figure)
 # An *encoder* turns the image into features: convolutions, and max-pooling that halves the edges;
 # a *decoder* turns these into a mask of the image's size, a channel a class. SegNet
 # (Badrinarayanan, Kendall and Cipolla 2017) remembers where each maximum stood and *unpools*: it
-# puts the value back at that place, zeros around it, which keeps edges where they were. The recipe
-# upsamples bilinearly instead, so its SegNet, and seglab's, does not keep even that.
+# puts the value back at that place, zeros around it, so where in its window a feature stood is
+# kept. The recipe upsamples bilinearly instead, so its SegNet, and seglab's, does not keep even
+# that.
 
 # %%
 segnet, size = SegNet(), data.size
@@ -228,7 +229,7 @@ show("4-unpooling")
 # ## 5. A sigmoid too many
 # The recipe's networks end in a sigmoid, and its loss, `BCEWithLogitsLoss`, takes another. What the
 # loss takes for a logit then lies in [0, 1]: no lesion pixel's loss falls below ln(1 + 1/e), no
-# background pixel's below ln 2, and gradients shrink by another factor p (1 - p). Nor is p a
+# background pixel's below ln 2, and MSE's factor p (1 - p) is back in the gradient. Nor is p a
 # probability any more. A *proper* loss is least where p is the true chance of lesion; this one is
 # least at 0 for every chance below 1/2, and at 1 for every one above sigmoid(1).
 
@@ -380,10 +381,10 @@ show("7-accuracy", figure)
 # ## 8. What pooling loses and skips restore
 # After four poolings one bottleneck pixel stands for 16 x 16 of the image: what is there survives,
 # where exactly does not. U-Net (Ronneberger, Fischer and Brox 2015) hands each encoder level's
-# features to the decoder level of the same size, concatenated: a *skip connection*. Everything else
-# is SegNet, so the difference is the skips'. Outlines should show it: *surface Dice* is the share
-# of outline within 2 px of the other outline, *hd95* the 95th percentile of distances between
-# outlines in px, less being better; a single false spot far off can ruin it.
+# features to the decoder level of the same size, concatenated: a *skip connection*. The rest is
+# SegNet's, but that convolutions which take a skip in are wider. Outlines should show it: *surface
+# Dice* is the share of outline within 2 px of the other outline, *hd95* the 95th percentile of
+# distances between outlines in px, less being better; a single false spot far off can ruin it.
 
 # %%
 print(f"U-Net: {sum(p.numel() for p in UNet().parameters()):,} parameters")
@@ -403,7 +404,7 @@ image, target = read_pair(by_id[middle])
 outline = np.argwhere((target > 0) & ~binary_erosion(target > 0))
 centre = np.array(target.shape) / 2
 y, x = outline[np.linalg.norm(outline - centre, axis=1).argmin()]
-figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+figure = Figure(figsize=(9.6, 3.9), layout="constrained")
 *panels, right = figure.subplots(1, 3)
 for axis, path, title, own in zip(panels, (plain, unet), ("SegNet", "U-Net"), (a, b), strict=True):
     axis.imshow(image)
@@ -413,7 +414,9 @@ for axis, path, title, own in zip(panels, (plain, unet), ("SegNet", "U-Net"), (a
     axis.set_title(f"{title}, {middle}: surface Dice {own[middle]:.3f}", fontsize=9)
 right.plot(list(a.values()), [b[id] for id in a], "o", alpha=0.6)
 right.axline((0, 0), slope=1, color="grey", linestyle=":")
-right.set(xlabel="SegNet, surface Dice", ylabel="U-Net, surface Dice", aspect="equal")
+limits = (-0.02, max(*a.values(), *b.values()) + 0.02)
+right.set(xlabel="SegNet, surface Dice", ylabel="U-Net, surface Dice", xlim=limits, ylim=limits)
+right.set_box_aspect(1)
 show("8-edge", figure)
 
 # %% [markdown]
