@@ -104,11 +104,15 @@ def report(
     parts = make_table(rows, lines, notes, METRICS, True)
     gallery = [_choose_seed(row) for row in rows if row.finished]
     page: dict[str, Any] = {
-        "title": ", ".join(dict.fromkeys(Path(d).resolve().name for d in dirs)),
+        "title": _title(gallery, dirs),
         "about": whole.above,
         "facts": _facts([run for row in rows for run in row.finished]),
-        "table": _table(whole, whole.notes),
-        "diagnoses": _table(parts, [n for n in parts.notes if n not in whole.notes]),
+        "table": _table(whole, len(whole.head), whole.notes),
+        # Costs are those of all cases.
+        "diagnoses": _table(
+            *(parts, parts.left + 1 + len(METRICS)),
+            [note for note in parts.notes if note not in whole.notes],
+        ),
         "curves": _curves(gallery),
     }
     room = LIMIT - len(_page(page)) - 2 * _LONGEST * len(gallery)
@@ -156,6 +160,13 @@ def _choose_seed(row: Row) -> _Shown:
     return _Shown(row, seed, [run for run in row.finished if run.seed == seed], dice)
 
 
+def _title(gallery: Sequence[_Shown], dirs: Sequence[str | Path]) -> str:
+    """Names the rows, or where there are many the folders."""
+    folders = dict.fromkeys(Path(d).resolve().name for d in dirs)
+    labels = [each.row.label for each in gallery]
+    return _clipped("; ".join(labels if len(labels) < 4 else folders))
+
+
 def _facts(runs: list[Run]) -> list[tuple[str, str]]:
     """Where the numbers come from, by what that is called."""
     records = [record if isinstance(record, dict) else {} for record in map(_record, runs)]
@@ -196,8 +207,9 @@ def _split(run: Run) -> str:
     return f"{said['protocol']}, seed {said.get('data.split.seed', 'unknown')}"
 
 
-def _table(table: Table, notes: Sequence[str]) -> dict[str, Any]:
-    return {"head": table.head, "left": table.left, "body": table.body, "notes": list(notes)}
+def _table(table: Table, columns: int, notes: Sequence[str]) -> dict[str, Any]:
+    body = [cells[:columns] for cells in table.body]
+    return {"head": table.head[:columns], "left": table.left, "body": body, "notes": list(notes)}
 
 
 def _curves(gallery: Sequence[_Shown]) -> list[dict[str, Any]]:
