@@ -210,6 +210,12 @@ class Row:
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if values and len(known) == len(values) else None
 
+    @property
+    def monitor(self) -> str:
+        """The metric of val that its curve is drawn of."""
+        monitor = self.settings.get("monitor", "")
+        return monitor if monitor.startswith("val/") else MONITOR
+
     def by_case(self, metric: str) -> dict[Case, float]:
         """A per-image metric of each case, averaged over seeds; empty where it is not known."""
         if metric not in self.terms:
@@ -218,8 +224,15 @@ class Row:
         return dict(zip(self.cases, (sums[:, 0] / sums[:, 1]).tolist(), strict=True))
 
 
-class _Line(NamedTuple):
-    """A line of the table: a row's scores, those of one diagnosis, or those of one class."""
+class Line(NamedTuple):
+    """A line of the table: a row's scores, those of one diagnosis, or those of one class.
+
+    Attributes:
+        row: Whose scores.
+        diagnosis: Whose cases; None for all.
+        of: Of several classes the one that is scored; None for the mean of all but background.
+        scores: By the metric's name.
+    """
 
     row: Row
     diagnosis: str | None
@@ -228,6 +241,7 @@ class _Line(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
+        """Whether it is that of all cases and classes."""
         return self.diagnosis is None and self.of is None
 
 
@@ -281,25 +295,8 @@ def compare(
     runs = find_runs(dirs)
     rows, notes = make_rows(runs)
     pairs = _pairs(versus, rows)
-    lines = [
-        _Line(row, diagnosis, of, row.scores(METRICS if out else shown, diagnosis, of))
-        for row in rows
-        for diagnosis, of in _parts(row, by_diagnosis)
-    ]
-    columns = list(rows[0].labels)
-    parted = ["diagnosis"] * by_diagnosis + ["class"] * any(line.of for line in lines)
-    parts = [
-        Table(
-            _protocol(rows),
-            [
-                *(columns + parted),
-                *("n", *shown, "val", "runs", "parameters", "multiply-adds", "train s", "images/s"),
-            ],
-            len(columns + parted),
-            [_cells(line, shown, parted) for line in lines],
-            [*_gaps(rows), *notes, *_cautions(rows, lines)],
-        )
-    ]
+    lines = make_lines(rows, METRICS if out else shown, by_diagnosis)
+    parts = [make_table(rows, lines, notes, shown, by_diagnosis)]
     tests = _tests(pairs, metric)
     if tests:
         parts.append(_versus(tests, pairs, metric))
@@ -321,6 +318,45 @@ def compare(
         whole = {line.row.label: line.scores for line in lines if line.is_whole}
         _draw(out, rows, whole, curves)
     return "\n\n".join(plain(part, width) for part in parts)
+
+
+def make_lines(rows: list[Row], metrics: Sequence[str], by_diagnosis: bool) -> list[Line]:
+    """Scores rows, with intervals of these metrics, each class, and each diagnosis if asked for."""
+    return [
+        Line(row, diagnosis, of, row.scores(metrics, diagnosis, of))
+        for row in rows
+        for diagnosis, of in _parts(row, by_diagnosis)
+    ]
+
+
+def make_table(
+    rows: list[Row],
+    lines: Sequence[Line],
+    notes: Sequence[str],
+    shown: Sequence[str],
+    by_diagnosis: bool,
+) -> Table:
+    """Makes the table of these lines.
+
+    Args:
+        rows: Of `make_rows`.
+        lines: Of `make_lines`, all or some.
+        notes: Of `make_rows`.
+        shown: Names of `METRICS`.
+        by_diagnosis: Whether a column says whose cases a line is of.
+    """
+    columns = list(rows[0].labels)
+    parted = ["diagnosis"] * by_diagnosis + ["class"] * any(line.of for line in lines)
+    return Table(
+        _protocol(rows),
+        [
+            *(columns + parted),
+            *("n", *shown, "val", "runs", "parameters", "multiply-adds", "train s", "images/s"),
+        ],
+        len(columns + parted),
+        [_cells(line, shown, parted) for line in lines],
+        [*_gaps(rows), *notes, *_cautions(rows, lines)],
+    )
 
 
 def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
@@ -579,7 +615,7 @@ def _gaps(rows: list[Row]) -> list[str]:
     return notes
 
 
-def _cautions(rows: list[Row], lines: Sequence[_Line]) -> list[str]:
+def _cautions(rows: list[Row], lines: Sequence[Line]) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
     if any(line.row.finished and _size(line.row, line.diagnosis) < FEW for line in lines):
@@ -602,7 +638,7 @@ def _cautions(rows: list[Row], lines: Sequence[_Line]) -> list[str]:
     return notes
 
 
-def _cells(line: _Line, shown: Sequence[str], parted: Sequence[str]) -> list[str]:
+def _cells(line: Line, shown: Sequence[str], parted: Sequence[str]) -> list[str]:
     row, diagnosis, of, scores = line
     whole = line.is_whole
     cells = list(row.labels.values()) if whole else [""] * len(row.labels)
@@ -640,7 +676,7 @@ def _size(row: Row, diagnosis: str | None) -> int:
     return sum(diagnosis in (None, case[2]) for case in row.cases)
 
 
-def _record(line: _Line) -> dict[str, Any]:
+def _record(line: Line) -> dict[str, Any]:
     """A line of table.csv, at full precision."""
     row, diagnosis, of, scores = line
     record: dict[str, Any] = row.labels | row.full | {"label": row.label}
@@ -732,9 +768,8 @@ def _curves(rows: list[Row]) -> dict[str, tuple[str, list[dict[int, float]]]]:
     curves = {}
     for row in rows:
         if row.finished:
-            monitor = row.settings.get("monitor", "")
-            monitor = monitor if monitor.startswith("val/") else MONITOR
-            curves[row.label] = (monitor, [read_curve(run, monitor) for run in row.finished])
+            found = [read_curve(run, row.monitor) for run in row.finished]
+            curves[row.label] = (row.monitor, found)
     return curves
 
 

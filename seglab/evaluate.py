@@ -61,7 +61,7 @@ def evaluate(
     refuse_twice(paths)
     runs = [open_run(path, trust) for path in paths]
     runs = [replace(run, inference=replace(run.inference, **given)) for run in runs]
-    model = ensemble([_model(run) for run in runs])
+    model = ensemble([model_of(run) for run in runs])
     cleaning, threshold = model.inference.cleaning, model.threshold
     cases = _test_cases(runs) if data_root is None else find_cases(data_root)
     cases = of_classes(cases, model.classes)
@@ -112,7 +112,8 @@ def read_cases(run: Run) -> list[Case]:
     return read(data.root)
 
 
-def _model(run: Run) -> Model:
+def model_of(run: Run) -> Model:
+    """What an opened run predicts with, on the kind of device that it was trained on."""
     device = "cpu"
     if run.record.get("device") == "cuda" and torch.cuda.is_available():
         device = "cuda"

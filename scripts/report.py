@@ -1,0 +1,26 @@
+"""Writes a page of runs, one HTML file: python scripts/report.py RUN|SWEEP... [--out FILE]."""
+
+import argparse
+import logging
+
+from seglab.console import add_trust
+from seglab.errors import one_line_errors
+
+
+@one_line_errors
+def main() -> None:
+    """Parses and calls `seglab.report.report`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
+    parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
+    add_trust(parser)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from seglab.report import report
+
+    report(args.dirs, args.out, tuple(args.trust))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,397 @@
+"""report.py: numbers as in the run's own files, pictures predicted again, a page that is safe."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import hashlib
+import http.server
+import io
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from skimage.draw import disk, polygon2mask
+from tiny import Ended, write_tiny_classes, write_tiny_ph2
+
+from seglab import report as module
+from seglab import stats
+from seglab.compare import compare
+from seglab.data.cases import ph2_cases
+from seglab.data.classes import ONE_CLASS, Classes
+from seglab.data.images import read_image, read_mask
+from seglab.figures import error_map
+from seglab.inference import network_predictor
+from seglab.masks import predicted_mask
+from seglab.report import _choose_cases, draw_image, draw_prediction, report, trace
+from seglab.runs import open_run
+
+Script = Callable[..., Ended]
+PLAIN = ["logger=null", "callbacks.pictures=null", "monitor=null", "model.width=2"]
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 99)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture
+def swept(folder: Path, tiny_train: Script) -> Path:
+    """Two rows of two folds each; read-only by agreement."""
+    data, runs = folder / "PH2Dataset", folder / "runs"
+    if not runs.exists():
+        write_tiny_ph2(data, 12)
+        for name, more in (("one", ["inference.tta=true"]), ("two", ["model.depth=1"])):
+            for fold in (0, 1):
+                split = [f"data.split.fold={fold}", "data.split.folds=2", f"data.root={data}"]
+                more = [*more, "inference.largest_component=true", "task.optimizer.lr=0.02"]
+                ended = tiny_train(runs / name / str(fold), *PLAIN, *split, *more)
+                assert ended.code == 0, ended.err
+    return runs
+
+
+@pytest.fixture
+def page(folder: Path, swept: Path) -> Path:
+    """Of both rows."""
+    out = folder / "both.html"
+    return out if out.exists() else report([swept], out)
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    found = re.findall(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert len(found) == 1
+    return json.loads(found[0])
+
+
+def picture(url: str) -> np.ndarray:
+    head, _, data = url.partition(",")
+    assert head == "data:image/webp;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+def stored(run: Path) -> dict[str, float]:
+    with (run / "test_cases.csv").open() as file:
+        return {row["id"]: float(row["dice_per_image"]) for row in csv.DictReader(file)}
+
+
+def test_numbers_are_those_of_compare_and_of_the_runs(
+    swept: Path, page: Path, tmp_path: Path
+) -> None:
+    data = data_of(page)
+    compare([swept], "all", by_diagnosis=True, out=tmp_path)
+    with (tmp_path / "table.csv").open() as file:
+        known = list(csv.DictReader(file))
+    for name, lines in (
+        ("table", [line for line in known if line["diagnosis"] == "all"]),
+        ("diagnoses", known),
+    ):
+        table = data[name]
+        assert len(table["body"]) == len(lines) > 4  # baselines too
+        for cells, line in zip(table["body"], lines, strict=True):
+            shown = dict(zip(table["head"], cells, strict=True))
+            assert shown["n"] == line["n"]
+            for metric in module.METRICS:
+                value, low, high = (float(line[f"{metric}{end}"]) for end in ("", "_low", "_high"))
+                digits = 1 if metric == "hd95" else 3
+                ends = f"[{low:.{digits}f}, {high:.{digits}f}]"
+                assert shown[metric] == f"{value:.{digits}f} {ends}"
+    assert any("fewer than 50 cases" in note for note in data["table"]["notes"])
+    rows, cases = data["gallery"]["rows"], data["gallery"]["cases"]
+    assert len(rows) == 2 and data["gallery"]["notes"] == []
+    # Every case once, each with both rows' own Dice.
+    assert sorted(card["id"] for card in cases) == [f"IMD{i:03}" for i in range(12)]
+    for number, name in enumerate(("one", "two")):
+        (number,) = [
+            i for i, row in enumerate(rows) if ("tta=true" in row["label"]) == (name == "one")
+        ]
+        dice = stored(swept / name / "0") | stored(swept / name / "1")
+        assert {card["id"]: card["rows"][str(number)]["dice"] for card in cases} == dice
+        for fold in ("0", "1"):
+            own = stored(swept / name / fold)
+            summary = json.loads((swept / name / fold / "summary.json").read_text())
+            mean = np.mean(
+                [card["rows"][str(number)]["dice"] for card in cases if card["id"] in own]
+            )
+            assert mean == pytest.approx(summary["test"]["dice_per_image"], abs=1e-12)
+    facts = dict(data["facts"])
+    assert str(swept.parent / "PH2Dataset") in facts["Data"] and facts["Seed"] == "42"
+    record = json.loads((swept / "one" / "0" / "run.json").read_text())
+    assert (
+        record["start"][:10] in facts["Trained"] and record["versions"]["seglab"] in facts["Code"]
+    )
+    (loss,) = [panel for panel in data["curves"] if panel["name"] == "loss"]
+    with (swept / "one" / "0" / "metrics.csv").open() as file:
+        first = [float(row["val/loss"]) for row in csv.DictReader(file)]
+    with (swept / "one" / "1" / "metrics.csv").open() as file:
+        second = [float(row["val/loss"]) for row in csv.DictReader(file)]
+    means = [line["mean"] for line in loss["lines"] if line["part"] == "val"]
+    assert any(np.allclose(mean, np.mean([first, second], 0), rtol=1e-4) for mean in means)
+
+
+def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None:
+    data = data_of(page)
+    cases = {case.id: case for case in ph2_cases(swept.parent / "PH2Dataset")}
+    cards = {card["id"]: card for card in data["gallery"]["cases"]}
+    for number, row in enumerate(data["gallery"]["rows"]):
+        for fold in ("0", "1"):
+            name = "one" if "tta=true" in row["label"] else "two"
+            run = open_run(swept / name / fold)
+            predict = network_predictor(run.net, 32, tta=name == "one")
+            for id in run.split.test:
+                image, target = read_image(cases[id].image), read_mask(cases[id].mask)
+                pred = predicted_mask(predict(image), run.threshold, {"largest_component": True})
+                card, own = cards[id], cards[id]["rows"][str(number)]
+                for url, mask in ((own["prediction"], pred), (card["target"], target)):
+                    assert np.array_equal(
+                        picture(url), np.repeat(mask[..., None] * np.uint8(255), 3, 2)
+                    )
+                assert np.array_equal(picture(own["errors"]), error_map(pred, target))
+                assert np.abs(picture(card["image"]).astype(float) - image).mean() < 8
+                assert (card["width"], card["height"]) == target.shape[::-1]
+
+
+def points_of(path: str, width: float) -> list[np.ndarray]:
+    """Polygons of a path of relative lines, in pixels."""
+    out = []
+    for piece in re.findall(r"M([^z]*)z", path):
+        steps = np.array(re.findall(r"-?\d+", piece), float).reshape(-1, 2)
+        out.append(steps.cumsum(0) * width / 1000)
+    return out
+
+
+def test_outlines_enclose_the_mask() -> None:
+    mask = np.zeros((150, 200), bool)
+    mask[disk((60, 180), 50, shape=mask.shape)] = True  # beyond the frame
+    mask[disk((60, 160), 12)] = False
+    mask[disk((120, 40), 20)] = True
+    (path,) = trace(mask, ONE_CLASS, 10**6)
+    inside = np.zeros(mask.shape, bool)
+    for points in points_of(path, 200):
+        inside ^= polygon2mask(mask.shape, points[:, ::-1] - 0.5)  # pixels' centres
+    assert (inside == mask).mean() > 0.99 and len(points_of(path, 200)) == 3
+    assert trace(mask & False, ONE_CLASS, 10**6) == [""]
+    # Each class for itself, and the longest first where not all fit.
+    three = Classes(("skin", "disc", "square"))
+    numbers = np.zeros((150, 200), np.uint8)
+    numbers[100:140, 20:60], numbers[10:50, 20:60], numbers[10:20, 100:110] = 1, 2, 2
+    first, second = trace(numbers, three, 10**6)
+    assert len(points_of(first, 200)) == 1 and len(points_of(second, 200)) == 2
+    (part,) = points_of(trace(numbers, three, 80)[1], 200)
+    assert part.min() >= 10 - 0.5 and part.max() <= 60.5
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    shape=st.tuples(st.integers(1, 900), st.integers(1, 900)),
+    share=st.floats(module._LEAST, 1),
+    grain=st.sampled_from([0.02, 0.5]),
+    several=st.booleans(),
+)
+def test_pictures_of_noise_keep_to_their_size(
+    shape: tuple[int, int], share: float, grain: float, several: bool
+) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    masks = random.random((2, *shape)) < grain
+    classes = ONE_CLASS
+    if several:
+        classes = Classes(tuple(f"c{i}" for i in range(9)))
+        masks = (masks * random.integers(0, 9, masks.shape)).astype(np.uint8)
+    size = int(share * module._IMAGE)
+    assert len(json.dumps(draw_image(image, masks[0], classes, size))) <= size + 60
+    size = int(share * module._PREDICTION)
+    assert len(json.dumps(draw_prediction(masks[1], masks[0], classes, size))) <= size
+
+
+@given(n=st.integers(0, 20_000), rows=st.integers(1, 40), room=st.integers(0, 15_000_000))
+def test_chosen_cases_fit(n: int, rows: int, room: int) -> None:
+    cards = [((str(i), "", ""), {0: i / 20_000}) for i in range(n)]
+    chosen, share = _choose_cases(cards, room, rows)  # type: ignore[arg-type]
+    assert module._LEAST <= share <= 1
+    most = share * (module._IMAGE + rows * module._PREDICTION) + module._ENTRY
+    assert len(chosen) * most <= room
+    numbers = [int(case[0]) for case, _ in chosen]
+    assert numbers == sorted({*numbers})
+    if len(chosen) < n:  # the worst half of them, and the best one
+        half = len(chosen) // 2
+        assert numbers[:half] == list(range(half))
+        assert len(chosen) < 2 or numbers[-1] == n - 1
+
+
+def test_a_page_is_bounded_and_says_what_is_left_out(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path
+) -> None:
+    empty = len(page.read_text()) - len(json.dumps(data_of(page)["gallery"]["cases"]))
+    monkeypatch.setattr(module, "LIMIT", empty + 90_000)
+    monkeypatch.setattr(module, "_LEAST", 1.0)
+    out = report([swept / "one"], tmp_path / "deep" / "page.html")
+    gallery = data_of(out)["gallery"]
+    assert out.stat().st_size <= empty + 90_000
+    assert 0 < len(gallery["cases"]) < 12
+    left = 12 - len(gallery["cases"])
+    assert gallery["notes"][0].startswith(f"{left} of 12 cases are left out")
+    dice = stored(swept / "one" / "0") | stored(swept / "one" / "1")
+    assert gallery["cases"][0]["rows"]["0"]["dice"] == min(dice.values())
+
+
+def test_the_page_asks_for_nothing(page: Path) -> None:
+    text = page.read_text()
+    own = text.replace("http://www.w3.org/2000/svg", "")
+    template = (
+        own.partition('id="data">')[0] + own.rpartition("</script>")[0].rpartition("<script>")[2]
+    )
+    assert "http" not in template and "@import" not in template and "url(" not in template
+    assert not re.findall(r"\b(?:src|href)=\"(?!data:)", template)
+    policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)[0]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
+    for tag in ("style", "script"):
+        (body,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert rules[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+
+
+@pytest.fixture
+def hostile(swept: Path, tmp_path: Path) -> Path:
+    """A page of a run whose files hold markup wherever they hold text."""
+    run = tmp_path / "run"
+    shutil.copytree(swept / "one" / "0", run)
+    for name, old in {
+        "test_cases.csv": "IMD",
+        "splits.json": "IMD",
+        "baseline_cases.csv": "IMD",
+        "config.yaml": "name: baseline",
+    }.items():
+        text = (run / name).read_text()
+        assert old in text
+        new = f"name: '{HOSTILE}'" if old[0] == "n" else f"{HOSTILE}IMD"
+        (run / name).write_text(text.replace(old, new).replace("nevus", f"nevus {HOSTILE}"))
+    record = json.loads((run / "run.json").read_text())
+    record["git"]["commit"] = record["versions"]["seglab"] = HOSTILE
+    (run / "run.json").write_text(json.dumps(record))
+    return report([run], tmp_path / "hostile.html")
+
+
+def test_hostile_names_stay_text(hostile: Path, page: Path) -> None:
+    text, data = hostile.read_text(), data_of(hostile)
+    assert text.count("</script>") == page.read_text().count("</script>") == 2
+    assert "<img" not in text
+    assert all(card["id"].startswith(HOSTILE) for card in data["gallery"]["cases"])
+    assert any(HOSTILE in card["diagnosis"] for card in data["gallery"]["cases"])
+    assert HOSTILE in data["title"] and HOSTILE in dict(data["facts"])["Code"]
+    # It is not the split that the network was trained on.
+    assert "no pictures of what it predicts" in data["gallery"]["notes"][0]
+    assert all("image" not in card for card in data["gallery"]["cases"])
+
+
+def test_several_classes(folder: Path, tiny_train: Script, tmp_path: Path) -> None:
+    names = ["skin", "disc", "square"]
+    run, root = tmp_path / "run", write_tiny_classes(folder / "classes", n=12)
+    ended = tiny_train(
+        *(run, f"data.root={root}", "data=pairs", f"data.classes=[{','.join(names)}]"),
+        *("experiment=classes", *PLAIN, "task.optimizer.lr=0.02", "data.split.test=0.3"),
+    )
+    assert ended.code == 0, ended.err
+    data = data_of(report([run], tmp_path / "page.html"))
+    (row,), cases = data["gallery"]["rows"], data["gallery"]["cases"]
+    opened = open_run(run)
+    palette = opened.classes.palette
+    assert (
+        row["legend"]
+        == [[name, "#" + bytes(colour).hex()] for name, colour in zip(names, palette, strict=True)][
+            1:
+        ]
+    )
+    with (run / "test_cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {card["id"] for card in cases} == {row["id"] for row in rows}
+    predict = network_predictor(opened.net, 32)
+    for card in cases:
+        own = [r for r in rows if r["id"] == card["id"] and r["class"] != "skin"]
+        mean = sum(float(r["dice_per_image"]) for r in own) / 2
+        assert card["rows"]["0"]["dice"] == pytest.approx(mean, abs=1e-12)
+        pred = predict(read_image(root / "images" / f"{card['id']}.png")).argmax(0)
+        target = np.asarray(Image.open(root / "masks" / f"{card['id']}.png"))
+        assert np.array_equal(picture(card["rows"]["0"]["prediction"]), palette[pred])
+        assert np.array_equal(picture(card["target"]), palette[target])
+        assert np.array_equal(picture(card["rows"]["0"]["errors"]), error_map(pred, target))
+        assert len(card["outline"]) == 2
+    classes = data["table"]["head"].index("class")
+    assert [cells[classes] for cells in data["table"]["body"]][:3] == ["all", "disc", "square"]
+
+
+def test_what_is_gone_or_changed_is_said(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, root = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(swept / "two" / "0", run)
+    shutil.copytree(swept.parent / "PH2Dataset", root)
+    config = (run / "config.yaml").read_text().replace(str(swept.parent / "PH2Dataset"), str(root))
+    (run / "config.yaml").write_text(config)
+    changed, gone, *others = json.loads((run / "splits.json").read_text())["test"]
+    cases = {case.id: case for case in ph2_cases(root)}
+    image = np.asarray(Image.open(cases[changed].image))
+    Image.fromarray(255 - image).save(cases[changed].image)
+    shutil.rmtree(cases[gone].image.parents[1])
+    gallery = data_of(report([run], tmp_path / "page.html"))["gallery"]
+    pictured = {card["id"]: "image" in card for card in gallery["cases"]}
+    assert pictured == {changed: False, gone: False} | dict.fromkeys(others, True)
+    said = "\n".join(gallery["notes"])
+    assert f"have changed since the run, image or mask: {changed}" in said
+    assert f"are not in the data any more: {gone}" in said
+    root.rename(tmp_path / "elsewhere")
+    gallery = data_of(report([run], tmp_path / "page.html"))["gallery"]
+    assert len(gallery["cases"]) == len(pictured) and str(root) in gallery["notes"][0]
+    assert not any("image" in card for card in gallery["cases"])
+    # Numbers need no network either.
+    (run / "checkpoints" / "best.ckpt").unlink()
+    assert "best.ckpt" in data_of(report([run], tmp_path / "page.html"))["gallery"]["notes"][0]
+
+
+def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> None:
+    run = swept / "one" / "0"
+    failed = tmp_path / "failed" / "0"
+    failed.mkdir(parents=True)
+    (failed / "run.json").write_text(json.dumps({"status": "failed", "error": "X: full"}))
+    (tmp_path / "file").write_text("")
+    for arguments, said in {
+        (tmp_path / "no",): "no such folder",
+        (tmp_path / "file",): "no such folder",
+        (failed.parent,): "no finished run",
+        (run, swept / "two"): "--out: name the file",
+        (run, "--out", tmp_path): "is a folder",
+        (run, "--out", tmp_path / "file" / "page.html"): str(tmp_path / "file"),
+        (run, "--out", Path("/proc/page.html")): "/proc/page.html",
+    }.items():
+        ended = script("report", *arguments)
+        assert ended.code == 1 and said in ended.err, ended.err
+        assert len(ended.err.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("*.html")) and not list(swept.rglob("*.html"))
+    # One that failed beside one that did not is a row of the table.
+    shutil.copytree(run, tmp_path / "both" / "run")
+    failed.rename(tmp_path / "both" / "failed")
+    ended = script("report", tmp_path / "both")
+    assert ended.code == 0, ended.err
+    data = data_of(tmp_path / "both" / "report.html")
+    assert any("failed (X: full)" in note for note in data["table"]["notes"])
+    assert len(data["gallery"]["rows"]) == 1
+    first = (tmp_path / "both" / "report.html").read_bytes()
+    assert script("report", tmp_path / "both").code == 0
+    assert (tmp_path / "both" / "report.html").read_bytes() == first
