@@ -39,8 +39,10 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_resamples_and_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "RESAMPLES", 99)
+    for name in ("_draw_pairs", "_draw_predictions", "save_curves"):  # they take half the time
+        monkeypatch.setattr(f"seglab.train.{name}", lambda *args: None)
 
 
 @pytest.fixture(scope="session")
