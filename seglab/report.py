@@ -287,6 +287,7 @@ def _draw(
     for number, (each, run) in enumerate(jobs, 1):
         name = f"predicting, run {number} of {len(jobs)}"
         lost: dict[str, list[str]] = defaultdict(list)
+        path = run.folder.name if run.path == "." else run.path
         try:
             for sha256, image, target, pred, classes in _predict(run, wanted, trust, name, lost):
                 key = sha256, each.row.classes
@@ -298,11 +299,11 @@ def _draw(
                     colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in classes.palette.tolist()]
                     each.legend = [*zip(classes.names, colours, strict=True)][1:]
         except InputError as error:
-            notes.append(f"{run.path}: no pictures of what it predicts: {error}")
+            notes.append(f"{path}: no pictures of what it predicts: {error}")
         for why, ids in lost.items():
             others = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
             named = ", ".join(_clipped(id) for id in ids[:5])
-            notes.append(f"{run.path}: no pictures of cases that {why}: {named}{others}")
+            notes.append(f"{path}: no pictures of cases that {why}: {named}{others}")
     return images, notes
 
 
@@ -371,12 +372,12 @@ def draw_image(
         original, in pixels.
     """
     height, width = target.shape
+    outline = trace(_resized(target, _EDGES[0]), classes, size // 3)
     for edge in _EDGES:
-        small = _resized(target, edge)
         drawn = {
             "image": _url(_resized(image, edge, Image.Resampling.LANCZOS), quality=_QUALITY),
-            "target": _url(shown(small, classes), lossless=True),
-            "outline": trace(small, classes, size // 3),
+            "target": _url(shown(_resized(target, edge), classes), lossless=True),
+            "outline": outline,
         }
         if len(json.dumps(drawn)) <= size:
             break
@@ -391,12 +392,13 @@ def draw_prediction(
     Returns:
         `prediction` and `errors` as data URLs, without loss; `outline` as of `trace`.
     """
+    outline = trace(_resized(pred, _EDGES[0]), classes, size // 3)
     for edge in _EDGES:
         found, there = _resized(pred, edge), _resized(target, edge)
         drawn = {
             "prediction": _url(shown(found, classes), lossless=True),
             "errors": _url(error_map(found, there), lossless=True),
-            "outline": trace(found, classes, size // 3),
+            "outline": outline,
         }
         if len(json.dumps(drawn)) <= size:
             break
@@ -428,8 +430,9 @@ def trace(mask: np.ndarray, classes: Classes, size: int) -> list[str]:
             steps = np.diff(points, axis=0, prepend=points[:1] * 0).tolist()
             piece = f"M{points[0, 0]} {points[0, 1]}l" if len(points) else ""
             piece += " ".join(f"{x} {y}" for x, y in steps[1:]) + "z"
-            if len(points) > 2 and len(path) + len(piece) <= size // len(numbers):
-                path += piece
+            if len(path) + len(piece) > size // len(numbers):
+                break
+            path += piece * (len(points) > 2)
         paths.append(path)
     return paths
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import csv
-import functools
 import hashlib
-import http.server
 import io
 import json
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +39,10 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_resamples_and_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "RESAMPLES", 99)
+    for name in ("_draw_pairs", "_draw_predictions", "save_curves"):  # they take half the time
+        monkeypatch.setattr(f"seglab.train.{name}", lambda *args: None)
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +82,11 @@ def picture(url: str) -> np.ndarray:
     head, _, data = url.partition(",")
     assert head == "data:image/webp;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+def coarse(image: np.ndarray) -> np.ndarray:
+    """Without the noise that a compressed picture lacks."""
+    return np.asarray(Image.fromarray(image).reduce(5), float)
 
 
 def stored(run: Path) -> dict[str, float]:
@@ -162,7 +166,7 @@ def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None
                         picture(url), np.repeat(mask[..., None] * np.uint8(255), 3, 2)
                     )
                 assert np.array_equal(picture(own["errors"]), error_map(pred, target))
-                assert np.abs(picture(card["image"]).astype(float) - image).mean() < 8
+                assert np.abs(coarse(picture(card["image"])) - coarse(image)).mean() < 3
                 assert (card["width"], card["height"]) == target.shape[::-1]
 
 
@@ -196,9 +200,9 @@ def test_outlines_enclose_the_mask() -> None:
     assert part.min() >= 10 - 0.5 and part.max() <= 60.5
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(
-    shape=st.tuples(st.integers(1, 900), st.integers(1, 900)),
+    shape=st.tuples(st.integers(1, 250), st.integers(1, 250)),
     share=st.floats(module._LEAST, 1),
     grain=st.sampled_from([0.02, 0.5]),
     several=st.booleans(),
@@ -219,9 +223,9 @@ def test_pictures_of_noise_keep_to_their_size(
     assert len(json.dumps(draw_prediction(masks[1], masks[0], classes, size))) <= size
 
 
-@given(n=st.integers(0, 20_000), rows=st.integers(1, 40), room=st.integers(0, 15_000_000))
+@given(n=st.integers(0, 5_000), rows=st.integers(1, 40), room=st.integers(0, 15_000_000))
 def test_chosen_cases_fit(n: int, rows: int, room: int) -> None:
-    cards = [((str(i), "", ""), {0: i / 20_000}) for i in range(n)]
+    cards = [((str(i), "", ""), {0: i / 5_000}) for i in range(n)]
     chosen, share = _choose_cases(cards, room, rows)  # type: ignore[arg-type]
     assert module._LEAST <= share <= 1
     most = share * (module._IMAGE + rows * module._PREDICTION) + module._ENTRY
@@ -231,7 +235,7 @@ def test_chosen_cases_fit(n: int, rows: int, room: int) -> None:
     if len(chosen) < n:  # the worst half of them, and the best one
         half = len(chosen) // 2
         assert numbers[:half] == list(range(half))
-        assert len(chosen) < 2 or numbers[-1] == n - 1
+        assert len(chosen) < 4 or numbers[-1] == n - 1
 
 
 def test_a_page_is_bounded_and_says_what_is_left_out(
@@ -252,11 +256,11 @@ def test_a_page_is_bounded_and_says_what_is_left_out(
 
 def test_the_page_asks_for_nothing(page: Path) -> None:
     text = page.read_text()
-    own = text.replace("http://www.w3.org/2000/svg", "")
+    own = text.replace("http://www.w3.org/2000/svg", "")  # the name of SVG
     template = (
         own.partition('id="data">')[0] + own.rpartition("</script>")[0].rpartition("<script>")[2]
     )
-    assert "http" not in template and "@import" not in template and "url(" not in template
+    assert not re.search(r"https?:|@import|url\(|//\w+\.", template)
     assert not re.findall(r"\b(?:src|href)=\"(?!data:)", template)
     policy = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)[0]
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
@@ -395,3 +399,197 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
     first = (tmp_path / "both" / "report.html").read_bytes()
     assert script("report", tmp_path / "both").code == 0
     assert (tmp_path / "both" / "report.html").read_bytes() == first
+
+
+class TestBrowser:
+    """What Debian's Chromium makes of it; slow."""
+
+    pytestmark = [
+        pytest.mark.slow,
+        pytest.mark.skipif(
+            not (shutil.which("chromium") and shutil.which("chromedriver")),
+            reason="needs chromium and chromedriver",
+        ),
+    ]
+
+    @pytest.fixture(scope="class")
+    def browser(self) -> Iterator[Any]:
+        webdriver = pytest.importorskip("selenium.webdriver")
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium")
+        for argument in ("--headless=new", "--no-sandbox", "--window-size=1400,900"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        service = webdriver.ChromeService(shutil.which("chromedriver"))
+        driver = webdriver.Chrome(options, service)
+        yield driver
+        driver.quit()
+
+    @pytest.fixture
+    def opened(self, browser: Any, page: Path) -> Any:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        for kind in ("browser", "performance"):
+            browser.get_log(kind)
+        browser.get(page.as_uri())
+        return browser
+
+    @staticmethod
+    def ids(browser: Any) -> list[str]:
+        script = "return [...document.querySelectorAll('#cards .id')].map((x) => x.textContent)"
+        return browser.execute_script(script)
+
+    @staticmethod
+    def choose(browser: Any, name: str, value: str) -> None:
+        browser.execute_script(
+            "const x = document.querySelector(arguments[0]); x.value = arguments[1];"
+            "x.dispatchEvent(new Event('change'))",
+            *(f"#{name}", value),
+        )
+
+    @staticmethod
+    def press(browser: Any, *keys: str) -> None:
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(browser).send_keys(*keys).perform()
+
+    def test_order_filter_and_row(self, opened: Any, page: Path) -> None:
+        cases = data_of(page)["gallery"]["cases"]
+
+        def ordered(row: str, *diagnoses: str) -> list[str]:
+            own = [c for c in cases if not diagnoses or c["diagnosis"] in diagnoses]
+            return [c["id"] for c in sorted(own, key=lambda c: (c["rows"][row]["dice"], c["id"]))]
+
+        assert self.ids(opened) == ordered("0")
+        self.choose(opened, "row", "1")
+        assert self.ids(opened) == ordered("1")
+        score = opened.find_element("css selector", "#cards .score").text
+        assert score == f"{min(c['rows']['1']['dice'] for c in cases):.3f}"
+        self.choose(opened, "diagnosis", "is melanoma")
+        assert self.ids(opened) == ordered("1", "melanoma")
+        count = opened.find_element("id", "count").text
+        assert count == f"{len(ordered('1', 'melanoma'))} of 12 cases"
+        self.choose(opened, "diagnosis", "all")
+        self.choose(opened, "order", "id")
+        assert self.ids(opened) == sorted(c["id"] for c in cases)
+        self.choose(opened, "order", "diagnosis")
+        key = {c["id"]: c["diagnosis"] for c in cases}
+        found = [key[id] for id in self.ids(opened)]
+        assert found == sorted(found)
+
+    def test_keyboard(self, opened: Any, page: Path) -> None:
+        cards = {card["id"]: card for card in data_of(page)["gallery"]["cases"]}
+        ids = self.ids(opened)
+
+        def focused() -> str:
+            return opened.execute_script(
+                "return document.activeElement.querySelector('.id')?.textContent"
+            )
+
+        def source(where: str) -> str:
+            found = opened.find_element("css selector", f"{where} img")
+            assert found.get_attribute("alt")
+            return found.get_attribute("src")
+
+        opened.execute_script("document.querySelector('#kind').focus()")
+        self.press(opened, "\ue004")  # Tab
+        assert focused() == ids[0]
+        self.press(opened, "\ue014", "\ue014", "\ue012")  # right, right, left
+        assert focused() == ids[1]
+        self.press(opened, "3")
+        assert source("#cards li:nth-child(2)") == cards[ids[1]]["target"]
+        self.press(opened, "\ue007")  # Enter
+        dialog = opened.find_element("css selector", "dialog")
+        assert dialog.get_attribute("open") is not None
+        assert opened.find_element("id", "case-title").text == ids[1]
+        assert source(".big") == cards[ids[1]]["target"]
+        self.press(opened, "d")
+        assert source(".big") == cards[ids[1]]["rows"]["0"]["prediction"]
+        self.press(opened, "5", "\ue014")
+        assert opened.find_element("id", "case-title").text == ids[2]
+        assert source(".big") == cards[ids[2]]["rows"]["0"]["errors"]
+        scores = opened.find_elements("css selector", ".scores tbody td")
+        expected = [f"{cards[ids[2]]['rows'][row]['dice']:.3f}" for row in "01"]
+        assert [score.text for score in scores] == expected
+        self.press(opened, "1")
+        outlines = opened.find_elements("css selector", ".big svg path:not(.under)")
+        own = cards[ids[2]]
+        drawn = [own["outline"], own["rows"]["0"]["outline"]]
+        assert [line.get_attribute("d") for line in outlines] == [path for (path,) in drawn]
+        self.press(opened, "\ue00c")  # Esc
+        assert dialog.get_attribute("open") is None
+        assert focused() == ids[2]
+        ring = "return getComputedStyle(document.activeElement.closest('li')).outlineStyle"
+        assert opened.execute_script(ring) == "solid"
+
+    def test_mouse(self, opened: Any, page: Path) -> None:
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        card = next(c for c in data_of(page)["gallery"]["cases"] if c["id"] == self.ids(opened)[0])
+        frame = opened.find_element("css selector", "#cards .frame")
+        parts = frame.find_elements("css selector", ".strip span")
+        image = frame.find_element("css selector", "img")
+        opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", frame)
+        ActionChains(opened).move_to_element(parts[3]).perform()
+        assert image.get_attribute("src") == card["rows"]["0"]["errors"]
+        title = opened.find_element("css selector", "h1")
+        opened.execute_script("arguments[0].scrollIntoView()", title)
+        ActionChains(opened).move_to_element(title).perform()
+        assert image.get_attribute("src") == card["image"]
+        opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", frame)
+        frame.click()
+        assert opened.find_element("id", "case-title").text == card["id"]
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_contrast_and_width(self, opened: Any, scheme: str) -> None:
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+        def luminance(css: str) -> float:
+            rgb = np.array([int(n) for n in re.findall(r"\d+", css)[:3]]) / 255
+            linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+            return float(linear @ [0.2126, 0.7152, 0.0722])
+
+        def style(selector: str, name: str) -> str:
+            return opened.execute_script(
+                "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]",
+                *(selector, name),
+            )
+
+        page = luminance(style("body", "backgroundColor"))
+        assert (page < 0.1) == (scheme == "dark")
+        texts = ("body", ".lead", "dt", "thead th", "summary", ".notes", "#cards .diagnosis")
+        for selector in texts:
+            light, dark = sorted([page, luminance(style(selector, "color"))], reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, selector
+        metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        opened.find_element("css selector", "#cards button").click()
+        assert opened.execute_script("return document.documentElement.scrollWidth") == 390
+        assert opened.execute_script("return document.querySelector('dialog').scrollWidth") <= 390
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    def test_nothing_else_is_loaded_or_run(self, opened: Any, hostile: Path) -> None:
+        for kind in ("outlines", "image", "target", "prediction", "errors"):
+            self.choose(opened, "kind", kind)
+        assert opened.get_log("browser") == []
+        opened.get(hostile.as_uri())
+        assert opened.find_element("css selector", "#cards .id").text.startswith(HOSTILE)
+        assert HOSTILE in opened.find_element("css selector", "h1").text
+        assert opened.execute_script("return document.querySelectorAll('img').length") == 0
+        asked = [
+            message["params"]["request"]["url"]
+            for entry in opened.get_log("performance")
+            if (message := json.loads(entry["message"])["message"])["method"]
+            == "Network.requestWillBeSent"
+        ]
+        assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+        assert len([url for url in asked if url.startswith("file:")]) == 2
+        # And what got in all the same would be refused.
+        opened.execute_script(
+            "document.body.innerHTML += '<img src=x onerror=\"window.hit = 1\">';"
+            "const s = document.createElement('script'); s.textContent = 'window.hit = 1';"
+            "document.body.append(s)"
+        )
+        assert opened.execute_script("return window.hit ?? 0") == 0
+        refused = [entry["message"] for entry in opened.get_log("browser")]
+        assert len(refused) >= 2 and all("Content Security Policy" in line for line in refused)
