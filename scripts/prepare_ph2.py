@@ -52,7 +52,7 @@ def main() -> None:
     if args.classes is not None:
         names, colours = (text and text.split(",") for text in (args.classes, args.colours))
         classes = make_classes(names, colours, "--")
-        options = f" data.classes=[{args.classes}] experiment=classes"
+        options = f" 'data.classes=[{args.classes}]'" + " experiment=classes" * classes.several
         if classes.colours is not None:
             options += f' "data.colours={[*classes.colours]}"'
     root = Path(args.out if args.check is None else args.check)

@@ -500,12 +500,12 @@ def _baselines(rows: list[Row]) -> list[Row]:
     for row in rows:
         if row.seeds:
             groups[_tested_as(row)].append(row)
-    sets: dict[frozenset[Case], tuple[Row, str]] = {}
+    sets: dict[tuple[frozenset[Case], tuple[str, ...]], tuple[Row, str]] = {}
     for members in groups.values():
         usable = [(row, row.complete[0]) for row in members if row.complete]
         parts = [(row, seed) for row in members for seed in row.seeds]
         for row, seed in usable or [max(parts, key=lambda part: len(part[0].seeds[part[1]]))]:
-            sets.setdefault(frozenset(row.seeds[seed]), (row, seed))
+            sets.setdefault((frozenset(row.seeds[seed]), row.classes), (row, seed))
     out = []
     for row, seed in sets.values():
         found: dict[str, Tested] = defaultdict(dict)
@@ -620,6 +620,8 @@ def _cautions(rows: list[Row], lines: Sequence[Line]) -> list[str]:
     notes = []
     if any(line.row.finished and _size(line.row, line.diagnosis) < FEW for line in lines):
         notes.append(TOO_NARROW)
+    if len({row.classes for row in rows if row.classes}) > 1:
+        notes.append("rows tell other classes apart: their means are of different things")
     sources = {run.source for row in rows for run in row.finished} - {""}
     if len(sources) > 1:
         notes.append(f"runs of {len(sources)} states of seglab's code stand in one table")

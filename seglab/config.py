@@ -192,6 +192,12 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
         # What is derived of it becomes absolute, too.
         own: Any = OmegaConf.merge(cfg, {"run_dir": _absolute(str(cfg.run_dir))})
         cfg = own
+    if "data" in cfg and isinstance(cfg.data, DictConfig) and "classes" not in cfg.data:
+        # Of a data set of one's own; networks ask how many they are.
+        own = cfg.copy()
+        OmegaConf.set_struct(own, False)
+        own.data.classes = BEFORE["data"]["classes"]
+        cfg = own
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for key in PATHS:
         *parents, last = key.split(".")

@@ -284,6 +284,11 @@ def _remove_others(out: Path, name: str, kinds: Sequence[str], made_of: dict[str
         there = _made_of(file)
         if there and {key: there.get(key) for key in made_of} != made_of:
             file.unlink()
+    # Those of a network that told other classes apart.
+    for file in (out / PROBABILITIES).glob(f"*/{glob.escape(name)}.png"):
+        networks = _made_of(file).get("networks")
+        if networks is not None and networks != made_of["networks"]:
+            file.unlink()
 
 
 def _make(

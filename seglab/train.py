@@ -280,6 +280,7 @@ def _check_task(task: SegmentationTask, size: int, classes: Sequence[str]) -> No
         raise InputError(
             f"model: gives {tuple(logits.shape)} for an image of (1, 3, {size}, {size}); expected "
             f"logits of (1, {len(classes)}, {size}, {size}) for data.classes, {', '.join(classes)}"
+            "; give the network as many channels, as conf/model does"
         )
     try:
         loss = task.loss(logits, torch.zeros_like(logits[:, :1]))
@@ -381,10 +382,11 @@ def _draw_predictions(
     cleaning: Mapping[str, bool],
 ) -> None:
     """Some test cases at native resolution, by their rows of `score_cases`."""
-    titles = ("image", "target", "prediction", "probability", "errors")
+    classes = cases[0].classes
+    sureness = "confidence" if classes.several else "probability"
+    titles = ("image", "target", "prediction", sureness, "errors")
     columns: dict[str, list[np.ndarray]] = {title: [] for title in titles}
     by_id = {case.id: case for case in cases}
-    classes = cases[0].classes
     for row in rows:
         image, target = read_pair(by_id[row["id"]])
         prob = predict(image)

@@ -127,6 +127,7 @@ class TestReading:
             (["a", "A"], None, "'a': expected names of letters"),
             (["a", "../b"], None, "'../b': expected names of letters"),
             (["a", "é"], None, "'é': expected names of letters"),
+            (["a", "Test"], None, "'test': means something else"),
             (["a", "b"], ["#000000"], "a colour such as '#ff8000' for each of a, b"),
             (["a", "b"], ["#00FF00", "#00ff00"], "no two equal"),
             (["a", "b"], ["#000000", "red"], "a colour such as"),
@@ -169,7 +170,11 @@ class TestReading:
         names = ",".join(NAMES)
         ended = script("prepare_ph2", "--check", root, "--classes", names)
         assert ended.code == 0, ended.out
-        assert f"data=pairs data.root={root} data.classes=[{names}] experiment" in ended.out
+        assert f"data=pairs data.root={root} 'data.classes=[{names}]' experiment" in ended.out
+        one = script("prepare_ph2", "--check", root, "--classes", "thing")
+        assert one.out.endswith("'data.classes=[thing]'\n")
+        more = script("prepare_ph2", "--check", root, "--classes", f"{names},other")
+        assert "no mask holds other, class 3" in more.out
         more = ["--classes", names, "--colours", ",".join(COLOURS)]
         assert script("prepare_ph2", "--check", of_colours, *more).code == 0
         wrong = script("prepare_ph2", "--check", of_colours, "--classes", names)
@@ -461,6 +466,61 @@ class TestRuns:
         assert {row["class"] for row in rows_of(tmp_path / "instances.csv")} == {"disc", "square"}
         again = predict([run], [data / "images"], tmp_path, extras)
         assert again == {"predicted": 0, "there": 20, "skipped": 0}
+
+    def test_what_another_network_told_apart_goes(
+        self, run: Path, data: Path, tiny_train: Callable[..., Ended], tmp_path: Path
+    ) -> None:
+        other, out = tmp_path / "other", tmp_path / "out"
+        names = "data.classes=[skin,disc,ring]"
+        ended = tiny_train(other, *LEARNING, names, f"data.root={data}", "trainer.max_epochs=1")
+        assert ended.code == 0, ended.err
+        picture = data / "images" / "case00.png"
+        predict([run], [data / "images"], out, ["probabilities"])
+        predict([other], [picture], out, ["probabilities"], overwrite=True)
+        left = {
+            p.relative_to(out / "probabilities").as_posix()
+            for p in out.rglob("*/case00.png")
+            if "probabilities" in p.parts
+        }
+        assert left == {"disc/case00.png", "ring/case00.png"}
+        assert len([*(out / "probabilities" / "square").iterdir()]) == 19
+
+    def test_rows_of_other_classes_have_baselines_of_their_own(
+        self,
+        run: Path,
+        data: Path,
+        tiny_train: Callable[..., Ended],
+        script: Callable[..., Ended],
+        tmp_path: Path,
+    ) -> None:
+        other = tmp_path / "other"
+        names = "data.classes=[skin,disc,square,more]"
+        ended = tiny_train(other, *LEARNING, names, f"data.root={data}", "trainer.max_epochs=1")
+        assert ended.code == 0, ended.err
+        assert "no training mask holds more, class 3" in ended.err
+        ended = script("compare", run, other, "--out", tmp_path / "table")
+        assert ended.code == 0, ended.err
+        assert "rows tell other classes apart" in ended.out
+        lines = rows_of(tmp_path / "table" / "table.csv")
+        empty = [line for line in lines if line["label"].startswith("all_background")]
+        whole = [float(line["dice_per_image"]) for line in empty if line["class"] == "all"]
+        means = [
+            summary_of(r)["baselines"]["all_background"]["dice_per_image"] for r in (run, other)
+        ]
+        assert sorted(whole) == pytest.approx(sorted(means)) and means[0] < means[1]
+
+    def test_a_data_file_of_ones_own_need_not_name_classes(
+        self, tiny_config: Callable[..., Any], tmp_path: Path
+    ) -> None:
+        from omegaconf import open_dict
+
+        from seglab.config import check_config
+
+        cfg = tiny_config(tmp_path / "run")
+        with open_dict(cfg):
+            del cfg.data["classes"], cfg.data["colours"]
+        config = check_config(cfg)
+        assert config["data"]["classes"] == ["lesion"] and config["model"]["classes"] == 1
 
     def test_an_export_predicts_the_same(
         self, run: Path, data: Path, tmp_path: Path, script: Callable[..., Ended]

@@ -12,8 +12,9 @@ import numpy as np
 from seglab.errors import InputError
 
 MAX_CLASSES = 32
-# They name metrics, columns and folders.
+# They name metrics, columns and folders, some of which are others' already.
 _NAME = re.compile(r"[A-Za-z]\w{0,40}", re.ASCII)
+_TAKEN = ("all", "val", "test", "all_background", "mean_mask")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 # Black, then Okabe and Ito 2008, told apart by the colour-blind; the brightest first.
 _PALETTE = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
@@ -78,6 +79,8 @@ def make_classes(names: Any, colours: Any = None, where: str = "data.") -> Class
         raise InputError(
             f"{where}classes: {wrong[0]!r}: expected names of letters, digits and _, each once"
         )
+    if taken := {*alike} & {*_TAKEN}:
+        raise InputError(f"{where}classes: {min(taken)!r}: means something else; choose another")
     if colours is None:
         return Classes(tuple(names))
     if (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
@@ -111,6 +112,11 @@ class SegmentationDataModule(LightningDataModule):
         else:
             self.split = load_split(file, cases, self.cache.groups, self.cache.sha256)
         self.cases = cases
+        if self.classes.several:
+            there = np.unique(self.cache.masks[self.rows("train")])
+            for number, name in enumerate(self.classes.names):
+                if number not in there:
+                    log.warning("no training mask holds %s, class %d", name, number)
         left_out = len(cases) - sum(map(len, (self.split.train, self.split.val, self.split.test)))
         if left_out:
             log.info("the split leaves out %d cases", left_out)

@@ -109,28 +109,47 @@ def check_data(root: str | Path, classes: Classes = ONE_CLASS) -> Report:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    findings = scan.findings + [finding for found, _ in looks for finding in found]
+    findings = scan.findings + [finding for found, _, _ in looks for finding in found]
+    there = {number for _, _, numbers in looks for number in numbers}
+    if classes.several:
+        for number, name in enumerate(classes.names):
+            if number not in there:
+                message = (
+                    f"{root}: no mask holds {name}, class {number}; leave it out if it is none"
+                )
+                findings.append(Finding("classes in no mask", message, False))
     findings += _duplicates(
-        {case.id: picture for case, (_, picture) in zip(scan.cases, looks, strict=True) if picture}
+        {
+            case.id: picture
+            for case, (_, picture, _) in zip(scan.cases, looks, strict=True)
+            if picture
+        }
     )
     bad = {id for finding in findings if finding.bad for id in finding.cases}
     good = [case for case in scan.cases if case.id not in bad]
     return Report(scan.root, scan.layout, good, findings, scan.stray_files)
 
 
-def _look(case: Case) -> tuple[list[Finding], tuple[np.ndarray, str] | None]:
-    """What is wrong with a case's files; thumbnail and hash of its image, if that can be read."""
+def _look(case: Case) -> tuple[list[Finding], tuple[np.ndarray, str] | None, set[int]]:
+    """What is wrong with a case's files, as far as they can be read.
+
+    Returns:
+        Findings; thumbnail and hash of its image; of several classes the numbers in its mask.
+    """
     image: np.ndarray | None
+    numbers = set[int]()
     try:
         image, mask = read_pair(case)
     except InputError as error:
         image, findings = _refused(case, str(error))
     else:
         findings = _odd(case, mask)
+        if case.classes.several:
+            numbers = {*np.unique(mask).tolist()}
     if image is None:
-        return findings, None
+        return findings, None, numbers
     pixels = hash_of([image.shape, hashlib.sha256(image.data).hexdigest()])
-    return findings, (thumbnail(image), pixels)
+    return findings, (thumbnail(image), pixels), numbers
 
 
 def _refused(case: Case, why: str) -> tuple[np.ndarray | None, list[Finding]]:

@@ -240,7 +240,7 @@ def _by_number(image: Image.Image, classes: Classes, path: str | Path) -> np.nda
     if wrong.size:
         raise InputError(
             f"{path}: holds {wrong[0]}, which is no class; expected 0 to {len(classes.names) - 1} "
-            f"for {', '.join(classes.names)}"
+            f"for {', '.join(classes.names)}; add a class for it, or name colours in data.colours"
         )
     return values.astype(np.uint8)
 
@@ -250,7 +250,9 @@ def _by_colour(image: Image.Image, classes: Classes, path: str | Path) -> np.nda
         return rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
     if _is_deep(image):
-        raise InputError(f"{path}: has no colours; expected 8 bits a channel")
+        raise InputError(
+            f"{path}: has no colours; expected 8 bits a channel, or data.colours=null for numbers"
+        )
     codes, known = code(np.asarray(image.convert("RGB"))), code(classes.palette)
     numbers = np.full(codes.shape, 255, np.uint8)
     for number, colour in enumerate(known):
