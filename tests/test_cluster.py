@@ -69,7 +69,7 @@ def alone(run: Path, other: Path) -> Path:
     return other
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_preempted_job_is_queued_again_and_goes_on(
     sweep: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -328,7 +328,7 @@ def test_tpe_comes_nearer_to_an_optimum_than_chance(tmp_path: Path) -> None:
     assert np.mean(ranks) < 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_search_that_is_killed_goes_on(
     tiny_ph2: Path, cache_dir: Path, tmp_path: Path
 ) -> None:

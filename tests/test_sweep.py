@@ -414,7 +414,7 @@ linux = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /pr
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_in_the_middle_of_an_epoch_and_then_a_job_that_is_killed(
     command: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -444,7 +444,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch_and_then_a_job_that_is_killed(
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_that_is_killed_again_and_again(
     command: Command, undisturbed: Path, tmp_path: Path
 ) -> None:
