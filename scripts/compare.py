@@ -4,6 +4,7 @@ import argparse
 import shutil
 import sys
 
+from seglab.console import add_versus
 from seglab.errors import one_line_errors
 
 
@@ -19,14 +20,7 @@ def main() -> None:
         "--metrics", metavar="A,B,C", help="columns, or 'all'; default: Dice, IoU and accuracy"
     )
     parser.add_argument("--by-diagnosis", action="store_true", help="rows for each diagnosis, too")
-    parser.add_argument(
-        "--versus",
-        metavar=("A", "B"),
-        nargs=2,
-        action="append",
-        default=[],
-        help="paired test of two rows, named by their labels or how these begin; repeatable",
-    )
+    add_versus(parser)
     parser.add_argument(
         "--metric",
         metavar="NAME",

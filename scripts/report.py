@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from seglab.console import add_trust
+from seglab.console import add_trust, add_versus
 from seglab.errors import one_line_errors
 
 
@@ -13,13 +13,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
+    add_versus(parser)
     add_trust(parser)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.report import report
 
-    report(args.dirs, args.out, tuple(args.trust))
+    report(args.dirs, args.out, tuple(args.trust), [tuple(pair) for pair in args.versus])
 
 
 if __name__ == "__main__":

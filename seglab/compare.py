@@ -294,12 +294,12 @@ def compare(
             raise InputError(f"--{option} {name}: expected one of {', '.join(known)}")
     runs = find_runs(dirs)
     rows, notes = make_rows(runs)
-    pairs = _pairs(versus, rows)
+    pairs = find_pairs(versus, rows)
     lines = make_lines(rows, METRICS if out else shown, by_diagnosis)
     parts = [make_table(rows, lines, notes, shown, by_diagnosis)]
-    tests = _tests(pairs, metric)
+    tests = paired_tests(pairs, metric)
     if tests:
-        parts.append(_versus(tests, pairs, metric))
+        parts.append(versus_table(tests, pairs, metric))
     if out is not None:
         curves = _curves(rows)
         out = Path(out)
@@ -709,8 +709,16 @@ def _listing(runs: Sequence[Run], rows: list[Row]) -> list[dict[str, Any]]:
     return out
 
 
-def _pairs(versus: Sequence[tuple[str, str]], rows: list[Row]) -> list[tuple[Row, Row]]:
-    """The rows to test, each pair once: another test would cost all of them (Holm)."""
+def find_pairs(versus: Sequence[tuple[str, str]], rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Finds the rows to test, each pair once: another test would cost all of them (Holm).
+
+    Args:
+        versus: Pairs of labels, or how these begin.
+        rows: Of `make_rows`.
+
+    Raises:
+        InputError: Not exactly one row is called so, or both are the same.
+    """
     pairs: dict[frozenset[str], tuple[Row, Row]] = {}
     for first, second in versus:
         a, b = _find(first, rows), _find(second, rows)
@@ -722,8 +730,17 @@ def _pairs(versus: Sequence[tuple[str, str]], rows: list[Row]) -> list[tuple[Row
     return [*pairs.values()]
 
 
-def _tests(pairs: list[tuple[Row, Row]], metric: str) -> list[dict[str, Any]]:
-    """Paired tests, corrected for being several; empty cells where no case is shared."""
+def paired_tests(pairs: list[tuple[Row, Row]], metric: str) -> list[dict[str, Any]]:
+    """Tests pairs of rows on the cases that both have.
+
+    Args:
+        pairs: Of `find_pairs`.
+        metric: One of `stats.PER_IMAGE`.
+
+    Returns:
+        A record a pair, with the fields of `stats.paired_test` and `p_holm`, corrected for all
+        pairs; without these where no case is shared, and `n` 0.
+    """
     out: list[dict[str, Any]] = []
     for a, b in pairs:
         first, second = a.by_case(metric), b.by_case(metric)
@@ -737,7 +754,8 @@ def _tests(pairs: list[tuple[Row, Row]], metric: str) -> list[dict[str, Any]]:
     return out
 
 
-def _versus(tests: list[dict[str, Any]], pairs: list[tuple[Row, Row]], metric: str) -> Table:
+def versus_table(tests: list[dict[str, Any]], pairs: list[tuple[Row, Row]], metric: str) -> Table:
+    """Makes the table of `paired_tests`; arguments as there."""
     body = []
     for test, pair in zip(tests, pairs, strict=True):
         names = [row.label + "*" * (row.status == "incomplete") for row in pair]

@@ -40,6 +40,18 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_versus(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of scripts that make a table of rows."""
+    parser.add_argument(
+        "--versus",
+        metavar=("A", "B"),
+        nargs=2,
+        action="append",
+        default=[],
+        help="paired test of two rows, named by their labels or how these begin; repeatable",
+    )
+
+
 class Console(logging.Handler):
     """Messages to stderr, past a progress bar that is being drawn."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
 import logging
 import math
@@ -23,7 +24,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from seglab.compare import Row, make_lines, make_rows, make_table
+from seglab.compare import (
+    Row,
+    find_pairs,
+    make_lines,
+    make_rows,
+    make_table,
+    paired_tests,
+    versus_table,
+)
 from seglab.data.cases import of_classes
 from seglab.data.classes import Classes
 from seglab.data.images import read_image
@@ -38,6 +47,7 @@ log = logging.getLogger(__name__)
 NAME = "report.html"
 METRICS = ("dice_per_image", "iou_per_image", "pixel_accuracy", "hd95", "surface_dice")
 LIMIT = 15_000_000  # bytes of a page, whatever the number of cases
+ROWS = 6  # with curves and pictures, at most: there are as many colours
 # Characters that an image with its target takes at most, and a prediction with its errors.
 _IMAGE, _PREDICTION = 30_000, 8_000
 _LEAST = 0.25  # of these: rather than make pictures still smaller, cases are left out
@@ -46,6 +56,7 @@ _ENTRY = 400  # characters that a case takes besides
 _EDGES = (640, 512, 400, 320, 256, 192, 128, 96, 64, 48)
 _QUALITY = 70  # of WebP
 _SPAN = 1000  # outlines are drawn in a picture of this width
+_TOLERANCES = (0.6, 1.2, 2.5, 5.0, 10.0)  # of outlines, in pixels of a picture of the largest edge
 _POINTS = 200  # of a curve, at most
 _LONGEST = 200  # characters of a name
 
@@ -73,7 +84,10 @@ class _Shown:
 
 
 def report(
-    dirs: Sequence[str | Path], out: str | Path | None = None, trust: tuple[str, ...] = ()
+    dirs: Sequence[str | Path],
+    out: str | Path | None = None,
+    trust: tuple[str, ...] = (),
+    versus: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Writes one HTML file that needs no other: scores, curves and pictures of runs.
 
@@ -85,12 +99,14 @@ def report(
         dirs: Folders of runs.
         out: The file to write; None for report.html in the folder, if it is one.
         trust: As in `seglab.runs.open_run`.
+        versus: Pairs of rows for paired tests of Dice, as in `seglab.compare.compare`.
 
     Returns:
         The file.
 
     Raises:
-        InputError: No finished run, a damaged file, or a file that cannot be written.
+        InputError: No finished run, an unknown row, a damaged file, or a file that cannot be
+            written.
     """
     out = _check_place(dirs, out)
     runs = find_runs(dirs)
@@ -99,10 +115,18 @@ def report(
         raise InputError(
             f"{dirs[0]}: holds no finished run; name a folder of runs that train.py has ended"
         )
+    pairs = find_pairs(versus, rows)
+    chosen_rows = _choose_rows([row for row in rows if row.finished], pairs)
+    if len(chosen_rows) < sum(bool(row.finished) for row in rows):
+        notes.append(
+            f"training and test cases, below, are those of {ROWS} rows: of --versus, then of the "
+            "best val; name folders of other runs for theirs"
+        )
+        log.warning("%s", notes[-1])
     lines = make_lines(rows, METRICS, by_diagnosis=True)
     whole = make_table(rows, [x for x in lines if x.diagnosis is None], notes, METRICS, False)
     parts = make_table(rows, lines, notes, METRICS, True)
-    gallery = [_choose_seed(row) for row in rows if row.finished]
+    gallery = [_choose_seed(row) for row in chosen_rows]
     page: dict[str, Any] = {
         "title": _title(gallery, dirs),
         "about": whole.above,
@@ -115,6 +139,15 @@ def report(
         ),
         "curves": _curves(gallery),
     }
+    if pairs:
+        tests = versus_table(paired_tests(pairs, "dice_per_image"), pairs, "dice_per_image")
+        page["versus"] = _table(tests, len(tests.head), tests.notes) | {"above": tests.above}
+        numbers = {row.label: number for number, row in enumerate(chosen_rows)}
+        page["pairs"] = [
+            [numbers[a.label], numbers[b.label]]
+            for a, b in pairs
+            if {a.label, b.label} <= {*numbers}
+        ]
     room = LIMIT - len(_page(page)) - 2 * _LONGEST * len(gallery)
     cards = _cards(gallery)
     chosen, share = _choose_cases(cards, room, len(gallery))
@@ -152,6 +185,16 @@ def _check_place(dirs: Sequence[str | Path], out: str | Path | None) -> Path:
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"{out}: cannot be written there; name another file with --out")
     return out
+
+
+def _choose_rows(finished: list[Row], pairs: Sequence[tuple[Row, Row]]) -> list[Row]:
+    """Chooses whose curves and predictions are shown, in the table's order."""
+    worst = -math.inf
+    by_val = sorted(finished, key=lambda row: worst if row.val is None else row.val, reverse=True)
+    there = {row.label for row in finished}
+    labels = [row.label for row in [*itertools.chain(*pairs), *by_val] if row.label in there]
+    first = [*dict.fromkeys(labels)][:ROWS]
+    return [row for row in finished if row.label in first]
 
 
 def _choose_seed(row: Row) -> _Shown:
@@ -406,7 +449,9 @@ def draw_prediction(
 
 
 def trace(mask: np.ndarray, classes: Classes, size: int) -> list[str]:
-    """Draws outlines of a mask as SVG paths, each class's in one; the longest, as far as they fit.
+    """Draws outlines of a mask as SVG paths, each class's in one.
+
+    Where they do not fit they are drawn more coarsely, then the shortest are left out.
 
     Args:
         mask: bool (H, W), or class numbers, uint8 (H, W).
@@ -418,21 +463,31 @@ def trace(mask: np.ndarray, classes: Classes, size: int) -> list[str]:
     """
     from skimage.measure import approximate_polygon, find_contours  # heavy
 
+    def drawn(contour: np.ndarray, tolerance: float) -> str:
+        line = approximate_polygon(contour, tolerance)[:-1, ::-1] - 0.5  # pixels' corners, x and y
+        points = np.rint(line * _SPAN / mask.shape[1]).astype(int)
+        if len(points) < 3:
+            return ""
+        steps = np.diff(points, axis=0).tolist()
+        return f"M{points[0, 0]} {points[0, 1]}l" + " ".join(f"{x} {y}" for x, y in steps) + "z"
+
     numbers = range(1, len(classes.names)) if classes.several else [1]
+    room = size // len(numbers)
     paths = []
     for number in numbers:
         # Closed where the lesion touches the frame.
         part = np.pad(mask == number, 1).astype(np.uint8)
-        path = ""
-        for contour in sorted(find_contours(part, 0.5), key=len, reverse=True):
-            line = approximate_polygon(contour, 0.6)[:-1, ::-1] - 0.5  # pixels' corners, x and y
-            points = np.rint(line * _SPAN / mask.shape[1]).astype(int)
-            steps = np.diff(points, axis=0, prepend=points[:1] * 0).tolist()
-            piece = f"M{points[0, 0]} {points[0, 1]}l" if len(points) else ""
-            piece += " ".join(f"{x} {y}" for x, y in steps[1:]) + "z"
-            if len(path) + len(piece) > size // len(numbers):
+        contours = sorted(find_contours(part, 0.5), key=len, reverse=True)
+        for tolerance in _TOLERANCES:
+            path, fits = "", True
+            for contour in contours:
+                piece = drawn(contour, tolerance)
+                fits = len(path) + len(piece) <= room
+                if not fits:
+                    break
+                path += piece
+            if fits:
                 break
-            path += piece * (len(points) > 2)
         paths.append(path)
     return paths
 

@@ -23,14 +23,16 @@ from tiny import Ended, write_tiny_classes, write_tiny_ph2
 
 from seglab import report as module
 from seglab import stats
-from seglab.compare import compare
+from seglab.compare import compare, make_rows
 from seglab.data.cases import ph2_cases
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import read_image, read_mask
+from seglab.errors import InputError
 from seglab.figures import error_map
 from seglab.inference import network_predictor
 from seglab.masks import predicted_mask
 from seglab.report import _choose_cases, draw_image, draw_prediction, report, trace
+from seglab.results import find_runs
 from seglab.runs import open_run
 
 Script = Callable[..., Ended]
@@ -66,10 +68,16 @@ def swept(folder: Path, tiny_train: Script) -> Path:
 
 
 @pytest.fixture
-def page(folder: Path, swept: Path) -> Path:
-    """Of both rows."""
+def labels(swept: Path) -> list[str]:
+    """Of the two rows."""
+    return [row.label for row in make_rows(find_runs([swept]))[0] if row.finished]
+
+
+@pytest.fixture
+def page(folder: Path, swept: Path, labels: list[str]) -> Path:
+    """Of both rows, the second against the first."""
     out = folder / "both.html"
-    return out if out.exists() else report([swept], out)
+    return out if out.exists() else report([swept], out, versus=[(labels[1], labels[0])])
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -170,6 +178,52 @@ def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None
                 assert (card["width"], card["height"]) == target.shape[::-1]
 
 
+def test_the_difference_of_rows_is_that_of_compare(
+    swept: Path, page: Path, labels: list[str], tmp_path: Path
+) -> None:
+    data = data_of(page)
+    compare([swept], versus=[(labels[1], labels[0])], out=tmp_path)
+    with (tmp_path / "versus.csv").open() as file:
+        (known,) = csv.DictReader(file)
+    (cells,) = data["versus"]["body"]
+    value, low, high = (float(known[key]) for key in ("difference", "low", "high"))
+    assert cells[:4] == [labels[1], labels[0], "12", "1, 1"]
+    assert cells[4] == f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    differences = [
+        c["rows"]["1"]["dice"] - c["rows"]["0"]["dice"] for c in data["gallery"]["cases"]
+    ]
+    assert value == pytest.approx(np.mean(differences), abs=1e-9)
+    assert data["pairs"] == [[1, 0]]
+    with pytest.raises(InputError, match="--versus 'none'"):
+        report([swept], tmp_path / "page.html", versus=[("none", labels[0])])
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_of_many_rows_those_of_best_val_are_shown(
+    swept: Path, labels: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(module, "ROWS", 1)
+    shutil.copytree(swept, tmp_path / "runs")
+    for fold in "01":
+        summary = tmp_path / "runs" / name / fold / "summary.json"
+        values = json.loads(summary.read_text())
+        values["val"]["dice_per_image"] = 0.9
+        summary.write_text(json.dumps(values))
+    swept = tmp_path / "runs"
+    (best,) = [label for label in labels if ("tta=true" in label) == (name == "one")]
+    (other,) = {*labels} - {best}
+    data = data_of(report([swept], tmp_path / "page.html"))
+    assert [row["label"] for row in data["gallery"]["rows"]] == [best]
+    assert len(data["table"]["body"]) == 2 + 3
+    assert any("those of 1 rows" in note for note in data["table"]["notes"])
+    assert {line["row"] for panel in data["curves"] for line in panel["lines"]} == {0}
+    # Who is named comes first.
+    data = data_of(report([swept], tmp_path / "page.html", versus=[(other, best)]))
+    assert [row["label"] for row in data["gallery"]["rows"]] == [other]
+    assert data["pairs"] == [] and len(data["versus"]["body"]) == 1
+
+
 def points_of(path: str, width: float) -> list[np.ndarray]:
     """Polygons of a path of relative lines, in pixels."""
     out = []
@@ -198,6 +252,14 @@ def test_outlines_enclose_the_mask() -> None:
     assert len(points_of(first, 200)) == 1 and len(points_of(second, 200)) == 2
     (part,) = points_of(trace(numbers, three, 80)[1], 200)
     assert part.min() >= 10 - 0.5 and part.max() <= 60.5
+    # A jagged one is drawn more coarsely rather than not at all.
+    angle = np.arctan2(*(np.mgrid[:400, :500] - np.array([200, 250])[:, None, None]))
+    radius = np.hypot(*(np.mgrid[:400, :500] - np.array([200, 250])[:, None, None]))
+    star = radius < 150 + 6 * np.sin(90 * angle)
+    fine, coarser = (trace(star, ONE_CLASS, size)[0] for size in (10**6, 700))
+    assert len(coarser) <= 700 < len(fine)
+    (points,) = points_of(coarser, 500)
+    assert (polygon2mask(star.shape, points[:, ::-1] - 0.5) == star).mean() > 0.95
 
 
 @settings(deadline=None, max_examples=8)
@@ -475,8 +537,14 @@ class TestBrowser:
         key = {c["id"]: c["diagnosis"] for c in cases}
         found = [key[id] for id in self.ids(opened)]
         assert found == sorted(found)
+        rows = data_of(page)["gallery"]["rows"]
+        self.choose(opened, "order", f"{rows[1]['label']} better than {rows[0]['label']}")
+        gain = {c["id"]: c["rows"]["1"]["dice"] - c["rows"]["0"]["dice"] for c in cases}
+        assert self.ids(opened) == sorted(gain, key=lambda id: (-gain[id], id))
 
     def test_keyboard(self, opened: Any, page: Path) -> None:
+        from selenium.webdriver.support.wait import WebDriverWait
+
         cards = {card["id"]: card for card in data_of(page)["gallery"]["cases"]}
         ids = self.ids(opened)
 
@@ -507,6 +575,12 @@ class TestBrowser:
         self.press(opened, "5", "\ue014")
         assert opened.find_element("id", "case-title").text == ids[2]
         assert source(".big") == cards[ids[2]]["rows"]["0"]["errors"]
+        opened.find_elements("css selector", ".scores button")[1].click()
+        assert opened.find_element("id", "case-title").text == ids[2]
+        assert source(".big") == cards[ids[2]]["rows"]["1"]["errors"]
+        assert opened.find_element("id", "row").get_property("value") == "1"
+        opened.find_elements("css selector", ".scores button")[0].click()
+        assert source(".big") == cards[ids[2]]["rows"]["0"]["errors"]
         scores = opened.find_elements("css selector", ".scores tbody td")
         expected = [f"{cards[ids[2]]['rows'][row]['dice']:.3f}" for row in "01"]
         assert [score.text for score in scores] == expected
@@ -517,7 +591,7 @@ class TestBrowser:
         assert [line.get_attribute("d") for line in outlines] == [path for (path,) in drawn]
         self.press(opened, "\ue00c")  # Esc
         assert dialog.get_attribute("open") is None
-        assert focused() == ids[2]
+        WebDriverWait(opened, 10).until(lambda _: focused() == ids[2])
         ring = "return getComputedStyle(document.activeElement.closest('li')).outlineStyle"
         assert opened.execute_script(ring) == "solid"
 
