@@ -166,7 +166,7 @@ def report(
         "cases": [_card(card, gallery, images) for card in chosen],
     }
     write_whole(out, _page(page))
-    log.info("%s: %d cases, %.1f MB", out, len(chosen), out.stat().st_size / 1e6)
+    log.info("%s: %d cases, %.2g MB", out, len(chosen), out.stat().st_size / 1e6)
     return out
 
 
