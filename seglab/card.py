@@ -350,7 +350,7 @@ def _use(run: Run, origin: Origin) -> list[str]:
     return [
         "## Use",
         "",
-        "In a checkout of seglab, with it installed, where `RUN` is this directory:",
+        "In a checkout of seglab, with it installed; `RUN` is the path of this directory from there:",
         "",
         "```bash",
         f"RUN={shlex.quote(place)}",
