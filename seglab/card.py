@@ -350,7 +350,7 @@ def _use(run: Run, origin: Origin) -> list[str]:
     return [
         "## Use",
         "",
-        "In a checkout of seglab, with it installed; `RUN` is the path of this directory from there:",
+        "In a checkout of seglab, with it installed; `RUN` is the path to this directory:",
         "",
         "```bash",
         f"RUN={shlex.quote(place)}",
