@@ -13,6 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
+    parser.add_argument("--data", metavar="ROOT", help="where the data lies, if that has changed")
     add_versus(parser)
     add_trust(parser)
     args = parser.parse_args()
@@ -20,7 +21,8 @@ def main() -> None:
 
     from seglab.report import report
 
-    report(args.dirs, args.out, tuple(args.trust), [tuple(pair) for pair in args.versus])
+    versus = [tuple(pair) for pair in args.versus]
+    report(args.dirs, args.out, tuple(args.trust), versus, args.data)
 
 
 if __name__ == "__main__":

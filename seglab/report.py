@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -41,6 +41,9 @@ from seglab.figures import ERROR_LEGEND, ERROR_LEGEND_OF_CLASSES, error_map, sho
 from seglab.files import hash_of_file, read_json, write_whole
 from seglab.results import Case, Run, find_runs, read_curve
 from seglab.tables import Table
+
+if TYPE_CHECKING:
+    from seglab.runs import Run as OpenedRun
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,7 @@ def report(
     out: str | Path | None = None,
     trust: tuple[str, ...] = (),
     versus: Sequence[tuple[str, str]] = (),
+    data_root: str | Path | None = None,
 ) -> Path:
     """Writes one HTML file that needs no other: scores, curves and pictures of runs.
 
@@ -100,6 +104,7 @@ def report(
         out: The file to write; None for report.html in the folder, if it is one.
         trust: As in `seglab.runs.open_run`.
         versus: Pairs of rows for paired tests of Dice, as in `seglab.compare.compare`.
+        data_root: Where the runs' data lies today; None for where it lay.
 
     Returns:
         The file.
@@ -156,7 +161,7 @@ def report(
         f"{left} of {len(cards)} cases are left out, for a page of at most "
         f"{LIMIT / 1e6:g} MB: shown are the worst, and an even spread of the others"
     ] * (left > 0)
-    images, gone = _draw(gallery, {card[0][1] for card in chosen}, share, trust)
+    images, gone = _draw(gallery, {card[0][1] for card in chosen}, share, trust, data_root)
     remarks += gone
     for remark in remarks:
         log.warning("%s", remark)
@@ -311,7 +316,11 @@ def _choose_cases(cards: list[_Card], room: int, rows: int) -> tuple[list[_Card]
 
 
 def _draw(
-    gallery: Sequence[_Shown], wanted: set[str], share: float, trust: tuple[str, ...]
+    gallery: Sequence[_Shown],
+    wanted: set[str],
+    share: float,
+    trust: tuple[str, ...],
+    data_root: str | Path | None,
 ) -> tuple[dict[tuple[str, tuple[str, ...]], dict[str, Any]], list[str]]:
     """Predicts cases, and makes the pictures.
 
@@ -320,10 +329,13 @@ def _draw(
         wanted: Hashes of cases.
         share: Of the size that pictures may have.
         trust: As in `seglab.runs.open_run`.
+        data_root: As in `report`.
 
     Returns:
         Images and targets by the case's hash and the names of classes; and what is not there.
     """
+    from seglab.runs import open_run  # heavy
+
     images: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     notes = []
     jobs = [(each, run) for each in gallery for run in each.runs]
@@ -332,7 +344,10 @@ def _draw(
         lost: dict[str, list[str]] = defaultdict(list)
         path = run.folder.name if run.path == "." else run.path
         try:
-            for sha256, image, target, pred, classes in _predict(run, wanted, trust, name, lost):
+            opened = open_run(run.folder, trust)
+            if data_root is not None:
+                opened.config.data.root = str(Path(data_root).absolute())
+            for sha256, image, target, pred, classes in _predict(opened, wanted, name, lost):
                 key = sha256, each.row.classes
                 if key not in images:
                     images[key] = draw_image(image, target, classes, int(share * _IMAGE))
@@ -351,14 +366,13 @@ def _draw(
 
 
 def _predict(
-    run: Run, wanted: set[str], trust: tuple[str, ...], name: str, lost: dict[str, list[str]]
+    run: OpenedRun, wanted: set[str], name: str, lost: dict[str, list[str]]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray, Classes]]:
     """Predicts test cases as `seglab.evaluate.evaluate` does.
 
     Args:
         run: The run.
         wanted: Hashes of cases.
-        trust: As in `seglab.runs.open_run`.
         name: For the progress bar.
         lost: Gets ids of cases that are not what they were, by what has happened to them.
 
@@ -366,19 +380,24 @@ def _predict(
         The case's hash, its image, its mask, the predicted mask, and their classes.
 
     Raises:
-        InputError: The run or its data cannot be read.
+        InputError: Its checkpoint or its data cannot be read.
     """
     from seglab.data.cache import hash_cases
     from seglab.evaluate import model_of, read_cases
     from seglab.inference import predictions
     from seglab.masks import predicted_mask
-    from seglab.runs import open_run
 
-    opened = open_run(run.folder, trust)
-    model = model_of(opened)
-    by_id = {case.id: case for case in of_classes(read_cases(opened), model.classes)}
-    there, hashes = [], opened.split.sha256
-    for id in opened.split.test:
+    model = model_of(run)
+    try:
+        cases = read_cases(run)
+    except InputError as error:
+        root = run.config.data.root
+        raise InputError(
+            f"{root}: its data cannot be read there; if it has moved, name its folder with --data"
+        ) from error
+    by_id = {case.id: case for case in of_classes(cases, model.classes)}
+    there, hashes = [], run.split.sha256
+    for id in run.split.test:
         if hashes[id] not in wanted:
             continue
         if id not in by_id:

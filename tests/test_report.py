@@ -426,6 +426,9 @@ def test_what_is_gone_or_changed_is_said(
     gallery = data_of(report([run], tmp_path / "page.html"))["gallery"]
     assert len(gallery["cases"]) == len(pictured) and str(root) in gallery["notes"][0]
     assert not any("image" in card for card in gallery["cases"])
+    assert "--data" in gallery["notes"][0]
+    moved = report([run], tmp_path / "page.html", data_root=tmp_path / "elsewhere")
+    assert {card["id"]: "image" in card for card in data_of(moved)["gallery"]["cases"]} == pictured
     # Numbers need no network either.
     (run / "checkpoints" / "best.ckpt").unlink()
     assert "best.ckpt" in data_of(report([run], tmp_path / "page.html"))["gallery"]["notes"][0]
