@@ -128,6 +128,7 @@ def _head(run: Run, origin: Origin, row: Row) -> list[str]:
     what = _listed(map(_name, run.classes[several:]))
     n, metric = len(run.tested), "dice_per_image"
     dice = _shown(metric, row.scores([metric])[metric], n)
+    dice += " (an interval that is too narrow: they are few)" * (1 < n < FEW)
     known = {name: own[metric] for name, own in origin.baselines.items() if metric in own}
     trivial = max(known, key=known.__getitem__, default=None)
     beside = ""
@@ -339,6 +340,8 @@ def _use(run: Run, origin: Origin) -> list[str]:
     shape = f"({len(run.classes)}, H, W)" if several else "(H, W)"
     mask = "uint8 (H, W), class numbers" if several else "bool (H, W)"
     place = _place(run, origin)
+    note = "" if place else "  # put before it where it lies"
+    place = place or run.path
     data = "needs the data where config.yaml says"
     pretrained = " and the extra 'pretrained'" * (run.settings.get("model.weights") == "imagenet")
     commands = {
@@ -353,7 +356,7 @@ def _use(run: Run, origin: Origin) -> list[str]:
         "In a checkout of seglab, with it installed; `RUN` is the path to this directory:",
         "",
         "```bash",
-        f"RUN={shlex.quote(place)}",
+        f"RUN={shlex.quote(place)}{note}",
         *(f"python scripts/{command}  # {note}" for command, note in commands.items()),
         "```",
         "",
@@ -361,7 +364,7 @@ def _use(run: Run, origin: Origin) -> list[str]:
         "from seglab.data.images import read_image",
         "from seglab.masks import predicted_mask",
         "from seglab.models import open_model",
-        f"model = open_model({json.dumps(place, ensure_ascii=False)}{trusted})",
+        f"model = open_model({json.dumps(place, ensure_ascii=False)}{trusted}){note}",
         f'prob = model.predict(read_image("picture.jpg"))  # float32 {shape}, 0 to 1',
         f"mask = predicted_mask(prob, model.threshold, model.inference.cleaning)  # {mask}",
         "```",
@@ -528,12 +531,12 @@ def _outside(run: Run) -> list[str]:
 
 
 def _place(run: Run, origin: Origin) -> str:
-    """Where the run lies, from where its command was started; elsewhere its name."""
+    """Where the run lies, from where its command was started; empty if that is not above it."""
     there = run.folder.resolve()
-    if origin.directory and there.is_relative_to(origin.directory):
-        there = there.relative_to(origin.directory)
-        return there.as_posix() if str(there).isprintable() else run.path
-    return run.path
+    if not origin.directory or not there.is_relative_to(origin.directory):
+        return ""
+    there = there.relative_to(origin.directory)
+    return there.as_posix() if str(there).isprintable() else run.path
 
 
 def _folder(run: Run) -> str:

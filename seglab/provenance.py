@@ -26,8 +26,8 @@ def code_state() -> tuple[dict[str, Any], str]:
     Returns:
         `source_sha256`, over seglab's own Python files; `commit`, `dirty` and `diff_sha256`,
         each None outside a git checkout; and the diff against the commit, empty where there is
-        none. New code that git does not track yet is in the diff as well; of other such files
-        it holds name and size alone.
+        none. New code that git does not track yet is in the diff as well; other such files, as
+        pictures, are not.
     """
     folder = Path(__file__).resolve().parent
     source = hash_of(
@@ -120,11 +120,13 @@ def changed_files(then: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def _as_diff(root: Path, name: str) -> str:
-    """A file that git does not track, as git would show it; of anything but code a line alone."""
+    """Code that git does not track, as git would show it; empty for anything else."""
+    if not name.endswith(_CODE):
+        return ""
     file = root / name
     try:
         size = file.stat().st_size
-        if not name.endswith(_CODE) or size > _MAX_CODE:
+        if size > _MAX_CODE:
             return f"untracked: {name}, {size} bytes\n"
         # Lines as git counts them, ended by a line feed alone.
         lines = io.StringIO(file.read_bytes().decode("utf-8", "replace"), "\n").readlines()

@@ -49,6 +49,10 @@ log = logging.getLogger(__name__)
 
 NAME = "report.html"
 METRICS = ("dice_per_image", "iou_per_image", "pixel_accuracy", "hd95", "surface_dice")
+_COLUMNS = (
+    "hd95 is in pixels, less is better; val is Dice per image of val; train s and images/s are of "
+    "training, means over runs"
+)
 LIMIT = 15_000_000  # bytes of a page, whatever the number of cases
 ROWS = 6  # with curves and pictures, at most: there are as many colours
 # Characters that an image with its target takes at most, and a prediction with its errors.
@@ -136,7 +140,7 @@ def report(
         "title": _title(gallery, dirs),
         "about": whole.above,
         "facts": _facts([run for row in rows for run in row.finished]),
-        "table": _table(whole, len(whole.head), whole.notes),
+        "table": _table(whole, len(whole.head), [_COLUMNS, *whole.notes]),
         # Costs are those of all cases.
         "diagnoses": _table(
             *(parts, parts.left + 1 + len(METRICS)),
@@ -220,15 +224,15 @@ def _facts(runs: list[Run]) -> list[tuple[str, str]]:
     records = [record if isinstance(record, dict) else {} for record in map(_record, runs)]
     data = {f"{run.settings.get('data.root')} ({run.data[:12] or 'unknown'})" for run in runs}
     seeds = {run.seed for run in runs}
-    code = set()
+    code = defaultdict(set)
     for record in records:
         git, versions = (
             part if isinstance(part, dict) else {}
             for part in (record.get("git"), record.get("versions"))
         )
         commit = f"commit {str(git['commit'])[:12]}" if git.get("commit") else "no commit known"
-        changed = ", with changes" if git.get("dirty") else ""
-        code.add(f"seglab {versions.get('seglab', '?')}, {commit}{changed}")
+        code[f"seglab {versions.get('seglab', '?')}, {commit}"].add(bool(git.get("dirty")))
+    changed = {(True,): ", with changes", (False, True): ", some runs with changes"}
     times = [
         str(record[key])[:16] for record in records for key in ("start", "end") if record.get(key)
     ]
@@ -238,7 +242,9 @@ def _facts(runs: list[Run]) -> list[tuple[str, str]]:
         "Split": "; ".join(sorted({_split(run) for run in runs})),
         "Seeds" if len(seeds) > 1 else "Seed": ", ".join(sorted(seeds)),
         "Trained": f"{when} UTC" if when else "unknown",
-        "Code": "; ".join(sorted(code)),
+        "Code": "; ".join(
+            f"{of}{changed.get((*sorted(dirty),), '')}" for of, dirty in sorted(code.items())
+        ),
     }
     return [(name, _clipped(text, 600)) for name, text in facts.items()]
 

@@ -376,6 +376,9 @@ def _reading(file: Path) -> Iterator[Path]:
     try:
         yield file
     except InputError:
+        if not file.exists():
+            gone = f"{file}: no such file; restore it, or move its run elsewhere"
+            raise InputError(gone) from None
         raise
     except (
         ValueError,

@@ -158,6 +158,7 @@ def test_numbers_are_those_of_the_summary_and_of_the_table_of_compare(
     assert f"{summary['parameters']:,} parameters, " in text
     assert f"{summary['multiply_adds'] * 1e-9:.3g} G multiply-adds" in text
     assert "**Caution:** intervals over fewer than 50 cases are too narrow" in text
+    assert "] (an interval that is too narrow: they are few); the best trivial" in text
 
 
 def test_what_it_says_of_the_run_is_true_and_nothing_is_left_open(
@@ -231,7 +232,7 @@ def test_its_python_and_its_commands_run_as_they_stand(
     assert found["mask"].dtype == (np.uint8 if several else bool)
 
     first, *commands = blocks(text, "bash").splitlines()
-    assert first == f"RUN={run.name}"
+    assert first == f"RUN={run.name}  # put before it where it lies"
     names = []
     for command in commands:
         python, file, *arguments = shlex.split(command.replace("$RUN", run.name), comments=True)
@@ -439,7 +440,7 @@ def test_hostile_names_are_nothing_but_text(holdout: Path) -> None:
     assert seen.tags.count("h1") == 1
     assert not re.search(r"<[^ ]|\]\(", re.sub(r"^```(.|\n)*?^```$", "", text, flags=re.M))
     assert {len(row) for row in seen.rows} == {2, 7, 5}  # facts, baselines with one more, parts
-    assert re.search(r"^RUN='a\?```\?# `b`<img>'$", text, re.MULTILINE)
+    assert re.search(r"^RUN='a\?```\?# `b`<img>'  # put before", text, re.MULTILINE)
     assert max(map(len, text.splitlines())) < 5000
 
 

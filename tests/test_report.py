@@ -453,6 +453,11 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
         assert ended.code == 1 and said in ended.err, ended.err
         assert len(ended.err.strip().splitlines()) == 1
     assert not list(tmp_path.glob("*.html")) and not list(swept.rglob("*.html"))
+    shutil.copytree(run, tmp_path / "cut" / "run")
+    (tmp_path / "cut" / "run" / "summary.json").unlink()
+    ended = script("report", tmp_path / "cut")
+    assert ended.code == 1
+    assert ended.err.endswith("no such file; restore it, or move its run elsewhere\n")
     # One that failed beside one that did not is a row of the table.
     shutil.copytree(run, tmp_path / "both" / "run")
     failed.rename(tmp_path / "both" / "failed")
