@@ -340,7 +340,7 @@ def _use(run: Run, origin: Origin) -> list[str]:
     shape = f"({len(run.classes)}, H, W)" if several else "(H, W)"
     mask = "uint8 (H, W), class numbers" if several else "bool (H, W)"
     place = _place(run, origin)
-    note = "" if place else "  # put before it where it lies"
+    elsewhere = "" if place else "  # put before it where it lies"
     place = place or run.path
     data = "needs the data where config.yaml says"
     pretrained = " and the extra 'pretrained'" * (run.settings.get("model.weights") == "imagenet")
@@ -356,7 +356,7 @@ def _use(run: Run, origin: Origin) -> list[str]:
         "In a checkout of seglab, with it installed; `RUN` is the path to this directory:",
         "",
         "```bash",
-        f"RUN={shlex.quote(place)}{note}",
+        f"RUN={shlex.quote(place)}{elsewhere}",
         *(f"python scripts/{command}  # {note}" for command, note in commands.items()),
         "```",
         "",
@@ -364,7 +364,7 @@ def _use(run: Run, origin: Origin) -> list[str]:
         "from seglab.data.images import read_image",
         "from seglab.masks import predicted_mask",
         "from seglab.models import open_model",
-        f"model = open_model({json.dumps(place, ensure_ascii=False)}{trusted}){note}",
+        f"model = open_model({json.dumps(place, ensure_ascii=False)}{trusted}){elsewhere}",
         f'prob = model.predict(read_image("picture.jpg"))  # float32 {shape}, 0 to 1',
         f"mask = predicted_mask(prob, model.threshold, model.inference.cleaning)  # {mask}",
         "```",
@@ -531,12 +531,12 @@ def _outside(run: Run) -> list[str]:
 
 
 def _place(run: Run, origin: Origin) -> str:
-    """Where the run lies, from where its command was started; empty if that is not above it."""
+    """Where the run lies, from where its command was started; empty if it is elsewhere."""
     there = run.folder.resolve()
     if not origin.directory or not there.is_relative_to(origin.directory):
         return ""
     there = there.relative_to(origin.directory)
-    return there.as_posix() if str(there).isprintable() else run.path
+    return there.as_posix() if str(there).isprintable() else ""
 
 
 def _folder(run: Run) -> str:
