@@ -27,6 +27,7 @@ from scipy.ndimage import binary_erosion
 from torch import Tensor
 from torch.nn.functional import max_pool2d, max_unpool2d
 
+import seglab
 from seglab.compare import compare
 from seglab.data.cache import open_cache, read_pair
 from seglab.errors import InputError
@@ -49,8 +50,7 @@ SETTINGS = ["experiment=fast", "data.size=96", "trainer.max_epochs=12", "data.sp
 SETTINGS += os.environ.get("SEGLAB_TUTORIAL", "").split()
 NOTEBOOK = "ipykernel" in sys.modules
 
-here = Path(globals().get("__file__", "notebook")).resolve()  # a notebook has no __file__
-REPO = next(folder for folder in here.parents if (folder / "conf" / "train.yaml").exists())
+REPO = Path(seglab.__file__).resolve().parents[1]  # a notebook has no __file__ of its own
 if NOTEBOOK:
     os.chdir(REPO)  # a kernel starts beside its notebook
 OUT = Path("runs/tutorial")
