@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from seglab.errors import InputError, one_line_errors
+from seglab.core.errors import InputError, one_line_errors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from seglab.train import Parts
+    from seglab.training.train import Components
 
 # What is heavy is imported where it is used: --help need not wait for it, and the recipe's
 # processes import nothing that they do not use.
@@ -121,7 +121,7 @@ def training_flops(name: str, size: int) -> int:
         name: 'unet' or 'segnet'.
         size: Edge of the square image, in pixels.
     """
-    from seglab.scoring import multiply_adds
+    from seglab.networks.cost import multiply_adds
 
     net: Any = recipe_network(name)
     forward = multiply_adds(net, size)
@@ -134,14 +134,14 @@ def training_flops(name: str, size: int) -> int:
 
 
 def take_turns(
-    turn: Turn, s: Settings, about: Settings, times: int, **works: Callable[[], int]
+    turn: Turn, s: Settings, metadata: Settings, times: int, **works: Callable[[], int]
 ) -> None:
     """Warms up, then works in each turn.
 
     Args:
         turn: Gives an answer and waits for the next turn.
         s: Settings.
-        about: The first answer, before any turn.
+        metadata: The first answer, before any turn.
         times: How often to do each work in a turn, after once that is not timed: while others had
             their turns, caches and memory grew cold.
         works: What to measure; each returns how many images or cases it has done, and the answer
@@ -149,7 +149,7 @@ def take_turns(
     """
     for work in works.values():
         work()
-    answer = about
+    answer = metadata
     while True:
         turn(answer)
         answer = {}
@@ -162,20 +162,21 @@ def machine(s: Settings, turn: Turn) -> None:
     """Matrix products in float32 and, where the machine has it, bfloat16."""
     import torch
 
-    from seglab import __version__, provenance
+    from seglab import __version__
+    from seglab.runs import provenance
 
     if s["device"] == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device; leave it out")
     cuda = s["device"] != "cpu" and torch.cuda.is_available()
     known = provenance.machine()
-    about = {key: known[key] for key in ("processor", "cores", "threads", "cuda")}
-    about |= {"seglab": __version__, "torch": torch.__version__}
-    about["device"] = "cuda" if cuda else "cpu"
+    metadata = {key: known[key] for key in ("processor", "cores", "threads", "cuda")}
+    metadata |= {"seglab": __version__, "torch": torch.__version__}
+    metadata["device"] = "cuda" if cuda else "cpu"
     able = torch.cpu.get_capabilities()
     bf16 = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last: ARM
     if cuda:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    a = torch.randn(EDGE, EDGE, device=about["device"])
+    a = torch.randn(EDGE, EDGE, device=metadata["device"])
     factors = {"fp32": a} | ({"bf16": a.bfloat16()} if bf16 else {})
 
     def best(a: Tensor) -> float:
@@ -183,9 +184,9 @@ def machine(s: Settings, turn: Turn) -> None:
             torch.mm(a, a)
             return 1
 
-        return min(_seconds(about, product) for _ in range(4))
+        return min(_seconds(metadata, product) for _ in range(4))
 
-    answer: dict[str, Any] = about
+    answer: dict[str, Any] = metadata
     while True:
         turn(answer)
         answer = {name: best(a) for name, a in factors.items()}
@@ -216,7 +217,7 @@ def recipe_train(s: Settings, turn: Turn) -> None:
 
 
 def seglab_train(s: Settings, turn: Turn) -> None:
-    """Lightning, as `seglab.train.train` uses it: a turn is an epoch of a few steps.
+    """Lightning, as `seglab.training.train.train` uses it: a turn is an epoch of a few steps.
 
     From the end of the first step to the end of the last, so batches, metrics, logging and the
     bar count; what comes once an epoch, validation and checkpoints, does not.
@@ -261,8 +262,8 @@ def bare_train(s: Settings, turn: Turn) -> None:
                 optimizer.step()
                 yield len(batch["image"])
 
-    about = {"flops": training_flops(s["model"], s["size"])}
-    take_turns(turn, s, about, STEPS, train=steps().__next__)
+    metadata = {"flops": training_flops(s["model"], s["size"])}
+    take_turns(turn, s, metadata, STEPS, train=steps().__next__)
 
 
 def recipe_predict(s: Settings, turn: Turn) -> None:
@@ -282,16 +283,16 @@ def recipe_predict(s: Settings, turn: Turn) -> None:
 
 
 def seglab_predict(s: Settings, turn: Turn) -> None:
-    """The same with `seglab.inference.network_predictor`."""
+    """The same with `seglab.inference.predictor.make_predictor`."""
     import torch
 
-    from seglab import nets
-    from seglab.inference import network_predictor
-    from seglab.memory import keep_freed_memory
+    from seglab import networks as nets
+    from seglab.core.memory import keep_freed_memory
+    from seglab.inference.predictor import make_predictor
 
     keep_freed_memory()
     net = {"unet": nets.UNet, "segnet": nets.SegNet}[s["model"]]()
-    prob = network_predictor(net, s["size"], s["device"])
+    prob = make_predictor(net, s["size"], s["device"])
     small = torch.rand(1, s["size"], s["size"], 3).permute(0, 3, 1, 2)
     _predict(s, turn, lambda picture: prob(picture) > 0.5, torch.inference_mode()(net), small)
 
@@ -365,7 +366,7 @@ def first_step(*hook: Any, file: str) -> None:
 
 def _overrides(s: Settings) -> list[str]:
     """The baseline on this data, as arguments of train.py."""
-    from seglab.overrides import quoted
+    from seglab.runs.overrides import quoted
 
     return [
         f"model={s['model']}",
@@ -377,16 +378,16 @@ def _overrides(s: Settings) -> list[str]:
     ]
 
 
-def _build(s: Settings) -> Parts:
-    """Builds a run in this process, as `seglab.train.train` does."""
+def _build(s: Settings) -> Components:
+    """Builds a run in this process, as `seglab.training.train.train` does."""
     import logging
 
     from hydra import compose, initialize_config_dir
 
-    from seglab import train
     from seglab.config import check_config
-    from seglab.memory import keep_freed_memory
-    from seglab.overrides import quoted
+    from seglab.core.memory import keep_freed_memory
+    from seglab.runs.overrides import quoted
+    from seglab.training import train
 
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -399,7 +400,7 @@ def _build(s: Settings) -> Parts:
     return train.build(config, run_dir)
 
 
-def _batches(parts: Parts, s: Settings) -> Iterator[dict[str, Tensor]]:
+def _batches(parts: Components, s: Settings) -> Iterator[dict[str, Tensor]]:
     for batch in parts.data.train_dataloader():
         yield parts.data.scale({key: batch[key].to(s["device"]) for key in ("image", "mask")})
 
@@ -550,21 +551,21 @@ def train_figures(seconds: Mapping[str, Sequence[float]], flops: float, gflops: 
 
 
 def measure_train(
-    s: Settings, models: Sequence[str], about: Mapping[str, Any], each_round: Callable[[], None]
+    s: Settings, models: Sequence[str], metadata: Mapping[str, Any], each_round: Callable[[], None]
 ) -> dict[str, Any]:
     """Training, by model. `each_round` measures the machine, and keeps its best in `about`."""
     found = {}
     for model in models:
         mine: Settings = {**s, "model": model}
         entries = {name: (f"{name}_train", mine) for name in ("recipe", "seglab", "bare")}
-        if about["bf16_gflops"] is not None:
+        if metadata["bf16_gflops"] is not None:
             entries["bf16"] = ("seglab_train", {**mine, "precision": BF16})
         found[model] = compete(f"train {model}", s["rounds"], entries, each_round)
     return {
         model: train_figures(
             {name: one["train"] for name, one in every.items()},
             every["bare"]["about"]["flops"],
-            about["fp32_gflops"],
+            metadata["fp32_gflops"],
         )
         for model, every in found.items()
     }
@@ -626,13 +627,13 @@ def measure_start(s: Settings) -> dict[str, float]:
 
 def table(report: Mapping[str, Any]) -> str:
     """What was found: a line a figure, in images or cases a second unless it says otherwise."""
-    about, s = report["machine"], report["settings"]
-    processor = about["cuda"][0] if about["device"] == "cuda" else about["processor"]
-    bf16 = "" if about["bf16_gflops"] is None else f", {about['bf16_gflops']:.0f} bf16"
+    metadata, s = report["machine"], report["settings"]
+    processor = metadata["cuda"][0] if metadata["device"] == "cuda" else metadata["processor"]
+    bf16 = "" if metadata["bf16_gflops"] is None else f", {metadata['bf16_gflops']:.0f} bf16"
     lines = [
-        f"{processor}, {about['cores']} cores, {about['threads']} threads; "
-        f"{about['fp32_gflops']:.0f} GFLOP/s fp32{bf16}",
-        f"seglab {about['seglab']}, torch {about['torch']}; {s['cases']} cases, {s['size']} px, "
+        f"{processor}, {metadata['cores']} cores, {metadata['threads']} threads; "
+        f"{metadata['fp32_gflops']:.0f} GFLOP/s fp32{bf16}",
+        f"seglab {metadata['seglab']}, torch {metadata['torch']}; {s['cases']} cases, {s['size']} px, "
         f"batch {s['batch_size']}; medians of {s['rounds']} rounds in turns",
         f"{'images or cases a second':38}{'recipe':>10}{'seglab':>10}   times faster (min to max)",
     ]
@@ -697,17 +698,17 @@ def benchmark(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     settings = own | {"steps": STEPS, "data": args.data or "synthetic", "cases": len(cases)}
     report: dict[str, Any] = {"settings": settings}
     with started("machine", s) as turn:
-        about = report["machine"] = turn() | {"fp32_gflops": None, "bf16_gflops": None}
-        s["device"] = about["device"]
+        metadata = report["machine"] = turn() | {"fp32_gflops": None, "bf16_gflops": None}
+        s["device"] = metadata["device"]
 
         def measure_machine() -> None:
             for name, seconds in turn().items():
                 rate = 2 * EDGE**3 / seconds / 1e9
-                about[f"{name}_gflops"] = max(rate, about[f"{name}_gflops"] or 0)
+                metadata[f"{name}_gflops"] = max(rate, metadata[f"{name}_gflops"] or 0)
 
         measure_machine()
         if "train" in args.parts:
-            report["train"] = measure_train(s, args.model, about, measure_machine)
+            report["train"] = measure_train(s, args.model, metadata, measure_machine)
     if "predict" in args.parts:
         report["predict"] = measure_predict(s, args.model)
     if "load" in args.parts:
@@ -739,8 +740,8 @@ def main() -> None:
     if args.contender is not None:
         return contend(args.contender)
 
-    from seglab.config import check_number
-    from seglab.files import write_json
+    from seglab.core.files import write_json
+    from seglab.core.validation import check_number
 
     for part in args.parts:
         if part not in PARTS:

@@ -4,13 +4,13 @@ import argparse
 import shutil
 import sys
 
-from seglab.console import add_versus
-from seglab.errors import one_line_errors
+from seglab.core.console import add_versus
+from seglab.core.errors import one_line_errors
 
 
 @one_line_errors
 def main() -> None:
-    """Parses and calls `seglab.compare.compare`."""
+    """Parses and calls `seglab.analysis.compare.compare`."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="A failed or missing run is a cell of the table, no error: exit code 0.",
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
     args = parser.parse_args()
 
-    from seglab.compare import compare
+    from seglab.analysis.compare import compare
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     versus = [tuple(pair) for pair in args.versus]

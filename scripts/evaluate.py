@@ -3,13 +3,13 @@
 import argparse
 import logging
 
-from seglab.console import add_inference, add_trust
-from seglab.errors import one_line_errors
+from seglab.core.console import add_inference, add_trust
+from seglab.core.errors import one_line_errors
 
 
 @one_line_errors
 def main() -> None:
-    """Parses and calls `seglab.evaluate.evaluate`."""
+    """Parses and calls `seglab.inference.evaluate.evaluate`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", help="run directory; of several the mean probability"
@@ -21,7 +21,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from seglab.evaluate import evaluate
+    from seglab.inference.evaluate import evaluate
 
     evaluate(
         *(args.runs, args.data, args.out, tuple(args.trust)),

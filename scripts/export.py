@@ -3,13 +3,13 @@
 import argparse
 import logging
 
-from seglab.console import add_trust, on_console
-from seglab.errors import one_line_errors
+from seglab.core.console import add_trust, on_console
+from seglab.core.errors import one_line_errors
 
 
 @one_line_errors
 def main() -> None:
-    """Parses and calls `seglab.export.export`."""
+    """Parses and calls `seglab.inference.export.export`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", metavar="RUN", help="run directory, or checkpoint")
     parser.add_argument("--out", metavar="FILE", help="default: network.onnx in RUN")
@@ -24,7 +24,7 @@ def main() -> None:
     add_trust(parser)
     args = parser.parse_args()
 
-    from seglab.export import export
+    from seglab.inference.export import export
 
     log = logging.getLogger("seglab")
     with on_console(log):

@@ -3,13 +3,13 @@
 import argparse
 import logging
 
-from seglab.console import add_inference, add_trust, on_console
-from seglab.errors import InputError, one_line_errors
+from seglab.core.console import add_inference, add_trust, on_console
+from seglab.core.errors import InputError, one_line_errors
 
 
 @one_line_errors
 def main() -> None:
-    """Parses and calls `seglab.predict.predict`."""
+    """Parses and calls `seglab.inference.predict.predict`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "run", metavar="RUN", help="run directory, checkpoint, or .onnx of export.py"
@@ -39,7 +39,7 @@ def main() -> None:
     add_trust(parser)
     args = parser.parse_args()
 
-    from seglab.predict import EXTRAS, predict
+    from seglab.inference.predict import EXTRAS, predict
 
     log = logging.getLogger("seglab")
     with on_console(log):

@@ -8,11 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from seglab.core.errors import one_line_errors
+from seglab.core.files import write_json
+from seglab.data.checker import check_data
 from seglab.data.classes import ONE_CLASS, make_classes
-from seglab.data.doctor import check_data
-from seglab.data.prepare import URL, download, unpack_ph2
-from seglab.errors import one_line_errors
-from seglab.files import write_json
+from seglab.data.download import URL, download, unpack_ph2
 
 
 @one_line_errors
@@ -52,7 +52,9 @@ def main() -> None:
     if args.classes is not None:
         names, colours = (text and text.split(",") for text in (args.classes, args.colours))
         classes = make_classes(names, colours, "--")
-        options = f" 'data.classes=[{args.classes}]'" + " experiment=classes" * classes.several
+        options = (
+            f" 'data.classes=[{args.classes}]'" + " experiment=classes" * classes.is_multiclass
+        )
         if classes.colours is not None:
             options += f' "data.colours={[*classes.colours]}"'
     root = Path(args.out if args.check is None else args.check)

@@ -3,13 +3,13 @@
 import argparse
 import logging
 
-from seglab.console import add_trust, add_versus
-from seglab.errors import one_line_errors
+from seglab.core.console import add_trust, add_versus
+from seglab.core.errors import one_line_errors
 
 
 @one_line_errors
 def main() -> None:
-    """Parses and calls `seglab.report.report`."""
+    """Parses and calls `seglab.analysis.report.report`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from seglab.report import report
+    from seglab.analysis.report import report
 
     versus = [tuple(pair) for pair in args.versus]
     report(args.dirs, args.out, tuple(args.trust), versus, args.data)

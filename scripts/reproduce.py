@@ -4,13 +4,13 @@ import argparse
 import logging
 import sys
 
-from seglab.console import add_trust
-from seglab.errors import one_line_errors
+from seglab.core.console import add_trust
+from seglab.core.errors import one_line_errors
 
 
 @one_line_errors
 def main() -> None:
-    """Parses and calls `seglab.reproduce.reproduce`; its verdict is the exit code."""
+    """Parses and calls `seglab.training.reproduce.reproduce`; its verdict is the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="exit code: 0 identical, 3 within tolerance (with --check: the data is the same, "
@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from seglab.reproduce import reproduce
+    from seglab.training.reproduce import reproduce
 
     trust = tuple(args.trust)
     sys.exit(reproduce(args.run, args.data, args.out, args.check, args.tolerance, trust))

@@ -6,20 +6,20 @@ import os
 import hydra
 from omegaconf import DictConfig
 
-from seglab import sweep
-from seglab.errors import one_line_errors
-from seglab.interrupts import stop_with_launcher
+from seglab.core.errors import one_line_errors
+from seglab.core.signals import stop_with_launcher
+from seglab.sweeps import launcher as sweep
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors
 def _main(cfg: DictConfig) -> None:
-    from seglab.runs import refuse_early
+    from seglab.runs.directory import refuse_early
 
     refuse_early(cfg)
     # Imports make a million objects that stay: looking for garbage among them takes seconds.
     gc.disable()
-    from seglab.train import train
+    from seglab.training.train import train
 
     if not gc.get_freeze_count():  # once, where a process trains several runs
         gc.freeze()

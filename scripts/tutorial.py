@@ -28,20 +28,20 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, max_unpool2d
 
 import seglab
-from seglab.compare import compare
+from seglab.analysis.compare import compare
+from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
+from seglab.analysis.statistics import holm, paired_test
+from seglab.core.errors import InputError
+from seglab.core.files import hash_of, read_csv, read_json
 from seglab.data.cache import open_cache, read_pair
-from seglab.errors import InputError
-from seglab.figures import ERROR_LEGEND, error_map, save_cases
-from seglab.files import hash_of, read_csv, read_json
+from seglab.inference.models import open_model
+from seglab.inference.postprocessing import draw_contours, number_instances, predicted_mask
 from seglab.losses import bce, double_sigmoid_bce
-from seglab.masks import draw_contours, number_instances, predicted_mask
-from seglab.metrics import scores
-from seglab.models import open_model
-from seglab.nets import SegNet, UNet
-from seglab.nets.blocks import upsample
-from seglab.nets.encoders import ENCODERS
-from seglab.stats import holm, paired_test
-from seglab.train import train
+from seglab.metrics.scores import scores
+from seglab.networks import SegNet, UNet
+from seglab.networks.blocks import upsample
+from seglab.networks.encoders import ENCODERS
+from seglab.training.train import train
 
 DATA = ["data=synthetic"]
 # For PH2, after scripts/prepare_ph2.py: DATA = ["data=ph2", "data.root=data/PH2Dataset"]
@@ -92,9 +92,9 @@ def config(*overrides: str) -> DictConfig:
 # %%
 data = instantiate(config().data, _convert_="all")
 data.setup()
-rows = data.rows("train")
-cases, images, masks = data.part("train"), data.cache.images[rows], data.cache.masks[rows]
-print({part: len(data.rows(part)) for part in ("train", "val", "test")})
+rows = data.subset_indices("train")
+cases, images, masks = data.subset_cases("train"), data.cache.images[rows], data.cache.masks[rows]
+print({part: len(data.subset_indices(part)) for part in ("train", "val", "test")})
 sizes = [read_pair(case)[0].shape[:2] for case in cases]
 print("native sizes, height x width:", min(sizes), "to", max(sizes))
 share = masks.mean((1, 2))
@@ -324,7 +324,7 @@ difference(double, plain, ["dice_per_image"])
 model = open_model(plain)
 dice = per_case(plain, "dice_per_image")
 ranked = sorted(dice, key=lambda id: dice[id])
-by_id = {case.id: case for case in data.part("test")}
+by_id = {case.id: case for case in data.subset_cases("test")}
 chosen = [ranked[round(i * (len(ranked) - 1))] for i in (0, 1 / 3, 2 / 3, 1)]
 titles = ("image", "target", "probability", "prediction", "errors")
 columns = {title: [] for title in titles}
@@ -411,7 +411,7 @@ for axis, path, title, own in zip(panels, (plain, unet), ("SegNet", "U-Net"), (a
     axis.imshow(image)
     axis.contour(target > 0, [0.5], colors="cyan")
     opened = open_model(path)
-    pred = predicted_mask(opened.predict(image), opened.threshold, opened.inference.cleaning)
+    pred = predicted_mask(opened.predict(image), opened.threshold, opened.inference.postprocessing)
     axis.contour(pred, [0.5], colors="red", linestyles="--")
     axis.set(xlim=(x - 90, x + 90), ylim=(y + 90, y - 90), xticks=[], yticks=[])
     axis.set_title(f"{title}, {middle}: surface Dice {own[middle]:.3f}", fontsize=9)

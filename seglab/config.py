@@ -13,8 +13,9 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from seglab.core.errors import InputError
+from seglab.core.validation import check_number
 from seglab.data.classes import ONE_CLASS, Classes, make_classes
-from seglab.errors import InputError
 
 PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
 SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *PARTS)
@@ -51,7 +52,6 @@ NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("trainer.max_epochs", int, 1, math.inf, False),
 )
 PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
-IMAGENET = "imagenet"  # as model.weights: the published file, wherever it lies
 PLACES = ("data.cache_dir",)  # does not matter to a result
 TEXTS = ("name", "run_dir", "monitor_mode", "data.root", "data.cache_dir")
 
@@ -62,19 +62,19 @@ class Inference:
 
     Attributes:
         tta: Predict with test-time augmentation.
-        choose_threshold: On val, in place of `task.threshold`.
+        tune_threshold: On val, in place of `task.threshold`.
         largest_component: Keep the largest lesion alone.
         fill_holes: Fill what lesion encloses.
     """
 
     tta: bool = False
-    choose_threshold: bool = False
+    tune_threshold: bool = False
     largest_component: bool = False
     fill_holes: bool = False
 
     @property
-    def cleaning(self) -> dict[str, bool]:
-        """Keywords of `seglab.masks.clean`."""
+    def postprocessing(self) -> dict[str, bool]:
+        """Keywords of `seglab.inference.postprocessing.clean`."""
         return {"largest_component": self.largest_component, "fill_holes": self.fill_holes}
 
 
@@ -108,7 +108,7 @@ def stored_inference(stored: Any, where: str | Path) -> Inference:
 # What runs were made with that are older than these keys.
 BEFORE = {
     "inference": OFF,
-    "task": {"ema": 0, "encoder_rate": 1},
+    "task": {"ema": 0, "encoder_lr_factor": 1},
     "data": {"classes": [*ONE_CLASS.names], "colours": None},
 }
 
@@ -209,7 +209,7 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     model = config.get("model") if isinstance(config, dict) else None
     if isinstance(model, dict) and takes_weights(model):
         weights = model.get("weights")
-        if isinstance(weights, str) and weights != IMAGENET:
+        if isinstance(weights, str) and weights != "imagenet":
             model["weights"] = _absolute(weights)
     return config
 
@@ -220,9 +220,9 @@ def _absolute(path: str) -> str:
 
 
 def takes_weights(model: Mapping[str, Any]) -> bool:
-    """Whether a config's network is one of `seglab.nets.EncoderUNet`, by whichever name."""
+    """Whether a config's network is one of `seglab.networks.EncoderUNet`, by whichever name."""
     name = str(model.get("_target_"))
-    return name.startswith("seglab.nets.") and name.endswith(".EncoderUNet")
+    return name.startswith("seglab.networks.") and name.endswith(".EncoderUNet")
 
 
 def comparable(config: Any) -> dict[str, Any]:
@@ -290,24 +290,6 @@ def _check_keys(given: Any, where: str, known: Any, needed: Any = ()) -> None:
             raise InputError(f"{where}{key}: missing; conf/ has its default")
 
 
-def check_number(
-    key: str,
-    value: Any,
-    kind: type,
-    least: float,
-    most: float = math.inf,
-    null: bool = False,
-) -> None:
-    """Refuses what is no number of a kind (int, or float for any) within limits, nor null."""
-    if value is None and null:
-        return
-    is_number = isinstance(value, int if kind is int else int | float)
-    if not is_number or isinstance(value, bool) or not least <= value <= most:
-        what = "an integer" if kind is int else "a number"
-        limit = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise InputError(f"{key}={value}: expected {what} {limit}{' or null' if null else ''}")
-
-
 def _check_split_file(split: dict[str, Any]) -> None:
     file = split["file"]
     if file is None:
@@ -328,14 +310,14 @@ def _check_inference(inference: Any, split: dict[str, Any], classes: Classes) ->
     for key, value in inference.items():
         if not isinstance(value, bool):
             raise InputError(f"inference.{key}={value}: expected true or false")
-    if inference["choose_threshold"] and classes.several:
+    if inference["tune_threshold"] and classes.is_multiclass:
         raise InputError(
-            "inference.choose_threshold=true: of several classes the most probable is taken, "
+            "inference.tune_threshold=true: of several classes the most probable is taken, "
             "without a threshold; set it to false"
         )
-    if inference["choose_threshold"] and split["val"] == 0 and split["file"] is None:
+    if inference["tune_threshold"] and split["val"] == 0 and split["file"] is None:
         raise InputError(
-            "inference.choose_threshold=true: there is no val to choose on, data.split.val=0; hold "
+            "inference.tune_threshold=true: there is no val to choose on, data.split.val=0; hold "
             "some cases out, or set it to false"
         )
 
@@ -362,7 +344,9 @@ def _monitors(node: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
 def _check_monitor(where: str, name: Any, mode: Any, data: dict[str, Any]) -> None:
     if name is None:
         return
-    from seglab.metrics import segmentation_metrics  # takes torch, which a sweep has no need of
+    from seglab.metrics.scores import (
+        segmentation_metrics,  # takes torch, which a sweep has no need of
+    )
 
     split, metrics = data["split"], [*segmentation_metrics(0.5, data["classes"]), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]

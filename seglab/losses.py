@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seglab.config import check_number
-from seglab.errors import InputError
+from seglab.core.errors import InputError
+from seglab.core.validation import check_number
 
 
 def bce(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor:
@@ -114,7 +114,7 @@ def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
         logits: float (N, K, H, W), K >= 2.
         mask: float (N, 1, H, W) of class numbers, 0 to K - 1.
     """
-    _check_classes(logits, several=True)
+    _check_classes(logits, is_multiclass=True)
     return F.cross_entropy(logits, mask[:, 0].long(), reduction="none").flatten(1).mean(1)
 
 
@@ -136,8 +136,8 @@ def cross_entropy_dice(logits: Tensor, mask: Tensor) -> Tensor:
     return loss + torch.stack(overlaps).mean(0)
 
 
-def _check_classes(logits: Tensor, several: bool) -> None:
-    if (logits.shape[1] > 1) != several:
+def _check_classes(logits: Tensor, is_multiclass: bool) -> None:
+    if (logits.shape[1] > 1) != is_multiclass:
         raise InputError(
             "task.loss: is for one class, and data.classes names several; expected "
             "seglab.losses.cross_entropy or cross_entropy_dice"
@@ -149,7 +149,7 @@ def _check_classes(logits: Tensor, several: bool) -> None:
 
 def _pixel_bce(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor:
     """Binary cross-entropy of each pixel."""
-    _check_classes(logits, several=False)
+    _check_classes(logits, is_multiclass=False)
     check_number("task.loss.lesion_weight", lesion_weight, float, 0, 1000)
     weight = None if lesion_weight == 1 else logits.new_tensor(lesion_weight)
     return F.binary_cross_entropy_with_logits(logits, mask, reduction="none", pos_weight=weight)
@@ -159,7 +159,7 @@ def _overlap_loss(
     logits: Tensor, mask: Tensor, alpha: float, beta: float, weight: float | Tensor = 1.0
 ) -> Tensor:
     """What is wrong in each image as a share of it and what is found, (N,); `weight` of pixels."""
-    _check_classes(logits, several=False)
+    _check_classes(logits, is_multiclass=False)
     return _soft_overlap_loss(torch.sigmoid(logits), mask, alpha, beta, weight)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.tiny import REPO, TINY, Ended, write_tiny_ph2
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
-from tiny import REPO, TINY, Ended, write_tiny_ph2
 
 from seglab.data.cases import ph2_cases
 

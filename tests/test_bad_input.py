@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import Ended, write_tiny_ph2
 from PIL import Image
-from tiny import Ended, write_tiny_ph2
 
-from seglab.checkpoints import SealedCheckpoints
+from seglab.runs.checkpoints import SealedCheckpoints
 
 IMAGES = "PH2 Dataset images"
-COSINE = "task.schedule={_target_: seglab.schedules.cosine, _partial_: true, "
+COSINE = "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, _partial_: true, "
 
 
 def files_of(folder: Path) -> set[str]:
@@ -170,20 +170,20 @@ def test_bad_data_is_refused(
                 "callbacks": ("null",),
                 "task.threshold": ("abc",),
                 "trainer.max_epochs": ("0", "abc", "1.5", "null"),
-                "model._target_": ("seglab.nets", "seglab.nets.unet"),
+                "model._target_": ("seglab.networks", "seglab.networks.unet"),
             }.items()
             for value in values
         ),
         *(([f"task.ema={value}"], [f"task.ema={value}"]) for value in ("1", "-0.1", "abc")),
-        (["task.encoder_rate=2"], ["task.encoder_rate=2", "from 0 to 1"]),
-        (["model=segnet", "task.encoder_rate=abc"], ["task.encoder_rate=abc"]),
+        (["task.encoder_lr_factor=2"], ["task.encoder_lr_factor=2", "from 0 to 1"]),
+        (["model=segnet", "task.encoder_lr_factor=abc"], ["task.encoder_lr_factor=abc"]),
         *(
             ([COSINE + f"{keys}}}"], [said, "expected a"])
             for keys, said in (
-                ("epochs: 0", "task.schedule.epochs=0"),
-                ("epochs: abc", "task.schedule.epochs=abc"),
-                ("epochs: 2, warmup: 2", "task.schedule.warmup=2"),
-                ("epochs: 2, warmup: -1", "task.schedule.warmup=-1"),
+                ("epochs: 0", "task.lr_scheduler.epochs=0"),
+                ("epochs: abc", "task.lr_scheduler.epochs=abc"),
+                ("epochs: 2, warmup: 2", "task.lr_scheduler.warmup=2"),
+                ("epochs: 2, warmup: -1", "task.lr_scheduler.warmup=-1"),
             )
         ),
         (["task.optimizer.lr=-1"], ["task.optimizer", "learning rate"]),
@@ -200,7 +200,10 @@ def test_bad_data_is_refused(
         (["+model.widht=8"], ["model.widht", "width"]),
         (["+data.split.tset=0.2"], ["data.split.tset"]),
         (["+trainer.max_epoch=2"], ["trainer.max_epoch"]),
-        (["model._target_=seglab.nets.UNett"], ["model._target_=seglab.nets.UNett", "cannot"]),
+        (
+            ["model._target_=seglab.networks.UNett"],
+            ["model._target_=seglab.networks.UNett", "cannot"],
+        ),
         (["model.classes=2"], ["model", "(1, 2, 32, 32)"]),
         (["model.width=0"], ["model.width=0"]),
         (["seed=null"], ["seed=None"]),
@@ -213,7 +216,7 @@ def test_bad_data_is_refused(
             ],
             ["callbacks.s._args_.0=test/loss", "may not choose or stop"],
         ),
-        (["+task.schedule.x.monitor=test/loss"], ["task.schedule.x.monitor=test/loss"]),
+        (["+task.lr_scheduler.x.monitor=test/loss"], ["task.lr_scheduler.x.monitor=test/loss"]),
         (["+trainer.callbacks=[]"], ["trainer.callbacks", "built from the rest"]),
         (["+trainer.default_root_dir=x"], ["trainer.default_root_dir"]),
         (["monitor=val/dice"], ["monitor=val/dice", "val/dice_per_image_net"]),
@@ -348,7 +351,7 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(
         run,
         "trainer.max_epochs=5",
         # The second epoch's rate is beyond all measure.
-        "task.schedule={_target_: torch.optim.lr_scheduler.MultiStepLR, _partial_: true, "
+        "task.lr_scheduler={_target_: torch.optim.lr_scheduler.MultiStepLR, _partial_: true, "
         "milestones: [1], gamma: 1e30}",
     )
     assert ended.code == 1

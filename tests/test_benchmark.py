@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import REPO, Ended, wait_until
+from helpers.tiny import REPO, Ended, wait_until
 
-from seglab.nets import SegNet, UNet
+from seglab.networks import SegNet, UNet
 
 SCRIPT = REPO / "scripts" / "benchmark.py"
 

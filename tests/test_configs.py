@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import REPO, Ended, write_tiny_classes
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from tiny import REPO, Ended, write_tiny_classes
 
 from seglab.config import check_config, differences
-from seglab.trust import TRUSTED_TARGETS, _check_form, check_targets
+from seglab.runs.loading import TRUSTED_TARGETS, _check_form, check_targets
 
 CONF = REPO / "conf"
 

@@ -39,10 +39,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import yaml
+from helpers.tiny import Ended
 from PIL import Image
-from tiny import Ended
 
-from seglab.errors import InputError
+from seglab.core.errors import InputError
 
 SECONDS = 10  # for one mutant, by a clock on the wall
 MEMORY = 1000  # MB that reading one mutant may add
@@ -279,7 +279,7 @@ VALUES: tuple[Any, ...] = (
     *(math.inf, -math.inf, math.nan, "", "x", "0", "0.5", "\0", "\ud800", "\n", "a" * 10**5),
     *("../../etc", "/dev/zero", "/nowhere", "~", "$HOME/x", "file:///tmp", "${oc.env:HOME}", "???"),
     *([], {}, [[]], [None], [1, "a"], {"": None}, {"a": {}}, nested(40), [0] * 2000),
-    *({"_target_": "os.system", "_args_": ["true"]}, {"_target_": "seglab.nets.UNet"}, "cuda"),
+    *({"_target_": "os.system", "_args_": ["true"]}, {"_target_": "seglab.networks.UNet"}, "cuda"),
 )
 
 
@@ -402,7 +402,7 @@ def xlsx_entry(r: Random, content: bytes) -> tuple[bytes, str]:
 
 def sealed(archive: bytes) -> bytes:
     """An archive with the seal that makes read_checkpoint believe it whole."""
-    from seglab.checkpoints import _SEAL
+    from seglab.runs.checkpoints import _SEAL
 
     body = archive[:-2]
     seal = _SEAL + hashlib.sha256(body).hexdigest().encode()
@@ -410,7 +410,7 @@ def sealed(archive: bytes) -> bytes:
 
 
 def unsealed(content: bytes) -> bytes:
-    from seglab.checkpoints import _SEAL_LENGTH
+    from seglab.runs.checkpoints import _SEAL_LENGTH
 
     return content[: -_SEAL_LENGTH - 2] + b"\0\0"
 
@@ -522,9 +522,9 @@ def read_run(name: str) -> Callable[[Path, bytes], None]:
 
 
 def evaluated(run: Path, data_root: Path | None) -> None:
-    import seglab.evaluate
+    import seglab.inference.evaluate
 
-    summary = seglab.evaluate.evaluate(run, data_root, out=run.parent / "out")
+    summary = seglab.inference.evaluate.evaluate(run, data_root, out=run.parent / "out")
     assert summary["n"] >= 1 and summary["trained_on"] >= 0
     pixels = summary["test"].pop("hd95")
     assert 0 <= pixels < np.inf
@@ -535,8 +535,8 @@ def read_split_file(folder: Path, content: bytes) -> None:
     """With a checkpoint that names the hash of this split: else it would be refused for that."""
     import torch
 
-    from seglab.checkpoints import SealedCheckpoints
     from seglab.data.splits import read_split
+    from seglab.runs.checkpoints import SealedCheckpoints
 
     run = copy_of_run(folder)
     split_file, best = run / "splits.json", run / "checkpoints" / "best.ckpt"
@@ -556,17 +556,17 @@ def read_split_file(folder: Path, content: bytes) -> None:
 def read_checkpoint_file(folder: Path, content: bytes) -> None:
     import torch
 
-    from seglab.checkpoints import hash_of_weights, load_network
+    from seglab.runs.checkpoints import hash_of_weights, load_network
 
     path = folder / "mutant.ckpt"
     path.write_bytes(content)
     digest = attempt(hash_of_weights, path)
     assert isinstance(digest, InputError) or re.fullmatch("[0-9a-f]{64}", digest)
-    net, about = load_network(path)
+    net, metadata = load_network(path)
     assert isinstance(digest, str)
     assert isinstance(net, torch.nn.Module) and not net.training
-    assert 0 < about["threshold"] < 1 and about["epoch"] >= 1
-    assert isinstance(about["split_hash"], str) and about["classes"].names == ("lesion",)
+    assert 0 < metadata["threshold"] < 1 and metadata["epoch"] >= 1
+    assert isinstance(metadata["split_hash"], str) and metadata["classes"].names == ("lesion",)
     assert all(p.isfinite().all() for p in net.parameters())
     read_run("checkpoints/best.ckpt")(folder, content)
 
@@ -583,7 +583,7 @@ def checked_open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Any:
     from torch import nn
 
     from seglab.data.splits import Split
-    from seglab.runs import open_run
+    from seglab.runs.directory import open_run
 
     run = open_run(path, trust)
     assert isinstance(run.net, nn.Module) and not run.net.training
@@ -598,8 +598,8 @@ def read_record(name: str) -> Callable[[Path, bytes], None]:
     """For the files of a run that only its repetition reads."""
 
     def read(folder: Path, content: bytes) -> None:
-        import seglab.reproduce
-        from seglab.files import read_csv, read_json
+        import seglab.training.reproduce
+        from seglab.core.files import read_csv, read_json
 
         run, out = copy_of_run(folder), folder / "repeated"
         if not out.exists():
@@ -610,8 +610,8 @@ def read_record(name: str) -> Callable[[Path, bytes], None]:
         try:
             found = read_csv(path) if path.suffix == ".csv" else read_json(path)
             assert path.suffix == ".json" or isinstance(found, list)
-            assert seglab.reproduce.reproduce(run, check=True) in (0, 3, 4)
-            assert seglab.reproduce.reproduce(run, out=out) in (0, 3, 4)
+            assert seglab.training.reproduce.reproduce(run, check=True) in (0, 3, 4)
+            assert seglab.training.reproduce.reproduce(run, out=out) in (0, 3, 4)
         finally:
             path.write_bytes(whole)
 
@@ -620,14 +620,14 @@ def read_record(name: str) -> Callable[[Path, bytes], None]:
 
 def prepare(replace: Callable[[Any, str, Any], None]) -> None:
     """Puts what is beside the point, or looks on, in place of what reads."""
-    import seglab.evaluate
-    import seglab.provenance
-    import seglab.reproduce
+    import seglab.inference.evaluate
+    import seglab.runs.provenance
+    import seglab.training.reproduce
 
-    state = seglab.provenance.code_state()  # git takes a tenth of a second
-    replace(seglab.provenance, "code_state", lambda: state)
-    replace(seglab.reproduce, "train", lambda config: None)
-    replace(seglab.evaluate, "open_run", checked_open_run)
+    state = seglab.runs.provenance.code_state()  # git takes a tenth of a second
+    replace(seglab.runs.provenance, "code_state", lambda: state)
+    replace(seglab.training.reproduce, "train", lambda config: None)
+    replace(seglab.inference.evaluate, "open_run", checked_open_run)
 
 
 @dataclass(frozen=True)

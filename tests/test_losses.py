@@ -18,9 +18,9 @@ from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from seglab import losses
-from seglab.errors import InputError
+from seglab.core.errors import InputError
 from seglab.losses import bce, bce_dice, dice, double_sigmoid_bce, focal, structure, tversky
-from seglab.trust import TRUSTED
+from seglab.runs.loading import TRUSTED
 
 # The window of 'structure' is 3 x 3 of the 5 x 7 and 4 x 4 pixels below.
 near = partial(structure, window=0.5)

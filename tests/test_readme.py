@@ -12,9 +12,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tiny import ONE_THREAD, REPO, TINY, Ended
+from helpers.tiny import ONE_THREAD, REPO, TINY, Ended
 
-from seglab.files import read_csv
+from seglab.core.files import read_csv
 
 
 def commands(section: str) -> list[str]:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny import ONE_THREAD, REPO
 from PIL import Image
-from tiny import ONE_THREAD, REPO
 
+from seglab.core.files import read_csv, read_json
 from seglab.data.synthetic import synthetic_cases
-from seglab.files import read_csv, read_json
 
 SCRIPT = REPO / "scripts" / "tutorial.py"
 

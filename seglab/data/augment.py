@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seglab.config import check_number
-from seglab.errors import InputError
+from seglab.core.errors import InputError
+from seglab.core.validation import check_number
 
 _NODES = 5  # along an edge, of the grid that bends a picture
 _HAIRS = 8  # in one picture, at most

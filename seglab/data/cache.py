@@ -18,11 +18,11 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from seglab.core.errors import InputError
+from seglab.core.files import hash_of, naming, read_json, remove_partial, write_json
 from seglab.data.cases import Case
+from seglab.data.duplicates import THUMBNAIL, same_pictures, thumbnail
 from seglab.data.images import read_image, read_mask, to_network_size
-from seglab.data.splits import THUMBNAIL, same_pictures, thumbnail
-from seglab.errors import InputError
-from seglab.files import hash_of, naming, read_json, remove_partial, write_json
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
         ) from error
     sha256 = hash_cases(cases, files)
     content: list[Any] = [VERSION, size, [[case.id, sha256[case.id]] for case in cases]]
-    if cases[0].classes.several:
+    if cases[0].classes.is_multiclass:
         content.append([len(cases[0].classes.names), cases[0].classes.colours])
     key = hash_of(content)[:24]
     folder = cache_dir / f"{key}-{size}"

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import SUFFIXES
 from seglab.data.tables import PH2_DIAGNOSES, read_patients, read_ph2_table
-from seglab.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -147,9 +147,9 @@ def find_cases(root: str | Path) -> list[Case]:
     return _strict(scan_cases(root))
 
 
-def of_classes(cases: list[Case], classes: Classes) -> list[Case]:
+def with_classes(cases: list[Case], classes: Classes) -> list[Case]:
     """The same cases, whose masks tell other classes apart."""
-    return [replace(case, classes=classes) for case in cases] if classes.several else cases
+    return [replace(case, classes=classes) for case in cases] if classes.is_multiclass else cases
 
 
 def scan_cases(root: str | Path) -> Scan:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seglab.errors import InputError
+from seglab.core.errors import InputError
 
 MAX_CLASSES = 32
 # They name metrics, columns and folders, some of which are others' already.
@@ -38,7 +38,7 @@ class Classes:
     colours: tuple[str, ...] | None = None
 
     @property
-    def several(self) -> bool:
+    def is_multiclass(self) -> bool:
         """Whether pixels are of one of several classes, and not lesion or background."""
         return len(self.names) > 1
 

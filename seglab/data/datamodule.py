@@ -16,13 +16,13 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from seglab.core.errors import InputError
+from seglab.core.files import hash_of
 from seglab.data.augment import Augment
 from seglab.data.cache import Cache, open_cache
-from seglab.data.cases import Case, of_classes
+from seglab.data.cases import Case, with_classes
 from seglab.data.classes import ONE_CLASS, make_classes
 from seglab.data.splits import Split, load_split, make_split
-from seglab.errors import InputError
-from seglab.files import hash_of
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class SegmentationDataModule(LightningDataModule):
         """
         if self.cases:
             return
-        cases = of_classes(self.read_cases(self.root), self.classes)
+        cases = with_classes(self.read_cases(self.root), self.classes)
         self.cache = open_cache(cases, self.size, self.cache_dir)
         settings = dict(self.split_settings)
         file = settings.pop("file")
@@ -112,8 +112,8 @@ class SegmentationDataModule(LightningDataModule):
         else:
             self.split = load_split(file, cases, self.cache.groups, self.cache.sha256)
         self.cases = cases
-        if self.classes.several:
-            there = np.unique(self.cache.masks[self.rows("train")])
+        if self.classes.is_multiclass:
+            there = np.unique(self.cache.masks[self.subset_indices("train")])
             for number, name in enumerate(self.classes.names):
                 if number not in there:
                     log.warning("no training mask holds %s, class %d", name, number)
@@ -125,12 +125,12 @@ class SegmentationDataModule(LightningDataModule):
         """SHA-256 of every file that was read, by its path below the root."""
         return files_below(self.root, self.cache.files)
 
-    def part(self, name: str) -> list[Case]:
+    def subset_cases(self, name: str) -> list[Case]:
         """The cases of 'train', 'val' or 'test'."""
         by_id = {case.id: case for case in self.cases}
         return [by_id[id] for id in getattr(self.split, name)]
 
-    def rows(self, name: str) -> list[int]:
+    def subset_indices(self, name: str) -> list[int]:
         """The cache's rows of 'train', 'val' or 'test'."""
         row = {case.id: i for i, case in enumerate(self.cases)}
         return [row[id] for id in getattr(self.split, name)]
@@ -138,9 +138,9 @@ class SegmentationDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of train, in an order that depends on seed and epoch alone."""
         rank, world = self._rank_and_world()
-        rows = _Rows(self.cache, self.cases, self.rows("train"))
+        rows = CachedDataset(self.cache, self.cases, self.subset_indices("train"))
         size = self.batch_size // world
-        sampler = _Order(rows, world, rank, shuffle=True, seed=self.seed)
+        sampler = ResumableSampler(rows, world, rank, shuffle=True, seed=self.seed)
         epoch, batches = self.start
         # Lightning tells the epoch too late for the first batch of a resumed run.
         sampler.set_epoch(epoch)
@@ -175,11 +175,11 @@ class SegmentationDataModule(LightningDataModule):
 
     def _in_order(self, name: str) -> DataLoader:
         rank, world = self._rank_and_world()
-        rows = _Rows(self.cache, self.cases, self.rows(name))
+        rows = CachedDataset(self.cache, self.cases, self.subset_indices(name))
         # Not padded, unlike torch's DistributedSampler: no case may count twice.
         return self._loader(rows, self.eval_batch_size, range(rank, len(rows), world))
 
-    def _loader(self, rows: _Rows, batch_size: int, sampler: Any) -> DataLoader:
+    def _loader(self, rows: CachedDataset, batch_size: int, sampler: Any) -> DataLoader:
         return DataLoader(
             rows,
             batch_size,
@@ -204,7 +204,7 @@ def files_below(root: str | Path, files: Mapping[Path, str]) -> dict[str, str]:
     return {Path(os.path.relpath(path, root)).as_posix(): sha for path, sha in files.items()}
 
 
-class _Order(DistributedSampler):
+class ResumableSampler(DistributedSampler):
     """torch's, that can begin in the middle of its first epoch."""
 
     skip = 0
@@ -214,7 +214,7 @@ class _Order(DistributedSampler):
         return itertools.islice(super().__iter__(), skip, None)
 
 
-class _Rows(Dataset):
+class CachedDataset(Dataset):
     """Slices of the cache; a batch is one indexing of one array."""
 
     def __init__(self, cache: Cache, cases: Sequence[Case], rows: list[int]) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
+from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
-from seglab.errors import InputError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -72,7 +72,7 @@ def read_mask(path: str | Path, classes: Classes = ONE_CLASS) -> np.ndarray:
             what is of no class.
     """
     image = _open(path)
-    if classes.several:
+    if classes.is_multiclass:
         read = _by_number if classes.colours is None else _by_colour
         return read(image, classes, path)
     if _is_deep(image):

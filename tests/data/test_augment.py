@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from seglab.core.errors import InputError
 from seglab.data.augment import Augment
-from seglab.errors import InputError
 
 N, S = 32, 64
 NONE = {"flip": False} | dict.fromkeys(

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seglab.core.errors import InputError
 from seglab.data import cache as cache_module
 from seglab.data.cache import Cache, hash_cases, hash_files, open_cache, read_pair
 from seglab.data.cases import Case, pairs_cases
 from seglab.data.images import to_network_size
-from seglab.errors import InputError
 
 N, SIZE = 6, 16
 

@@ -15,6 +15,7 @@ import openpyxl
 import pytest
 from PIL import Image
 
+from seglab.core.errors import InputError
 from seglab.data.cases import (
     Case,
     find_cases,
@@ -24,7 +25,6 @@ from seglab.data.cases import (
     scan_cases,
 )
 from seglab.data.images import read_mask
-from seglab.errors import InputError
 
 IMAGES = "PH2 Dataset images"
 HEADER = (

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from seglab.core.errors import InputError
+from seglab.core.files import write_json
 from seglab.data.augment import Augment
 from seglab.data.cache import read_pair
 from seglab.data.cases import Case, pairs_cases
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.images import to_network_size
-from seglab.errors import InputError
-from seglab.files import write_json
 
 N, SIZE = 20, 16
 SPLIT = {"val": 0.2, "test": 0.25, "seed": 42, "fold": None, "folds": 5, "file": None}
@@ -113,7 +113,7 @@ def test_cases_and_rows_of_a_part(make: Callable[..., SegmentationDataModule]) -
     module = make()
     everything = []
     for part in ("train", "val", "test"):
-        cases, rows = module.part(part), module.rows(part)
+        cases, rows = module.subset_cases(part), module.subset_indices(part)
         assert [case.id for case in cases] == getattr(module.split, part)
         assert [module.cases[row] for row in rows] == cases
         everything += rows

@@ -18,8 +18,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from skimage.transform import resize
 
+from seglab.core.errors import InputError
 from seglab.data.images import image_to_network_size, read_image, read_mask, to_network_size
-from seglab.errors import InputError
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 QUICK = settings(max_examples=15, deadline=None, derandomize=True, database=None)

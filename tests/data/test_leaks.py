@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from seglab.data.cases import find_cases
+from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image
-from seglab.data.splits import same_pictures, thumbnail
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:

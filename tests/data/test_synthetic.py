@@ -17,10 +17,11 @@ from skimage.filters import threshold_otsu
 from skimage.measure import perimeter
 
 import seglab
-from seglab.data import dermoscopy, synthetic
-from seglab.data.dermoscopy import draw_case
-from seglab.data.synthetic import DIAGNOSES, synthetic_cases, write_synthetic
-from seglab.errors import InputError
+from seglab.core.errors import InputError
+from seglab.data.synthetic import cases as synthetic
+from seglab.data.synthetic import drawing as dermoscopy
+from seglab.data.synthetic.cases import DIAGNOSES, synthetic_cases, write_synthetic
+from seglab.data.synthetic.drawing import draw_case
 
 HEADER = (
     b"||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
@@ -304,7 +305,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 
 def test_processes_that_start_at_once_draw_one_set(root: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from seglab.data.synthetic import write_synthetic; "
+        "import sys; from seglab.data.synthetic.cases import write_synthetic; "
         "write_synthetic(sys.argv[1], 6, 0)"
     )
     shared = tmp_path / "deep" / "set"
@@ -317,7 +318,7 @@ def test_processes_that_start_at_once_draw_one_set(root: Path, tmp_path: Path) -
 
 def test_a_killed_process_leaves_no_set_and_no_obstacle(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from seglab.data import synthetic; "
+        "import os, sys; from seglab.data.synthetic import cases as synthetic; "
         "os.rename = lambda *_: os._exit(9); "
         "synthetic.write_synthetic(sys.argv[1], 2, 7)"
     )

@@ -1,0 +1,1 @@
+"""Tables, statistics, figures and reports of finished runs."""

@@ -1,0 +1,1 @@
+"""Errors, files, console, signals: what needs neither torch nor Hydra."""

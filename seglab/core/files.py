@@ -1,0 +1,172 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from seglab.core.errors import InputError
+
+PARTIAL = ".partial"
+
+
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Writes beside `path`, then renames: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: It cannot be written; what was there stays. Its `filename` is `path`.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    try:
+        with naming(path):
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Makes an OSError of the body name a file: a full disk is noticed by calls that know none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_partial(folder: str | Path, name: str = "*") -> None:
+    """Removes what processes that were killed left half-written, at any depth.
+
+    Args:
+        folder: Where nobody is writing.
+        name: Of the files that were written, as a pattern.
+    """
+    for file in Path(folder).rglob(f".{name}.[0-9]*{PARTIAL}"):
+        if file.name.removesuffix(PARTIAL).rpartition(".")[2].isdigit():
+            file.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes plain containers; floats keep their full precision."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: The file is missing, or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); restore it") from error
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Reads the rows of a CSV file.
+
+    Raises:
+        InputError: The file is missing, or no CSV.
+    """
+    try:
+        return list(csv.DictReader(io.StringIO(Path(path).read_text("utf-8"), newline="")))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, OSError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error}); restore it") from error
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows under the union of their columns, in order of appearance."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+@contextmanager
+def locked(
+    folder: Path, refusal: str, option: str = "hydra.run.dir=... or hydra.sweep.dir=..."
+) -> Iterator[None]:
+    """One process at a time in a folder, which is made; a process that is killed holds nothing.
+
+    Args:
+        folder: Where the lock lies, as .lock.
+        refusal: What to say where another process holds it.
+        option: What names another folder.
+
+    Raises:
+        InputError: Another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(refusal) from None
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the directory cannot be written ({error.strerror}); name another with "
+            f"{option}"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / ".lock").unlink()  # held still: whoever waits for it looks again
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in a folder, as `locked`."""
+    if not (folder / ".lock").exists():
+        return False
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def hash_of_file(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 of plain containers, by their canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings a renaming to disk, so that a power cut cannot undo it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

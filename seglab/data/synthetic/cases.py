@@ -1,0 +1,142 @@
+"""Synthetic dermoscopy: drawn lesions in PH2's own layout, to try everything without PH2.
+
+The pictures have what makes PH2 hard for a threshold on grey level (dark corners, hair, uneven
+light, faint lesions, pale areas inside them), and the three diagnoses differ in size, outline and
+colours. They are no patients: a score on them says that the code works, nothing about PH2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from filelock import FileLock
+from PIL import Image
+from tqdm import tqdm
+
+from seglab.core.errors import InputError
+from seglab.data.cases import Case, ph2_cases
+from seglab.data.classes import Classes
+from seglab.data.synthetic.drawing import draw_case, table_row
+
+# Raised whenever the same seed gives other files than before: a set on disk tells its version.
+VERSION = 1
+MARKER = "synthetic.json"
+DARK_CORNERS = Classes(("skin", "lesion", "dark_corner"))
+
+# PH2's 40 % common nevi, 40 % atypical nevi and 20 % melanomas, in any stretch of the sequence.
+DIAGNOSES = (0, 1, 2, 0, 1)
+
+_HEADER = (
+    "||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network "
+    "| Dots/Globules | Streaks | Regression Areas | Blue-Whitish Veil ||           Colors ||\n"
+)
+# Spelling and blanks are PH2's.
+_LEGENDS = (
+    "\n\nLegends for Clinical Diagnosis: \n   0 - Common Nevus;\n   1 - Atypical Nevus;\n"
+    "   2 - Melanoma.\n\nLegends for Asymmetry: \n   0 - Fully Symmetric;\n"
+    "   1 - Symetric in 1 axe;\n   2 - Fully Asymmetric;\n\nLegends for Pigment Network, "
+    "Dots/Globules, Streaks, Regression Areas, and Blue-Whitish Veil: \n   A  - Absent;\n"
+    "   AT - Atypical;\n   P  - Present;\n   T  - Typical.\n\nLegends for Colors: \n   1 - White;\n"
+    "   2 - Red;\n   3 - Light-Brown;\n   4 - Dark-Brown;\n   5 - Blue-Gray;\n   6 - Black."
+)
+
+
+def synthetic_cases(
+    root: str | Path, n: int = 100, seed: int = 0, dark_corners: bool = False
+) -> list[Case]:
+    """Draws the set unless it is there already, and returns its cases, sorted by id.
+
+    Arguments and errors are those of `write_synthetic`.
+    """
+    write_synthetic(root, n, seed, dark_corners)
+    return ph2_cases(root)
+
+
+def write_synthetic(
+    root: str | Path, n: int = 100, seed: int = 0, dark_corners: bool = False
+) -> None:
+    """Draws cases SYN001, SYN002, ... in PH2's layout: a table, 24-bit images and 1-bit masks.
+
+    Drawn once: a set that is there with the same `n`, `seed` and `VERSION` is left as it is. The
+    folder appears whole or not at all; of processes that start at once one draws, the others wait.
+
+    Args:
+        root: The set's folder: absent, empty, or holding the set already.
+        n: Number of cases, 1 to 999, as PH2's table has room for three digits.
+        seed: Seed of the set, 0 or more.
+        dark_corners: Whether the dark outside the dermoscope's field is a class of its own: masks
+            are then of class numbers with a palette, 0 skin, 1 lesion and 2 dark corner.
+
+    Raises:
+        InputError: `n` or `seed` out of range, or `root` holds another set or anything else.
+    """
+    whole = isinstance(n, int) and isinstance(seed, int)
+    if not whole or not 1 <= n <= 999 or seed < 0:
+        raise InputError(f"n={n}, seed={seed}: expected n from 1 to 999 and a seed of 0 or more")
+    root = Path(root).resolve()
+    settings = {"n": n, "seed": seed, "version": VERSION}
+    if dark_corners:
+        settings["dark_corners"] = True
+    if _is_drawn(root, settings):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = root.with_name(f".{root.name}.partial")
+    with FileLock(root.with_name(f".{root.name}.lock")):
+        if _is_drawn(root, settings):
+            return
+        # Left by a process that was killed: a living one would hold the lock.
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            _write(partial, settings)
+            # Not every system renames a folder over an empty one.
+            if root.exists():
+                root.rmdir()
+            partial.rename(root)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_drawn(root: Path, settings: dict[str, int]) -> bool:
+    """Whether `root` holds the set (True) or is free for it (False)."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        found = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        found = f"something else (no readable {MARKER})"
+    if found != settings:
+        raise InputError(
+            f"{root}: holds {found}, expected nothing or synthetic cases of {settings}; choose "
+            "another data.root, or delete that folder to have them drawn anew"
+        )
+    return True
+
+
+def _write(folder: Path, settings: dict[str, int]) -> None:
+    def write_case(index: int) -> str:
+        name, diagnosis = f"SYN{index + 1:03d}", DIAGNOSES[index % len(DIAGNOSES)]
+        image, classes = draw_case(settings["seed"], index, diagnosis)
+        mask = Image.fromarray(classes == 1)
+        if settings.get("dark_corners"):
+            mask = Image.fromarray(classes)
+            mask.putpalette(DARK_CORNERS.palette.tobytes())
+        case = folder / "PH2 Dataset images" / name
+        for picture, file in (
+            (Image.fromarray(image), case / f"{name}_Dermoscopic_Image" / f"{name}.bmp"),
+            (mask, case / f"{name}_lesion" / f"{name}_lesion.bmp"),
+        ):
+            file.parent.mkdir(parents=True)
+            picture.save(file)
+        return table_row(settings["seed"], index, diagnosis, name)
+
+    # NumPy, SciPy and Pillow let threads run side by side for most of the time.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        rows = pool.map(write_case, range(settings["n"]))
+        bar = tqdm(rows, "drawing synthetic cases", settings["n"], unit="case", disable=None)
+        table = _HEADER + "".join(bar) + _LEGENDS
+    (folder / "PH2_dataset.txt").write_bytes(table.replace("\n", "\r\n").encode("ascii"))
+    (folder / MARKER).write_text(json.dumps(settings) + "\n")

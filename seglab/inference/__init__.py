@@ -1,0 +1,1 @@
+"""From networks to masks at native resolution: predict, score, export."""

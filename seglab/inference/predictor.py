@@ -1,0 +1,129 @@
+"""From networks to masks at native resolution: predict, choose a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from seglab.core.errors import InputError
+from seglab.data.cache import read_pair
+from seglab.data.cases import Case
+from seglab.data.images import image_to_network_size
+from seglab.inference.postprocessing import Predictor, predicted_mask
+from seglab.metrics.scores import scores
+
+# A few cases of val tell no finer steps apart.
+THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """From logits (N, 1, ...) to lesion probability, from (N, K, ...) to those of K classes."""
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
+
+
+def make_predictor(
+    net: nn.Module, size: int, device: torch.device | str = "cpu", tta: bool = False
+) -> Predictor:
+    """Makes a predictor of a network: resize, network, sigmoid, resize back.
+
+    Images pass one by one and in float32, so that a value depends on nothing but the image.
+
+    Args:
+        net: From images (N, 3, S, S) in [0, 1] to logits (N, 1, S, S), or (N, K, S, S) of several
+            classes; put into eval mode.
+        size: S, in pixels.
+        device: Where to compute.
+        tta: Test-time augmentation: the mean probability, at network size, of the image's eight
+            flips and quarter turns, each turned back. They pass as one batch.
+    """
+    net = net.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def predict(image: np.ndarray) -> np.ndarray:
+        small = torch.from_numpy(image_to_network_size(image, size)).to(device)
+        batch = small[None].permute(0, 3, 1, 2).float() / 255
+        if tta:
+            batch = torch.cat(_turned(batch)).contiguous(memory_format=torch.channels_last)
+        with torch.backends.cudnn.flags(deterministic=True):
+            prob = probabilities(net(batch).float())
+        if tta:
+            prob = torch.stack(_turned_back(prob)).mean(0, keepdim=True)
+        return resized(prob, image.shape[:2])
+
+    return predict
+
+
+def predictions(
+    predict: Predictor, cases: Sequence[Case], name: str
+) -> Iterator[tuple[Case, Tensor, np.ndarray]]:
+    """Predicts cases one by one.
+
+    Args:
+        predict: From image to lesion probability, both at native size.
+        cases: In any order.
+        name: For the progress bar.
+
+    Yields:
+        The case, its probability, float32 (H, W) or (K, H, W), and its untouched mask (H, W), as
+        `read_mask` gives it.
+
+    Raises:
+        InputError: A case cannot be read, or its prediction is not finite.
+    """
+    for case in tqdm(cases, name, unit="case", disable=None, leave=False):
+        image, mask = read_pair(case)
+        prob = torch.from_numpy(predict(image))
+        if not prob.isfinite().all():
+            raise InputError(
+                f"{case.image}: the network gives no number for some of its pixels; its weights "
+                "are ruined, train it again"
+            )
+        yield case, prob, mask
+
+
+def tune_threshold(
+    predict: Predictor, cases: Sequence[Case], default: float, postprocessing: Mapping[str, bool]
+) -> float:
+    """Chooses the threshold of the best mean Dice per image, at native resolution.
+
+    Args:
+        predict: From image to lesion probability, both at native size; of one class.
+        cases: Of val, at least one.
+        default: Tried besides `THRESHOLDS`, so that no choice is below it; of equal ones the
+            nearest to it is taken, of two such the lower.
+        postprocessing: Of the masks, keywords of `clean`.
+
+    Raises:
+        InputError: As `predictions`.
+    """
+    counts: dict[float, list[list[int]]] = {t: [] for t in sorted({*THRESHOLDS, default})}
+    for _, prob, target in predictions(predict, cases, "choosing the threshold"):
+        for threshold, rows in counts.items():
+            pred = predicted_mask(prob.numpy(), threshold, postprocessing)
+            # NumPy counts a mask twenty times faster than `confusion_counts`.
+            tp, found, there = (int(np.count_nonzero(m)) for m in (pred & target, pred, target))
+            rows.append([tp, found - tp, there - tp, target.size - found - there + tp])
+    dice = {t: scores(torch.tensor(rows))["dice_per_image"] for t, rows in counts.items()}
+    return min(dice, key=lambda t: (-dice[t], round(abs(t - default), 9)))
+
+
+def resized(prob: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """From (1, 1, S, S) to (H, W), and from (1, K, S, S) to (K, H, W), bilinearly."""
+    large = F.interpolate(prob, shape[:2], mode="bilinear", align_corners=False)[0]
+    return (large[0] if len(large) == 1 else large).cpu().numpy()
+
+
+def _turned(image: Tensor) -> list[Tensor]:
+    """The eight flips and quarter turns of (..., S, S)."""
+    return [torch.rot90(x, k, (-2, -1)) for x in (image, image.flip(-1)) for k in range(4)]
+
+
+def _turned_back(views: Tensor) -> list[Tensor]:
+    """The reverse, of (8, ..., S, S)."""
+    back = [torch.rot90(view, -(i % 4), (-2, -1)) for i, view in enumerate(views)]
+    return back[:4] + [view.flip(-1) for view in back[4:]]

@@ -1,0 +1,37 @@
+"""What a forward pass costs."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from seglab.networks.blocks import reference_ops
+
+
+@torch.no_grad()
+def multiply_adds(net: nn.Module, size: int) -> int:
+    """Counts the multiply-adds of one image's forward pass, in eval mode.
+
+    They are those of convolutions, matrix products and attention; biases, normalisation,
+    activations and pooling are not counted, as is usual, and nothing is taken off for how seglab's
+    own networks save some of them (`seglab.networks.blocks.convolve_upsampled`). The network stays as
+    it is, and so do all random generators.
+
+    Args:
+        net: From images (1, 3, S, S) to logits, on any device.
+        size: S, in pixels.
+    """
+    image = torch.zeros(1, 3, size, size, device=next(net.parameters()).device)
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    counter = FlopCounterMode(display=False)
+    with isolate_rng(include_cuda=image.is_cuda), reference_ops(), counter:
+        functional_call(net, buffers, image)
+    for module in training:
+        module.training = True
+    # It counts two operations a multiply-add.
+    return counter.get_total_flops() // 2

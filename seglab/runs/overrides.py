@@ -1,0 +1,115 @@
+"""Overrides, as Hydra's command line takes them: quoted, told apart, given again."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+_LONGEST_NAME = 120  # file systems take 255 bytes
+
+
+def quoted(text: str | Path) -> str:
+    """A text as Hydra reads it whole, whatever characters it holds."""
+    text = str(text)
+    if re.fullmatch(r"/[A-Za-z0-9_./+-]*", text):
+        return text
+    # Backslashes are doubled before a quote alone, the closing one too.
+    text = re.sub(r"(\\*)'", lambda found: 2 * found[1] + "\\'", text)
+    return f"'{text}{text[len(text.rstrip(chr(92))) :]}'"
+
+
+def format_command(key: str, folder: Path) -> str:
+    """The command that this process was started with, on a directory that exists already.
+
+    Args:
+        key: `hydra.run.dir` or `hydra.sweep.dir`.
+        folder: Its value.
+    """
+    script, *arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
+    # Beside the others: argparse takes no overrides on both sides of an option.
+    others = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
+    at = others[0] if others else len(arguments)
+    arguments.insert(at, f"{key}={quoted(folder)}")
+    return f"python {shlex.join([script, *arguments])}"
+
+
+def again(overrides: Sequence[str]) -> str:
+    """The command of a single run."""
+    return f"python {shlex.join([sys.argv[0], *overrides])}"
+
+
+def kept(config: DictConfig) -> list[str]:
+    """What of a sweep's command line its jobs need besides their overrides: where configs lie.
+
+    Args:
+        config: Hydra's own part, under `hydra`.
+    """
+    shipped = Path(sys.argv[0]).absolute().parent.parent / "conf"
+    options = {"command-line": "--config-dir", "main": "--config-path"}
+    flags = [
+        f"{options[source.provider]}={source.path}"
+        for source in config.hydra.runtime.config_sources
+        if source.provider in options and source.path and Path(source.path) != shipped
+    ]
+    if config.hydra.job.config_name != "train":
+        flags.append(f"--config-name={config.hydra.job.config_name}")
+    own = re.compile(r"[+~]*hydra[./](mode|run|sweep|sweeper|launcher)\b")
+    return flags + [o for o in config.hydra.overrides.hydra if not own.match(o)]
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides `key=value` by key, without the signs that add or remove a key."""
+    parts = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in parts}
+
+
+def varying_overrides(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """What tells the jobs of a sweep apart.
+
+    Args:
+        jobs: Overrides of each.
+
+    Returns:
+        For each job the overrides, by key, that are not the same in all of them.
+    """
+    every = [parse_overrides(job) for job in jobs]
+    keys = dict.fromkeys(key for job in every for key in job)
+    varied = [key for key in keys if len({job.get(key) for job in every}) > 1]
+    return [{key: job[key] for key in varied if key in job} for job in every]
+
+
+def shortened(keys: Iterable[str]) -> dict[str, str]:
+    """Of dotted keys the last parts, where that tells them apart."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {k: name if [*last.values()].count(name) == 1 else k for k, name in last.items()}
+
+
+def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names jobs by what varies, for folders: `model=unet,fold=0`.
+
+    Args:
+        jobs: As `varying_overrides` returns them.
+
+    Returns:
+        A name for each, one that no other has unless they are the same.
+    """
+    short = shortened(key for job in jobs for key in job)
+    names = [
+        re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join(f"{short[k]}={v}" for k, v in job.items()))
+        for job in jobs
+    ]
+    # Some file systems do not tell a from A.
+    alike: dict[str, set[str]] = {}
+    for job, name in zip(jobs, names, strict=True):
+        alike.setdefault(name.casefold(), set()).add(str(job))
+    for i, job in enumerate(jobs):
+        if len(alike[names[i].casefold()]) > 1 or len(names[i]) > _LONGEST_NAME:
+            digest = hashlib.sha256(str(job).encode()).hexdigest()[:8]
+            names[i] = f"{names[i][:_LONGEST_NAME]}-{digest}"
+    return [name or "0" for name in names]

@@ -1,0 +1,1 @@
+"""The task, the training loop and its callbacks."""

@@ -1,0 +1,29 @@
+"""Logs the test loss, as the recipe does."""
+
+from __future__ import annotations
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.callbacks import Callback
+
+from seglab.metrics.scores import PerImageMean
+
+
+class WatchTest(Callback):
+    """Logs the test loss every epoch, as the recipe does. Nothing may read it."""
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Logs `test/loss`: over all cases, however many devices share them."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        module.eval().share_buffers()  # type: ignore[operator]
+        mean = PerImageMean().to(module.device)
+        for batch in datamodule.test_dataloader():
+            batch = datamodule.scale(move_data_to_device(batch, module.device))
+            logits = module(batch["image"]).float()
+            mean.update(module.loss(logits, batch["mask"]))  # type: ignore[operator]
+        module.train()
+        module.log(
+            "test/loss", mean.compute(), logger=False, sync_dist=True
+        )  # equal on all devices

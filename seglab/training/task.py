@@ -1,0 +1,187 @@
+"""The task: one step for train, val and test."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
+from torchmetrics import MetricCollection
+
+from seglab.core.errors import JOB, InputError
+from seglab.core.validation import check_number
+from seglab.data.classes import ONE_CLASS
+from seglab.inference.predictor import probabilities
+from seglab.metrics.scores import PerImageMean, segmentation_metrics
+
+STAGES = ("train", "val", "test")
+
+
+class SegmentationTask(LightningModule):
+    """Trains a network to tell lesion from background, or several classes, pixel by pixel.
+
+    Args:
+        net: From images (N, 3, H, W) in [0, 1] to logits (N, 1, H, W), or (N, K, H, W) of several
+            classes.
+        loss: From logits and mask to a loss an image (`seglab.losses`).
+        optimizer: From parameters to an optimizer.
+        lr_scheduler: From the optimizer to a learning-rate schedule, stepped once an epoch; None for
+            a constant rate.
+        threshold: Probability above which a pixel is lesion.
+        ema: Share that an exponential moving average of weights and buffers keeps of itself at
+            each step, less in the first ones. The average is what is validated, tested and
+            used. 0 for none.
+        encoder_lr_factor: Learning rate of the network's `encoder`, over that of the rest.
+        classes: What masks tell apart, as in `seglab.data.classes.Classes`.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
+        lr_scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        threshold: float = 0.5,
+        ema: float = 0,
+        encoder_lr_factor: float = 1,
+        classes: Sequence[str] = ONE_CLASS.names,
+    ) -> None:
+        super().__init__()
+        if not 0 < threshold < 1:
+            raise InputError(f"task.threshold={threshold}: expected a probability between 0 and 1")
+        check_number("task.ema", ema, float, 0, 0.9999)
+        check_number("task.encoder_lr_factor", encoder_lr_factor, float, 0, 1)
+        if encoder_lr_factor != 1 and not isinstance(getattr(net, "encoder", None), nn.Module):
+            raise InputError(
+                f"task.encoder_lr_factor={encoder_lr_factor}: {type(net).__name__} has no part called "
+                "encoder; expected 1"
+            )
+        # The layout that CPUs and GPUs convolve fastest in; values are the same.
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss = loss
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.threshold = threshold
+        self.encoder_lr_factor = encoder_lr_factor
+        self.average = None
+        if ema:
+            self.average = AveragedModel(self.net, multi_avg_fn=ema_update(ema), use_buffers=True)
+            self.average.requires_grad_(False)
+        metrics = segmentation_metrics(threshold, classes)
+        # 'train' itself is a method of every module, hence the suffix.
+        self.metrics = nn.ModuleDict(
+            {f"{stage}_metrics": metrics.clone(prefix=f"{stage}/") for stage in STAGES}
+        )
+        self.losses = nn.ModuleDict({f"{stage}_loss": PerImageMean() for stage in STAGES})
+
+    def forward(self, image: Tensor) -> Tensor:
+        """From images (N, 3, H, W) in [0, 1] to logits, as the network gives them."""
+        return (self.net if self.training else self.used_net)(image)
+
+    @property
+    def used_net(self) -> nn.Module:
+        """The network that is scored: the average, where there is one."""
+        return self.net if self.average is None else self.average.module
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, and moves the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Returns the loss to descend."""
+        return self._step(batch, batch_idx, "train")
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Scores a batch of val."""
+        self._step(batch, batch_idx, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Scores a batch of test."""
+        self._step(batch, batch_idx, "test")
+
+    def on_validation_start(self) -> None:
+        """All devices score one network."""
+        self.share_buffers()
+
+    def share_buffers(self) -> None:
+        """Gives all processes the first one's BatchNorm statistics, as its checkpoint has them."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            average = [] if self.average is None else self.average.buffers()
+            for buffer in itertools.chain(self.net.buffers(), average):
+                torch.distributed.broadcast(buffer, 0)
+
+    def configure_optimizers(self) -> Any:
+        """Builds the optimizer and the schedule of the config."""
+        if self.encoder_lr_factor == 1:
+            optimizer = self.optimizer(self.net.parameters())
+        else:
+            encoder = list(self.net.encoder.parameters())  # type: ignore[union-attr]
+            its = {id(parameter) for parameter in encoder}
+            rest = [p for p in self.net.parameters() if id(p) not in its]
+            optimizer = self.optimizer([{"params": rest}, {"params": encoder}])
+            optimizer.param_groups[1]["lr"] *= self.encoder_lr_factor
+        if self.lr_scheduler is None:
+            return optimizer
+        lr_scheduler = self.lr_scheduler(optimizer)
+        if isinstance(lr_scheduler, ReduceLROnPlateau):
+            raise InputError(
+                "task.lr_scheduler: ReduceLROnPlateau waits for a value, and schedules are stepped "
+                "without one; expected another, such as seglab.training.lr_schedulers.cosine"
+            )
+        rates = [group["lr"] for group in optimizer.param_groups]
+        if self.encoder_lr_factor != 1 and not math.isclose(
+            rates[1], rates[0] * self.encoder_lr_factor
+        ):
+            raise InputError(
+                f"task.encoder_lr_factor={self.encoder_lr_factor}: {type(lr_scheduler).__name__} sets rates of "
+                "its own; expected 1, or a schedule that scales them, such as "
+                "seglab.training.lr_schedulers.cosine"
+            )
+        return [optimizer], [lr_scheduler]
+
+    def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> Tensor:
+        logits = self(batch["image"]).float()  # loss and metrics in float32 under autocast too
+        loss = self.loss(logits, batch["mask"])
+        if not torch.isfinite(loss).all():
+            epoch = "" if stage == "test" else f", epoch {self.current_epoch + 1}"
+            raise InputError(
+                f"loss is {loss.mean().item()} in {stage}{epoch}, batch "
+                f"{batch_idx + 1} of {', '.join(batch['id'])}; checkpoints/last.ckpt keeps the "
+                "last good epoch, if any; lower task.optimizer.lr, or look at these cases"
+            )
+        metrics = cast(MetricCollection, self.metrics[f"{stage}_metrics"])
+        mean_loss = cast(PerImageMean, self.losses[f"{stage}_loss"])
+        metrics.update(probabilities(logits.detach()), batch["mask"])
+        mean_loss.update(loss)
+        values = {**dict(metrics.items()), f"{stage}/loss": mean_loss}
+        # Of train and val the run's recorder logs what it writes down. Of a sweep's jobs nobody
+        # sees the test beside the curves that a choice is made by.
+        logger = stage == "test" and JOB not in os.environ
+        self.log_dict(values, logger=logger, on_step=False, on_epoch=True, batch_size=len(loss))
+        return loss.mean()
+
+
+def ema_update(keep: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average that does not hold on to where it began.
+
+    Of tensors of one type: one by one, each would wait for the device to say how many steps.
+    """
+
+    def average(old: list[Tensor], new: list[Tensor], steps: Any) -> None:
+        if old[0].is_floating_point():
+            torch._foreach_lerp_(old, new, max(1 - keep, 9 / (10 + int(steps))))
+        else:  # BatchNorm's count of batches
+            torch._foreach_copy_(old, new)
+
+    return average

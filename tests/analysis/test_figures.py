@@ -1,0 +1,253 @@
+"""Pictures: colours by hand, PNG files that are whole and equal each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from seglab.analysis.figures import ERROR_LEGEND, error_map, grid, save_cases, save_curves
+
+WHITE, RED, BLUE, BLACK = (255, 255, 255), (230, 85, 60), (60, 125, 230), (0, 0, 0)
+MONITOR = "val/dice_per_image_net"
+
+
+def epochs(n: int, *names: str) -> list[dict[str, Any]]:
+    """Rows as in metrics.csv."""
+    return [
+        {"epoch": e, "step": 4 * e, "lr": 1e-3} | {k: 1 / (e + i) for i, k in enumerate(names)}
+        for e in range(1, n + 1)
+    ]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
+    """The figures that are saved."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def savefig(self: Figure, *args: Any, **kwargs: Any) -> None:
+        figures.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    yield figures
+
+
+def panels(figure: Figure) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Points of every line, by the panel's label and the line's own."""
+    out = {}
+    for axis in figure.axes:
+        lines = {str(x.get_label()): [tuple(p) for p in x.get_xydata()] for x in axis.get_lines()}
+        assert axis.get_xlabel() == "epoch"
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == list(lines)
+        out[axis.get_ylabel()] = lines
+    assert len(out) == len(figure.axes)
+    return out
+
+
+def read_png(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        # Neither dates nor versions.
+        assert set(image.info) <= {"dpi"}
+        image.load()
+        return np.asarray(image.convert("RGB"))
+
+
+def share(picture: np.ndarray, colour: tuple[int, int, int]) -> float:
+    return float((picture == colour).all(2).mean())
+
+
+def pair(height: int = 12, width: int = 16) -> dict[str, list[np.ndarray]]:
+    random = np.random.default_rng(0)
+    return {
+        "image": [random.integers(0, 256, (height, width, 3), np.uint8) for _ in range(2)],
+        "mask": [np.zeros((height, width), bool), np.ones((height, width), bool)],
+    }
+
+
+def test_error_map_by_hand() -> None:
+    pred = np.array([[True, True, False], [False, True, False]])
+    target = np.array([[True, False, True], [False, True, True]])
+    colours = error_map(pred, target)
+    assert colours.dtype == np.uint8
+    assert colours.tolist() == [
+        [list(WHITE), list(RED), list(BLUE)],
+        [list(BLACK), list(WHITE), list(BLUE)],
+    ]
+    for word, (red, green, blue) in {"white": WHITE, "red": RED, "blue": BLUE}.items():
+        assert f"{word}: " in ERROR_LEGEND
+        assert {"white": red == green == blue, "red": red > 2 * green, "blue": blue > 2 * red}[word]
+
+
+def test_grid_by_hand() -> None:
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    mask = np.array([[True, False, False], [False, True, True]])
+    out = grid([[image, mask], [mask, image]], gap=1)
+    assert out.dtype == np.uint8
+    assert out.shape == (2 + 1 + 2, 3 + 1 + 3, 3)
+    white_on_black = np.where(mask[..., None], 255, 0).repeat(3, axis=2)
+    assert np.array_equal(out[:2, :3], image)
+    assert np.array_equal(out[:2, 4:], white_on_black)
+    assert np.array_equal(out[3:, :3], white_on_black)
+    assert np.array_equal(out[3:, 4:], image)
+    assert (out[2] == 128).all()
+    assert (out[:, 3] == 128).all()
+
+
+@pytest.mark.parametrize(
+    "rows, columns, gap, shape", [(1, 1, 4, (5, 7)), (3, 2, 4, (23, 18)), (2, 4, 0, (10, 28))]
+)
+def test_grid_shapes(rows: int, columns: int, gap: int, shape: tuple[int, int]) -> None:
+    out = grid([[np.ones((5, 7), bool)] * columns] * rows, gap)
+    assert out.shape == (*shape, 3)
+    assert (out == 255).all(2).sum() == rows * columns * 35
+    assert (out == 128).all(2).sum() == shape[0] * shape[1] - rows * columns * 35
+
+
+def test_grid_leaves_a_gap_of_four() -> None:
+    assert grid([[np.zeros((5, 7), bool)] * 2]).shape == (5, 18, 3)
+
+
+def test_cases_stand_below_each_other_under_titles(tmp_path: Path, drawn: list[Figure]) -> None:
+    columns = pair()
+    save_cases(tmp_path / "pairs.png", columns, ["IMD001", "IMD002"], note="a note")
+    axes = drawn[0].axes
+    assert len(axes) == 4
+    assert [axis.get_title() for axis in axes] == ["image", "mask", "", ""]
+    assert [axis.get_ylabel() for axis in axes] == ["IMD001", "", "IMD002", ""]
+    assert drawn[0].get_supxlabel() == "a note"
+    pictures = [columns[title][i] for i in range(2) for title in columns]
+    for axis, picture in zip(axes, pictures, strict=True):
+        assert np.array_equal(axis.get_images()[0].get_array(), picture)
+        assert not axis.get_xticks().size
+        assert not axis.get_yticks().size
+    assert read_png(tmp_path / "pairs.png").shape[2] == 3
+
+
+def test_a_mask_of_one_value_has_its_colour(tmp_path: Path) -> None:
+    shares = {}
+    for name, mask in {"all": np.ones((12, 16), bool), "none": np.zeros((12, 16), bool)}.items():
+        save_cases(tmp_path / f"{name}.png", {"mask": [mask]}, ["x"])
+        picture = read_png(tmp_path / f"{name}.png")
+        shares[name] = (share(picture, WHITE), share(picture, BLACK))
+    assert shares["all"][0] > 0.9
+    assert shares["none"][1] > 0.5
+
+
+def test_a_probability_is_grey_between_black_and_white(tmp_path: Path) -> None:
+    for prob, grey in ((0.0, 0), (0.5, 127), (1.0, 255)):
+        save_cases(tmp_path / "a.png", {"probability": [np.full((12, 16), prob)]}, ["x"])
+        picture = read_png(tmp_path / "a.png").astype(int)
+        assert (abs(picture - grey).max(2) <= 1).mean() > 0.5
+
+
+def test_an_image_keeps_its_colours(tmp_path: Path) -> None:
+    for colour in (RED, BLUE, (1, 0, 0)):
+        picture = np.full((12, 16, 3), colour, np.uint8)
+        save_cases(tmp_path / "a.png", {"errors": [picture]}, ["x"])
+        assert share(read_png(tmp_path / "a.png"), colour) > 0.5
+
+
+def test_curves_show_losses_and_the_monitored_metric(tmp_path: Path, drawn: list[Figure]) -> None:
+    names = ["train/loss", "val/loss", "train/dice_per_image_net", MONITOR, "val/ece_net"]
+    rows = epochs(4, *names)
+    save_curves(tmp_path / "curves.png", rows, MONITOR)
+    points = {name: [(row["epoch"], row[name]) for row in rows] for name in names}
+    assert panels(drawn[0]) == {
+        "loss": {name: points[name] for name in names[:2]},
+        "dice_per_image_net": {name: points[name] for name in names[2:4]},
+    }
+    assert len(np.unique(read_png(tmp_path / "curves.png").reshape(-1, 3), axis=0)) > 10
+
+
+def test_curves_skip_epochs_without_a_value(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = epochs(4, "train/loss", "val/loss", MONITOR)
+    for row in rows[::2]:
+        del row["val/loss"], row[MONITOR]
+    save_curves(tmp_path / "curves.png", rows, MONITOR)
+    drawn_points = panels(drawn[0])
+    assert [x for x, _ in drawn_points["loss"]["train/loss"]] == [1, 2, 3, 4]
+    assert [x for x, _ in drawn_points["loss"]["val/loss"]] == [2, 4]
+    assert [x for x, _ in drawn_points["dice_per_image_net"][MONITOR]] == [2, 4]
+
+
+def test_curves_of_one_epoch_are_visible(tmp_path: Path, drawn: list[Figure]) -> None:
+    save_curves(tmp_path / "one.png", epochs(1, "train/loss", "val/loss", MONITOR), MONITOR)
+    assert all(line.get_marker() == "o" for axis in drawn[0].axes for line in axis.get_lines())
+    save_curves(tmp_path / "many.png", epochs(9, "train/loss", "val/loss", MONITOR), MONITOR)
+    assert all(line.get_marker() == "" for axis in drawn[1].axes for line in axis.get_lines())
+    first = (31, 119, 180)  # matplotlib's first colour
+    assert share(read_png(tmp_path / "one.png"), first) > 0
+    assert share(read_png(tmp_path / "many.png"), first) > 0
+
+
+def test_epochs_are_marked_by_integers(tmp_path: Path, drawn: list[Figure]) -> None:
+    save_curves(tmp_path / "curves.png", epochs(2, "train/loss", "val/loss", MONITOR), MONITOR)
+    for axis in drawn[0].axes:
+        low, high = axis.get_xlim()
+        assert [x for x in axis.get_xticks() if low <= x <= high] == [1, 2]
+
+
+def test_curves_without_val_show_the_loss_and_the_metric(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    rows = epochs(3, "train/loss", "train/dice_per_image_net")
+    save_curves(tmp_path / "curves.png", rows, "train/dice_per_image_net")
+    shown = {label: list(lines) for label, lines in panels(drawn[0]).items()}
+    assert shown == {"loss": ["train/loss"], "dice_per_image_net": ["train/dice_per_image_net"]}
+
+
+def test_the_recipes_curves_are_its_two_losses(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = epochs(3, "train/loss", "test/loss", "train/dice_per_image_net")
+    save_curves(tmp_path / "curves.png", rows, "train/loss")
+    shown = {label: list(lines) for label, lines in panels(drawn[0]).items()}
+    assert shown == {"loss": ["train/loss", "test/loss"]}
+
+
+@pytest.mark.parametrize("monitor", ["train/loss", "val/loss"])
+@pytest.mark.parametrize("names", [["train/loss"], ["train/loss", "val/loss"]])
+def test_a_monitored_loss_is_not_drawn_twice(
+    tmp_path: Path, drawn: list[Figure], monitor: str, names: list[str]
+) -> None:
+    save_curves(tmp_path / "curves.png", epochs(3, *names), monitor)
+    assert len(drawn[0].axes) == 1
+    assert list(panels(drawn[0])["loss"]) == names
+
+
+def test_equal_calls_leave_equal_files_and_nothing_else(tmp_path: Path) -> None:
+    rows = epochs(3, "train/loss", "val/loss", MONITOR)
+    for folder in ("a", "b"):
+        save_cases(tmp_path / folder / "deep" / "cases.png", pair(), ["x", "y"], "note")
+        save_curves(str(tmp_path / folder / "deep" / "curves.png"), rows, MONITOR)
+        names = sorted(path.name for path in (tmp_path / folder / "deep").iterdir())
+        assert names == ["cases.png", "curves.png"]
+    for name in ("cases.png", "curves.png"):
+        one, other = (tmp_path / folder / "deep" / name for folder in ("a", "b"))
+        assert one.read_bytes() == other.read_bytes()
+        assert read_png(one).std() > 1
+
+
+def test_a_failure_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+
+    def savefig(self: Figure, target: Any, **kwargs: Any) -> None:
+        # What matplotlib would leave of a picture when the disk is full.
+        if isinstance(target, str | Path):
+            Path(target).write_bytes(b"half")
+        else:
+            target.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    with pytest.raises(OSError, match="No space left"):
+        save_curves(path, epochs(2, "train/loss"), MONITOR)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]

@@ -1,0 +1,197 @@
+"""Intervals and tests against SciPy called plainly, plain loops, simulations and hand counts."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from seglab.analysis import statistics as stats
+from seglab.metrics import scores as metrics
+
+COUNTS = arrays(np.int64, st.tuples(st.integers(1, 6), st.just(4)), elements=st.integers(0, 10**6))
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> None:
+    """None may reach a terminal."""
+    warnings.simplefilter("error")
+
+
+def random_counts(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 10_000, (*shape, 4)).astype(float)
+
+
+def of_values(values: np.ndarray) -> np.ndarray:
+    """Terms (1, 1, n, 2) of a mean."""
+    return stats.mean_terms(values, np.ones(len(values), bool))[None, None]
+
+
+@given(COUNTS)
+def test_scores_are_those_of_a_run_to_the_last_digit(counts: np.ndarray) -> None:
+    counts[:, 3] += counts.sum(1) == 0  # an image has pixels
+    ours = {k: stats.scores(v[None]) for k, v in stats.terms(counts.astype(float)).items()}
+    assert {k: [v] for k, v in metrics.scores(torch.from_numpy(counts)).items()} == ours
+
+
+def test_what_seglab_metrics_says_is_said_again() -> None:
+    assert stats.ISIC_THRESHOLD == metrics.ISIC_THRESHOLD
+    random = np.random.default_rng(0)
+    prob, target = torch.from_numpy(random.random(999)), torch.from_numpy(random.random(999) < 0.3)
+    counts = metrics.calibration_counts(prob, target)
+    assert stats.calibration_error(counts.numpy()) == metrics.calibration_error(counts) > 0.1
+
+
+def test_a_case_that_a_seed_lacks_counts_for_nothing() -> None:
+    counts = random_counts(0, 2, 5)
+    gone = counts.copy()
+    gone[1, 3:] = 0
+    for name, parts in stats.terms(gone).items():
+        kept = stats.scores(stats.terms(counts[1:, :3])[name])
+        assert stats.scores(parts) == [stats.scores(stats.terms(counts)[name])[0], *kept]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_of_a_mean_is_scipys(seeds: int) -> None:
+    parts = stats.terms(random_counts(1, seeds, 40))["dice_per_image"]
+    plain = scipy.stats.bootstrap(
+        (parts[..., 0].mean(0),), np.mean, random_state=np.random.default_rng(0)
+    ).confidence_interval
+    assert stats.intervals(parts[None])[0] == pytest.approx(plain, abs=1e-8)
+
+
+def test_the_interval_of_pooled_dice_is_that_of_a_plain_loop() -> None:
+    counts = random_counts(2, 2, 17)
+
+    def pooled(drawn: np.ndarray) -> float:
+        by_seed = []
+        for seed in counts:
+            tp, fp, fn = (sum(seed[i, k] for i in drawn.astype(int)) for k in range(3))
+            by_seed.append(2 * tp / (2 * tp + fp + fn))
+        return sum(by_seed) / len(by_seed)
+
+    plain = scipy.stats.bootstrap(
+        (np.arange(17),), pooled, vectorized=False, random_state=np.random.default_rng(0)
+    ).confidence_interval
+    both = stats.terms(counts)
+    # Together with another score, it is what it is alone.
+    found = stats.intervals(np.stack([both["specificity"], both["dice_pooled"]]))
+    assert found[1] == pytest.approx(plain, abs=1e-8)
+    assert (found == np.stack([stats.intervals(p[None])[0] for p in both.values()])[[7, 5]]).all()
+
+
+def test_of_many_cases_the_interval_is_of_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 99)
+    values = np.random.default_rng(7).beta(8, 1, 5_001)
+    for n, method in ((5_001, "percentile"), (200, "BCa")):
+        plain = scipy.stats.bootstrap(
+            *((values[:n],), np.mean),
+            **{"n_resamples": 99, "method": method, "random_state": np.random.default_rng(0)},
+        ).confidence_interval
+        assert stats.intervals(of_values(values[:n]))[0] == pytest.approx(plain, abs=1e-8)
+
+
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 999)
+    parts = np.stack(list(stats.terms(random_counts(8, 3, 31)).values()))
+    differences = np.random.default_rng(9).normal(0.1, 1, 31)
+    at_once = (stats.intervals(parts), stats.paired_test(differences))
+    monkeypatch.setattr(stats, "_BATCH", 100 * 31)
+    in_batches = (stats.intervals(parts), stats.paired_test(differences))
+    assert (at_once[0] == in_batches[0]).all()
+    assert at_once[1] == in_batches[1]
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.3] * 7, [0.0, 0.0], [1.0] * 140])
+def test_without_spread_the_interval_is_the_value(values: list[float]) -> None:
+    assert stats.intervals(of_values(np.array(values))).tolist() == [[values[0]] * 2]
+
+
+def test_where_bca_has_no_answer_the_interval_is_of_percentiles() -> None:
+    # Leaving any case out changes nothing; drawing the last alone, 1 in 27, gives 0 / 0 = 1.
+    counts = np.array([[[5, 0, 5, 9], [5, 0, 5, 9], [0, 0, 0, 9]]], float)
+    parts = stats.terms(counts)["sensitivity"][None]
+    assert stats.intervals(parts).tolist() == [[0.5, 1.0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(COUNTS, st.integers(0, 99))
+def test_intervals_are_numbers_in_order(counts: np.ndarray, seed: int) -> None:
+    counts[:, 3] += counts.sum(1) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "RESAMPLES", 99)
+        both = np.stack([counts, np.random.default_rng(seed).permutation(counts)]).astype(float)
+        found = stats.intervals(np.stack(list(stats.terms(both).values())))
+    assert np.isfinite(found).all()
+    assert (found[:, 0] <= found[:, 1]).all()
+    assert (found >= 0).all()
+    assert (found <= 1 + 1e-12).all()
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 999)
+    random = np.random.default_rng(3)
+    hits = 0
+    for _ in range(300):
+        # Skewed like Dice: mean 8 / 9.
+        low, high = stats.intervals(of_values(random.beta(8, 1, 60)))[0]
+        hits += low <= 8 / 9 <= high
+    assert 0.90 < hits / 300 < 0.98
+
+
+def test_where_nothing_differs_one_test_in_twenty_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 299)
+    random = np.random.default_rng(4)
+    p = [stats.paired_test(random.beta(8, 1, 40) - random.beta(8, 1, 40)).p for _ in range(400)]
+    assert 0.03 < np.mean(np.array(p) <= 0.05) < 0.075
+
+
+def test_a_real_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 299)
+    random = np.random.default_rng(5)
+    found = [stats.paired_test(random.normal(0.02, 0.03, 50)) for _ in range(100)]
+    assert sum(test.p < 0.05 for test in found) > 95
+    assert sum(0 < test.low < test.difference < test.high for test in found) > 95
+    (first, *_) = found
+    values = np.random.default_rng(5).normal(0.02, 0.03, 50)
+    other = stats.paired_test(-values)
+    assert (first.n, other.difference) == (50, -first.difference)
+    assert other.p == pytest.approx(first.p, abs=0.02)
+
+
+def test_p_of_few_cases_is_exact() -> None:
+    # Of 16 choices of signs 2 have a mean as large as 2.5, 4 one of at least 2.
+    assert stats.paired_test(np.array([1.0, 2, 3, 4])).p == 2 / 16
+    assert stats.paired_test(np.array([-1.0, 2, 3, 4])).p == 4 / 16
+    assert stats.paired_test(np.array([0.2])) == (1, 0.2, 0.2, 0.2, 1.0)
+    assert stats.paired_test(np.zeros(9)) == (9, 0.0, 0.0, 0.0, 1.0)
+    values = np.random.default_rng(6).normal(0.3, 1, 12)
+    means = [
+        abs((values * signs).mean())
+        for signs in np.ndindex(*[2] * 12)
+        for signs in [1 - 2 * np.array(signs)]
+    ]
+    by_hand = np.mean(np.array(means) >= abs(values.mean()) - 1e-12)
+    assert stats.paired_test(values).p == pytest.approx(by_hand)
+
+
+def test_holm_by_hand() -> None:
+    assert stats.holm([]) == []
+    assert stats.holm([0.2]) == [0.2]
+    # Sorted 0.01 x 4, 0.02 x 3, 0.03 x 2, and 0.05 x 1 is not below the one before.
+    assert stats.holm([0.03, 0.01, 0.05, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([0.9, 0.6]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.01, 0.99))
+def test_holm_rejects_what_its_steps_reject(p: list[float], level: float) -> None:
+    rejected, rest = set(), sorted(range(len(p)), key=p.__getitem__)
+    while rest and p[rest[0]] * len(rest) <= level:
+        rejected.add(rest.pop(0))
+    assert {i for i, q in enumerate(stats.holm(p)) if q <= level} == rejected

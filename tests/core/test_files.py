@@ -1,0 +1,211 @@
+"""Files are whole or not there; CSV and JSON give back what went in."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import seglab
+from seglab.core.errors import InputError
+from seglab.core.files import hash_of, read_json, write_csv, write_json, write_whole
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+def python(code: str, *arguments: object, **env: str) -> subprocess.Popen:
+    paths = [str(Path(seglab.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | env
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_content_is_what_was_handed_in(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a.bin", b"\x00\r\n\xff")
+    assert (tmp_path / "a.bin").read_bytes() == b"\x00\r\n\xff"
+    write_whole(str(tmp_path / "a.bin"), "naevus: n\u00e6vus\n")
+    assert (tmp_path / "a.bin").read_bytes() == b"naevus: n\xc3\xa6vus\n"
+    write_whole(tmp_path / "a.bin", "")
+    assert (tmp_path / "a.bin").read_bytes() == b""
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    # Ends when it has seen both files often, or one that is neither.
+    code = (
+        "import collections, sys; from pathlib import Path\n"
+        "print('ready', flush=True); seen = collections.Counter()\n"
+        "while len(seen) < 2 or min(seen.values()) < 10:\n"
+        "    data = Path(sys.argv[1]).read_bytes()\n"
+        "    assert len(data) == 500_000 and len(set(data)) == 1, (len(data), set(data))\n"
+        "    seen[data[:1]] += 1"
+    )
+    path = tmp_path / "file"
+    contents = [letter * 500_000 for letter in (b"a", b"b")]
+    write_whole(path, contents[0])
+    reader = python(code, path)
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "ready\n"
+    writes, end = 0, time.monotonic() + 120
+    while reader.poll() is None and time.monotonic() < end:
+        writes += 1
+        write_whole(path, contents[writes % 2])
+    reader.kill()
+    assert reader.wait() == 0
+    assert writes > 1
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "replace"])
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "summary.json"
+    write_json(path, {"old": 1})
+    content: Any = b"new"
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if step == "write":
+        content = 3  # no bytes: fails when the file is open
+    elif step == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    else:
+        monkeypatch.setattr(Path, step, fail)
+    with pytest.raises((OSError, TypeError)):
+        write_whole(path, content)
+    monkeypatch.undo()
+    assert read_json(path) == {"old": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_what_is_no_json_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_json(path, [1])
+    with pytest.raises(TypeError):
+        write_json(path, {"path": tmp_path})
+    assert read_json(path) == [1]
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(plain)
+def test_json_comes_back_as_it_was(value: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "value.json"
+        write_json(path, value)
+        assert read_json(path) == value
+        assert json.loads(path.read_bytes()) == value
+        assert path.read_bytes().endswith(b"\n")
+
+
+def test_json_is_the_same_under_every_locale(tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    write_json(path, {"id": "n\u00e6vus"})
+    code = (
+        "import sys; from seglab.core.files import read_json, write_json\n"
+        "value = read_json(sys.argv[1]); assert value == {'id': 'n\\u00e6vus'}, ascii(value)\n"
+        "write_json(sys.argv[1], value)"
+    )
+    # Python without its UTF-8 mode, as it is on Windows and under older locales.
+    reader = python(code, path, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert reader.wait(timeout=60) == 0
+    assert json.loads(path.read_text(encoding="utf-8")) == {"id": "n\u00e6vus"}
+
+
+def test_files_that_are_no_json_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    with pytest.raises(InputError, match="no such file") as caught:
+        read_json(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    for content in (b"", b'{"a": 1', b"[1, 2,]", b"\xff\xfe\x00"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read as JSON") as caught:
+            read_json(str(path))
+        assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        read_json(tmp_path)
+
+
+def test_csv_columns_are_the_union_in_order_of_appearance(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    rows = [{"epoch": 1, "b": 2.5}, {"epoch": 2, "a": 'x, "y"\nz', "b": 3}, {"c": None}]
+    write_csv(path, iter(rows))
+    assert path.read_text().splitlines()[0] == "epoch,b,a,c"
+    assert read_csv(path) == [
+        {"epoch": "1", "b": "2.5", "a": "", "c": ""},
+        {"epoch": "2", "b": "3", "a": 'x, "y"\nz', "c": ""},
+        {"epoch": "", "b": "", "a": "", "c": ""},
+    ]
+    assert b"\r" not in path.read_bytes()
+
+
+def test_csv_of_no_rows_is_a_file(tmp_path: Path) -> None:
+    write_csv(tmp_path / "rows.csv", [])
+    assert read_csv(tmp_path / "rows.csv") == []
+    assert (tmp_path / "rows.csv").is_file()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
+def test_csv_keeps_floats_to_the_last_bit(values: list[float]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "values.csv"
+        write_csv(path, [{"id": i, "value": value} for i, value in enumerate(values)])
+        back = [float(row["value"]) for row in read_csv(path)]
+    assert back == values
+    assert [math.copysign(1, x) for x in back] == [math.copysign(1, x) for x in values]
+
+
+def test_hash_is_that_of_canonical_json() -> None:
+    value = {"b": [2, 3.5], "a": {"z": None, "y": "\u00e6"}}
+    text = '{"a": {"y": "\\u00e6", "z": null}, "b": [2, 3.5]}'
+    assert hash_of(value) == hashlib.sha256(text.encode()).hexdigest()
+    # Stored in files, so it may not change with the code.
+    assert hash_of([42, {}]) == "4619ff32e3572ed299f500804f573bb47d1ff89541750904f8ef82cde9720997"
+
+
+def shuffled(value: Any, order: Any) -> Any:
+    """The same, with dicts filled in another order."""
+    if isinstance(value, list):
+        return [shuffled(item, order) for item in value]
+    if isinstance(value, dict):
+        keys = list(value)
+        order.shuffle(keys)
+        return {key: shuffled(value[key], order) for key in keys}
+    return value
+
+
+@settings(deadline=None, max_examples=30)
+@given(value=plain, order=st.randoms(use_true_random=False))
+def test_hash_does_not_depend_on_the_order_of_dicts(value: Any, order: Any) -> None:
+    other = shuffled(value, order)
+    assert other == value
+    assert hash_of(other) == hash_of(value)
+
+
+def test_hash_depends_on_everything_else() -> None:
+    values = [{"a": [1, 2]}, {"a": [2, 1]}, {"a": [1, 2], "b": None}, {"b": [1, 2]}, [1, 2], "a"]
+    values += [{"a": [1, 2.5]}, {"a": ["1", 2]}, {}, [], None]
+    assert len({hash_of(value) for value in values}) == len(values)

@@ -1,0 +1,366 @@
+"""A tiny PH2 on disk, and what tests share besides fixtures."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from PIL import Image
+
+REPO = Path(__file__).resolve().parents[2]
+HEADER = (
+    "||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
+    "Dots/Globules | Streaks | Regression Areas | Blue-Whitish Veil ||           Colors ||"
+)
+# For processes: one thread each, and out of git's sight, which takes time.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull}
+# Seconds, not minutes: a small network on small pictures.
+TINY = ["model.width=4", "model.depth=2", "data.size=32", "trainer.max_epochs=2"]
+
+
+def write_ph2_case(root: Path, id: str, image: np.ndarray, mask: np.ndarray) -> None:
+    folder = root / "PH2 Dataset images" / id
+    (folder / f"{id}_Dermoscopic_Image").mkdir(parents=True)
+    (folder / f"{id}_lesion").mkdir()
+    Image.fromarray(image).save(folder / f"{id}_Dermoscopic_Image" / f"{id}.bmp")
+    Image.fromarray(mask).save(folder / f"{id}_lesion" / f"{id}_lesion.bmp")
+
+
+def write_tiny_ph2(root: Path, n: int = 20) -> Path:
+    """Writes n cases of dark discs on bright, noisy skin, in PH2's layout and formats."""
+    random = np.random.default_rng(7)
+    lines = [HEADER]
+    for i in range(n):
+        height, width = 45 + i % 3, 60 + i % 2
+        y, x = np.mgrid[:height, :width]
+        cy, cx, radius = random.uniform(15, 30), random.uniform(20, 40), random.uniform(8, 18)
+        mask = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
+        skin = random.normal(190, 12, (height, width, 3)) + random.uniform(-15, 15, 3)
+        image = np.where(mask[..., None], skin - 90, skin).clip(0, 255).astype(np.uint8)
+        id = f"IMD{i:03}"
+        write_ph2_case(root, id, image, mask)
+        diagnosis = (0, 1, 0, 1, 2)[i % 5]
+        lines.append(f"|| {id} ||  || {diagnosis} || 0 | T | A | A | A | A || 3  4 ||")
+    lines += ["", "", "Legends for Clinical Diagnosis: "]
+    (root / "PH2_dataset.txt").write_text("\r\n".join(lines))
+    return root
+
+
+def write_tiny_classes(root: Path, colours: Sequence[str] = (), n: int = 20) -> Path:
+    """Writes n pairs of dark discs and red squares, classes 1 and 2, the square not always there.
+
+    Masks are of class numbers with a palette, or of colours, if any.
+    """
+    random = np.random.default_rng(3)
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    for i in range(n):
+        height, width = 45 + i % 3, 60 + i % 2
+        y, x = np.mgrid[:height, :width]
+        cy, cx, radius = random.uniform(15, 30), random.uniform(15, 25), random.uniform(8, 13)
+        mask = ((y - cy) ** 2 + (x - cx) ** 2 < radius**2).astype(np.uint8)
+        top = int(random.integers(2, 20))
+        mask[top : top + 20 * (i % 4 > 0), 42:56] = 2
+        skin = random.normal(190, 12, (height, width, 3)) + random.uniform(-15, 15, 3)
+        shift = np.array([[0, 0, 0], [-90, -90, -90], [30, -110, -110]])
+        image = (skin + shift[mask]).clip(0, 255).astype(np.uint8)
+        Image.fromarray(image).save(root / "images" / f"case{i:02}.png")
+        if colours:
+            rgb = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in colours], np.uint8)
+            picture = Image.fromarray(rgb[mask])
+        else:
+            picture = Image.fromarray(mask)
+            picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        picture.save(root / "masks" / f"case{i:02}.png")
+    return root
+
+
+# Draws from every generator, and has weights that are none.
+MOODY = """
+import random
+import numpy as np
+import torch
+from torch import nn
+
+class Moody(nn.Module):
+    def __init__(self, **ignored):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+        self.norm, self.drop = nn.BatchNorm2d(4), nn.Dropout(0.5)
+
+    def forward(self, x):
+        x = self.drop(torch.relu(self.norm(self.first(x))))
+        if self.training:
+            x = x * (1 + 0.1 * random.random()) + 0.1 * np.random.normal()
+        return self.last(x)
+"""
+
+
+def written(out: Path) -> dict[str, np.ndarray]:
+    """Every PNG below a folder, by its path."""
+    return {
+        file.relative_to(out).as_posix(): np.asarray(Image.open(file))
+        for file in sorted(out.rglob("*.png"))
+    }
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def fill(disk: Path, room: int) -> Path:
+    """Fills a file system but for `room` bytes; returns the file to remove."""
+    state = os.statvfs(disk)
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(state.f_bavail * state.f_frsize - room))
+    return ballast
+
+
+class Ended(NamedTuple):
+    """How a script ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def end_of(process: subprocess.Popen) -> Ended:
+    try:
+        _, err = process.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return Ended(process.returncode, "", err)
+
+
+def state_of(run: Path) -> str:
+    """What lies there, to be told with -rP; all of it must be whole."""
+    from seglab.core.files import read_json
+    from seglab.runs.checkpoints import read_checkpoint
+
+    for file in run.glob("*.json"):
+        read_json(file)
+    steps = [read_checkpoint(file)["global_step"] for file in run.glob("checkpoints/*.ckpt")]
+    status = read_json(run / "run.json")["status"] if (run / "run.json").exists() else "nothing yet"
+    log = run / "train.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return f"{status}, step {max(steps, default=0)}, {lines[-1][24:] if lines else 'no log'}"
+
+
+class FakeJobs:
+    """Jobs of a sweep without processes: each look at one is an epoch of it, written as files.
+
+    Attributes:
+        curve: From a job's config to the monitored value of every epoch; it fails at a NaN.
+        chance: Of standing still when it is looked at, so that jobs differ in speed.
+        dead: Whether the machine is: nothing is written any more.
+        started: Names, in order.
+    """
+
+    curve: Callable[[Any], list[float]] = staticmethod(lambda config: [0.25, 0.5])
+    chance = staticmethod(lambda: False)
+    dead = False
+    started: list[str]
+
+    def room(self, running: Sequence[Any]) -> int:
+        return 2 - len(running)
+
+    def start(self, jobs: Sequence[Any]) -> None:
+        for job in jobs:
+            self.started.append(job.name)
+            job.handle = self._life(job)
+
+    def has_ended(self, job: Any) -> bool:
+        return not self.chance() and next(job.handle, "ended") == "ended"
+
+    def stop(self, jobs: Sequence[Any]) -> None:
+        for job in jobs:
+            job.handle.close()
+
+    def kill(self) -> None:
+        self.dead = True
+
+    def exit_reason(self, job: Any) -> str:
+        return "gone"
+
+    def _life(self, job: Any) -> Iterator[None]:
+        def write(status: str, **more: Any) -> None:
+            if not self.dead:
+                record = {**job.record, "status": status, **more}
+                (job.path / "run.json").write_text(json.dumps(record))
+
+        if job.config is None:
+            return
+        (job.path / "config.yaml").write_text(yaml.safe_dump(job.config))
+        write("running", error=None)
+        table, curve = job.path / "metrics.csv", self.curve(job.config)
+        text = table.read_text() if table.exists() else f"epoch,{self.monitor}\n"
+        try:
+            yield
+            for epoch in range(text.count("\n"), len(curve) + 1):
+                if math.isnan(curve[epoch - 1]):
+                    return write("failed", error=f"InputError: loss is nan in epoch {epoch}")
+                text += f"{epoch},{curve[epoch - 1]!r}\n"
+                if not self.dead:
+                    table.write_text(text)
+                yield
+        except GeneratorExit:
+            return write("interrupted")
+        best = max if self.config.monitor_mode == "max" else min
+        summary = {"best_epoch": curve.index(best(curve)) + 1, "val": {}, "test": {}}
+        (job.path / "summary.json").write_text(json.dumps(summary))
+        (job.path / "checkpoints").mkdir(exist_ok=True)
+        for name in ("checkpoints/best.ckpt", "test_cases.csv"):
+            (job.path / name).touch()
+        write("finished")
+
+
+class Blow(NamedTuple):
+    """Where a process sends itself a signal: at the n-th event of this kind and name.
+
+    Attributes:
+        event: 'step' (name: 'EPOCH:BATCH', both from 0), 'open', 'os.rename', 'fsync', ...; empty
+            for any operation on files below a run directory or a cache.
+        name: Part of the file's path; empty for any.
+        nth: From 1; 0 for never.
+        signal: SIGKILL at an fsync leaves half of what was written.
+        hang: Seconds that the event lasts, then.
+    """
+
+    event: str = ""
+    name: str = ""
+    nth: int = 1
+    signal: int = signal.SIGKILL
+    hang: float = 0
+
+
+class Process:
+    """A process that trains, forked off one that has imported everything.
+
+    Args:
+        context: Of multiprocessing.
+        folder: Gets its output.
+        options: Of `train_in_process`.
+    """
+
+    def __init__(self, context: Any, folder: Path, **options: Any) -> None:
+        self.log = folder / f"{time.monotonic_ns()}.log"
+        self.log.touch()
+        self.process = context.Process(target=train_in_process, kwargs=options | {"err": self.log})
+        self.process.start()
+
+    def send(self, signum: int) -> None:
+        os.kill(self.process.pid, signum)
+
+    def wait(self, seconds: float = 120) -> Ended:
+        """Exit code as a shell counts it, but negative where a signal killed the process."""
+        self.process.join(seconds)
+        late = self.process.is_alive()
+        if late:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        assert not late, f"still there after {seconds} s: {self.log.read_text()}"
+        return Ended(self.process.exitcode, "", self.log.read_text())
+
+    def kill_after(self, seconds: float) -> Ended:
+        """SIGKILL, unless it has ended before."""
+        self.process.join(seconds)
+        self.process.kill()
+        return self.wait()
+
+
+def train_in_process(
+    arguments: list[str],
+    err: str,
+    blow: Blow | None = None,
+    folders: tuple[str, ...] = (),
+    operations: str | None = None,
+    largest_file: int | None = None,
+) -> None:
+    """Runs scripts/train.py: the target of a process that was forked for it.
+
+    Args:
+        arguments: Of the script.
+        err: File that gets stdout and stderr.
+        blow: When to send itself a signal.
+        folders: The files below are counted for a blow at any operation.
+        operations: File that gets a line for each such operation.
+        largest_file: Bytes that a file may have, as a quota has it.
+    """
+    os.setsid()  # a process group of its own, like a job's
+    multiprocessing.set_start_method(None, force=True)  # for loaders: the system's own again
+    descriptor = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    log = None if operations is None else os.open(operations, os.O_WRONLY | os.O_CREAT)
+    if blow is not None or log is not None:
+        _strike(blow or Blow(nth=0), folders, log)
+    sys.argv = ["scripts/train.py", *arguments]
+    runpy.run_path(str(REPO / "scripts" / "train.py"), run_name="__main__")
+
+
+def _strike(blow: Blow, folders: tuple[str, ...], log: int | None) -> None:
+    from seglab.training.callbacks.recorder import RunRecorder
+
+    numbers = itertools.count(1)
+    prefixes = tuple(f"{folder}/" for folder in folders)
+
+    def happened(event: str, name: str, descriptor: int = -1) -> None:
+        if blow.event:
+            counts = event == blow.event and blow.name in name
+        else:
+            counts = event != "step" and name.startswith(prefixes)
+        if not counts:
+            return
+        number = next(numbers)
+        if log is not None:
+            os.write(log, f"{number} {event} {name}\n".encode())
+        if number == blow.nth:
+            if descriptor >= 0 and blow.signal == signal.SIGKILL:
+                with suppress(OSError):  # a folder
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.kill(os.getpid(), blow.signal)
+            time.sleep(blow.hang)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" or event.startswith(("os.", "shutil.")):
+            # Of a renaming the new name.
+            path = arguments[1] if event == "os.rename" else arguments[0] if arguments else None
+            if isinstance(path, str | os.PathLike):
+                happened(event, os.fspath(path))
+
+    fsync, start = os.fsync, RunRecorder.on_train_batch_start
+
+    @functools.wraps(fsync)
+    def observed_fsync(descriptor: int) -> None:
+        happened("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()), descriptor)
+        fsync(descriptor)
+
+    def observed_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        happened("step", f"{trainer.current_epoch}:{batch_idx}")
+        start(self, trainer, module, batch, batch_idx)
+
+    os.fsync = observed_fsync
+    RunRecorder.on_train_batch_start = observed_start  # type: ignore[method-assign]
+    sys.addaudithook(hook)

@@ -1,0 +1,184 @@
+"""export.py: one exported file, and what is held against it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.tiny import ONE_THREAD, REPO, Ended, written
+from PIL import Image
+
+from seglab.config import OFF
+
+
+@pytest.fixture(scope="module", autouse=True)
+def onnx() -> None:
+    pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def runs(predicting_runs: tuple[Path, Path]) -> tuple[Path, Path]:
+    return predicting_runs
+
+
+@pytest.fixture
+def exported(runs: tuple[Path, Path], script: Callable[..., Ended]) -> Path:
+    file = runs[0] / "network.onnx"
+    if not file.exists():
+        ended = script("export", runs[0])
+        assert ended.code == 0, ended.err
+        assert "2 pictures: probabilities differ by" in ended.err
+    return file
+
+
+def test_it_predicts_what_the_checkpoint_does(
+    exported: Path,
+    runs: tuple[Path, Path],
+    pictures: Path,
+    script: Callable[..., Ended],
+    tmp_path: Path,
+) -> None:
+    for network, out in ((exported, "onnx"), (runs[0], "torch")):
+        ended = script("predict", network, pictures, "--probabilities", "--out", tmp_path / out)
+        assert ended.code == 0, ended.err
+    ours, theirs = (written(tmp_path / out) for out in ("onnx", "torch"))
+    for name, file in ours.items():
+        difference = abs(file.astype(int) - theirs[name])
+        if name.startswith("masks"):
+            assert np.count_nonzero(difference) <= 1
+        else:
+            assert difference.max() <= 2 and np.ptp(file) > 1000
+
+
+def test_any_batch_and_size_pass_and_it_says_what_it_is(
+    exported: Path, runs: tuple[Path, Path]
+) -> None:
+    import onnxruntime
+    import torch
+
+    from seglab.runs.checkpoints import load_network
+
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    net, stored = load_network(runs[0] / "checkpoints" / "best.ckpt")
+    random = np.random.default_rng(0)
+    for shape in ((1, 3, 32, 32), (3, 3, 64, 32), (2, 3, 4, 96)):
+        image = random.integers(0, 256, shape, np.uint8)
+        (prob,) = session.run(["probability"], {"image": image})
+        with torch.no_grad():
+            expected = torch.sigmoid(net(torch.from_numpy(image).float() / 255)).numpy()
+        np.testing.assert_allclose(prob, expected, rtol=0, atol=1e-5)
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["seglab"])
+    assert metadata["size"] == 32 and metadata["classes"] == [*stored["classes"].names]
+    assert metadata["threshold"] == stored["threshold"]
+    assert metadata["inference"]["tta"] and metadata["run"] == "on"
+
+
+def test_torch_is_not_imported(exported: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    arguments = [str(exported), str(pictures), "--out", str(tmp_path / "out"), "--instances"]
+    environment = os.environ | ONE_THREAD | {"PYTHONPATH": f"{tmp_path}:{REPO}"}
+    done = subprocess.run(
+        [sys.executable, str(REPO / "scripts" / "predict.py"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(written(tmp_path / "out")) == 8
+
+
+def test_a_file_in_the_way_and_bad_files_are_refused(
+    exported: Path, runs: tuple[Path, Path], script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    content = exported.read_bytes()
+    ended = script("export", runs[0])
+    assert ended.code == 1 and "is there already" in ended.err
+    ended = script("export", runs[0], "--out", tmp_path / "x.pt")
+    assert ended.code == 1 and "expected a name that ends in .onnx" in ended.err
+    Image.new("RGB", (9, 9)).save(tmp_path / "picture.png")
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    for damaged in (content[:1000], flipped, content.replace(b"seglab", b"others"), b""):
+        bad = tmp_path / "bad.onnx"
+        bad.write_bytes(damaged)
+        ended = script("predict", bad, tmp_path / "picture.png", "--out", tmp_path / "out")
+        (line,) = ended.err.splitlines()
+        assert ended.code == 1
+        assert line.startswith(f"error: {bad}: is no network of export.py's, or damaged (")
+    ended = script("predict", exported, tmp_path, "--with", exported, "--out", tmp_path / "o")
+    assert ended.code == 1 and "given twice" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("image[:, :1] * 10.0", "float"),  # no probability
+        ("image[:, :1] / 0.0 * 0.0", "float"),  # not a number
+        ("image[:, :1, 1:] / 255.0", "float"),  # of another size
+        ("image[:, 0] / 255.0", "float"),
+        ("image[:, :1]", "uint8"),
+    ],
+)
+def test_networks_of_anyone_are_refused_in_one_line(
+    body: str, kind: str, exported: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    import onnx
+    import torch
+
+    from seglab.inference.onnx_predictor import METADATA, UNSEALED, sealed
+
+    class Hostile(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return eval(body, {"image": image.float() if kind == "float" else image})
+
+    buffer: Any = io.BytesIO()
+    torch.onnx.export(
+        Hostile(),
+        (torch.ones(1, 3, 32, 32, dtype=torch.uint8),),
+        buffer,
+        dynamo=False,
+        input_names=["image"],
+        output_names=["probability"],
+    )
+    model = onnx.load_from_string(buffer.getvalue())
+    stored = {p.key: p.value for p in onnx.load(exported).metadata_props}[METADATA]
+    metadata = json.loads(stored) | {"sha256": UNSEALED, "inference": OFF}
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
+    file = tmp_path / "hostile.onnx"
+    file.write_bytes(sealed(model.SerializeToString()))
+    Image.new("RGB", (9, 9), "white").save(tmp_path / "picture.png")
+    ended = script("predict", file, tmp_path / "picture.png", "--out", tmp_path / "out")
+    assert ended.code == 1
+    line = ended.err.splitlines()[0]
+    assert "gives no probabilities" in line or "it takes and gives" in line
+    assert not written(tmp_path / "out")
+
+
+def test_one_that_predicts_otherwise_is_not_written(
+    runs: tuple[Path, Path],
+    script: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    import seglab.inference.export
+
+    to_onnx = seglab.inference.export._to_onnx
+
+    def other(net: object, size: int, metadata: dict[str, str], path: Path) -> bytes:
+        from seglab.runs.checkpoints import load_network
+
+        return to_onnx(load_network(runs[1] / "checkpoints" / "best.ckpt")[0], size, metadata, path)
+
+    monkeypatch.setattr(seglab.inference.export, "_to_onnx", other)
+    ended = script("export", runs[0], "--out", tmp_path / "x.onnx")
+    assert ended.code == 1
+    assert "ONNX Runtime predicts otherwise than torch, by up to 0." in ended.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,433 @@
+"""Scores at native resolution, of stub predictors, networks and baselines, on files on disk."""
+
+from __future__ import annotations
+
+import math
+import random as python_random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from skimage.color import rgb2gray
+from skimage.filters import threshold_otsu
+from skimage.transform import resize
+from torch import Tensor, nn
+
+from seglab.core.errors import InputError
+from seglab.data.cases import Case, ph2_cases
+from seglab.inference.predictor import make_predictor
+from seglab.inference.scoring import baseline_predictors, score_cases
+from seglab.metrics.scores import calibration_counts, calibration_error
+from seglab.networks import SegNet, UNet
+from seglab.networks.cost import multiply_adds
+
+# Sizes differ from case to case, and no image is square.
+SHAPES = {"IMD001": (20, 30), "IMD002": (21, 28), "IMD003": (18, 33), "IMD004": (25, 24)}
+
+
+def write_case(root: Path, id: str, image: np.ndarray, mask: np.ndarray) -> None:
+    for kind, name, pixels in (("Dermoscopic_Image", id, image), ("lesion", f"{id}_lesion", mask)):
+        folder = root / "PH2 Dataset images" / id / f"{id}_{kind}"
+        folder.mkdir(parents=True)
+        Image.fromarray(pixels).save(folder / f"{name}.bmp")
+
+
+def disc(shape: tuple[int, int], y: float, x: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Dark discs on bright noise; the last case has no lesion."""
+    random = np.random.default_rng(0)
+    out = {}
+    for i, (id, shape) in enumerate(SHAPES.items()):
+        mask = disc(shape, 8 + i, 12, 4 + i) if i < 3 else np.zeros(shape, bool)
+        image = random.integers(150, 250, (*shape, 3))
+        out[id] = (np.where(mask[..., None], image - 120, image).astype(np.uint8), mask)
+    return out
+
+
+@pytest.fixture(scope="module")
+def cases(
+    pictures: dict[str, tuple[np.ndarray, np.ndarray]], tmp_path_factory: pytest.TempPathFactory
+) -> list[Case]:
+    root = tmp_path_factory.mktemp("PH2Dataset")
+    for id, (image, mask) in pictures.items():
+        write_case(root, id, image, mask)
+    lines = [
+        f"|| {id} || || {i % 3} || 0 | T | A | A | A | A || 3 ||" for i, id in enumerate(SHAPES)
+    ]
+    (root / "PH2_dataset.txt").write_text("\r\n".join(lines))
+    return ph2_cases(root)
+
+
+def case_of(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
+    write_case(folder, "IMD009", image, mask)
+    return ph2_cases(folder)[0]
+
+
+def knowing(
+    pictures: dict[str, tuple[np.ndarray, np.ndarray]], answer: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A predictor that looks the image up and answers from its mask."""
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        (mask,) = (m for i, m in pictures.values() if np.array_equal(i, image))
+        return answer(mask).astype(np.float32)
+
+    return predict
+
+
+def grey(pixels: int, shape: tuple[int, int] = (4, 6)) -> np.ndarray:
+    return np.full((*shape, 3), pixels, np.uint8)
+
+
+def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
+    mask = np.zeros((4, 6), bool)
+    mask[:2, :3] = True
+    prob = np.full((4, 6), 0.5, np.float32)  # at the threshold: background
+    prob[1:3, :2] = 0.51
+    seen = []
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        seen.append(image)
+        return prob
+
+    case = case_of(tmp_path, grey(7), mask)
+    rows, values, calibration, _ = score_cases(predict, [case], 0.5)
+    assert len(seen) == 1
+    assert seen[0].dtype == np.uint8
+    assert np.array_equal(seen[0], grey(7))
+    own = {
+        "pixel_accuracy": 18 / 24,
+        "iou_per_image": 2 / 8,
+        "dice_per_image": 4 / 10,
+        "sensitivity": 2 / 6,
+        "specificity": 16 / 18,
+        "thresholded_iou": 0.0,
+        # Every lesion pixel is surface. From the mask's six: 0, 0, 1, 1, 1, root of 2; the 95th
+        # percentile is at rank 4.75 of 5. From the prediction's four: 0, 0, 1, 1.
+        "hd95": pytest.approx(1 + 0.75 * (math.sqrt(2) - 1), rel=1e-12),
+        "surface_dice": 1.0,
+    }
+    counts = {"tp": 2, "fp": 2, "fn": 4, "tn": 16}
+    assert rows == [{"id": "IMD009", "diagnosis": "unknown"} | counts | own]
+    # 20 pixels at 0.5, of which 4 are lesion, and 4 at 0.51, of which 2: one bin, [7/15, 8/15).
+    ece = abs((20 * 0.5 + 4 * 0.51) - 6) / 24
+    pooled = {"iou_pooled": 2 / 8, "dice_pooled": 4 / 10, "ece": pytest.approx(ece, abs=1e-7)}
+    assert values == own | pooled
+    assert list(values)[-4:] == ["thresholded_iou", "hd95", "surface_dice", "ece"]
+    assert list(rows[0])[-3:] == ["thresholded_iou", "hd95", "surface_dice"]
+    in_one_bin = [24, 6, 20 * 2**23 + 4 * round(float(np.float32(0.51)) * 2**24)]
+    assert calibration.dtype == torch.int64
+    assert calibration.tolist() == [in_one_bin if k == 7 else [0, 0, 0] for k in range(15)]
+    (row,), *_ = score_cases(predict, [case], 0.505)
+    assert row["fp"] == 2
+    (row,), *_ = score_cases(predict, [case], 0.49)
+    assert [row[k] for k in ("tp", "fp", "fn", "tn")] == [6, 18, 0, 0]
+    (row,), values, *_ = score_cases(predict, [case], 0.52)
+    assert [row[k] for k in ("tp", "fp", "fn", "tn")] == [0, 0, 6, 18]
+    assert row["hd95"] == values["hd95"] == math.hypot(4, 6)
+    assert row["surface_dice"] == 0
+
+
+def test_set_values_are_those_of_the_rows(
+    cases: list[Case], pictures: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    predict = knowing(pictures, lambda mask: np.roll(mask, 3, axis=1) * 0.8 + 0.1)
+    rows, values, calibration, _ = score_cases(predict, cases, 0.5)
+    assert [row["id"] for row in rows] == list(SHAPES)
+    kinds = ["common nevus", "atypical nevus", "melanoma", "common nevus"]
+    assert [row["diagnosis"] for row in rows] == kinds
+    tp, fp, fn, tn = (np.array([row[k] for row in rows]) for k in ("tp", "fp", "fn", "tn"))
+    for row, (_, mask), *counts in zip(rows, pictures.values(), tp, fp, fn, tn, strict=True):
+        rolled = np.roll(mask, 3, axis=1)
+        hand = [mask & rolled, rolled & ~mask, mask & ~rolled, ~mask & ~rolled]
+        assert counts == [np.count_nonzero(part) for part in hand]
+        assert sum(counts) == mask.size
+        overlap = (mask & rolled).sum() / (mask | rolled).sum() if mask.any() else 1
+        assert row["iou_per_image"] == overlap
+    for name in ("iou_per_image", "dice_per_image", "thresholded_iou", "hd95", "surface_dice"):
+        assert values[name] == pytest.approx(np.mean([row[name] for row in rows]), rel=1e-15)
+    assert 1 < rows[0]["hd95"] <= 3
+    assert (rows[-1]["hd95"], rows[-1]["surface_dice"]) == (0, 1)
+    assert rows[-1]["dice_per_image"] == 1
+    assert values["iou_pooled"] == tp.sum() / (tp + fp + fn).sum()
+    assert values["dice_pooled"] == 2 * tp.sum() / (2 * tp + fp + fn).sum()
+    assert values["pixel_accuracy"] == (tp + tn).sum() / (tp + fp + fn + tn).sum()
+    assert values["sensitivity"] == tp.sum() / (tp + fn).sum()
+    assert values["specificity"] == tn.sum() / (tn + fp).sum()
+    high, low = (tp + fp).sum(), (fn + tn).sum()
+    ece = (abs(0.9 * high - tp.sum()) + abs(0.1 * low - fn.sum())) / (high + low)
+    assert values["ece"] == pytest.approx(ece, abs=1e-6)
+    # Counts of sets add up, as those of folds must.
+    parts = [score_cases(predict, part, 0.5).calibration for part in (cases[:1], cases[1:])]
+    assert torch.equal(parts[0] + parts[1], calibration)
+    assert calibration_error(calibration) == values["ece"]
+    one = [torch.tensor(predict(image)) for image, _ in pictures.values()]
+    masks = [torch.from_numpy(mask) for _, mask in pictures.values()]
+    expected = sum(calibration_counts(*pair) for pair in zip(one, masks, strict=True))
+    assert torch.equal(calibration, expected)
+
+
+def test_a_perfect_predictor_scores_one(
+    cases: list[Case], pictures: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    rows, values, *_ = score_cases(knowing(pictures, lambda mask: mask), cases, 0.5)
+    assert values.pop("ece") == values.pop("hd95") == 0
+    assert set(values.values()) == {1.0}
+    assert all(row["fp"] == row["fn"] == 0 for row in rows)
+    values = score_cases(knowing(pictures, lambda mask: ~mask), cases[:3], 0.5).values
+    assert values.pop("ece") == 1
+    # The outlines of a lesion and of all but the lesion are neighbours, but for the image's edge.
+    assert values.pop("hd95") > 5
+    assert 0 < values.pop("surface_dice") < 1
+    assert set(values.values()) == {0.0}
+
+
+def test_order_of_cases_changes_nothing(
+    cases: list[Case], pictures: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    random = np.random.default_rng(1)
+    noise = {mask.shape: random.random(mask.shape) for _, mask in pictures.values()}
+    predict = knowing(pictures, lambda mask: 0.6 * noise[mask.shape] + 0.4 * mask)
+    rows, values, calibration, _ = score_cases(predict, cases, 0.5)
+    assert 0 < values["iou_per_image"] < 1
+    for order in ([3, 2, 1, 0], [1, 3, 0, 2]):
+        other = score_cases(predict, [cases[i] for i in order], 0.5)
+        assert other.values == values
+        assert other.rows == [rows[i] for i in order]
+        assert torch.equal(other.calibration, calibration)
+    alone = [score_cases(predict, [case], 0.5).rows[0] for case in cases]
+    assert alone == rows
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    case = case_of(tmp_path, grey(7, (4, 6)), np.zeros((6, 4), bool))
+    with pytest.raises(InputError, match=re.escape(str(case.mask))) as caught:
+        score_cases(lambda image: np.zeros(image.shape[:2], np.float32), [case], 0.5)
+    assert "4 x 6" in str(caught.value)
+    assert "6 x 4" in str(caught.value)
+
+
+class Fixed(nn.Module):
+    """Answers every image with these probabilities, as logits."""
+
+    def __init__(self, prob: list[list[float]]) -> None:
+        super().__init__()
+        self.logits = torch.logit(torch.tensor(prob))[None, None]
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert image.shape == (1, 3, *self.logits.shape[2:])
+        return self.logits
+
+
+def test_probabilities_are_resized_and_then_cut(tmp_path: Path) -> None:
+    # Weight of the first of two samples at 8 pixels, each sample in the middle of its half.
+    along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
+    weight = np.outer(along, along)
+    first_resized = 0.4 + 0.5 * weight > 0.5
+    first_cut = weight > 0.5
+    assert first_resized.sum() > first_cut.sum() + 5
+    case = case_of(tmp_path, grey(7, (8, 8)), first_resized)
+    predict = make_predictor(Fixed([[0.9, 0.4], [0.4, 0.4]]), 2)
+    np.testing.assert_allclose(predict(grey(7, (8, 8))), 0.4 + 0.5 * weight, atol=1e-6)
+    rows, values, *_ = score_cases(predict, [case], 0.5)
+    assert [rows[0][k] for k in ("tp", "fp", "fn")] == [first_resized.sum(), 0, 0]
+    assert values["iou_per_image"] == 1
+
+
+def test_probabilities_are_resized_and_not_logits() -> None:
+    along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
+    ours = make_predictor(Fixed([[0.999, 0.1], [0.1, 0.1]]), 2)(grey(7, (8, 8)))
+    np.testing.assert_allclose(ours, 0.1 + 0.899 * np.outer(along, along), atol=1e-6)
+
+
+class Noisy(nn.Module):
+    """A network that gives other values in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+        self.norm = nn.BatchNorm2d(1)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.drop(self.norm(self.conv(image)))
+
+
+@pytest.fixture
+def net() -> Noisy:
+    torch.manual_seed(0)
+    net = Noisy()
+    with torch.no_grad():
+        net.conv.weight.mul_(5)
+    net.norm.running_mean.fill_(0.3)
+    return net.train()
+
+
+def test_network_predictor_is_the_plain_computation(
+    net: Noisy, pictures: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    plain = Noisy().eval()
+    plain.load_state_dict(net.state_dict())
+    predict = make_predictor(net, 16)
+    assert not any(module.training for module in net.modules())
+    # Twice, and large ones after small ones: an image's value depends on nothing but the image.
+    for image, _ in [*pictures.values(), *reversed(pictures.values())]:
+        small = resize(image.astype(np.float32), (16, 16), order=1, anti_aliasing=True)
+        x = torch.tensor(np.rint(small) / 255).permute(2, 0, 1)[None].float()
+        with torch.no_grad():
+            prob = torch.sigmoid(plain(x))
+        size = image.shape[:2]
+        expected = F.interpolate(prob, size, mode="bilinear", align_corners=False)[0, 0].numpy()
+        ours = predict(image)
+        assert ours.dtype == np.float32
+        assert ours.shape == size
+        assert np.ptp(expected) > 0.05
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+        assert 0 <= ours.min() <= ours.max() <= 1
+    assert not any(module.training for module in net.modules())
+    assert all(p.grad is None for p in net.parameters())
+    assert int(net.norm.num_batches_tracked) == 0
+
+
+def test_an_image_of_network_size_is_not_resized(net: Noisy) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    before = image.copy()
+    ours = make_predictor(net, 16)(image)
+    with torch.no_grad():
+        x = torch.tensor(image / 255, dtype=torch.float32).permute(2, 0, 1)[None]
+        expected = torch.sigmoid(net(x))[0, 0].numpy()
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+    assert np.array_equal(image, before)
+
+
+class Counted(nn.Module):
+    """Layers whose multiply-adds can be told by hand; moody, for those that count them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm, self.drop = nn.BatchNorm2d(8), nn.Dropout(0.5)
+        self.each = nn.Conv2d(8, 8, 5, padding=2, groups=4)
+        self.gate = nn.Linear(8, 8)
+        self.up = nn.ConvTranspose2d(8, 1, 2, stride=2)
+        self.register_buffer("calls", torch.zeros(2))
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert torch.is_tensor(self.calls.add_(1)) and not self.training
+        x = self.drop(torch.relu(self.norm(self.down(image))))
+        x = self.each(x) + torch.rand_like(x) + python_random.random() + np.random.random()
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[..., None, None]
+        return self.up(x)
+
+
+def random_states() -> list[object]:
+    numpy_state = np.random.get_state()[1].tolist()  # type: ignore[index]
+    return [python_random.getstate(), numpy_state, torch.get_rng_state().tolist()]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_multiply_adds_by_hand_and_nothing_changes(device: str) -> None:
+    net = Counted().to(device).train()
+    net.norm.eval()  # frozen, as fine-tuning has it
+    modes = {name: module.training for name, module in net.named_modules()}
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    states = random_states()
+    # 12 px in, 6 px within.
+    by_hand = 36 * 8 * 3 * 9 + 36 * 8 * 2 * 25 + 8 * 8 + 36 * 8 * 4
+    ours = multiply_adds(net, 12)
+    assert type(ours) is int
+    assert ours == by_hand
+    assert random_states() == states
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    assert set(net.state_dict()) == set(before)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    if device == "cpu":
+        assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+
+
+# U-Net's head is no layer that is called: 8 channels at 16 px, 4 at 32 px.
+@pytest.mark.parametrize(("kind", "head"), [(UNet, 8 * 16 * 16 + 4 * 32 * 32), (SegNet, 0)])
+def test_multiply_adds_are_those_of_the_layers(kind: Callable[..., nn.Module], head: int) -> None:
+    net, expected = kind(width=4, depth=2), head
+
+    def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal expected
+        # A weight is used once a pixel: of the output, or of a transposed convolution's input.
+        pixels = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        expected += pixels.shape[2] * pixels.shape[3] * layer.weight.numel()
+
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_hook(count)
+    net.eval()(torch.zeros(1, 3, 32, 32))
+    # Nor is the decoder's convolution, at 16 px.
+    by_layer = expected + 16 * 16 * net.decoder[0][0].weight.numel()
+    assert multiply_adds(net, 32) == by_layer > 10_000
+
+
+def test_baselines_have_their_names() -> None:
+    assert list(baseline_predictors(np.zeros((2, 2)))) == ["all_background", "mean_mask", "otsu"]
+
+
+def test_all_background_finds_nothing(cases: list[Case]) -> None:
+    predict = baseline_predictors(np.ones((4, 4)))["all_background"]
+    rows, values, *_ = score_cases(predict, cases, 0.5)
+    assert all(row["tp"] == row["fp"] == 0 for row in rows)
+    assert [row["dice_per_image"] for row in rows] == [0, 0, 0, 1]
+    assert (values["sensitivity"], values["specificity"]) == (0, 1)
+    assert values["dice_pooled"] == 0
+    share = sum(row["fn"] for row in rows) / sum(row["fn"] + row["tn"] for row in rows)
+    assert values["pixel_accuracy"] == pytest.approx(1 - share, rel=1e-12)
+    assert values["ece"] == pytest.approx(share, rel=1e-12)
+    diagonals = [math.hypot(*shape) for shape in SHAPES.values()]
+    assert [row["hd95"] for row in rows] == [*diagonals[:3], 0]
+    assert [row["surface_dice"] for row in rows] == [0, 0, 0, 1]
+    assert values["hd95"] == pytest.approx(sum(diagonals[:3]) / 4, rel=1e-12)
+
+
+def test_mean_mask_is_resized_to_the_image() -> None:
+    mean = np.array([[0.9, 0.4], [0.4, 0.4]])
+    predict = baseline_predictors(mean)["mean_mask"]
+    along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
+    prob = predict(grey(7, (8, 2)))
+    assert prob.dtype == np.float32
+    np.testing.assert_allclose(prob, 0.4 + 0.5 * np.outer(along, [1, 0]), atol=1e-6)
+    assert np.array_equal(predict(grey(0, (2, 2))), mean.astype(np.float32))
+
+
+def test_otsu_is_skimages(pictures: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    predict = baseline_predictors(np.zeros((2, 2)))["otsu"]
+    for id, (image, mask) in pictures.items():
+        prob, light = predict(image), rgb2gray(image)
+        assert prob.dtype == np.float32
+        assert np.array_equal(prob, light <= threshold_otsu(light))
+        assert (id == "IMD004") or np.array_equal(prob > 0.5, mask)
+
+
+def test_otsu_takes_the_darker_part() -> None:
+    predict = baseline_predictors(np.zeros((2, 2)))["otsu"]
+    for dark, bright in ((0, 255), (100, 110)):
+        image = grey(bright, (6, 8))
+        image[1:3, 2:5] = dark
+        assert np.array_equal(predict(image) == 1, image[..., 0] == dark)
+        # Even where it is the larger part.
+        image = grey(dark, (6, 8))
+        image[1:3, 2:5] = bright
+        assert np.array_equal(predict(image) == 1, image[..., 0] == dark)
+
+
+@pytest.mark.parametrize("value", [0, 93, 255])
+def test_otsu_finds_nothing_in_a_constant_image(value: int) -> None:
+    prob = baseline_predictors(np.zeros((2, 2)))["otsu"](grey(value, (6, 8)))
+    assert prob.shape == (6, 8)
+    assert not prob.any()

@@ -1,0 +1,163 @@
+"""Boundary metrics against hand counts, sets of pixels and scikit-image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from skimage.metrics import hausdorff_distance
+
+from seglab.metrics.boundary import boundary_scores
+
+
+def square(x: int, edge: int = 20, shape: tuple[int, int] = (40, 60), y: int = 10) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[y : y + edge, x : x + edge] = True
+    return mask
+
+
+def disc(radius: float, y: float = 50, x: float = 70) -> np.ndarray:
+    rows, columns = np.mgrid[:100, :140]
+    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+
+
+def surface(mask: np.ndarray) -> list[tuple[int, int]]:
+    lesion = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    return [
+        (y, x)
+        for y, x in sorted(lesion)
+        if not {(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)} <= lesion
+    ]
+
+
+def percentile_95(values: list[float]) -> float:
+    """Linear between ranks, from 0 to n - 1."""
+    values = sorted(values)
+    below, part = divmod(95 * (len(values) - 1), 100)
+    above = values[min(below + 1, len(values) - 1)]
+    return values[below] + part / 100 * (above - values[below])
+
+
+def by_hand(pred: np.ndarray, target: np.ndarray, tolerance: float) -> dict[str, float]:
+    one, other = surface(pred), surface(target)
+    if not one or not other:
+        same = one == other
+        diagonal = math.sqrt(pred.shape[0] ** 2 + pred.shape[1] ** 2)
+        return {"hd95": 0 if same else diagonal, "surface_dice": float(same)}
+    there = [min(math.dist(a, b) for b in other) for a in one]
+    back = [min(math.dist(a, b) for a in one) for b in other]
+    near = sum(distance <= tolerance for distance in there + back)
+    return {
+        "hd95": max(percentile_95(there), percentile_95(back)),
+        "surface_dice": near / (len(one) + len(other)),
+    }
+
+
+@st.composite
+def mask_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Two masks of one shape, some of them empty or full."""
+    shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    fill = st.sampled_from([False, True]).map(lambda value: np.full(shape, value))
+    masks = st.one_of(arrays(bool, shape), arrays(bool, shape), fill)
+    return draw(masks), draw(masks)
+
+
+@settings(deadline=None, max_examples=200)
+@given(mask_pairs(), st.sampled_from([0, 1, 1.5, 2, 5]))
+def test_scores_are_those_of_sets(pair: tuple[np.ndarray, np.ndarray], tolerance: float) -> None:
+    ours = boundary_scores(*pair, tolerance)
+    assert ours == pytest.approx(by_hand(*pair, tolerance), rel=1e-12, abs=0)
+    assert all(type(value) is float for value in ours.values())
+
+
+@settings(deadline=None, max_examples=100)
+@given(mask_pairs())
+def test_neither_side_nor_orientation_matters(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    pred, target = pair
+    ours = boundary_scores(pred, target)
+    assert boundary_scores(target, pred) == ours
+    assert boundary_scores(pred[::-1], target[::-1]) == ours
+    assert boundary_scores(pred[:, ::-1], target[:, ::-1]) == ours
+    assert boundary_scores(pred.T, target.T) == ours
+    # The image's edge is an outline as well, so more background around changes nothing.
+    if pred.any() == target.any():
+        assert boundary_scores(np.pad(pred, (2, 5)), np.pad(target, (2, 5))) == ours
+
+
+@settings(deadline=None, max_examples=100)
+@given(mask_pairs())
+def test_hd95_is_at_most_skimages_hausdorff_distance(
+    pair: tuple[np.ndarray, np.ndarray],
+) -> None:
+    pred, target = pair
+    outlines = [np.zeros_like(pred), np.zeros_like(pred)]
+    for outline, mask in zip(outlines, pair, strict=True):
+        for pixel in surface(mask):
+            outline[pixel] = True
+    if pred.any() and target.any():
+        assert boundary_scores(pred, target)["hd95"] <= hausdorff_distance(*outlines) + 1e-12
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 3, 5, 30])
+def test_shifted_squares(shift: int) -> None:
+    pred, target = square(0), square(shift)
+    ours = boundary_scores(pred, target)
+    # The left edge, 20 of 76 surface pixels, is as far from the other as any pixel, until beyond
+    # the other's left edge are nearer.
+    assert ours["hd95"] == hausdorff_distance(pred, target) == shift
+
+
+def test_a_square_shifted_by_three_by_hand() -> None:
+    # Of 76 surface pixels the left edge's 20 and the right edge's 14 in the middle are 3 away;
+    # towards the corners it is 2 (4 pixels), 1 (4) and 0 (34).
+    pred, target = square(10), square(13)
+    for tolerance, near in ((0, 34), (0.9, 34), (1, 38), (2, 42), (2.9, 42), (3, 76)):
+        assert boundary_scores(pred, target, tolerance)["surface_dice"] == near / 76
+    assert boundary_scores(pred, target)["surface_dice"] == 42 / 76
+    # Two pixels still agree.
+    assert boundary_scores(pred, square(12))["surface_dice"] == 1
+
+
+@pytest.mark.parametrize("gap", [1, 4, 10])
+def test_concentric_discs_lie_as_far_apart_as_their_radii(gap: int) -> None:
+    ours = boundary_scores(disc(30), disc(30 + gap))
+    assert ours["hd95"] == pytest.approx(gap, abs=0.75)
+    assert ours["surface_dice"] == (gap == 1)
+
+
+def test_a_speck_far_away_is_passed_over() -> None:
+    target = disc(30)
+    pred = target.copy()
+    pred[2, 2] = True
+    assert hausdorff_distance(pred, target) > 50
+    assert boundary_scores(pred, target)["hd95"] == 0
+    n = len(surface(target))
+    assert boundary_scores(pred, target)["surface_dice"] == 2 * n / (2 * n + 1)
+    # It is the larger direction that counts: much of the target's outline has nothing near.
+    half = target.copy()
+    half[:, 71:] = False
+    assert boundary_scores(half, target)["hd95"] > 15
+
+
+def test_empty_and_full_masks() -> None:
+    empty, full, dot = np.zeros((3, 4), bool), np.ones((3, 4), bool), np.zeros((3, 4), bool)
+    dot[1, 1] = True
+    assert boundary_scores(empty, empty) == {"hd95": 0, "surface_dice": 1}
+    for mask in (full, dot):
+        assert boundary_scores(mask, mask) == {"hd95": 0, "surface_dice": 1}
+        for pair in ((empty, mask), (mask, empty)):
+            assert boundary_scores(*pair) == {"hd95": 5, "surface_dice": 0}
+    # A full mask's outline is the image's edge: 10 of 12 pixels.
+    assert boundary_scores(full, dot, 0)["surface_dice"] == 0
+    assert boundary_scores(full, dot, 1)["surface_dice"] == (3 + 1) / 11
+
+
+def test_masks_stay_as_they_are() -> None:
+    pred, target = disc(20), disc(25)
+    pred.setflags(write=False)
+    target.setflags(write=False)
+    assert boundary_scores(pred, target)["hd95"] > 0

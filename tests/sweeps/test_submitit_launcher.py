@@ -1,0 +1,239 @@
+"""Sweeps by submitit: on its imitation of a cluster, and on a real SLURM of one node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers.tiny import ONE_THREAD, REPO, TINY, wait_until
+
+from seglab.core.errors import InputError
+from seglab.core.files import read_json
+from seglab.runs.checkpoints import read_checkpoint
+from seglab.sweeps import submitit_launcher as cluster
+from seglab.sweeps.launcher import Job
+
+NODE = REPO / "tests" / "slurm_node.sh"
+
+
+@pytest.fixture
+def sweep(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a sweep over two seeds in a process of its own: sweep(*overrides)."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*overrides: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, str(REPO / "scripts" / "train.py"), "-m", *TINY),
+                *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "seed=0,1"),
+                f"hydra.sweep.dir={tmp_path / 'sweep'}",
+                *overrides,
+            ],
+            env=os.environ | ONE_THREAD,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    for name in ("metrics.csv", "test_cases.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    states = [
+        read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in (one, other)
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(value.equal(states[1][key]) for key, value in states[0].items())
+
+
+def alone(run: Path, other: Path) -> Path:
+    """The run of a job again, by the command that its run.json names."""
+    script, *overrides = read_json(run / "run.json")["command"][1:]
+    overrides = [o for o in overrides if not o.startswith("hydra.")]
+    command = [sys.executable, script, *overrides, f"hydra.run.dir={other}"]
+    subprocess.run(command, env=os.environ | ONE_THREAD, check=True, capture_output=True)
+    return other
+
+
+@pytest.mark.long
+def test_a_preempted_job_is_queued_again_and_goes_on(
+    sweep: Callable[..., Any], tmp_path: Path
+) -> None:
+    process = sweep("hydra/launcher=submitit_local", "trainer.max_epochs=30")
+    runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (0, 1)]
+    wait_until(lambda: all((run / "metrics.csv").exists() for run in runs))
+    controller = read_json(tmp_path / "sweep" / ".submitit" / "jobs.json")["seed=0"]
+    task = subprocess.run(["pgrep", "-P", controller], capture_output=True, text=True).stdout
+    os.kill(int(task), signal.SIGUSR1)
+    assert process.wait(120) == 0, process.stderr.read()
+    records = [read_json(run / "run.json") for run in runs]
+    assert [record["status"] for record in records] == ["finished"] * 2
+    assert records[0]["resumed"][0]["checkpoint"] == "last.ckpt"
+    assert "resumed" not in records[1]
+    assert_equal_runs(runs[0], alone(runs[0], tmp_path / "alone"))
+
+
+def test_parameters_are_those_of_submitit_and_of_the_cluster() -> None:
+    launcher = cluster.SubmititLauncher("slurm", partition="main", mem_gb=4, qos=None, name="x")
+    assert launcher.parameters == {"slurm_partition": "main", "mem_gb": 4, "name": "x"}
+    shipped = yaml.safe_load((REPO / "conf/hydra/launcher/submitit_slurm.yaml").read_text())
+    del shipped["_target_"]
+    submitit = pytest.importorskip("submitit")
+    executor = submitit.SlurmExecutor
+    known = executor._valid_parameters() | set(cluster._SHARED)
+    assert set(shipped) - {"cluster", "timeout_min", "mem_gb"} <= known | {"cpus_per_task"}
+
+
+def test_what_sbatch_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path, monkeypatch, sbatch="echo 'invalid partition specified: nope' >&2; exit 1")
+    fake(tmp_path, monkeypatch, srun="exit 0")
+    launcher = cluster.SubmititLauncher("slurm", partition="nope")
+    launcher.folder = tmp_path / "sweep"
+    job = Job("seed=0", tmp_path / "sweep" / "seed=0", [], {})
+    with pytest.raises(InputError, match="invalid partition specified: nope"):
+        launcher.start([job])
+    assert not (tmp_path / "sweep" / ".submitit" / "jobs.json").exists()
+
+
+def test_jobs_that_the_cluster_has_still_are_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = tmp_path / "sent"
+    fake(tmp_path, monkeypatch, srun="exit 0", squeue="printf '7_0\\n9_1\\n'")
+    fake(tmp_path, monkeypatch, sbatch=f"echo x >> {sent}; echo 'Submitted batch job 11'")
+    jobs = [Job(name, tmp_path / name, [], {}) for name in ("a", "b")]
+    folder = tmp_path / "sweep" / ".submitit"
+    folder.mkdir(parents=True)
+    (folder / "jobs.json").write_text('{"a": "7_0", "b": "7_1"}')
+    launcher = cluster.SubmititLauncher("slurm")
+    launcher.folder = tmp_path / "sweep"
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    launcher.start(jobs)
+    assert [job.handle for job in jobs] == ["7_0", "11"]
+    assert read_json(folder / "jobs.json") == {"a": "7_0", "b": "11"}
+    assert sent.read_text() == "x\n"
+    assert not launcher.has_ended(jobs[0])
+
+
+def test_a_busy_cluster_has_not_ended_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(tmp_path, monkeypatch, squeue="exit 1")
+    job = Job("a", tmp_path / "a", [], {}, handle="7_0")
+    assert not cluster.SubmititLauncher("slurm").has_ended(job)
+    fake(tmp_path, monkeypatch, squeue="exit 0")
+    assert cluster.SubmititLauncher("slurm").has_ended(job)
+
+
+@pytest.mark.parametrize(
+    ("signum", "state", "again"),
+    [
+        (signal.SIGTERM, "RUNNING", True),  # a time of grace
+        (signal.SIGTERM, "COMPLETING", False),  # cancelled, or queued again by SLURM itself
+        (signal.SIGUSR1, "RUNNING", True),
+        (signal.SIGUSR2, "COMPLETING", False),
+    ],
+)
+def test_a_cancelled_job_does_not_come_back(
+    signum: int, state: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    fake(tmp_path, monkeypatch, squeue=f'[ "$*" = "-h -j 5 -o %T" ] && echo {state}')
+    assert cluster._is_wanted([signum]) is again
+
+
+def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
+    """Puts shell scripts on the path in place of SLURM's commands."""
+    bin = folder / "bin"
+    bin.mkdir(exist_ok=True)
+    for name, body in commands.items():
+        (bin / name).write_text(f"#!/bin/sh\n{body}\n")
+        (bin / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(bin), prepend=os.pathsep)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """A SLURM of this machine: slurm(command, ...) gives what it answers."""
+    if os.geteuid() or not all(map(shutil.which, ("slurmctld", "slurmd", "munged"))):
+        pytest.skip("needs root, and Debian's slurm-wlm and munge")
+    folder = tmp_path / "slurm"
+    grace = {"KILL_WAIT": "20", "GRACE_TIME": os.environ.get("GRACE_TIME", "0")}
+    started = subprocess.run(
+        [NODE, "start", folder], env=os.environ | grace, capture_output=True, text=True, check=True
+    )
+    monkeypatch.setenv("SLURM_CONF", started.stdout.strip().partition("=")[2])
+
+    def ask(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    yield ask
+    subprocess.run([NODE, "stop", folder], check=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("grace", ["0", "30"])
+def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
+    grace: str,
+    request: pytest.FixtureRequest,
+    sweep: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By GraceTime: SLURM queues the jobs again itself, or they do that themselves."""
+    monkeypatch.setenv("GRACE_TIME", grace)
+    slurm = request.getfixturevalue("slurm")
+    options = ["trainer.max_epochs=400", "hydra/launcher=submitit_slurm"]
+    options += ["hydra.launcher.mem_gb=null"]
+    options += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.partition=low"]
+    runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (0, 1)]
+    cores = str(os.cpu_count())
+
+    def record(run: Path) -> dict[str, Any]:
+        return read_json(run / "run.json")
+
+    def epochs(run: Path) -> int:
+        file = run / "metrics.csv"
+        return len(file.read_text().splitlines()) - 1 if file.exists() else 0
+
+    process = sweep(*options)
+    wait_until(lambda: all(epochs(run) >= 5 for run in runs))
+    sent = sorted(read_json(tmp_path / "sweep" / ".submitit" / "jobs.json").values())
+    slurm("sbatch", "-p", "high", "-c", cores, "-o", "/dev/null", "--wrap", "sleep 3")
+    wait_until(lambda: all(len(record(run).get("resumed", [])) == 1 for run in runs))
+
+    process.kill()  # the sweep's own process: its jobs stay
+    process.communicate()
+    before = [epochs(run) for run in runs]
+    wait_until(lambda: all(epochs(run) > n for run, n in zip(runs, before, strict=True)))
+    process = sweep(*options)
+    slurm("scancel", "--signal=USR1", sent[0])  # as --signal=USR1@120 before the time is over
+    wait_until(lambda: len(record(runs[0]).get("resumed", [])) == 2)
+    slurm("scancel", sent[1])  # for good
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "1 finished, 1 interrupted" in err
+    assert sorted(read_json(tmp_path / "sweep" / ".submitit" / "jobs.json").values()) == sent
+
+    process = sweep(*options)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "2 finished (1 of them before)" in err
+    for i, run in enumerate(runs):
+        assert len(record(run)["resumed"]) == 2
+        assert record(run)["machine"]["threads"] == 1
+        assert_equal_runs(run, alone(run, tmp_path / f"alone{i}"))

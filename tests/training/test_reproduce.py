@@ -1,0 +1,289 @@
+"""reproduce.py: the same, nearly the same, something else; and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.tiny import Ended, write_tiny_ph2
+from PIL import Image
+
+from seglab.core.files import read_csv, write_csv
+
+Script = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reproduce")
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    """A PH2 of its own, put back after a test has spoilt it."""
+    shutil.rmtree(folder / "PH2Dataset", ignore_errors=True)
+    return write_tiny_ph2(folder / "PH2Dataset", 12)
+
+
+@pytest.fixture
+def run(folder: Path, data: Path, tiny_train: Script, tmp_path: Path) -> Path:
+    """A copy of a finished run, to be spoilt."""
+    first = folder / "run"
+    if not first.exists():
+        ended = tiny_train(first, f"data.root={data}", "experiment=augmented")
+        assert ended.code == 0, ended.err
+    shutil.copytree(first, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level("INFO")
+    return caplog
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def edit(file: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_a_run_repeated_is_identical(run: Path, script: Script, tmp_path: Path) -> None:
+    before = contents(run)
+    out = tmp_path / "again"
+    ended = script("reproduce", run, "--out", out)
+    assert ended.code == 0, ended.err
+    assert contents(run) == before
+    report = json.loads((out / "reproduction.json").read_text())
+    assert report["verdict"] == "identical"
+    assert report["values_that_differ"] == {}
+    # Two checkpoints; the scores; every cell of three tables.
+    summary = json.loads((run / "summary.json").read_text())
+    scores = len(summary["val"]) + len(summary["test"])
+    scores += sum(map(len, summary["baselines"].values()))
+    names = ("metrics.csv", "test_cases.csv", "baseline_cases.csv")
+    cells = sum(len(row) for name in names for row in read_csv(run / name))
+    assert report["values_compared"] == 2 + scores + cells
+    assert (out / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
+
+
+def test_it_goes_below_the_run_by_itself(run: Path, script: Script) -> None:
+    assert script("reproduce", run).code == 0
+    (out,) = (run / "reproductions").iterdir()
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+    assert json.loads((out / "reproduction.json").read_text())["verdict"] == "identical"
+
+
+@pytest.mark.parametrize("part", ["image", "mask"])
+def test_data_that_lost_a_pixel_is_named(
+    part: str, run: Path, data: Path, script: Script, said: pytest.LogCaptureFixture
+) -> None:
+    folder = data / "PH2 Dataset images" / "IMD007"
+    file = folder / "IMD007_lesion" / "IMD007_lesion.bmp"
+    if part == "image":
+        file = folder / "IMD007_Dermoscopic_Image" / "IMD007.bmp"
+    stat = file.stat()
+    with Image.open(file) as picture:
+        changed = picture.copy()
+    pixel = changed.getpixel((5, 5))
+    changed.putpixel((5, 5), 255 - pixel if isinstance(pixel, int) else (0, 0, 0))
+    changed.save(file)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file.stat().st_size == stat.st_size
+    for arguments in ([], ["--check"]):
+        said.clear()
+        assert script("reproduce", run, *arguments).code == 4
+        assert f"{file} changed" in said.text
+        assert "different" in said.text
+        assert not (run / "reproductions").exists()  # nothing was trained on other data
+
+
+def test_missing_and_new_files_are_named(
+    run: Path, data: Path, script: Script, said: pytest.LogCaptureFixture
+) -> None:
+    images = data / "PH2 Dataset images"
+    shutil.copytree(images / "IMD001", images / "IMD900")
+    for file in sorted((images / "IMD900").rglob("*.bmp")):
+        file.rename(file.with_name(file.name.replace("IMD001", "IMD900")))
+    for sub in sorted((images / "IMD900").iterdir()):
+        sub.rename(sub.with_name(sub.name.replace("IMD001", "IMD900")))
+    shutil.rmtree(images / "IMD003")
+    assert script("reproduce", run, "--check").code == 4
+    assert "IMD900.bmp is new" in said.text
+    assert "IMD003_lesion.bmp is missing" in said.text
+
+
+def test_the_table_is_data_too(
+    run: Path, data: Path, script: Script, said: pytest.LogCaptureFixture
+) -> None:
+    table = data / "PH2_dataset.txt"
+    table.write_text(table.read_text().replace("|| IMD000 ||  || 0 ||", "|| IMD000 ||  || 2 ||"))
+    assert script("reproduce", run, "--check").code == 4
+    assert f"{table} changed" in said.text
+
+
+def test_check_trains_nothing(run: Path, script: Script, said: pytest.LogCaptureFixture) -> None:
+    before = contents(run)
+    assert script("reproduce", run, "--check").code == 0
+    assert contents(run) == before
+    assert "expect identical values" in said.text
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "words"),
+    [
+        ("versions", "torch", "torch 1.0 then"),
+        ("machine", "cpu_capability", "cpu_capability 1.0 then"),
+        ("git", "source_sha256", "source_sha256 1.0 then"),
+    ],
+)
+def test_what_else_has_changed_is_said(
+    key: str,
+    name: str,
+    words: str,
+    run: Path,
+    script: Script,
+    said: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    edit(run / "run.json", lambda record: record[key].update({name: "1.0"}))
+    assert script("reproduce", run, "--check").code == 3
+    assert words in said.text
+    # What counts is what comes out.
+    assert script("reproduce", run, "--out", tmp_path / "again").code == 0
+
+
+@pytest.mark.parametrize(
+    ("gaps", "code"),
+    # A tolerance of 0.01 is 10 pixels of HD95.
+    [({"dice_per_image": 0.004, "hd95": 9}, 3), ({"dice_per_image": 0.2}, 4), ({"hd95": 11}, 4)],
+)
+def test_scores_are_held_against_a_tolerance(
+    gaps: dict[str, float], code: int, run: Path, script: Script, tmp_path: Path
+) -> None:
+    def shift(summary: dict) -> None:
+        for score, gap in gaps.items():
+            summary["test"][score] += gap
+
+    edit(run / "summary.json", shift)
+    out = tmp_path / "again"
+    assert script("reproduce", run, "--out", out).code == code
+    report = json.loads((out / "reproduction.json").read_text())
+    differ = {
+        name.removeprefix("summary.json test "): then - now
+        for name, (then, now) in report["values_that_differ"].items()
+    }
+    assert differ == pytest.approx(gaps)
+    assert report["verdict"] == {3: "within tolerance", 4: "different"}[code]
+
+
+def test_a_score_that_came_later_differs_but_is_no_failure(run: Path, script: Script) -> None:
+    def forget(summary: dict) -> None:
+        del summary["test"]["hd95"], summary["baselines"]["otsu"]["surface_dice"]
+
+    edit(run / "summary.json", forget)
+    assert script("reproduce", run).code == 3
+    edit(run / "summary.json", lambda summary: summary["test"].update(lost=0.5))
+    assert script("reproduce", run).code == 4
+
+
+def test_a_value_beside_the_scores_is_no_identity(run: Path, script: Script) -> None:
+    rows = read_csv(run / "test_cases.csv")
+    rows[0]["tp"] = str(int(rows[0]["tp"]) + 1)
+    write_csv(run / "test_cases.csv", rows)
+    assert script("reproduce", run).code == 3
+    assert script("reproduce", run, "--tolerance", "0").code == 3  # no score differs
+
+
+def test_code_of_ones_own_is_compared(
+    data: Path,
+    tiny_train: Script,
+    script: Script,
+    said: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = tmp_path / "own_losses.py"
+    module.write_text("from seglab.losses import bce as mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run, loss = tmp_path / "run", "task.loss._target_=own_losses.mine"
+    ended = tiny_train(run, f"data.root={data}", loss, "trainer.max_epochs=1")
+    assert ended.code == 0, ended.err
+    trust = ("--check", "--trust", "own_losses", "--trust", "seglab.losses")
+    assert script("reproduce", run, *trust).code == 0
+    module.write_text("from seglab.losses import bce as mine  # changed\n")
+    assert script("reproduce", run, *trust).code == 3
+    assert "own_losses " in said.text
+
+
+def test_a_broken_summary_is_found_before_training(run: Path, script: Script) -> None:
+    (run / "summary.json").write_text('{"val": {}, "best_epoch": 3}')
+    ended = script("reproduce", run)
+    assert ended.code == 1
+    assert "summary.json" in ended.err
+    assert not (run / "reproductions").exists()
+
+
+def test_a_strangers_text_cannot_write_to_the_terminal(
+    run: Path, script: Script, said: pytest.LogCaptureFixture
+) -> None:
+    edit(run / "run.json", lambda r: r["versions"].update(python="\x1b[2J\nidentical"))
+    edit(run / "data.json", lambda d: d["files"].update({"\x1b[31mx\nsplit     the same": "0"}))
+    assert script("reproduce", run, "--check").code == 4
+    assert "\x1b" not in said.text
+    assert "\nsplit" not in said.text and "\nidentical" not in said.text
+
+
+def test_data_may_have_moved(run: Path, data: Path, script: Script, tmp_path: Path) -> None:
+    data.rename(tmp_path / "moved")
+    assert script("reproduce", run, "--check").code == 1
+    assert script("reproduce", run, "--data", tmp_path / "moved").code == 0
+
+
+def test_another_split_is_different(
+    run: Path, script: Script, said: pytest.LogCaptureFixture
+) -> None:
+    config = run / "config.yaml"
+    config.write_text(
+        config.read_text().replace("    seed: 42\n    file", "    seed: 41\n    file")
+    )
+    assert "seed: 41" in config.read_text()
+    assert script("reproduce", run).code == 4
+    assert "this config gives another one today" in said.text
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"files": []}'])
+def test_damaged_hashes_of_the_data_are_refused(
+    content: str, run: Path, data: Path, script: Script, tiny_train: Script
+) -> None:
+    (run / "data.json").write_text(content)
+    edit(run / "run.json", lambda record: record.update(status="finished"))
+    ended = script("reproduce", run, "--check")
+    assert ended.code == 1 and "data.json: holds no files" in ended.err
+    edit(run / "run.json", lambda record: record.update(status="interrupted"))
+    ended = tiny_train(run, f"data.root={data}", "experiment=augmented")
+    assert ended.code == 1 and "data.json: holds no files" in ended.err
+
+
+def test_a_run_that_did_not_end_is_refused(run: Path, script: Script) -> None:
+    edit(run / "run.json", lambda record: record.update(status="interrupted"))
+    ended = script("reproduce", run)
+    assert ended.code == 1
+    assert "is not finished (status interrupted)" in ended.err
+    assert not (run / "reproductions").exists()
+
+
+def test_missing_data_is_one_line(run: Path, data: Path, script: Script) -> None:
+    shutil.rmtree(data)
+    ended = script("reproduce", run)
+    assert ended.code == 1
+    assert str(data) in ended.err
+    assert "Traceback" not in ended.err

@@ -1,0 +1,466 @@
+"""The task: what each stage logs, what is descended, and how it fails."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from seglab.core.errors import InputError
+from seglab.losses import bce, double_sigmoid_bce
+from seglab.metrics.scores import calibration_counts, calibration_error, confusion_counts, scores
+from seglab.networks import UNet
+from seglab.runs.checkpoints import SealedCheckpoints, load_network
+from seglab.training.lr_schedulers import cosine
+from seglab.training.task import SegmentationTask
+
+NAMES = {
+    "pixel_accuracy_net",
+    "iou_per_image_net",
+    "dice_per_image_net",
+    "iou_pooled_net",
+    "dice_pooled_net",
+    "sensitivity_net",
+    "specificity_net",
+    "thresholded_iou_net",
+    "ece_net",
+    "loss",
+}
+Batch = dict[str, Any]
+still = partial(torch.optim.SGD, lr=0.0)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """No hints of Lightning's."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
+
+
+def batches(seed: int, sizes: tuple[int, ...] = (3, 3, 1), edge: int = 8) -> list[Batch]:
+    """Random images, the bright side of which is lesion."""
+    generator = torch.Generator().manual_seed(seed)
+    out: list[Batch] = []
+    for n in sizes:
+        image = torch.rand(n, 3, edge, edge, generator=generator)
+        noise = 0.4 * torch.rand(n, 1, edge, edge, generator=generator)
+        ids = [f"S{seed}B{len(out)}I{i}" for i in range(n)]
+        mask = (image.mean(1, keepdim=True) + noise > 0.7).float()
+        out.append({"image": image, "mask": mask, "id": ids})
+    return out
+
+
+def joined(parts: list[Batch]) -> tuple[Tensor, Tensor]:
+    return torch.cat([b["image"] for b in parts]), torch.cat([b["mask"] for b in parts])
+
+
+class Loader:
+    """Other batches in every epoch."""
+
+    def __init__(self, *epochs: list[Batch]) -> None:
+        self.epochs = epochs
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.epochs[0])
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: an iterator that nobody asks for a batch does not count.
+        self.epoch += 1
+        yield from self.epochs[(self.epoch - 1) % len(self.epochs)]
+
+
+class Rows(Callback):
+    """What was logged, epoch by epoch, and the learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.rows.append({k: v.item() for k, v in trainer.callback_metrics.items()})
+
+
+def trainer_of(epochs: int = 1, **settings: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **settings,
+    )
+
+
+def pixelwise(bias: float = 0.0) -> nn.Module:
+    """Logits from each pixel alone, and not far from right."""
+    net = nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        net.weight.fill_(2.0)
+        net.bias.fill_(-3.0 + bias)
+    return net
+
+
+def expected(net: nn.Module, parts: list[Batch], stage: str, threshold: float) -> dict[str, float]:
+    """All images at once, through the pure functions."""
+    image, mask = joined(parts)
+    with torch.no_grad():
+        logits = net(image)
+    prob = torch.sigmoid(logits)
+    values = scores(confusion_counts(prob > threshold, mask > 0))
+    values["ece"] = calibration_error(calibration_counts(prob, mask > 0))
+    losses = [F.binary_cross_entropy(p, m).item() for p, m in zip(prob, mask, strict=True)]
+    named = {f"{stage}/{name}_net": value for name, value in values.items()}
+    return named | {f"{stage}/loss": sum(losses) / len(losses)}
+
+
+def close(values: dict[str, float]) -> dict[str, Any]:
+    return pytest.approx(values, abs=2e-6)
+
+
+def test_each_stage_logs_the_documented_names() -> None:
+    trainer = trainer_of()
+    task = SegmentationTask(pixelwise(), bce, still)
+    trainer.fit(task, Loader(batches(0)), Loader(batches(1)))
+    fitted = {f"{stage}/{name}" for stage in ("train", "val") for name in NAMES}
+    assert set(trainer.callback_metrics) == fitted
+    trainer.test(task, Loader(batches(2)), verbose=False)
+    assert set(trainer.callback_metrics) == {f"test/{name}" for name in NAMES}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.35])
+def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
+    rows, net = Rows(), pixelwise()
+    task = SegmentationTask(net, bce, still, threshold=threshold)
+    trainer = trainer_of(2, callbacks=[rows])
+    train, val, test = [batches(0), batches(1)], [batches(2), batches(3)], batches(4)
+    trainer.fit(task, Loader(*train), Loader(*val))
+    for epoch in range(2):
+        hand = expected(net, train[epoch], "train", threshold)
+        hand |= expected(net, val[epoch], "val", threshold)
+        assert rows.rows[epoch] == close(hand)
+        assert 0 < hand["val/dice_per_image_net"] < 1
+        assert hand["val/dice_per_image_net"] != hand["val/dice_pooled_net"]
+    assert rows.rows[0] != close(rows.rows[1])
+    (values,) = trainer.test(task, Loader(test), verbose=False)
+    assert values == close(expected(net, test, "test", threshold))
+    # Nor does it matter how the images come in batches.
+    image, mask = joined(test)
+    whole = [{"image": image, "mask": mask, "id": ["x"] * 7}]
+    (again,) = trainer.test(task, Loader(whole), verbose=False)
+    assert again == pytest.approx(values, abs=1e-7)
+
+
+def test_the_logged_loss_is_the_exact_mean_over_images() -> None:
+    values: list[float] = []
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        by_image = bce(logits, mask)
+        values.extend(by_image.tolist())
+        return by_image
+
+    task, trainer = SegmentationTask(pixelwise(), loss, still), trainer_of()
+    for seed in range(5):
+        values.clear()
+        (logged,) = trainer.test(task, Loader(batches(seed)), verbose=False)
+        assert logged["test/loss"] == math.fsum(values) / 7
+
+
+def test_val_values_are_those_of_the_weights_after_the_epoch() -> None:
+    rows, net = Rows(), pixelwise()
+    task = SegmentationTask(net, bce, partial(torch.optim.SGD, lr=0.5))
+    val = batches(1)
+    before = expected(net, val, "val", 0.5)
+    trainer_of(2, callbacks=[rows]).fit(task, Loader(batches(0)), Loader(val))
+    after = expected(net, val, "val", 0.5)
+    assert {k: v for k, v in rows.rows[1].items() if k in after} == close(after)
+    assert abs(after["val/loss"] - before["val/loss"]) > 1e-3
+
+
+@pytest.mark.parametrize("loss", [bce, double_sigmoid_bce])
+def test_a_step_descends_the_mean_over_images(loss: Any) -> None:
+    batch = batches(0, (3,))
+    net, by_hand = pixelwise(), pixelwise()
+    task = SegmentationTask(net, loss, partial(torch.optim.SGD, lr=1.0))
+    trainer_of().fit(task, Loader(batch))
+    image, mask = joined(batch)
+    logits = by_hand(image)
+    logits = logits if loss is bce else torch.sigmoid(logits)
+    F.binary_cross_entropy_with_logits(logits, mask).backward()
+    for ours, theirs in zip(net.parameters(), by_hand.parameters(), strict=True):
+        assert theirs.grad.abs().max() > 1e-3
+        torch.testing.assert_close(ours.data, theirs.data - theirs.grad)
+
+
+def test_the_network_trains_in_training_alone() -> None:
+    modes: list[tuple[bool, bool]] = []
+    net = pixelwise()
+    net.register_forward_hook(lambda *_: modes.append((net.training, torch.is_grad_enabled())))
+    task = SegmentationTask(net, bce, still)
+    trainer = trainer_of()
+    trainer.fit(task, Loader(batches(0)), Loader(batches(1)))
+    assert modes == [(True, True)] * 3 + [(False, False)] * 3
+    trainer.test(task, Loader(batches(2)), verbose=False)
+    assert modes[6:] == [(False, False)] * 3
+
+
+@pytest.mark.parametrize("pixel, loss", [(float("nan"), "nan"), (-5e37, "inf")])
+def test_a_loss_that_is_no_number_names_epoch_and_cases(pixel: float, loss: str) -> None:
+    bad = batches(1)
+    bad[1]["image"][2], bad[1]["mask"][2] = pixel, 1
+    net = pixelwise()
+    task = SegmentationTask(net, bce, partial(torch.optim.SGD, lr=0.1))
+    with pytest.raises(InputError) as caught:
+        trainer_of(3).fit(task, Loader(batches(0), bad))
+    message = str(caught.value)
+    assert message.startswith(f"loss is {loss} in train, epoch 2, ")
+    assert "batch 2 of S1B1I0, S1B1I1, S1B1I2;" in message
+    assert "S1B0" not in message
+    assert "S1B2" not in message
+    assert "task.optimizer.lr" in message
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_a_bad_loss_in_another_stage_is_named_too(stage: str) -> None:
+    task = SegmentationTask(pixelwise(), bce, still)
+    bad = batches(1)
+    bad[0]["image"][0] = float("nan")
+    where = "val, epoch 1" if stage == "val" else "test"
+    with pytest.raises(InputError, match=f"^loss is nan in {where}, batch 1 of S1B0I0, "):
+        if stage == "val":
+            trainer_of().fit(task, Loader(batches(0)), Loader(bad))
+        else:
+            trainer_of().test(task, Loader(bad), verbose=False)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 0.0, 1.0, -0.5, 50, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None:
+    with pytest.raises(InputError, match=f"^task.threshold={threshold}: "):
+        SegmentationTask(pixelwise(), bce, still, threshold=threshold)
+
+
+def test_a_schedule_steps_once_an_epoch() -> None:
+    rows = Rows()
+    optimizer = partial(torch.optim.SGD, lr=1e-2)
+    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
+    task = SegmentationTask(pixelwise(), bce, optimizer, schedule)
+    trainer_of(3, callbacks=[rows]).fit(task, Loader(batches(0, (2, 2))))
+    assert rows.rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_without_a_schedule_the_rate_is_constant() -> None:
+    rows = Rows()
+    task = SegmentationTask(pixelwise(), bce, partial(torch.optim.SGD, lr=1e-2))
+    trainer_of(2, callbacks=[rows]).fit(task, Loader(batches(0, (2, 2))))
+    assert rows.rates == [1e-2] * 4
+
+
+def test_the_optimizer_gets_every_weight_of_the_network() -> None:
+    net = UNet(width=2, depth=1)
+    task = SegmentationTask(net, bce, still)
+    (group,) = task.configure_optimizers().param_groups
+    assert list(map(id, group["params"])) == list(map(id, net.parameters()))
+    assert list(map(id, task.parameters())) == list(map(id, net.parameters()))
+
+
+class Steps(Callback):
+    """The network after each step of the optimizer, and the rates of all groups."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        if trainer.global_step > len(self.states):
+            self.states.append(deepcopy(module.net.state_dict()))
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+@pytest.mark.parametrize("batches_a_step", [1, 2])
+def test_the_average_is_that_of_the_steps(batches_a_step: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    steps, net, optimizer = Steps(), UNet(width=2, depth=2), partial(torch.optim.SGD, lr=0.5)
+    task = SegmentationTask(net, bce, optimizer, ema=0.2)
+    start = task.used_net.state_dict()
+    assert all(value.equal(start[name]) for name, value in net.state_dict().items())
+    trainer = trainer_of(callbacks=[steps], accumulate_grad_batches=batches_a_step)
+    val, image = batches(1), joined(batches(2))[0]
+    trainer.fit(task, Loader(batches(0, (3,) * 3 * batches_a_step)), Loader(val))
+    one, two, three = steps.states
+    average = task.used_net.state_dict()
+    for name, value in average.items():
+        if name.endswith("num_batches_tracked"):
+            assert value.item() == 3 * batches_a_step
+            continue
+        # The first step's own; 9 / 11 of the second; of the third 9 / 12 would be less than 0.8.
+        moved = one[name] + 9 / 11 * (two[name] - one[name])
+        torch.testing.assert_close(value, moved + 0.8 * (three[name] - moved))
+    tensors = [n for n in average if average[n].numel() > 1]
+    assert not any(average[name].equal(three[name]) for name in tensors)
+    assert any(name.endswith("running_var") for name in tensors)
+    # It alone is validated, tested and used.
+    mean = deepcopy(task.used_net).eval()
+    logged = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    assert logged == close(expected(mean, val, "val", 0.5))
+    (values,) = trainer.test(task, Loader(val), verbose=False)
+    assert values == close(expected(mean, val, "test", 0.5))
+    assert values != close(expected(net.eval(), val, "test", 0.5))
+    model = {"_target_": "seglab.networks.UNet", "width": 2, "depth": 2}
+    metadata = {"classes": ["lesion"], "split_hash": "", "threshold": 0.5}
+    metadata["config"] = {"data": {"size": 8}, "model": model}
+    content = {"epoch": 0, "global_step": 3, "state_dict": task.state_dict(), "seglab": metadata}
+    SealedCheckpoints().save_checkpoint(content, tmp_path / "best.ckpt")
+    loaded, _ = load_network(tmp_path / "best.ckpt")
+    assert all(value.equal(average[name]) for name, value in loaded.state_dict().items())
+    with torch.no_grad():
+        assert task.eval()(image).equal(mean(image))
+
+
+def test_an_average_takes_no_part_in_training() -> None:
+    states = []
+    for ema in (0, 0.9):
+        torch.manual_seed(0)
+        net = UNet(width=2, depth=2)
+        task = SegmentationTask(net, bce, partial(torch.optim.Adam, lr=1e-2), ema=ema)
+        trainer_of(2).fit(task, Loader(batches(0)), Loader(batches(1)))
+        assert all(p.grad is None for p in task.parameters() if not p.requires_grad)
+        states.append(net.state_dict())
+    assert all(value.equal(states[1][name]) for name, value in states[0].items())
+    (group,) = task.configure_optimizers().param_groups
+    assert list(map(id, group["params"])) == list(map(id, net.parameters()))
+
+
+def test_the_encoder_has_a_rate_of_its_own() -> None:
+    steps, net = Steps(), UNet(width=2, depth=2)
+    optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
+    schedule = partial(cosine, epochs=3, warmup=0.3)
+    task = SegmentationTask(net, bce, optimizer, schedule, encoder_lr_factor=0.1)
+    trainer = trainer_of(3, callbacks=[steps])
+    trainer.fit(task, Loader(batches(0, (2,))))
+    rest, encoder = trainer.optimizers[0].param_groups
+    assert list(map(id, encoder["params"])) == list(map(id, net.encoder.parameters()))
+    both = sorted(map(id, rest["params"] + encoder["params"]))
+    assert both == sorted(map(id, net.parameters()))
+    assert rest["weight_decay"] == encoder["weight_decay"] == 0.1
+    for rates, share in zip(steps.rates, (0.5, 1, 0.5), strict=True):
+        assert rates == pytest.approx([1e-2 * share, 1e-3 * share])
+
+
+def test_an_encoder_without_a_rate_stays_as_it_is() -> None:
+    net = UNet(width=2, depth=2)
+    before = deepcopy(dict(net.named_parameters()))
+    task = SegmentationTask(net, bce, partial(torch.optim.AdamW, lr=1e-2), encoder_lr_factor=0)
+    trainer_of().fit(task, Loader(batches(0)))
+    for name, value in net.named_parameters():
+        assert value.equal(before[name]) == name.startswith("encoder."), name
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("ema", (1, -0.1, 1.5, float("nan"), "x", True, None)),
+        ("encoder_lr_factor", (-1, 1.1, float("nan"), "x", None, 0.5)),
+    ],
+)
+def test_what_is_no_share_is_refused(key: str, values: tuple[Any, ...]) -> None:
+    for value in values:  # the network has no encoder
+        with pytest.raises(InputError, match=f"^task.{key}={value}: "):
+            SegmentationTask(pixelwise(), bce, still, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        (
+            partial(OneCycleLR, max_lr=0.1, total_steps=9),
+            r"^task\.encoder_lr_factor=0\.1: OneCycleLR ",
+        ),
+        (ReduceLROnPlateau, r"^task\.lr_scheduler: ReduceLROnPlateau "),
+    ],
+)
+def test_schedules_that_would_be_misled_are_refused(schedule: Any, told: str) -> None:
+    net, optimizer = UNet(width=2, depth=2), partial(torch.optim.AdamW, lr=1e-2)
+    with pytest.raises(InputError, match=told):
+        SegmentationTask(
+            net, bce, optimizer, schedule, encoder_lr_factor=0.1
+        ).configure_optimizers()
+
+
+def trained(seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    task = SegmentationTask(UNet(width=2, depth=2), bce, partial(torch.optim.Adam, lr=1e-2))
+    trainer_of(2).fit(task, Loader(batches(0)), Loader(batches(1)))
+    return task.state_dict()
+
+
+def test_the_seed_alone_decides_the_weights() -> None:
+    one, same, other = trained(3), trained(3), trained(4)
+    assert all(same[name].equal(value) for name, value in one.items())
+    assert not one["net.head.weight"].equal(other["net.head.weight"])
+
+
+def test_the_state_is_the_networks() -> None:
+    torch.manual_seed(0)
+    plain = UNet(width=2, depth=2)
+    torch.manual_seed(0)
+    task = SegmentationTask(UNet(width=2, depth=2), bce, still)
+    state = task.state_dict()
+    assert list(state) == [f"net.{name}" for name in plain.state_dict()]
+    for name, value in plain.state_dict().items():
+        assert state[f"net.{name}"].equal(value)
+    image = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(task.eval()(image), plain.eval()(image), rtol=0, atol=1e-6)
+
+
+def test_loss_and_metrics_are_float32_under_autocast() -> None:
+    seen: list[tuple[torch.dtype, ...]] = []
+    logits_of_net: list[Tensor] = []
+
+    def loss(logits: Tensor, mask: Tensor) -> Tensor:
+        values = bce(logits, mask)
+        seen.append((logits.dtype, mask.dtype, values.dtype))
+        return values
+
+    net = pixelwise()
+    net.register_forward_hook(lambda _, __, out: logits_of_net.append(out.detach()))
+    rows, train = Rows(), batches(0)
+    task = SegmentationTask(net, loss, still)
+    trainer_of(callbacks=[rows], precision="bf16-mixed").fit(task, Loader(train))
+    assert {out.dtype for out in logits_of_net} == {torch.bfloat16}
+    assert set(seen) == {(torch.float32, torch.float32, torch.float32)}
+    # By hand from the network's own rounded logits: nothing after it was rounded to bfloat16.
+    logits, (_, mask) = torch.cat(logits_of_net).float(), joined(train)
+    by_image = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").mean((1, 2, 3))
+    assert rows.rows[0]["train/loss"] == pytest.approx(by_image.mean().item(), rel=1e-6)
+    prob = torch.sigmoid(logits)
+    ece = calibration_error(calibration_counts(prob, mask > 0))
+    assert rows.rows[0]["train/ece_net"] == pytest.approx(ece, abs=1e-7)
+    dice = scores(confusion_counts(prob > 0.5, mask > 0))["dice_per_image"]
+    assert rows.rows[0]["train/dice_per_image_net"] == pytest.approx(dice, rel=1e-12)

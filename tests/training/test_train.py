@@ -1,0 +1,654 @@
+"""A whole run: what it leaves, that it repeats, and that evaluate.py agrees with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import REPO, TINY, Ended
+from lightning.fabric.utilities.rank_zero import _get_rank
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from seglab.core.files import read_csv
+from seglab.data.cases import ph2_cases
+from seglab.data.classes import Classes
+from seglab.data.images import read_image, read_mask, to_network_size
+from seglab.runs.checkpoints import load_network
+from seglab.runs.directory import open_run
+from seglab.training.train import train
+
+FILES = {
+    "MODEL_CARD.md",
+    "baseline_cases.csv",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "config.yaml",
+    "data.json",
+    "figures/curves.png",
+    "figures/pairs.png",
+    "figures/predictions.png",
+    "figures/worst.png",
+    "metrics.csv",
+    "run.json",
+    "splits.json",
+    "summary.json",
+    "test_cases.csv",
+    "train.log",
+}
+METRICS = {
+    "pixel_accuracy",
+    "iou_per_image",
+    "dice_per_image",
+    "iou_pooled",
+    "dice_pooled",
+    "sensitivity",
+    "specificity",
+    "thresholded_iou",
+    "ece",
+}
+NATIVE = METRICS | {"hd95", "surface_dice"}
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def weights_of(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = weights_of(one, "last"), weights_of(other, "last")
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def run(folder: Path, tiny_train: Callable[..., Ended]) -> Path:
+    """A finished baseline of three epochs; read-only by agreement."""
+    path = folder / "run"
+    if not path.exists():
+        ended = tiny_train(path, "trainer.max_epochs=3", "task.optimizer.lr=0.02")
+        assert ended.code == 0, ended.err
+    return path
+
+
+def test_every_file_is_there_and_nothing_else(run: Path) -> None:
+    found = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    events = {name for name in found if name.startswith("tensorboard/events.")}
+    assert events
+    assert found - events - {"code.diff"} == FILES
+
+
+def test_an_epochs_rate_is_the_one_it_was_trained_with(
+    tmp_path: Path, tiny_train: Callable[..., Ended]
+) -> None:
+    halves = (
+        "{_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 1, gamma: 0.5}"
+    )
+    ended = tiny_train(tmp_path / "run", f"task.lr_scheduler={halves}", "task.optimizer.lr=0.01")
+    assert ended.code == 0, ended.err
+    rows = read_csv(tmp_path / "run" / "metrics.csv")
+    assert [float(row["lr"]) for row in rows] == [0.01, 0.005]
+
+
+def test_a_profile_is_of_the_steps_it_says(
+    tmp_path: Path, tiny_train: Callable[..., Ended]
+) -> None:
+    run = tmp_path / "run"
+    ended = tiny_train(run, "experiment=profile", "data.batch_size=4")
+    assert ended.code == 0, ended.err
+    assert f"steps profiled: 2, see {run / 'profile.txt'}" in ended.err
+    table = (run / "profile.txt").read_text()
+    (step,) = (line for line in table.splitlines() if "Optimizer.step#Adam.step" in line)
+    assert step.split()[-2:] == ["2", "[]"]
+    assert "aten::convolution_backward" in table
+    events = json.loads((run / "profile.json").read_text())["traceEvents"]
+    assert sum(event["name"] == "Optimizer.step#Adam.step" for event in events) == 2
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    (text,) = board.Tensors("profile/text_summary")
+    assert "aten::convolution_backward" in text.tensor_proto.string_val[0].decode()
+    # All that is left of an epoch that is too short; none of one that has no step to profile.
+    for skip, steps, found in ((3, 9, 1), (8, 1, None)):
+        run = tmp_path / str(skip)
+        sizes = f"callbacks.profile.skip={skip}", f"callbacks.profile.steps={steps}"
+        ended = tiny_train(run, "experiment=profile", "data.batch_size=4", *sizes)
+        assert ended.code == 0, ended.err
+        assert (f"steps profiled: {found}," in ended.err) == bool(found)
+        assert (run / "profile.txt").exists() == bool(found)
+
+
+def test_run_json_tells_what_ran(run: Path, tiny_ph2: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["error"] is None
+    assert record["seed"] == 42
+    assert "trainer.max_epochs=3" in record["command"]
+    assert record["start"] <= record["end"]
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["machine"]["cores"] == os.cpu_count()
+    assert record["device"] == "cpu"
+    assert record["split_hash"] == json.loads((run / "splits.json").read_text())["hash"]
+    commit = subprocess.run(
+        ["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    if commit.returncode == 0:
+        assert record["git"]["commit"] == commit.stdout.strip()
+        assert record["git"]["dirty"] == (run / "code.diff").exists()
+
+
+def test_config_is_resolved_and_plain(run: Path) -> None:
+    text = (run / "config.yaml").read_text()
+    assert "${" not in text
+    assert "!!" not in text
+    config = OmegaConf.load(run / "config.yaml")
+    assert Path(config.data.root).is_absolute()
+    assert Path(config.data.cache_dir).is_absolute()
+
+
+def test_metrics_csv_has_a_row_an_epoch(run: Path) -> None:
+    rows = rows_of(run / "metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for stage in ("train", "val"):
+        for name in METRICS:
+            assert all(0 <= float(row[f"{stage}/{name}_net"]) <= 1 for row in rows)
+    assert not [column for column in rows[0] if column.startswith("test")]
+    losses = [float(row["train/loss"]) for row in rows]
+    assert losses[-1] < losses[0]
+
+
+def test_the_best_epoch_is_the_best_of_val(run: Path) -> None:
+    rows = rows_of(run / "metrics.csv")
+    dice = [float(row["val/dice_per_image_net"]) for row in rows]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["best_epoch"] == 1 + int(np.argmax(dice))
+    assert summary["val"]["dice_per_image_net"] == max(dice)
+    stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert stored["epoch"] + 1 == summary["best_epoch"]
+
+
+def test_summary_follows_from_test_cases(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["test"]) == NATIVE
+    assert set(summary["val"]) == NATIVE | {f"{name}_net" for name in METRICS}
+    rows = rows_of(run / "test_cases.csv")
+    split = json.loads((run / "splits.json").read_text())
+    assert [row["id"] for row in rows] == split["test"]
+    tp, fp, fn, tn = (np.array([int(row[k]) for row in rows]) for k in ("tp", "fp", "fn", "tn"))
+    assert summary["test"]["dice_per_image"] == pytest.approx(np.mean(2 * tp / (2 * tp + fp + fn)))
+    assert summary["test"]["iou_pooled"] == pytest.approx(tp.sum() / (tp + fp + fn).sum())
+    assert summary["test"]["pixel_accuracy"] == pytest.approx(
+        (tp + tn).sum() / (tp + fp + fn + tn).sum()
+    )
+    for name in ("hd95", "surface_dice"):
+        assert summary["test"][name] == pytest.approx(np.mean([float(row[name]) for row in rows]))
+    # ECE follows from what is stored to be pooled.
+    n, lesion, fixed = np.array(summary["calibration"]["test"]).T
+    assert n.shape == (15,)
+    assert (n.sum(), lesion.sum()) == ((tp + fp + fn + tn).sum(), (tp + fn).sum())
+    ece = np.abs(fixed / 2**24 - lesion).sum() / n.sum()
+    assert summary["test"]["ece"] == pytest.approx(ece, rel=1e-12)
+    baselines = rows_of(run / "baseline_cases.csv")
+    assert len(baselines) == 3 * len(rows)
+    assert baselines[0].keys() - rows[0].keys() == {"baseline"}
+    assert set(summary["baselines"]) == {"all_background", "mean_mask", "otsu"}
+    assert all(set(values) == NATIVE for values in summary["baselines"].values())
+
+
+def test_summary_tells_the_cost(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    net, _ = load_network(run / "checkpoints" / "best.ckpt")
+    assert summary["parameters"] == sum(p.numel() for p in net.parameters())
+    # Most weights are used once a pixel of their own resolution: 32, 16 and 8 px.
+    assert 8**2 * summary["parameters"] < summary["multiply_adds"] < 32**2 * summary["parameters"]
+    assert type(summary["multiply_adds"]) is int
+
+
+def test_test_cases_are_scored_at_native_size_by_hand(run: Path, tiny_ph2: Path) -> None:
+    net, metadata = load_network(run / "checkpoints" / "best.ckpt")
+    cases = {case.id: case for case in ph2_cases(tiny_ph2)}
+    for row in rows_of(run / "test_cases.csv"):
+        case = cases[row["id"]]
+        image, target = read_image(case.image), read_mask(case.mask)
+        assert sum(int(row[k]) for k in ("tp", "fp", "fn", "tn")) == target.size
+        from skimage.transform import resize
+
+        small = np.rint(resize(image.astype(float), (32, 32), anti_aliasing=True)).astype("uint8")
+        with torch.no_grad():
+            x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+            prob = torch.sigmoid(net(x))
+        large = torch.nn.functional.interpolate(
+            prob, target.shape, mode="bilinear", align_corners=False
+        )
+        pred = large[0, 0].numpy() > metadata["threshold"]
+        # A pixel of 1,024 may round otherwise in float32, and move some of the mask's edge.
+        assert abs(int(row["tp"]) - (pred & target).sum()) <= 0.005 * target.size
+        assert abs(int(row["fp"]) - (pred & ~target).sum()) <= 0.005 * target.size
+
+
+def test_pictures_are_pictures(run: Path) -> None:
+    for file in (run / "figures").iterdir():
+        with Image.open(file) as picture:
+            assert min(picture.size) > 200
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
+
+
+def test_tensorboard_shows_it_all(run: Path) -> None:
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 0, "tensors": 0, "scalars": 0})
+    events.Reload()
+    tags = events.Tags()
+    rows = rows_of(run / "metrics.csv")
+    for name in ("train/loss", "val/loss", "val/dice_per_image_net", "train/pixel_accuracy_net"):
+        points = [point.value for point in events.Scalars(name)]
+        assert points == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
+    assert len(events.Scalars("test/dice_per_image_net")) == 1
+    assert len(events.Images("val/input_target_prediction_errors")) == 2  # first and last epoch
+    assert "val/precision_recall" in tags["tensors"]
+    assert {"config/text_summary", "environment/text_summary"} <= set(tags["tensors"])
+    assert tags["graph"]
+    summary = json.loads((run / "summary.json").read_text())
+    for name in ("dice_per_image", "iou_per_image", "pixel_accuracy"):
+        assert events.Scalars(f"hp/val_{name}")[0].value == np.float32(summary["val"][name])
+    # What is chosen in that table must not have seen the test.
+    assert not any(name.startswith("hp/test") for name in tags["scalars"])
+    assert "_hparams_/session_start_info" in tags["tensors"] or any(
+        "hparams" in tag for tag in events.summary_metadata
+    )
+
+
+def test_a_checkpoint_is_plain_and_enough(run: Path) -> None:
+    net, metadata = load_network(run / "checkpoints" / "best.ckpt")
+    assert metadata["classes"] == Classes(("lesion",))
+    assert metadata["threshold"] == 0.5
+    assert metadata["split_hash"] == json.loads((run / "splits.json").read_text())["hash"]
+    assert not net.training
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, weights_of(run)[f"net.{key}"])
+
+
+def test_evaluate_gives_the_stored_values_again(
+    run: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    ended = script("evaluate", run, "--out", tmp_path / "again")
+    assert ended.code == 0, ended.err
+    stored = json.loads((run / "summary.json").read_text())
+    scored = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert scored["test"] == stored["test"]
+    assert scored["calibration"] == stored["calibration"]
+    again = (tmp_path / "again" / "test_cases.csv").read_text()
+    assert again == (run / "test_cases.csv").read_text()
+
+
+def test_evaluate_writes_under_the_run_and_leaves_its_files(
+    run: Path, script: Callable[..., Ended]
+) -> None:
+    before = {name: (run / name).read_bytes() for name in FILES}
+    assert script("evaluate", run).code == 0
+    assert {name: (run / name).read_bytes() for name in FILES} == before
+    (out,) = (run / "evaluations").iterdir()
+    assert {file.name for file in out.iterdir()} == {"summary.json", "test_cases.csv"}
+    for file in out.iterdir():
+        file.unlink()
+    out.rmdir()
+    out.parent.rmdir()
+
+
+def test_evaluate_scores_other_data_and_says_what_was_trained_on(
+    run: Path,
+    tiny_ph2: Path,
+    script: Callable[..., Ended],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    pairs = tmp_path / "pairs"
+    for case in ph2_cases(tiny_ph2):
+        for part, array in (("images", read_image(case.image)), ("masks", read_mask(case.mask))):
+            (pairs / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(pairs / part / f"{case.id}.png")
+    ended = script("evaluate", run, "--data", pairs, "--out", tmp_path / "pairs-scores")
+    assert ended.code == 0, ended.err
+    summary = json.loads((tmp_path / "pairs-scores" / "summary.json").read_text())
+    assert summary["n"] == 20
+    assert len(rows_of(tmp_path / "pairs-scores" / "test_cases.csv")) == 20
+    ended = script("evaluate", run, "--data", tiny_ph2, "--out", tmp_path / "own")
+    assert ended.code == 0, ended.err
+    assert "18 of these 20 cases were used in training" in caplog.text
+    assert json.loads((tmp_path / "own" / "summary.json").read_text())["trained_on"] == 18
+
+
+def test_the_same_command_gives_the_same_weights(
+    tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    runs = [tmp_path / name for name in ("one", "two", "other")]
+    augmented = "experiment=augmented"
+    for path, seed in zip(runs, (0, 0, 1), strict=True):
+        assert tiny_train(path, f"seed={seed}", augmented).code == 0
+    assert same_weights(runs[0], runs[1])
+    assert not same_weights(runs[0], runs[2])
+    for name in ("metrics.csv", "test_cases.csv", "baseline_cases.csv", "splits.json"):
+        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+    # Another seed trains otherwise on the same cases.
+    assert (runs[0] / "splits.json").read_bytes() == (runs[2] / "splits.json").read_bytes()
+
+
+def test_a_saved_split_is_handed_in_again(
+    run: Path, tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    assert tiny_train(tmp_path / "run", "data.split.fold=1", "data.split.folds=4").code == 0
+    file = tmp_path / "run" / "splits.json"
+    assert tiny_train(tmp_path / "again", f"data.split.file={file}").code == 0
+    assert (tmp_path / "again" / "splits.json").read_bytes() == file.read_bytes()
+    first = json.loads((run / "splits.json").read_text())
+    assert json.loads(file.read_text())["test"] != first["test"]
+
+
+def recipe_loss(run: Path, root: Path) -> float:
+    """The recipe's loss over a run's test cases, by hand."""
+    net, _ = load_network(run / "checkpoints" / "last.ckpt")
+    test = json.loads((run / "splits.json").read_text())["test"]
+    losses = []
+    for case in ph2_cases(root):
+        if case.id in test:
+            image, mask = to_network_size(read_image(case.image), read_mask(case.mask), 32)
+            x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+            with torch.no_grad():
+                p = torch.sigmoid(torch.sigmoid(net(x)))[0, 0].double().numpy()
+            losses.append(-np.where(mask, np.log(p), np.log(1 - p)).mean())
+    assert len(losses) == len(test)
+    return float(np.mean(losses))
+
+
+def test_the_recipe_repeats_its_errors(
+    tiny_ph2: Path, tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    ended = tiny_train(run, "experiment=recipe", "trainer.max_epochs=4", "task.optimizer.lr=0.05")
+    assert ended.code == 0, ended.err
+    rows = rows_of(run / "metrics.csv")
+    summary = json.loads((run / "summary.json").read_text())
+    split = json.loads((run / "splits.json").read_text())
+    assert split["val"] == []
+    assert summary["val"] == {}
+    assert summary["best_epoch"] == 4  # the last
+    for row in rows:
+        # Two sigmoids: no pixel falls under 0.313 (lesion) or 0.693 (background).
+        for name in ("train/loss", "test/loss"):
+            assert math.log(1 + math.exp(-1)) < float(row[name]) < math.log(1 + math.e)
+    lines = [x for x in (run / "train.log").read_text().splitlines() if " INFO epoch " in x]
+    for line, row in zip(lines, rows, strict=True):
+        assert f"test/loss {float(row['test/loss']):.4f}" in line  # its own epoch's, not the last
+    assert float(rows[-1]["test/loss"]) == pytest.approx(recipe_loss(run, tiny_ph2), abs=1e-5)
+
+
+def test_baseline_and_recipe_share_their_test_cases(
+    run: Path, tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    assert tiny_train(tmp_path / "run", "experiment=recipe", "trainer.max_epochs=1").code == 0
+    ids = [
+        json.loads((path / "splits.json").read_text())["test"] for path in (run, tmp_path / "run")
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_train_returns_val_scores_alone(
+    tiny_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    values = train(tiny_config(tmp_path / "run", "trainer.max_epochs=1"))
+    assert "val/dice_per_image_net" in values
+    assert all(name.startswith("val/") for name in values)
+
+
+def test_any_network_of_a_library_is_a_model_by_yaml_alone(
+    tiny_ph2: Path, cache_dir: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run, conf = tmp_path / "run", tmp_path / "conf" / "model"
+    conf.mkdir(parents=True)
+    (conf / "pixelwise.yaml").write_text(
+        "_target_: torch.nn.Conv2d\nin_channels: 3\nout_channels: 1\nkernel_size: 1\n"
+    )
+    ended = script(
+        "train",
+        f"hydra.searchpath=[file://{conf.parent}]",
+        "model=pixelwise",
+        f"data.root={tiny_ph2}",
+        f"data.cache_dir={cache_dir}",
+        "data.size=30",
+        "trainer.max_epochs=1",
+        f"hydra.run.dir={run}",
+    )
+    assert ended.code == 0, ended.err
+    ended = script("evaluate", run)
+    assert ended.code == 1
+    assert "--trust torch" in ended.err
+    assert script("evaluate", run, "--trust", "torch.nn").code == 0
+    assert open_run(run, ("torch.nn",)).net.weight.shape == (1, 3, 1, 1)
+
+
+# Each takes a tenth of a second or more to import.
+HEAVY = ("torch", "lightning", "scipy", "skimage", "matplotlib", "pandas", "openpyxl", "optuna")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code"),
+    [
+        ("train", ("--help",), 0),
+        ("train", ("--cfg", "job"), 0),
+        ("train", ("model=nosuch",), 1),
+        ("train", ("model.nosuch=1",), 1),
+        ("train", ("+data.split.nosuch=1",), 1),
+        ("train", ("trainer.max_epochs=x",), 1),
+        ("compare", ("--help",), 0),
+        ("evaluate", ("--help",), 0),
+        ("reproduce", ("--help",), 0),
+    ],
+)
+def test_what_is_answered_at_once_imports_nothing_heavy(
+    name: str, arguments: tuple[str, ...], code: int, tmp_path: Path
+) -> None:
+    run = [f"hydra.run.dir={tmp_path / 'run'}"] if name == "train" else []
+    done = with_modules(
+        f"runpy.run_path({script_of(name)!r}, run_name='__main__')", *arguments, *run
+    )
+    assert done.code == code, done.err
+    assert not {*HEAVY} & {*done.out.split()}
+    if arguments[0] in ("trainer.max_epochs=x", "+data.split.nosuch=1"):
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert record["status"] == "failed"
+        assert arguments[0].strip("+").partition("=")[0] in record["error"]
+
+
+def test_training_imports_no_library_that_it_may_not_need() -> None:
+    done = with_modules("import seglab.training.train")
+    assert done.code == 0, done.err
+    loaded = {*done.out.split()}
+    assert "torch" in loaded
+    assert not {"tensorboard", "pandas", "openpyxl", "optuna", "submitit"} & loaded
+
+
+def with_modules(code: str, *arguments: str) -> Ended:
+    """Runs code in a process of its own, which prints the packages that it has imported."""
+    program = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print(*{{name.partition(".")[0] for name in sys.modules}}))
+{code}
+"""
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return Ended(done.returncode, done.stdout.splitlines()[-1], done.stderr)
+
+
+def script_of(name: str) -> str:
+    return str(REPO / "scripts" / f"{name}.py")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"RANK": "1"}, {"SLURM_PROCID": "3"}, {"LOCAL_RANK": "0", "SLURM_PROCID": "3"}],
+    ids=str,
+)
+def test_of_a_distributed_run_the_first_process_records_a_refusal(
+    variables: dict[str, str],
+    tiny_train: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    assert tiny_train(tmp_path / "run", "seed=-1").code == 1
+    first = not _get_rank()  # as Lightning counts
+    assert (tmp_path / "run" / "run.json").exists() == first
+
+
+def command(run: Path, tiny_ph2: Path, cache_dir: Path, *overrides: str) -> list[str]:
+    return [
+        sys.executable,
+        str(REPO / "scripts" / "train.py"),
+        f"data.root={tiny_ph2}",
+        f"data.cache_dir={cache_dir}",
+        *TINY,
+        *overrides,
+        f"hydra.run.dir={run}",
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_test_as_one(
+    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    overrides = [
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "data.split.fold=0",
+        "data.split.folds=3",
+        "data.split.val=0.3",
+    ]
+    arguments = command(run, tiny_ph2, cache_dir, *overrides)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert len(rows_of(run / "metrics.csv")) == 2
+
+    # The two processes' own test, whose 7 cases they share 4 to 3, against one process.
+    from seglab.training.train import build
+
+    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    config["trainer"] |= {"devices": 1, "strategy": "auto"}
+    config["logger"] = None
+    parts = build(config, tmp_path / "alone")
+    (alone,) = parts.trainer.test(
+        parts.task, parts.data, ckpt_path=str(run / "checkpoints" / "best.ckpt"), verbose=False
+    )
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert len(alone) == len(METRICS) + 1
+    for name, value in alone.items():
+        assert events.Scalars(name)[0].value == np.float32(value), name
+
+    (val,) = parts.trainer.validate(
+        parts.task, parts.data, ckpt_path=str(run / "checkpoints" / "best.ckpt"), verbose=False
+    )
+    best = json.loads((run / "summary.json").read_text())["best_epoch"]
+    row = rows_of(run / "metrics.csv")[best - 1]
+    for name, value in val.items():
+        assert float(row[name]) == value, name
+
+    again = tmp_path / "again"
+    evaluate = [
+        sys.executable,
+        str(REPO / "scripts" / "evaluate.py"),
+        str(run),
+        "--out",
+        str(again),
+    ]
+    subprocess.run(evaluate, check=True, timeout=300)
+    stored = json.loads((run / "summary.json").read_text())["test"]
+    assert json.loads((again / "summary.json").read_text())["test"] == stored
+
+
+@pytest.mark.slow
+def test_the_recipe_sees_one_test_loss_on_two_devices(
+    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    split = ["data.split.fold=0", "data.split.folds=3"]  # 7 test cases: 4 on one device, 3 on one
+    devices = ["trainer=ddp", "trainer.accelerator=cpu", "task.optimizer.lr=0.05"]
+    arguments = command(run, tiny_ph2, cache_dir, "experiment=recipe", *split, *devices)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    logged = float(rows_of(run / "metrics.csv")[-1]["test/loss"])
+    assert logged == pytest.approx(recipe_loss(run, tiny_ph2), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_an_interrupted_run(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = command(run, tiny_ph2, cache_dir, "trainer.max_epochs=100000")
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "checkpoints" / "last.ckpt").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("interrupted (to go on: python ")
+    assert "Traceback" not in err
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+    load_network(run / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.slow
+def test_without_a_terminal_there_are_lines_and_no_bar(
+    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    arguments = command(tmp_path / "run", tiny_ph2, cache_dir)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("epoch 2/2")]
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.skipif("SEGLAB_PH2" not in os.environ, reason="set SEGLAB_PH2 to PH2's folder")
+@pytest.mark.slow
+def test_it_trains_on_real_ph2(script: Callable[..., Ended], tmp_path: Path) -> None:
+    root, run = os.environ["SEGLAB_PH2"], tmp_path / "run"
+    ended = script(
+        "train",
+        f"data.root={root}",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "data.size=64",
+        "trainer.max_epochs=12",
+        "task.optimizer.lr=0.003",
+        "data.batch_size=8",
+        f"hydra.run.dir={run}",
+    )
+    assert ended.code == 0, ended.err
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["test"]["dice_per_image"] > summary["baselines"]["otsu"]["dice_per_image"]
+    assert summary["test"]["dice_per_image"] > 0.75
+    assert script("evaluate", run, "--out", tmp_path / "again").code == 0
+    again = json.loads((tmp_path / "again" / "summary.json").read_text())["test"]
+    assert again == summary["test"]
