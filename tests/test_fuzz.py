@@ -473,7 +473,7 @@ def read_picture(folder: Path, content: bytes) -> None:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
         assert image.size
     if isinstance(mask, np.ndarray):
-        assert mask.dtype == bool and mask.ndim == 2 and mask.size, mask.shape
+        assert mask.dtype == np.uint8 and mask.ndim == 2 and mask.size, mask.shape
     errors = [found for found in (image, mask) if isinstance(found, InputError)]
     assert all(str(error).startswith(f"{path}: ") for error in errors), errors
     if len(errors) == 2:  # a photograph is no mask, and a mask of floats no image

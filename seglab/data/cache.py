@@ -22,7 +22,8 @@ from seglab.core.errors import InputError
 from seglab.core.files import hash_of, naming, read_json, remove_partial, write_json
 from seglab.data.cases import Case
 from seglab.data.duplicates import THUMBNAIL, same_pictures, thumbnail
-from seglab.data.images import read_image, read_mask, to_network_size
+from seglab.data.images import read_image, read_mask
+from seglab.data.resizing import to_network_size
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
             thumbnails[row] = thumbnail(image)
             image, mask = to_network_size(image, mask, size)
             images.write(row, image)
-            masks.write(row, mask.astype(np.uint8))
+            masks.write(row, mask)
 
         _in_threads(fill, enumerate(cases), "reading cases", "case")
     write_json(folder / "groups.json", same_pictures(thumbnails))

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import zoom
 
 from seglab.core.errors import InputError
-from seglab.data.images import image_to_network_size
+from seglab.data.resizing import image_to_network_size
 from seglab.inference.postprocessing import Predictor
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from seglab.core.errors import InputError
 from seglab.data.cache import read_pair
 from seglab.data.cases import Case
-from seglab.data.images import image_to_network_size
+from seglab.data.resizing import image_to_network_size
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.metrics.scores import scores
 

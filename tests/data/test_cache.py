@@ -23,7 +23,7 @@ from seglab.core.errors import InputError
 from seglab.data import cache as cache_module
 from seglab.data.cache import Cache, hash_cases, hash_files, open_cache, read_pair
 from seglab.data.cases import Case, pairs_cases
-from seglab.data.images import to_network_size
+from seglab.data.resizing import to_network_size
 
 N, SIZE = 6, 16
 

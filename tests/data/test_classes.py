@@ -24,7 +24,7 @@ from seglab.core.errors import InputError
 from seglab.data.cache import open_cache
 from seglab.data.cases import pairs_cases, with_classes
 from seglab.data.classes import MAX_CLASSES, Classes, make_classes
-from seglab.data.images import read_mask, to_network_size
+from seglab.data.images import read_mask
 from seglab.inference.evaluate import evaluate
 from seglab.inference.models import open_model, refuse_twice
 from seglab.inference.postprocessing import (
@@ -142,16 +142,6 @@ class TestReading:
     def test_names_and_colours_that_are_none(self, names: Any, colours: Any, said: str) -> None:
         with pytest.raises(InputError, match=said):
             make_classes(names, colours)
-
-    def test_a_pixel_takes_the_class_that_covers_most_of_it(self) -> None:
-        mask = np.zeros((4, 4), np.uint8)
-        mask[:2, :2] = [[1, 1], [2, 1]]
-        mask[2:, 2:] = [[2, 2], [2, 0]]
-        mask[:2, 2:] = [[0, 1], [1, 2]]
-        image = np.zeros((4, 4, 3), np.uint8)
-        _, small = to_network_size(image, mask, 2)
-        assert small.dtype == np.uint8
-        assert small.tolist() == [[1, 1], [0, 2]]
 
     def test_caches_of_other_classes_are_others(self, tmp_path: Path) -> None:
         root = write_tiny_classes(tmp_path / "data", n=2)

@@ -20,7 +20,7 @@ from seglab.data.augment import Augment
 from seglab.data.cache import read_pair
 from seglab.data.cases import Case, pairs_cases
 from seglab.data.datamodule import SegmentationDataModule
-from seglab.data.images import to_network_size
+from seglab.data.resizing import to_network_size
 
 N, SIZE = 20, 16
 SPLIT = {"val": 0.2, "test": 0.25, "seed": 42, "fold": None, "folds": 5, "file": None}

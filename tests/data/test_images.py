@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
-from skimage.transform import resize
 
 from seglab.core.errors import InputError
-from seglab.data.images import image_to_network_size, read_image, read_mask, to_network_size
+from seglab.data.images import read_image, read_mask
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 QUICK = settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -138,8 +136,7 @@ def photograph(height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def assert_same_mask(read: np.ndarray, expected: np.ndarray) -> None:
-    assert read.dtype == bool
-    assert read.shape == expected.shape
+    assert read.dtype == np.uint8
     assert np.array_equal(read, expected)
 
 
@@ -404,58 +401,6 @@ def test_reading_in_threads_leaves_the_warning_filters_alone(
         one_is_out.set()
         second.result()
     assert list(warnings.filters) == before
-
-
-def noise(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (height, width, 3), np.uint8), rng.random((height, width)) < 0.5
-
-
-EDGES, SEEDS = st.integers(1, 40), st.integers(0, 999)
-
-
-@settings(QUICK, max_examples=60)
-@given(EDGES, EDGES, st.integers(1, 32), SEEDS)
-@example(3, 22, 15, 0)  # many a pixel of the mask is one half
-@example(34, 23, 30, 0)
-@example(28, 12, 25, 0)
-@example(30, 20, 10, 0)
-@example(553, 765, 256, 0)
-@example(30, 64, 30, 0)  # one edge stays
-@example(1, 765, 32, 0)
-def test_network_size_is_the_recipes(height: int, width: int, size: int, seed: int) -> None:
-    image, mask = noise(height, width, seed)
-    before = image.copy(), mask.copy()
-    small, small_mask = to_network_size(image, mask, size)
-    assert small.dtype == np.uint8
-    assert small.shape == (size, size, 3)
-    assert small_mask.dtype == bool
-    assert small_mask.shape == (size, size)
-    assert np.array_equal(image, before[0])
-    assert np.array_equal(mask, before[1])
-
-    recipe = resize(image / 255, (size, size), anti_aliasing=True)
-    assert np.abs(small / 255 - recipe).max() <= 0.51 / 255  # rounded, not cut off
-    recipe_mask = resize(mask.astype(float), (size, size), order=1, anti_aliasing=False) > 0.5
-    assert np.array_equal(small_mask, recipe_mask)
-    assert np.array_equal(image_to_network_size(image, size), small)
-
-
-@pytest.mark.parametrize("size", [1, 7, 32])
-def test_a_pair_at_network_size_stays_as_it_is(size: int) -> None:
-    image, mask = noise(size, size, 0)
-    small, small_mask = to_network_size(image, mask, size)
-    assert np.array_equal(small, image)
-    assert np.array_equal(small_mask, mask)
-
-
-def test_masks_keep_their_area_and_place() -> None:
-    mask = np.zeros((60, 80), bool)
-    mask[12:36, 40:60] = True  # a fifth to three fifths down, a half to three quarters across
-    _, small = to_network_size(np.zeros((60, 80, 3), np.uint8), mask, 20)
-    expected = np.zeros((20, 20), bool)
-    expected[4:12, 10:15] = True
-    assert np.array_equal(small, expected)
 
 
 def test_a_lesion_drawn_in_transparency_alone_is_read(tmp_path: Path) -> None:
