@@ -168,7 +168,7 @@ def machine(s: Settings, turn: Turn) -> None:
     if s["device"] == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device; leave it out")
     cuda = s["device"] != "cpu" and torch.cuda.is_available()
-    known = provenance.machine()
+    known = provenance.describe_machine()
     metadata = {key: known[key] for key in ("processor", "cores", "threads", "cuda")}
     metadata |= {"seglab": __version__, "torch": torch.__version__}
     metadata["device"] = "cuda" if cuda else "cpu"
@@ -366,14 +366,14 @@ def first_step(*hook: Any, file: str) -> None:
 
 def _overrides(s: Settings) -> list[str]:
     """The baseline on this data, as arguments of train.py."""
-    from seglab.runs.overrides import quoted
+    from seglab.runs.overrides import quote_value
 
     return [
         f"model={s['model']}",
         f"trainer={'gpu' if s['device'] == 'cuda' else 'cpu'}",
         f"trainer.precision={s['precision']}",
         "data.cases._target_=seglab.data.cases.find_cases",
-        *(f"data.{key}={quoted(s[key])}" for key in ("root", "cache_dir")),
+        *(f"data.{key}={quote_value(s[key])}" for key in ("root", "cache_dir")),
         *(f"data.{key}={s[key]}" for key in ("size", "batch_size")),
     ]
 
@@ -386,14 +386,14 @@ def _build(s: Settings) -> Components:
 
     from seglab.config import check_config
     from seglab.core.memory import keep_freed_memory
-    from seglab.runs.overrides import quoted
+    from seglab.runs.overrides import quote_value
     from seglab.training import train
 
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     run_dir = Path(tempfile.mkdtemp(dir=s["folder"]))
     limits = ["trainer.limit_val_batches=1", f"trainer.limit_train_batches={STEPS + 1}"]
-    more = [*limits, f"trainer.max_epochs={s['rounds'] + 2}", f"run_dir={quoted(run_dir)}"]
+    more = [*limits, f"trainer.max_epochs={s['rounds'] + 2}", f"run_dir={quote_value(run_dir)}"]
     with initialize_config_dir(str(SCRIPTS.parent / "conf"), version_base="1.3"):
         config = check_config(compose("train", [*_overrides(s), *more]))
     train.seed_everything(config["seed"])

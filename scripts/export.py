@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from seglab.core.console import add_trust, on_console
+from seglab.core.console import add_trust, log_to_console
 from seglab.core.errors import one_line_errors
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     from seglab.inference.export import export
 
     log = logging.getLogger("seglab")
-    with on_console(log):
+    with log_to_console(log):
         parity, out = export(args.run, args.out, args.images, args.overwrite, tuple(args.trust))
         log.info(
             "%d pictures: probabilities differ by %.1e at most, %.2g %% of masks' pixels change",

@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from seglab.core.console import add_inference, add_trust, on_console
+from seglab.core.console import add_inference, add_trust, log_to_console
 from seglab.core.errors import InputError, one_line_errors
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     from seglab.inference.predict import EXTRAS, predict
 
     log = logging.getLogger("seglab")
-    with on_console(log):
+    with log_to_console(log):
         counts = predict(
             [args.run, *args.others],
             args.images,

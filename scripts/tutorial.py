@@ -32,7 +32,7 @@ from seglab.analysis.compare import compare
 from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
 from seglab.analysis.statistics import holm, paired_test
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of, read_csv, read_json
+from seglab.core.files import hash_json, read_csv, read_json
 from seglab.data.cache import open_cache, read_pair
 from seglab.inference.models import open_model
 from seglab.inference.postprocessing import draw_contours, number_instances, predicted_mask
@@ -266,7 +266,7 @@ def run(name: str, *overrides: str) -> Path:
     """Trains, unless that has been done, and returns the run directory."""
     cfg = config(*overrides)
     # Other settings, another directory: seglab refuses to mix two configs in one.
-    path = OUT / f"{name}-{hash_of([*DATA, *SETTINGS, *overrides])[:6]}"
+    path = OUT / f"{name}-{hash_json([*DATA, *SETTINGS, *overrides])[:6]}"
     cfg.run_dir = str(path)
     train(cfg)
     return path

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from seglab.config import check_config, differences
-from seglab.runs.loading import TRUSTED_TARGETS, _check_form, check_targets
+from seglab.runs.loading import ALL_ALLOWED_TARGETS, _check_form, check_targets
 
 CONF = REPO / "conf"
 
@@ -65,7 +65,7 @@ def test_it_composes_and_names_only_what_is_there_and_trusted(
     config = check_config(composed(choice))
     check_targets(OmegaConf.create(config), choice)
     _check_form(OmegaConf.create(config), choice)  # or its runs could not be opened again
-    for name in TRUSTED_TARGETS:
+    for name in ALL_ALLOWED_TARGETS:
         assert name.split(".")[0] in ("seglab", "torch", "lightning")
 
 

@@ -556,11 +556,11 @@ def read_split_file(folder: Path, content: bytes) -> None:
 def read_checkpoint_file(folder: Path, content: bytes) -> None:
     import torch
 
-    from seglab.runs.checkpoints import hash_of_weights, load_network
+    from seglab.runs.checkpoints import hash_weights, load_network
 
     path = folder / "mutant.ckpt"
     path.write_bytes(content)
-    digest = attempt(hash_of_weights, path)
+    digest = attempt(hash_weights, path)
     assert isinstance(digest, InputError) or re.fullmatch("[0-9a-f]{64}", digest)
     net, metadata = load_network(path)
     assert isinstance(digest, str)
@@ -624,8 +624,8 @@ def prepare(replace: Callable[[Any, str, Any], None]) -> None:
     import seglab.runs.provenance
     import seglab.training.reproduce
 
-    state = seglab.runs.provenance.code_state()  # git takes a tenth of a second
-    replace(seglab.runs.provenance, "code_state", lambda: state)
+    state = seglab.runs.provenance.read_code_state()  # git takes a tenth of a second
+    replace(seglab.runs.provenance, "read_code_state", lambda: state)
     replace(seglab.training.reproduce, "train", lambda config: None)
     replace(seglab.inference.evaluate, "open_run", checked_open_run)
 

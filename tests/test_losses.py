@@ -20,7 +20,7 @@ from torch import Tensor
 from seglab import losses
 from seglab.core.errors import InputError
 from seglab.losses import bce, bce_dice, dice, double_sigmoid_bce, focal, structure, tversky
-from seglab.runs.loading import TRUSTED
+from seglab.runs.loading import ALLOWED_TARGETS
 
 # The window of 'structure' is 3 x 3 of the 5 x 7 and 4 x 4 pixels below.
 near = partial(structure, window=0.5)
@@ -340,4 +340,4 @@ def test_stored_configs_may_name_each_loss() -> None:
     own = [f for f in vars(losses).values() if inspect.isfunction(f)]
     names = {f.__name__ for f in own if f.__module__ == losses.__name__}
     public = {name for name in names if not name.startswith("_")}
-    assert TRUSTED["task.loss"] == {f"seglab.losses.{name}" for name in public}
+    assert ALLOWED_TARGETS["task.loss"] == {f"seglab.losses.{name}" for name in public}

@@ -17,7 +17,7 @@ import numpy as np
 from seglab.analysis import statistics as stats
 from seglab.analysis.tables import Table, latex, markdown, plain
 from seglab.core.errors import InputError
-from seglab.core.files import write_csv, write_whole
+from seglab.core.files import write_atomic, write_csv
 from seglab.runs.records import (
     COSTS,
     STATUSES,
@@ -304,13 +304,13 @@ def compare(
         curves = _curves(rows)
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "table.md", markdown(parts[0]))
-        write_whole(out / "table.tex", latex(parts[0]))
+        write_atomic(out / "table.md", markdown(parts[0]))
+        write_atomic(out / "table.tex", latex(parts[0]))
         write_csv(out / "table.csv", [_record(line) for line in lines])
         write_csv(out / "runs.csv", _listing(runs, rows))
         if tests:
-            write_whole(out / "versus.md", markdown(parts[1]))
-            write_whole(out / "versus.tex", latex(parts[1]))
+            write_atomic(out / "versus.md", markdown(parts[1]))
+            write_atomic(out / "versus.tex", latex(parts[1]))
             write_csv(out / "versus.csv", tests)
         else:
             for name in ("versus.md", "versus.tex", "versus.csv"):

@@ -19,7 +19,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from seglab.core.files import write_whole
+from seglab.core.files import write_atomic
 from seglab.data.classes import ONE_CLASS, Classes
 
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
@@ -139,7 +139,7 @@ def _save(figure: Figure, path: str | Path) -> None:
     data = io.BytesIO()
     # No date or version inside: equal runs leave equal files.
     figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
-    write_whole(path, data.getvalue())
+    write_atomic(path, data.getvalue())
 
 
 def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from seglab.analysis.compare import FEW, METRICS, SHOWN, TOO_NARROW, Row, Score, format_score
-from seglab.runs.loading import TRUSTED_TARGETS
+from seglab.runs.loading import ALL_ALLOWED_TARGETS
 from seglab.runs.records import Run, RunProvenance, read_provenance, read_run
 
 NAME = "MODEL_CARD.md"
@@ -531,7 +531,7 @@ def _network_pixel(run: Run) -> float:
 def _outside(run: Run) -> list[str]:
     """Libraries that its config names, which have to be trusted."""
     targets = {v for k, v in run.settings.items() if k.split(".")[-1] == "_target_"}
-    return sorted({target.partition(".")[0] for target in targets - TRUSTED_TARGETS})
+    return sorted({target.partition(".")[0] for target in targets - ALL_ALLOWED_TARGETS})
 
 
 def _place(run: Run, origin: RunProvenance) -> str:

@@ -36,7 +36,7 @@ from seglab.analysis.compare import (
 from seglab.analysis.figures import ERROR_LEGEND, ERROR_LEGEND_OF_CLASSES, colorize_mask, error_map
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of_file, read_json, write_whole
+from seglab.core.files import hash_file, read_json, write_atomic
 from seglab.data.cases import with_classes
 from seglab.data.classes import Classes
 from seglab.data.images import read_image
@@ -174,7 +174,7 @@ def report(
         "rows": [_about(each) for each in gallery],
         "cases": [_card(card, gallery, images) for card in chosen],
     }
-    write_whole(out, _page(page))
+    write_atomic(out, _page(page))
     log.info("%s: %d cases, %.2g MB", out, len(chosen), out.stat().st_size / 1e6)
     return out
 
@@ -411,7 +411,7 @@ def _predict(
             continue
         case = by_id[id]
         try:
-            files = {file: hash_of_file(file) for file in (case.image, case.mask)}
+            files = {file: hash_file(file) for file in (case.image, case.mask)}
         except OSError:
             lost["cannot be read any more"].append(id)
             continue

@@ -64,7 +64,7 @@ class Console(logging.Handler):
 
 
 @contextmanager
-def on_console(log: logging.Logger) -> Iterator[None]:
+def log_to_console(log: logging.Logger) -> Iterator[None]:
     """Its messages to the terminal, while the body runs."""
     console, level, propagate = Console(), log.level, log.propagate
     log.setLevel(logging.INFO)
@@ -101,7 +101,7 @@ class JobBars:
             line.close()
         self._bar.close()
 
-    def shows(self, running: Mapping[str, str]) -> None:
+    def show(self, running: Mapping[str, str]) -> None:
         """Draws what those that are running say, by their names."""
         if not self._on:
             return
@@ -116,14 +116,14 @@ class JobBars:
             line.set_description_str(texts[i][:room] if i < len(texts) else "")
         self._bar.refresh()
 
-    def ended(self, name: str, how: str, before: bool = False) -> None:
+    def count_ended(self, name: str, how: str, before: bool = False) -> None:
         """Counts one, and says how it ended."""
         if before and self._on:
             self._bar.initial += 1  # took no time, so it says nothing of what is left
         self._bar.update()
         log.info("%s: %s", name, how)
 
-    def waits_for(self, run: Path) -> None:
+    def show_waiting(self, run: Path) -> None:
         """Says once that there is nothing else to do."""
         if not self._waits:
             self._waits = True

@@ -13,7 +13,7 @@ from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
 # In the environment of a sweep's job: its output is a log that nobody watches.
-JOB = "SEGLAB_JOB"
+SWEEP_JOB_VARIABLE = "SEGLAB_JOB"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt as error:
-            _end(" ".join(["interrupted", *map(str, error.args)]), 128 + signal_of(error))
+            _end(" ".join(["interrupted", *map(str, error.args)]), 128 + signal_number(error))
         except BrokenPipeError:  # whoever reads has seen enough: | head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
@@ -86,14 +86,14 @@ def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
             line = find_input_error(error)
             if line is None:
                 raise
-            if JOB in os.environ:
+            if SWEEP_JOB_VARIABLE in os.environ:
                 traceback.print_exc()
             _end(f"error: {line}", 1)
 
     return wrapped
 
 
-def signal_of(error: KeyboardInterrupt) -> int:
+def signal_number(error: KeyboardInterrupt) -> int:
     """The signal behind an interruption."""
     return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
 

@@ -19,7 +19,7 @@ from seglab.core.errors import InputError
 PARTIAL = ".partial"
 
 
-def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
     """Writes beside `path`, then renames: a reader sees the old file or the new one.
 
     Raises:
@@ -29,7 +29,7 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     try:
-        with naming(path):
+        with name_file_in_errors(path):
             with partial.open("wb") as file:
                 file.write(data)
                 file.flush()
@@ -41,7 +41,7 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def name_file_in_errors(path: str | Path) -> Iterator[None]:
     """Makes an OSError of the body name a file: a full disk is noticed by calls that know none."""
     try:
         yield
@@ -63,7 +63,7 @@ def remove_partial(folder: str | Path, name: str = "*") -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes plain containers; floats keep their full precision."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -102,11 +102,11 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_atomic(path, text.getvalue())
 
 
 @contextmanager
-def locked(
+def lock_folder(
     folder: Path, refusal: str, option: str = "hydra.run.dir=... or hydra.sweep.dir=..."
 ) -> Iterator[None]:
     """One process at a time in a folder, which is made; a process that is killed holds nothing.
@@ -151,13 +151,13 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def hash_of_file(path: str | Path) -> str:
+def hash_file(path: str | Path) -> str:
     """SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_of(value: Any) -> str:
+def hash_json(value: Any) -> str:
     """SHA-256 of plain containers, by their canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from seglab.core.errors import JOB, Terminated
+from seglab.core.errors import SWEEP_JOB_VARIABLE, Terminated
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Interrupts:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.received_signal:
-            if JOB in os.environ:
+            if SWEEP_JOB_VARIABLE in os.environ:
                 return  # a cluster and the launcher may both have asked; who is in a hurry kills
             self._last_words()
             os._exit(128 + signum)
@@ -81,7 +81,7 @@ def stop_with_launcher() -> None:
 
     That is how the launcher asks, and what happens when the launcher is killed.
     """
-    if JOB not in os.environ:
+    if SWEEP_JOB_VARIABLE not in os.environ:
         return
 
     def wait() -> None:

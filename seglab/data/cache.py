@@ -19,7 +19,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of, naming, read_json, remove_partial, write_json
+from seglab.core.files import hash_json, name_file_in_errors, read_json, remove_partial, write_json
 from seglab.data.cases import Case
 from seglab.data.duplicates import THUMBNAIL, same_pictures, thumbnail
 from seglab.data.images import read_image, read_mask
@@ -82,7 +82,7 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
     content: list[Any] = [VERSION, size, [[case.id, sha256[case.id]] for case in cases]]
     if cases[0].classes.is_multiclass:
         content.append([len(cases[0].classes.names), cases[0].classes.colours])
-    key = hash_of(content)[:24]
+    key = hash_json(content)[:24]
     folder = cache_dir / f"{key}-{size}"
     with FileLock(cache_dir / f"{key}.lock"):
         if not folder.exists():
@@ -121,7 +121,7 @@ def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 def hash_cases(cases: Sequence[Case], files: Mapping[Path, str]) -> dict[str, str]:
     """SHA-256 of image and mask together, by case id, from those of the files."""
-    return {case.id: hash_of([files[case.image], files[case.mask]]) for case in cases}
+    return {case.id: hash_json([files[case.image], files[case.mask]]) for case in cases}
 
 
 def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, str]:
@@ -147,7 +147,7 @@ def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, s
         known = {}
 
     def hashed(path: Path, state: list) -> list:
-        with naming(path):
+        with name_file_in_errors(path):
             return [*state, hashlib.sha256(path.read_bytes()).hexdigest()]
 
     paths = dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables))
@@ -211,7 +211,7 @@ class _RowFile:
         self.path = path
         self._row = math.prod(shape[1:])
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        with naming(path):
+        with name_file_in_errors(path):
             self._file = path.open("wb", buffering=0)
             np.lib.format.write_array_header_1_0(self._file, header)
         self._start = self._file.tell()
@@ -219,7 +219,7 @@ class _RowFile:
     def write(self, row: int, values: np.ndarray) -> None:
         """Writes uint8 of a row's shape."""
         rest, at = memoryview(values.tobytes()), self._start + row * self._row
-        with naming(self.path):
+        with name_file_in_errors(self.path):
             while rest:
                 written = os.pwrite(self._file.fileno(), rest, at)
                 rest, at = rest[written:], at + written
@@ -228,5 +228,5 @@ class _RowFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._file, naming(self.path):
+        with self._file, name_file_in_errors(self.path):
             os.fsync(self._file.fileno())

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of
+from seglab.core.files import hash_json
 from seglab.data.cache import read_pair
 from seglab.data.cases import Case, Finding, scan_cases, with_classes
 from seglab.data.classes import ONE_CLASS, Classes
@@ -148,7 +148,7 @@ def _look(case: Case) -> tuple[list[Finding], tuple[np.ndarray, str] | None, set
             numbers = {*np.unique(mask).tolist()}
     if image is None:
         return findings, None, numbers
-    pixels = hash_of([image.shape, hashlib.sha256(image.data).hexdigest()])
+    pixels = hash_json([image.shape, hashlib.sha256(image.data).hexdigest()])
     return findings, (thumbnail(image), pixels), numbers
 
 

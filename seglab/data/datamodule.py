@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of
+from seglab.core.files import hash_json
 from seglab.data.augment import Augment
 from seglab.data.cache import Cache, open_cache
 from seglab.data.cases import Case, with_classes
@@ -168,7 +168,7 @@ class SegmentationDataModule(LightningDataModule):
         if self.augment is None or trainer is None or not trainer.training:
             return batch
         # Drawn from what names the batch, so that a resumed run draws the same.
-        name = hash_of([self.seed, trainer.current_epoch, batch["index"].tolist()])
+        name = hash_json([self.seed, trainer.current_epoch, batch["index"].tolist()])
         generator = torch.Generator().manual_seed(int(name[:15], 16))
         image, mask = self.augment(batch["image"], batch["mask"], generator)
         return batch | {"image": image, "mask": mask}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of, read_json
+from seglab.core.files import hash_json, read_json
 from seglab.data.cases import Case
 from seglab.data.duplicates import merge_groups
 
@@ -40,7 +40,7 @@ class Split:
     @property
     def hash(self) -> str:
         """SHA-256 of ids and contents: equal for equal splits of equal files."""
-        return hash_of([self.train, self.val, self.test, self.sha256])
+        return hash_json([self.train, self.val, self.test, self.sha256])
 
     def to_json(self) -> dict[str, Any]:
         """What `splits.json` holds."""

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from seglab.config import OFF, stored_inference
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of_file, write_whole
+from seglab.core.files import hash_file, write_atomic
 from seglab.data.images import read_image
 from seglab.inference.evaluate import read_cases
 from seglab.inference.models import ONNX, find_network
@@ -116,7 +116,7 @@ def export(
         "colours": stored["classes"].colours,
         "inference": asdict(inference),
         "run": path.absolute().name,
-        "checkpoint_sha256": hash_of_file(file),
+        "checkpoint_sha256": hash_file(file),
         "split_hash": stored["split_hash"],
         "sha256": UNSEALED,
     }
@@ -129,7 +129,7 @@ def export(
             f"where {TOLERANCE} is allowed; nothing was written"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, content)
+    write_atomic(out, content)
     return parity, out
 
 

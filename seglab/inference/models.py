@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seglab.config import OFF, Inference, stored_inference
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of_file, read_json
+from seglab.core.files import hash_file, read_json
 from seglab.data.classes import Classes, make_classes
 from seglab.inference.postprocessing import Predictor, mean_predictor
 
@@ -64,7 +64,7 @@ def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
         own = replace(stored_inference(metadata["inference"], file), **given)
         classes = make_classes(metadata["classes"], metadata.get("colours"), f"{file}: ")
         predict = exported_predictor(session, metadata["size"], len(classes.names), own.tta)
-        return Model(file, predict, classes, metadata["threshold"], own, (hash_of_file(file),))
+        return Model(file, predict, classes, metadata["threshold"], own, (hash_file(file),))
     import torch
 
     from seglab.inference.predictor import make_predictor
@@ -76,7 +76,7 @@ def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
     own = replace(stored_inference(config.get("inference", OFF), file), **given)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predict = make_predictor(net, config["data"]["size"], device, own.tta)
-    sha256 = (hash_of_file(file),)
+    sha256 = (hash_file(file),)
     return Model(file, predict, stored["classes"], stored["threshold"], own, sha256)
 
 

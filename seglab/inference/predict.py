@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from tqdm import tqdm
 
 from seglab.core.errors import InputError, find_input_error
-from seglab.core.files import hash_of_file, locked, remove_partial, write_csv, write_whole
+from seglab.core.files import hash_file, lock_folder, remove_partial, write_atomic, write_csv
 from seglab.data.classes import Classes
 from seglab.data.images import SUFFIXES, read_image
 from seglab.inference.models import Model, ensemble, open_model, refuse_twice
@@ -116,7 +116,7 @@ def predict(
         _refuse_others(out, made_of, names)
     counts = dict.fromkeys(("predicted", "there", "skipped"), 0)
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"
-    with locked(out, refusal, "--out"):
+    with lock_folder(out, refusal, "--out"):
         for kind in kinds:
             remove_partial(out / kind)
         for name, image in tqdm(
@@ -141,7 +141,7 @@ def predict(
                     text = {_MADE_OF: json.dumps(own[kind])} | text
                     indexed = kind == MASKS and model.classes.is_multiclass
                     palette = model.classes.palette if indexed else None
-                    write_whole(files[kind], _png(picture, text, palette))
+                    write_atomic(files[kind], _png(picture, text, palette))
                 counts["predicted" if made else "there"] += 1
             except (InputError, OSError) as error:
                 if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
@@ -247,7 +247,7 @@ def _hash(image: Path) -> str:
         what = "no such file" if not image.exists() else "a folder" if image.is_dir() else "no file"
         raise InputError(f"{image}: cannot be read ({what}); expected a picture")
     try:
-        return hash_of_file(image)
+        return hash_file(image)
     except OSError as error:
         raise InputError(f"{image}: cannot be read ({error.strerror}); allow it") from error
 

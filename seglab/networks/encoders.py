@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of_file
+from seglab.core.files import hash_file
 from seglab.core.text import sanitize_text
 
 
@@ -94,7 +94,7 @@ class ResNet(nn.Module):
                     "elsewhere and name the file with model.weights=PATH, or train from scratch "
                     "with model.weights=null"
                 ) from error
-        if not hash_of_file(folder / name).startswith(prefix):
+        if not hash_file(folder / name).startswith(prefix):
             raise InputError(
                 f"{folder / name}: damaged, it is not what its name says; delete it, and it is "
                 "downloaded again"

@@ -18,9 +18,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from seglab.core.errors import InputError
-from seglab.core.files import write_whole
+from seglab.core.files import write_atomic
 from seglab.data.classes import make_classes
-from seglab.runs.loading import TRUSTED, check_archive, check_targets
+from seglab.runs.loading import ALLOWED_TARGETS, check_archive, check_targets
 
 # Below a run directory: the chosen weights, and where a resumed run goes on.
 BEST = Path("checkpoints", "best.ckpt")
@@ -64,7 +64,7 @@ class SealedCheckpoints(CheckpointIO):
         seal = _SEAL + hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
         buffer.write(len(seal).to_bytes(2, "little") + seal)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, buffer.getbuffer())
+        write_atomic(path, buffer.getbuffer())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -148,7 +148,7 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
     if not all(w.isfinite().all() for w in weights.values()):
         raise InputError(f"{path}: holds weights that are not finite; restore it")
     try:
-        if model["_target_"] in TRUSTED["model"]:
+        if model["_target_"] in ALLOWED_TARGETS["model"]:
             _check_form(
                 model, weights, stored["config"]["data"]["size"], len(stored["classes"].names)
             )
@@ -178,7 +178,7 @@ def set_threshold(path: str | Path, threshold: float) -> None:
     SealedCheckpoints().save_checkpoint(checkpoint, path)
 
 
-def hash_of_weights(path: str | Path) -> str:
+def hash_weights(path: str | Path) -> str:
     """SHA-256 of a checkpoint's weights and buffers: names, types, shapes and values.
 
     Equal for equal networks, whatever else the file holds.

@@ -20,12 +20,20 @@ from omegaconf.errors import OmegaConfBaseException
 from seglab.config import OFF, Inference, check_values, differences, resolve_config
 from seglab.core.console import Console
 from seglab.core.errors import InputError
-from seglab.core.files import locked, naming, read_json, remove_partial, write_json, write_whole
+from seglab.core.files import (
+    hash_json,
+    lock_folder,
+    name_file_in_errors,
+    read_json,
+    remove_partial,
+    write_atomic,
+    write_json,
+)
 from seglab.core.signals import Interrupts
 from seglab.core.text import sanitize_text
 from seglab.data.classes import Classes
 from seglab.runs import provenance
-from seglab.runs.loading import check_inside, parse_config, read_config
+from seglab.runs.loading import check_run_folder, parse_config, read_config
 from seglab.runs.overrides import format_command
 
 # What takes torch, Lightning or scikit-image is imported where it is needed: a run that is refused
@@ -110,7 +118,7 @@ class RunDirectory:
                         self.record["config"] = resolve_config(cfg)
                 self._close("failed", f"{type(error).__name__}: {error}")
                 if isinstance(error, OSError) and error.filename is None:
-                    with naming(self.path):
+                    with name_file_in_errors(self.path):
                         raise
                 raise
             if self._begun:
@@ -156,7 +164,7 @@ class RunDirectory:
         Raises:
             InputError: The run that lies here was begun on other data.
         """
-        self._now["machine"] = provenance.machine()
+        self._now["machine"] = provenance.describe_machine()
         if self.earlier:
             self._go_on(split, files, modules)
         self._begun = True
@@ -172,15 +180,15 @@ class RunDirectory:
         write_json(self.path / "splits.json", split.to_json())
         write_json(self.path / "data.json", {"root": config["data"]["root"], "files": files})
         if self._diff:
-            write_whole(self.path / "code.diff", self._diff)
+            write_atomic(self.path / "code.diff", self._diff)
         self.update(
             machine=self._now["machine"],
-            data_fingerprint=provenance.fingerprint(files),
+            data_fingerprint=hash_json(files),
             split_hash=split.hash,
             modules=modules,
-            determinism=provenance.determinism(),
+            determinism=provenance.determinism_flags(),
         )
-        write_whole(self.path / "config.yaml", OmegaConf.to_yaml(config))
+        write_atomic(self.path / "config.yaml", OmegaConf.to_yaml(config))
 
     def checkpoint_to_resume(self, metadata: dict[str, Any]) -> tuple[Path | None, int]:
         """Finds the newest checkpoint that is whole: last.ckpt, or the earlier best.ckpt.
@@ -233,7 +241,7 @@ class RunDirectory:
                 f"{self.path}: {key} is another file than when this run began; restore it to go on,"
                 " or name another directory with hydra.run.dir=..."
             )
-        changed = provenance.changed_files(read_files(self.path), files)
+        changed = provenance.describe_changed_files(read_files(self.path), files)
         if changed:
             raise InputError(
                 f"{self.path}: the data has changed since this run began ({'; '.join(changed[:5])}"
@@ -253,7 +261,7 @@ class RunDirectory:
                 "without interruption",
                 ", ".join(changed),
             )
-        check_inside(self.path)
+        check_run_folder(self.path)
         resumed = [*self.earlier.get("resumed", []), {"time": _now(), **other}]
         self.record["resumed"] = resumed
 
@@ -281,18 +289,18 @@ class RunDirectory:
         return {"varies": varies} if isinstance(varies, dict) else {}
 
     def _present(self) -> tuple[dict[str, Any], str]:
-        code, diff = provenance.code_state()
+        code, diff = provenance.read_code_state()
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         return {
             "command": [sys.executable, *sys.argv],
             "overrides": list(overrides),
             "directory": str(Path.cwd()),
             "git": code,
-            "versions": provenance.versions(),
+            "versions": provenance.installed_versions(),
         }, diff
 
     def _locked(self) -> AbstractContextManager[None]:
-        return locked(
+        return lock_folder(
             self.path,
             f"{self.path}: another process is at work on this run; wait for it, or name another "
             "directory with hydra.run.dir=...",
@@ -402,7 +410,7 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one of train.py's"
         )
-    check_inside(path)
+    check_run_folder(path)
     record = read_json(path / "run.json")
     parts = ("git", "modules", "versions", "machine")
     if not isinstance(record, dict) or not all(isinstance(record.get(p, {}), dict) for p in parts):

@@ -30,7 +30,7 @@ MAX_RECORD = 2**26
 # elsewhere: synthetic_cases as the model would draw pictures into any folder. `--trust` adds a
 # module.
 _OPTIM = "torch.optim"
-TRUSTED: dict[str, frozenset[str]] = {
+ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),
     "data.cases": frozenset(
         {
@@ -79,7 +79,7 @@ TRUSTED: dict[str, frozenset[str]] = {
     ),
     "logger": frozenset({"seglab.training.tensorboard.TensorBoard"}),
 }
-TRUSTED_TARGETS = frozenset().union(*TRUSTED.values())
+ALL_ALLOWED_TARGETS = frozenset().union(*ALLOWED_TARGETS.values())
 
 
 def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) -> None:
@@ -106,11 +106,11 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
                     f"{source}: holds an interpolation, {sanitize_text(text)}; expected plain values"
                 )
     for place, name in _targets(node):
-        if name in TRUSTED.get(_place(place), ()):
+        if name in ALLOWED_TARGETS.get(_place(place), ()):
             continue
         modules = [m for m in trust if name.startswith(f"{m}.")]
         if not modules:
-            where = f" as {sanitize_text(place)}" if name in TRUSTED_TARGETS else ""
+            where = f" as {sanitize_text(place)}" if name in ALL_ALLOWED_TARGETS else ""
             raise InputError(
                 f"{source}: names code that is not trusted, _target_: {sanitize_text(name)}{where}; "
                 f"{_how_to_trust(name)}"
@@ -168,7 +168,7 @@ def parse_config(file: str | Path) -> DictConfig:
     return config
 
 
-def check_inside(folder: Path) -> None:
+def check_run_folder(folder: Path) -> None:
     """Refuses a run directory that would not be read or written alone, or not to an end.
 
     Raises:
@@ -220,7 +220,7 @@ def check_archive(content: bytes) -> None:
         raise ValueError("its entries overlap")
 
 
-def modules_of(config: Any) -> tuple[str, ...]:
+def list_modules(config: Any) -> tuple[str, ...]:
     """The modules of all that a config names: what someone trusts who trains with it."""
     names = {name for _, name in _targets(config)}
     homes = {_module_of(name) or "" for name in names} - {""}
@@ -340,7 +340,7 @@ def _check_form(config: DictConfig, file: str | Path) -> None:
     if (
         not named
         or cases.get("_partial_") is not True
-        or (named in TRUSTED["data.cases"] and set(cases) - known)
+        or (named in ALLOWED_TARGETS["data.cases"] and set(cases) - known)
     ):
         raise InputError(f"{file}: data.cases is not what a run has there; restore it")
 
@@ -354,7 +354,7 @@ def _check_paths(config: DictConfig, file: Path) -> None:
     def check(node: Any, key: str) -> None:
         # What a trusted library is handed, such as a file of weights, is that library's matter.
         if isinstance(node, dict):
-            if "_target_" not in node or node["_target_"] in TRUSTED_TARGETS:
+            if "_target_" not in node or node["_target_"] in ALL_ALLOWED_TARGETS:
                 for name, value in node.items():
                     # Opening a run reads no file of weights; training from one reads tensors.
                     if f"{key}.{name}" != "model.weights":
@@ -373,7 +373,7 @@ def _check_paths(config: DictConfig, file: Path) -> None:
             check(node, str(section))
     # A bare name would lie below wherever the command is started; and these may be URLs as well.
     logger = OmegaConf.to_container(config).get("logger")  # type: ignore[union-attr]
-    if isinstance(logger, dict) and logger.get("_target_") in TRUSTED["logger"]:
+    if isinstance(logger, dict) and logger.get("_target_") in ALLOWED_TARGETS["logger"]:
         place = str(logger.get("save_dir"))
         if not Path(place).is_relative_to(run_dir):
             raise InputError(

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 _LONGEST_NAME = 120  # file systems take 255 bytes
 
 
-def quoted(text: str | Path) -> str:
+def quote_value(text: str | Path) -> str:
     """A text as Hydra reads it whole, whatever characters it holds."""
     text = str(text)
     if re.fullmatch(r"/[A-Za-z0-9_./+-]*", text):
@@ -35,16 +35,16 @@ def format_command(key: str, folder: Path) -> str:
     # Beside the others: argparse takes no overrides on both sides of an option.
     others = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
     at = others[0] if others else len(arguments)
-    arguments.insert(at, f"{key}={quoted(folder)}")
+    arguments.insert(at, f"{key}={quote_value(folder)}")
     return f"python {shlex.join([script, *arguments])}"
 
 
-def again(overrides: Sequence[str]) -> str:
+def format_run_command(overrides: Sequence[str]) -> str:
     """The command of a single run."""
     return f"python {shlex.join([sys.argv[0], *overrides])}"
 
 
-def kept(config: DictConfig) -> list[str]:
+def hydra_flags(config: DictConfig) -> list[str]:
     """What of a sweep's command line its jobs need besides their overrides: where configs lie.
 
     Args:
@@ -84,7 +84,7 @@ def varying_overrides(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     return [{key: job[key] for key in varied if key in job} for job in every]
 
 
-def shortened(keys: Iterable[str]) -> dict[str, str]:
+def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
     """Of dotted keys the last parts, where that tells them apart."""
     last = {key: key.rpartition(".")[2] for key in keys}
     return {k: name if [*last.values()].count(name) == 1 else k for k, name in last.items()}
@@ -99,7 +99,7 @@ def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
     Returns:
         A name for each, one that no other has unless they are the same.
     """
-    short = shortened(key for job in jobs for key in job)
+    short = shorten_keys(key for job in jobs for key in job)
     names = [
         re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join(f"{short[k]}={v}" for k, v in job.items()))
         for job in jobs

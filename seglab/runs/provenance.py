@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from seglab.config import takes_weights
-from seglab.core.files import hash_of, hash_of_file
+from seglab.core.files import hash_file, hash_json
 
 # Files of these kinds are the code of an experiment even before git tracks them.
 _CODE = (".py", ".toml", ".yaml", ".yml")
 _MAX_CODE = 2**20
 
 
-def code_state() -> tuple[dict[str, Any], str]:
+def read_code_state() -> tuple[dict[str, Any], str]:
     """State of the code that seglab is imported from.
 
     Returns:
@@ -31,7 +31,7 @@ def code_state() -> tuple[dict[str, Any], str]:
         pictures, are not.
     """
     folder = Path(__file__).resolve().parents[1]  # seglab/
-    source = hash_of(
+    source = hash_json(
         {
             file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in folder.rglob("*.py")
@@ -60,7 +60,7 @@ def code_state() -> tuple[dict[str, Any], str]:
     return state | {"commit": commit.strip(), "dirty": bool(diff), "diff_sha256": digest}, diff
 
 
-def code_of(modules: Iterable[str]) -> dict[str, str]:
+def hash_modules(modules: Iterable[str]) -> dict[str, str]:
     """SHA-256 of the files of modules outside seglab, by name; of what has no file, nothing."""
     hashes = {}
     for name in sorted(modules):
@@ -90,17 +90,17 @@ def hash_pretrained_weights(model: Mapping[str, Any]) -> dict[str, str]:
 
     with torch.device("meta"):  # draws no random numbers
         path = weights_path(ENCODERS[model["encoder"]](), model["weights"])
-    return {"model.weights": hash_of_file(path)}
+    return {"model.weights": hash_file(path)}
 
 
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Python's and every installed distribution's version, by name."""
     every = (distribution.metadata for distribution in distributions())  # a file read for each
     found = {metadata["Name"]: metadata["Version"] for metadata in every if metadata["Name"]}
     return {"python": platform.python_version()} | dict(sorted(found.items(), key=str))
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Processor, threads and accelerators."""
     import torch
 
@@ -115,7 +115,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def determinism() -> dict[str, Any]:
+def determinism_flags() -> dict[str, Any]:
     """The flags that decide whether the same command gives the same weights."""
     import torch
 
@@ -130,12 +130,7 @@ def determinism() -> dict[str, Any]:
     }
 
 
-def fingerprint(files: dict[str, str]) -> str:
-    """SHA-256 over names and contents of the data's files."""
-    return hash_of(files)
-
-
-def changed_files(then: dict[str, str], now: dict[str, str]) -> list[str]:
+def describe_changed_files(then: dict[str, str], now: dict[str, str]) -> list[str]:
     """What differs between two states of the data's files, in words, sorted by name."""
     words = {name: "changed" for name in then if now.get(name) != then[name]}
     words |= {name: "is missing" for name in then if name not in now}

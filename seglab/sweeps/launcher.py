@@ -33,18 +33,26 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.config import comparable, differences, resolve_config
-from seglab.core.console import JobBars, on_console
-from seglab.core.errors import JOB, InputError
-from seglab.core.files import hash_of, is_locked, locked, read_csv, read_json, write_csv, write_json
+from seglab.core.console import JobBars, log_to_console
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
+from seglab.core.files import (
+    hash_json,
+    is_locked,
+    lock_folder,
+    read_csv,
+    read_json,
+    write_csv,
+    write_json,
+)
 from seglab.core.signals import Interrupts
 from seglab.core.validation import check_number
 from seglab.runs.loading import parse_config
 from seglab.runs.overrides import (
     format_command,
+    hydra_flags,
     job_names,
-    kept,
     parse_overrides,
-    quoted,
+    quote_value,
     varying_overrides,
 )
 from seglab.runs.records import read_val
@@ -108,7 +116,7 @@ class Job:
     def command(self) -> list[str]:
         """What runs it alone."""
         script = str(Path(sys.argv[0]).absolute())
-        own = ["hydra.mode=RUN", f"hydra.run.dir={quoted(self.path)}"]
+        own = ["hydra.mode=RUN", f"hydra.run.dir={quote_value(self.path)}"]
         return [sys.executable, script, *self.options, *self.overrides, *own]
 
 
@@ -171,8 +179,8 @@ class SweepLauncher(Launcher):
             "another directory with hydra.sweep.dir=..."
         )
         with (
-            locked(self.folder, refusal),
-            on_console(log),
+            lock_folder(self.folder, refusal),
+            log_to_console(log),
             self.interrupts.handled(self._leave),
         ):
             with suppress(KeyboardInterrupt):
@@ -204,7 +212,7 @@ class SweepLauncher(Launcher):
             InputError: No job can be composed, or a run of another config is in the way.
         """
         jobs = [
-            Job(name, self.folder / name, given, own, options=kept(self.config))
+            Job(name, self.folder / name, given, own, options=hydra_flags(self.config))
             for name, given, own in zip(names, overrides, varies, strict=True)
         ]
         errors = [self._compose(job) for job in jobs]
@@ -264,7 +272,7 @@ class SweepLauncher(Launcher):
                         job.failure = _damage_of(job)
                         job.before = not job.failure
                         how = "finished before" if job.before else self._described(job)
-                        display.ended(job.name, how, before=True)
+                        display.count_ended(job.name, how, before=True)
                     ready = [job for job in waiting if not is_locked(job.path)]
                     starting = ready[: self.room(running)]
                     for job in starting:
@@ -275,9 +283,9 @@ class SweepLauncher(Launcher):
                         self.start([job for job in starting if not job.failure])
                         for job in [job for job in starting if job.failure]:
                             starting.remove(job)
-                            display.ended(job.name, self._described(job))
+                            display.count_ended(job.name, self._described(job))
                     elif waiting and not running:
-                        display.waits_for(waiting[0].path)
+                        display.show_waiting(waiting[0].path)
                     running += starting
                 for job in list(running):
                     ended = self.has_ended(job)
@@ -288,8 +296,8 @@ class SweepLauncher(Launcher):
                     if ended:
                         running.remove(job)
                         self._settle(job)
-                        display.ended(job.name, self._described(job))
-                display.shows({job.name: last_line(job.log) or "starting" for job in running})
+                        display.count_ended(job.name, self._described(job))
+                display.show({job.name: last_line(job.log) or "starting" for job in running})
                 if running or waiting:
                     time.sleep(_PAUSE)
         self.interrupts.deferrable = False
@@ -601,14 +609,14 @@ def start_process(
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, JOB: "1", **environment},
+            env={**os.environ, SWEEP_JOB_VARIABLE: "1", **environment},
             start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
         )
 
 
 def _hash(config: Any) -> str:
     """The same for configs that are, but for where their runs lie."""
-    return hash_of(comparable(config))
+    return hash_json(comparable(config))
 
 
 def last_line(file: Path) -> str:

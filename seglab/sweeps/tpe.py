@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep
 
 from seglab.core.errors import InputError
-from seglab.core.files import naming
+from seglab.core.files import name_file_in_errors
 from seglab.core.validation import check_number
-from seglab.runs.overrides import again, job_names
+from seglab.runs.overrides import format_run_command, job_names
 from seglab.sweeps.launcher import PLUGINS, Job, JobSweeper
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TPESweeper(JobSweeper):
         fixed, space = self._space(arguments)
         from optuna.trial import TrialState
 
-        with self.launcher.sweeping(), naming(self.launcher.folder / "study.journal"):
+        with self.launcher.sweeping(), name_file_in_errors(self.launcher.folder / "study.journal"):
             study = self._study(fixed, space)
             done = _told(study)
             self._remember(study.trials[:done], fixed)
@@ -288,7 +288,7 @@ class TPESweeper(JobSweeper):
         params = [f"{key}={value}" for key, value in best.params.items()]
         self.launcher.remarks += [
             f"best         trial {best.number:03}, {self.launcher.monitor} {best.value:.4f}",
-            f"again        {again([*fixed, *params, 'hydra.mode=RUN'])}",
+            f"again        {format_run_command([*fixed, *params, 'hydra.mode=RUN'])}",
         ]
 
 

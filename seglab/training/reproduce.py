@@ -24,9 +24,9 @@ from seglab.data.cache import default_dir, hash_files
 from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
 from seglab.runs import provenance
-from seglab.runs.checkpoints import BEST, LAST, hash_of_weights
+from seglab.runs.checkpoints import BEST, LAST, hash_weights
 from seglab.runs.directory import Run, open_run, read_files
-from seglab.runs.loading import modules_of
+from seglab.runs.loading import list_modules
 from seglab.training.train import train
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def reproduce(
 
 def _compare_inputs(run: Run, found: Comparison) -> None:
     """Fills `inputs`, and the verdict on them."""
-    code, _ = provenance.code_state()
+    code, _ = provenance.read_code_state()
     then = run.record.get("git", {})
     same_code = code["source_sha256"] == then.get("source_sha256")
     found.inputs["code"] = [] if same_code else _pairs(then, code)
@@ -154,13 +154,15 @@ def _compare_inputs(run: Run, found: Comparison) -> None:
             sanitize_text(f"{_pairs(then, code, ['commit'])[0]}, with the same code in seglab/"),
         )
     # What the config names elsewhere was imported to check it.
-    modules = provenance.code_of(modules_of(OmegaConf.to_container(run.config)))
+    modules = provenance.hash_modules(list_modules(OmegaConf.to_container(run.config)))
     modules |= provenance.hash_pretrained_weights(run.config.model)
     found.inputs["code"] += _pairs(run.record.get("modules", {}), modules)
     found.inputs["versions"] = _pairs(
-        run.record.get("versions", {}), provenance.versions(), _needed()
+        run.record.get("versions", {}), provenance.installed_versions(), _needed()
     )
-    now = provenance.machine() | {"threads": _threads(run)}  # which are set before training
+    now = provenance.describe_machine() | {
+        "threads": _threads(run)
+    }  # which are set before training
     found.inputs["machine"] = _pairs(run.record.get("machine", {}), now, _MACHINE)
     if any(found.inputs.values()):
         found.verdict = WITHIN_TOLERANCE
@@ -169,7 +171,7 @@ def _compare_inputs(run: Run, found: Comparison) -> None:
     # Read anew: the cache's memory of hashes is not asked.
     cases = read_cases(run)
     files = files_below(root, hash_files(cases))
-    changed = provenance.changed_files(read_files(run.path), files)
+    changed = provenance.describe_changed_files(read_files(run.path), files)
     found.inputs["data"] = [f"{Path(root, name)}" for name in changed]
     if changed:
         found.verdict = DIFFERENT
@@ -206,8 +208,7 @@ def _compare_values(
 def _values(run: Path) -> dict[str, Any]:
     """Everything that a run came to, by name: weights by their hash, values at full precision."""
     values: dict[str, Any] = {
-        f"{name} weights": hash_of_weights(run / name)
-        for name in (BEST.as_posix(), LAST.as_posix())
+        f"{name} weights": hash_weights(run / name) for name in (BEST.as_posix(), LAST.as_posix())
     }
     try:
         summary = read_json(run / "summary.json")

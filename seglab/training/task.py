@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 
-from seglab.core.errors import JOB, InputError
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.validation import check_number
 from seglab.data.classes import ONE_CLASS
 from seglab.inference.predictor import probabilities
@@ -167,7 +167,7 @@ class SegmentationTask(LightningModule):
         values = {**dict(metrics.items()), f"{stage}/loss": mean_loss}
         # Of train and val the run's recorder logs what it writes down. Of a sweep's jobs nobody
         # sees the test beside the curves that a choice is made by.
-        logger = stage == "test" and JOB not in os.environ
+        logger = stage == "test" and SWEEP_JOB_VARIABLE not in os.environ
         self.log_dict(values, logger=logger, on_step=False, on_epoch=True, batch_size=len(loss))
         return loss.mean()
 

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from seglab.runs.overrides import shortened
+from seglab.runs.overrides import shorten_keys
 
 # The curves that matter, side by side: those of val above, those of train below.
 _LAYOUT = {
@@ -104,7 +104,7 @@ def log_hparams(
     }
     if varies:
         params = {}
-    names = shortened(varies)
+    names = shorten_keys(varies)
     for key, text in varies.items():
         value: Any = config
         for part in key.split("."):

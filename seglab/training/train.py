@@ -35,7 +35,7 @@ from seglab.analysis.figures import (
 )
 from seglab.config import Inference, check_config
 from seglab.core.errors import InputError
-from seglab.core.files import read_json, write_csv, write_json, write_whole
+from seglab.core.files import read_json, write_atomic, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.core.signals import Interrupts
 from seglab.data.cache import read_pair
@@ -56,7 +56,7 @@ from seglab.runs.checkpoints import (
     set_threshold,
 )
 from seglab.runs.directory import RunDirectory
-from seglab.runs.loading import modules_of
+from seglab.runs.loading import list_modules
 from seglab.runs.records import read_val
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.task import SegmentationTask
@@ -116,9 +116,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
         parts = build(config, run.path, interrupts)
         data, trainer, recorder = parts.data, parts.trainer, parts.recorder
         if trainer.is_global_zero:
-            code = provenance.code_of(modules_of(config)) | provenance.hash_pretrained_weights(
-                config["model"]
-            )
+            code = provenance.hash_modules(
+                list_modules(config)
+            ) | provenance.hash_pretrained_weights(config["model"])
             run.begin(config, data.split, data.files(), code)
         model_summary = f"{type(parts.task.net).__name__}, {_count(parts.task.net):,} parameters"
         sizes = ", ".join(f"{len(data.subset_indices(p))} {p}" for p in ("train", "val", "test"))
@@ -157,7 +157,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         log_hparams(trainer, config, summary, run.record.get("varies", {}))
         write_json(run.path / "summary.json", summary)
         try:
-            write_whole(run.path / card.NAME, card.model_card(run.path))
+            write_atomic(run.path / card.NAME, card.model_card(run.path))
         except InputError as error:  # such as a table too large for it: no reason to lose the run
             log.warning("%s is left out: %s", card.NAME, error)
         log_summary(run.path)
@@ -308,7 +308,7 @@ def _check_task(task: SegmentationTask, size: int, classes: Sequence[str]) -> No
 def _score(run: RunDirectory, config: dict[str, Any], parts: Components) -> dict[str, Any]:
     """Scores val and test at native resolution with the checkpoint, read back from disk."""
     data = parts.data
-    net, metadata = load_network(run.path / BEST, trust=modules_of(config))
+    net, metadata = load_network(run.path / BEST, trust=list_modules(config))
     inference = Inference(**config["inference"])
     device, postprocessing = parts.trainer.strategy.root_device, inference.postprocessing
     predict = make_predictor(net, data.size, device, inference.tta)

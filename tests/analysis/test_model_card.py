@@ -28,7 +28,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json, write_csv, write_json
 from seglab.data.augment import Augment
 from seglab.runs import records as results
-from seglab.runs.loading import TRUSTED
+from seglab.runs.loading import ALLOWED_TARGETS
 
 SOON = ["logger=null", "callbacks.pictures=null", "data.batch_size=4"]
 RUNS = {
@@ -477,11 +477,11 @@ def test_what_is_no_whole_run_is_one_line(
 def test_what_it_knows_by_heart_is_so() -> None:
     defaults = inspect.signature(Augment).parameters
     assert [n for n, p in defaults.items() if p.default not in (0, False)] == list(card.ON)
-    assert {f"seglab.losses.{name}" for name in card._LOSSES} == TRUSTED["task.loss"]
+    assert {f"seglab.losses.{name}" for name in card._LOSSES} == ALLOWED_TARGETS["task.loss"]
     assert all(callable(getattr(losses, name)) for name in card._LOSSES)
-    assert card._LAYOUTS.keys() == TRUSTED["data.cases"]
-    assert {*card._NETWORKS, card._OVER_ENCODER} == TRUSTED["model"]
-    assert {*card._LOOKS_ONLY, card._WATCHES_TEST} < TRUSTED["callbacks.*"]
+    assert card._LAYOUTS.keys() == ALLOWED_TARGETS["data.cases"]
+    assert {*card._NETWORKS, card._OVER_ENCODER} == ALLOWED_TARGETS["model"]
+    assert {*card._LOOKS_ONLY, card._WATCHES_TEST} < ALLOWED_TARGETS["callbacks.*"]
     assert card._MEANS.keys() == {*METRICS}
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     assert project["license"] == "MIT"

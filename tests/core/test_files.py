@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import seglab
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of, read_json, write_csv, write_json, write_whole
+from seglab.core.files import hash_json, read_json, write_atomic, write_csv, write_json
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -42,11 +42,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def test_content_is_what_was_handed_in(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a.bin", b"\x00\r\n\xff")
+    write_atomic(tmp_path / "a.bin", b"\x00\r\n\xff")
     assert (tmp_path / "a.bin").read_bytes() == b"\x00\r\n\xff"
-    write_whole(str(tmp_path / "a.bin"), "naevus: n\u00e6vus\n")
+    write_atomic(str(tmp_path / "a.bin"), "naevus: n\u00e6vus\n")
     assert (tmp_path / "a.bin").read_bytes() == b"naevus: n\xc3\xa6vus\n"
-    write_whole(tmp_path / "a.bin", "")
+    write_atomic(tmp_path / "a.bin", "")
     assert (tmp_path / "a.bin").read_bytes() == b""
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
@@ -63,14 +63,14 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     )
     path = tmp_path / "file"
     contents = [letter * 500_000 for letter in (b"a", b"b")]
-    write_whole(path, contents[0])
+    write_atomic(path, contents[0])
     reader = python(code, path)
     assert reader.stdout is not None
     assert reader.stdout.readline() == "ready\n"
     writes, end = 0, time.monotonic() + 120
     while reader.poll() is None and time.monotonic() < end:
         writes += 1
-        write_whole(path, contents[writes % 2])
+        write_atomic(path, contents[writes % 2])
     reader.kill()
     assert reader.wait() == 0
     assert writes > 1
@@ -94,7 +94,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     else:
         monkeypatch.setattr(Path, step, fail)
     with pytest.raises((OSError, TypeError)):
-        write_whole(path, content)
+        write_atomic(path, content)
     monkeypatch.undo()
     assert read_json(path) == {"old": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
@@ -181,9 +181,9 @@ def test_csv_keeps_floats_to_the_last_bit(values: list[float]) -> None:
 def test_hash_is_that_of_canonical_json() -> None:
     value = {"b": [2, 3.5], "a": {"z": None, "y": "\u00e6"}}
     text = '{"a": {"y": "\\u00e6", "z": null}, "b": [2, 3.5]}'
-    assert hash_of(value) == hashlib.sha256(text.encode()).hexdigest()
+    assert hash_json(value) == hashlib.sha256(text.encode()).hexdigest()
     # Stored in files, so it may not change with the code.
-    assert hash_of([42, {}]) == "4619ff32e3572ed299f500804f573bb47d1ff89541750904f8ef82cde9720997"
+    assert hash_json([42, {}]) == "4619ff32e3572ed299f500804f573bb47d1ff89541750904f8ef82cde9720997"
 
 
 def shuffled(value: Any, order: Any) -> Any:
@@ -202,10 +202,10 @@ def shuffled(value: Any, order: Any) -> Any:
 def test_hash_does_not_depend_on_the_order_of_dicts(value: Any, order: Any) -> None:
     other = shuffled(value, order)
     assert other == value
-    assert hash_of(other) == hash_of(value)
+    assert hash_json(other) == hash_json(value)
 
 
 def test_hash_depends_on_everything_else() -> None:
     values = [{"a": [1, 2]}, {"a": [2, 1]}, {"a": [1, 2], "b": None}, {"b": [1, 2]}, [1, 2], "a"]
     values += [{"a": [1, 2.5]}, {"a": ["1", 2]}, {}, [], None]
-    assert len({hash_of(value) for value in values}) == len(values)
+    assert len({hash_json(value) for value in values}) == len(values)

@@ -36,7 +36,7 @@ from seglab.inference.postprocessing import (
 from seglab.inference.predict import predict
 from seglab.losses import bce, cross_entropy, cross_entropy_dice, dice, focal, structure, tversky
 from seglab.metrics.scores import class_counts, class_scores, segmentation_metrics
-from seglab.runs.checkpoints import hash_of_weights
+from seglab.runs.checkpoints import hash_weights
 from seglab.runs.records import find_runs
 
 NAMES = ["skin", "disc", "square"]
@@ -379,7 +379,7 @@ class TestRuns:
         ended = tiny_train(other, *LEARNING, f"data.root={root}", quoted(COLOURS))
         assert ended.code == 0, ended.err
         best = Path("checkpoints", "best.ckpt")
-        assert hash_of_weights(other / best) == hash_of_weights(run / best)
+        assert hash_weights(other / best) == hash_weights(run / best)
         assert (other / "test_cases.csv").read_bytes() == (run / "test_cases.csv").read_bytes()
 
     def test_it_is_scored_again_and_elsewhere(self, run: Path, data: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from seglab.inference.postprocessing import Predictor, clean, mean_predictor
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.networks import UNet
-from seglab.runs.checkpoints import hash_of_weights, load_network, read_checkpoint
+from seglab.runs.checkpoints import hash_weights, load_network, read_checkpoint
 from seglab.runs.directory import open_run
 from seglab.training.train import train
 
@@ -417,7 +417,7 @@ def values_of(run: Path) -> list[Any]:
     summary, best = summary_of(run), run / "checkpoints" / "best.ckpt"
     return [
         *(summary[key] for key in ("val", "test", "threshold", "best_epoch")),
-        *(read_checkpoint(best)["seglab"]["threshold"], hash_of_weights(best)),
+        *(read_checkpoint(best)["seglab"]["threshold"], hash_weights(best)),
         (run / "test_cases.csv").read_bytes(),
     ]
 

@@ -30,17 +30,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of
+from seglab.core.files import hash_json
 from seglab.networks.encoders import EfficientNetLite0
 from seglab.runs.checkpoints import (
     _SEAL,
     SealedCheckpoints,
-    hash_of_weights,
+    hash_weights,
     load_network,
     read_checkpoint,
 )
 from seglab.runs.directory import open_run
-from seglab.runs.loading import TRUSTED, check_targets
+from seglab.runs.loading import ALLOWED_TARGETS, check_targets
 
 BEST = "checkpoints/best.ckpt"
 SCRIPTS = (("evaluate",), ("reproduce", "--check"))
@@ -200,7 +200,7 @@ def test_a_payload_is_not_unpickled(
     (run / BEST).write_bytes(sealed(content) if seal else content)
     refuses(run, "best.ckpt")
     with pytest.raises(InputError, match=r"best\.ckpt: "):
-        hash_of_weights(run / BEST)
+        hash_weights(run / BEST)
     assert not ran.exists()
 
 
@@ -265,7 +265,7 @@ NAMES = (
     "seglab.networks..UNet",
     "seglab.networks.UNet.__class__",
     "seglab.data.synthetic.cases.write_synthetic",
-    "seglab.core.files.write_whole",
+    "seglab.core.files.write_atomic",
     "seglab.training.train.train",
     "hydra.utils.instantiate",
     "functools.partial",
@@ -346,7 +346,7 @@ def test_a_name_of_the_list_is_refused_where_it_has_no_place(
 
 
 def test_every_name_of_the_list_is_trusted_in_its_own_place_only() -> None:
-    for place, names in TRUSTED.items():
+    for place, names in ALLOWED_TARGETS.items():
         for name in names:
             node: Any = {"_target_": name}
             for part in reversed(place.replace("*", "mine").split(".")):
@@ -618,9 +618,9 @@ BOMBS: dict[str, Callable[[bytes], bytes]] = {
 READ = """
 import json, re, resource, sys, time
 from pathlib import Path
-from seglab.runs.checkpoints import hash_of_weights, load_network
+from seglab.runs.checkpoints import hash_weights, load_network
 from seglab.core.errors import InputError
-from seglab.core.files import hash_of
+from seglab.core.files import hash_json
 
 def memory(key):
     return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -634,7 +634,7 @@ sys.addaudithook(lambda event, arguments: event in (
 limit = int((memory("VmSize") + 2000) * 2**20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sys.argv[1:]:
-    for read in (load_network, hash_of_weights):
+    for read in (load_network, hash_weights):
         before, began = memory("VmRSS"), time.perf_counter()
         Path("/proc/self/clear_refs").write_text("5")
         try:
@@ -830,7 +830,7 @@ def test_a_pipe_is_not_waited_on(file: str, run: Path) -> None:
         open_run(run)
     if file == BEST:
         with pytest.raises(InputError, match="no file"):
-            hash_of_weights(run / file)
+            hash_weights(run / file)
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
@@ -968,7 +968,7 @@ def test_hashes_of_a_split_that_are_none_are_refused(
     split = json.loads((run / "splits.json").read_text())
     split["sha256"][split["train"][0]] = value
     (run / "splits.json").write_text(json.dumps(split))
-    split_hash = hash_of([split[key] for key in ("train", "val", "test", "sha256")])
+    split_hash = hash_json([split[key] for key in ("train", "val", "test", "sha256")])
     change_checkpoint(run, lambda content: content["seglab"].update(split_hash=split_hash))
     refuses(run, "splits.json")
     ended = script("evaluate", run, "--data", data)
@@ -982,7 +982,7 @@ def test_a_split_without_a_hash_of_each_case_is_scored_or_refused(
     split = json.loads((run / "splits.json").read_text())
     del split["sha256"][split["train"][0]]
     (run / "splits.json").write_text(json.dumps(split))
-    split_hash = hash_of([split[key] for key in ("train", "val", "test", "sha256")])
+    split_hash = hash_json([split[key] for key in ("train", "val", "test", "sha256")])
     change_checkpoint(run, lambda content: content["seglab"].update(split_hash=split_hash))
     ended = script("evaluate", run, "--data", data)
     assert "Traceback" not in ended.err
@@ -1127,7 +1127,7 @@ def test_one_damaged_byte_is_refused_by_name(run: Path, refuses: Callable[..., N
 
 
 def test_equal_weights_have_equal_hashes_whatever_else_a_file_holds(run: Path) -> None:
-    expected = hash_of_weights(run / BEST)
+    expected = hash_weights(run / BEST)
 
     def other(content: dict[str, Any]) -> None:
         content["epoch"], content["x"] = 77, torch.rand(5)
@@ -1144,7 +1144,7 @@ def test_equal_weights_have_equal_hashes_whatever_else_a_file_holds(run: Path) -
             weights[name] = torch.nn.Parameter(turned) if turned.is_floating_point() else turned
 
     change_checkpoint(run, other)
-    assert hash_of_weights(run / BEST) == expected
+    assert hash_weights(run / BEST) == expected
 
 
 @pytest.mark.parametrize(
@@ -1164,9 +1164,9 @@ def test_equal_weights_have_equal_hashes_whatever_else_a_file_holds(run: Path) -
 def test_other_weights_have_another_hash(
     change: Callable[[dict[str, Any]], object], run: Path
 ) -> None:
-    before = hash_of_weights(run / BEST)
+    before = hash_weights(run / BEST)
     change_checkpoint(run, lambda content: change(content["state_dict"]))
-    assert hash_of_weights(run / BEST) != before
+    assert hash_weights(run / BEST) != before
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seglab.runs.overrides import (
-    again,
     format_command,
+    format_run_command,
     job_names,
     parse_overrides,
-    quoted,
+    quote_value,
     varying_overrides,
 )
 
@@ -28,7 +28,7 @@ SIGNS = "abZ09 '\"()[]{}=,:;$&*!?#%@^~|<>+-_."
 
 
 def read_back(text: str) -> object:
-    return PARSER.parse_override(f"key={quoted(text)}").value()
+    return PARSER.parse_override(f"key={quote_value(text)}").value()
 
 
 @given(st.text(SIGNS).map("/".__add__))
@@ -60,7 +60,7 @@ def test_the_same_command_holds_the_folder_and_all_else_that_was_given(
         given = ["scripts/train.py", *arguments, "hydra.sweep.dir=elsewhere"]
         patched.setattr(sys, "argv", given)
         command = format_command("hydra.sweep.dir", folder)
-        alone = again(["a='b c'", "hydra.mode=RUN"])
+        alone = format_run_command(["a='b c'", "hydra.mode=RUN"])
     python, script, *others = shlex.split(command)
     assert (python, script) == ("python", "scripts/train.py")
     (place,) = (other for other in others if other not in arguments)

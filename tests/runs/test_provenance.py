@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from helpers.tiny import REPO
 
-from seglab.runs.provenance import changed_files, versions
+from seglab.runs.provenance import describe_changed_files, installed_versions
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -23,7 +23,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def state(folder: Path) -> tuple[dict[str, Any], str]:
-    code = "import json, seglab.runs.provenance as p; print(json.dumps(p.code_state()))"
+    code = "import json, seglab.runs.provenance as p; print(json.dumps(p.read_code_state()))"
     environment = os.environ | {
         "PYTHONPATH": str(folder),
         "GIT_CEILING_DIRECTORIES": str(folder.parent),
@@ -106,15 +106,15 @@ def test_versions_are_those_of_all_that_is_installed() -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, text=True
     )
-    found = versions()
+    found = installed_versions()
     for distribution in json.loads(listed.stdout):
         assert found[distribution["name"]] == distribution["version"]
 
 
 def test_changed_files_are_told_apart() -> None:
     then = {"a": "1", "b": "2", "c": "3"}
-    assert changed_files(then, dict(then)) == []
-    assert changed_files(then, {"a": "1", "b": "9", "d": "4"}) == [
+    assert describe_changed_files(then, dict(then)) == []
+    assert describe_changed_files(then, {"a": "1", "b": "9", "d": "4"}) == [
         "b changed",
         "c is missing",
         "d is new",

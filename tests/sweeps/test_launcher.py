@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from seglab.core.files import read_csv, read_json
-from seglab.runs.checkpoints import hash_of_weights
+from seglab.runs.checkpoints import hash_weights
 from seglab.sweeps import launcher as sweep
 from seglab.sweeps.launcher import LocalLauncher
 
@@ -42,7 +42,7 @@ FILES = ("metrics.csv", "test_cases.csv", "splits.json")
 def outcome(run: Path) -> dict[str, Any]:
     """All that an interruption, or the company of other jobs, must not change."""
     assert read_json(run / "run.json")["status"] == "finished"
-    weights = {n: hash_of_weights(run / "checkpoints" / n) for n in ("best.ckpt", "last.ckpt")}
+    weights = {n: hash_weights(run / "checkpoints" / n) for n in ("best.ckpt", "last.ckpt")}
     return weights | {name: (run / name).read_bytes() for name in FILES}
 
 

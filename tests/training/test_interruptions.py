@@ -43,7 +43,7 @@ import seglab.training.train
 from seglab.config import INEXACT
 from seglab.core.files import read_csv, read_json
 from seglab.runs import provenance
-from seglab.runs.checkpoints import SealedCheckpoints, hash_of_weights, read_checkpoint
+from seglab.runs.checkpoints import SealedCheckpoints, hash_weights, read_checkpoint
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.train import train
 
@@ -81,7 +81,7 @@ def outcome(run: Path) -> dict[str, Any]:
     summary = read_json(run / "summary.json")
     return {
         **{name: (run / name).read_bytes() for name in FILES},
-        **{name: hash_of_weights(run / "checkpoints" / name) for name in CHECKPOINTS},
+        **{name: hash_weights(run / "checkpoints" / name) for name in CHECKPOINTS},
         **{key: summary[key] for key in ("val", "test", "baselines", "best_epoch", "threshold")},
         "of best.ckpt": read_checkpoint(run / "checkpoints" / "best.ckpt")["seglab"]["threshold"],
         "files": sorted({p.name for p in run.rglob("*") if "tfevents" not in p.name}),
@@ -112,7 +112,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _PROVENANCE = {
-    name: functools.cache(getattr(provenance, name)) for name in ("versions", "code_state")
+    name: functools.cache(getattr(provenance, name))
+    for name in ("installed_versions", "read_code_state")
 }
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.profiler import profile
 
-from seglab.core.files import naming, write_whole
+from seglab.core.files import name_file_in_errors, write_atomic
 from seglab.core.validation import check_number
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ class Profile(Callback):
             f"self_{device}_time_total", row_limit=40, max_name_column_width=40
         )
         folder = Path(trainer.default_root_dir)
-        write_whole(folder / "profile.txt", table)
-        with naming(folder / "profile.json"):
+        write_atomic(folder / "profile.txt", table)
+        with name_file_in_errors(folder / "profile.json"):
             profiler.export_chrome_trace(str(folder / "profile.json"))
         if isinstance(trainer.logger, TensorBoardLogger):
             block = "".join(f"    {line}\n" for line in table.splitlines())
