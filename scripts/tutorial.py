@@ -355,7 +355,7 @@ tp, fp, fn, tn = counts.T
 summary = read_json(plain / "summary.json")
 accuracy, iou = (tp + tn) / counts.sum(1), tp / (tp + fp + fn)
 pooled_iou = tp.sum() / (tp + fp + fn).sum()
-assert np.isclose(iou.mean(), scores(torch.from_numpy(counts))["iou_per_image"])
+assert np.isclose(iou.mean(), scores(counts)["iou_per_image"])
 assert np.isclose(pooled_iou, summary["test"]["iou_pooled"])
 metrics = ("pixel_accuracy", "dice_per_image", "iou_per_image", "iou_pooled")
 print(f"{'':16}" + "".join(f"{metric:>16}" for metric in metrics))

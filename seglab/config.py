@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from seglab.core.errors import InputError
 from seglab.core.validation import check_number
 from seglab.data.classes import ONE_CLASS, Classes, make_classes
+from seglab.metrics.scores import network_metric_names
 
 PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
 SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *PARTS)
@@ -344,11 +345,7 @@ def _monitors(node: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
 def _check_monitor(where: str, name: Any, mode: Any, data: dict[str, Any]) -> None:
     if name is None:
         return
-    from seglab.metrics.scores import (
-        segmentation_metrics,  # takes torch, which a sweep has no need of
-    )
-
-    split, metrics = data["split"], [*segmentation_metrics(0.5, data["classes"]), "loss"]
+    split, metrics = data["split"], [*network_metric_names(data["classes"]), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
     if name not in known:
         raise InputError(f"{where}={name}: no such value; expected one of {', '.join(known)}")

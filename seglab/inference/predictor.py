@@ -15,7 +15,7 @@ from seglab.data.cache import read_pair
 from seglab.data.cases import Case
 from seglab.data.resizing import image_to_network_size
 from seglab.inference.postprocessing import Predictor, predicted_mask
-from seglab.metrics.scores import scores
+from seglab.metrics.scores import confusion_counts, scores
 
 # A few cases of val tell no finer steps apart.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
@@ -101,14 +101,12 @@ def tune_threshold(
     Raises:
         InputError: As `predictions`.
     """
-    counts: dict[float, list[list[int]]] = {t: [] for t in sorted({*THRESHOLDS, default})}
+    counts: dict[float, list[np.ndarray]] = {t: [] for t in sorted({*THRESHOLDS, default})}
     for _, prob, target in predictions(predict, cases, "choosing the threshold"):
         for threshold, rows in counts.items():
             pred = predicted_mask(prob.numpy(), threshold, postprocessing)
-            # NumPy counts a mask twenty times faster than `confusion_counts`.
-            tp, found, there = (int(np.count_nonzero(m)) for m in (pred & target, pred, target))
-            rows.append([tp, found - tp, there - tp, target.size - found - there + tp])
-    dice = {t: scores(torch.tensor(rows))["dice_per_image"] for t, rows in counts.items()}
+            rows.append(confusion_counts(pred, target))
+    dice = {t: scores(np.stack(rows))["dice_per_image"] for t, rows in counts.items()}
     return min(dice, key=lambda t: (-dice[t], round(abs(t - default), 9)))
 
 

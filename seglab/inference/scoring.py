@@ -40,7 +40,7 @@ class Scored(NamedTuple):
 
     rows: list[dict[str, Any]]
     values: dict[str, float]
-    calibration: torch.Tensor
+    calibration: np.ndarray
     classes: dict[str, dict[str, float]]
 
 
@@ -101,30 +101,29 @@ def score_cases(
     names = cases[0].classes.names
     is_multiclass = len(names) > 1
     rows: list[dict[str, Any]] = []
-    every: list[list[torch.Tensor]] = [[] for _ in names]
+    every: list[list[np.ndarray]] = [[] for _ in names]
     outlines: list[list[dict[str, float]]] = [[] for _ in names]
-    bins = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64)
+    bins = np.zeros((CALIBRATION_BINS, 3), np.int64)
     for case, prob, mask in predictions(predict, cases, name):
         pred = predicted_mask(prob.numpy(), threshold, postprocessing)
         if is_multiclass:
             parts = [(pred == number, mask == number) for number in range(len(names))]
-            sure, most = prob.max(0)
-            bins += calibration_counts(sure, most == torch.from_numpy(mask))
+            bins += calibration_counts(prob.numpy().max(0), prob.numpy().argmax(0) == mask)
         else:
             parts = [(pred, mask)]
-            bins += calibration_counts(prob, torch.from_numpy(mask))
+            bins += calibration_counts(prob.numpy(), mask)
         for number, (found, there) in enumerate(parts):
-            counts = confusion_counts(torch.from_numpy(found)[None], torch.from_numpy(there)[None])
+            counts = confusion_counts(found, there)
             every[number].append(counts)
             outlines[number].append(boundary_scores(found, there))
-            own = {k: v for k, v in scores(counts).items() if not k.endswith("_pooled")}
-            pixels = dict(zip(("tp", "fp", "fn", "tn"), counts[0].tolist(), strict=True))
+            own = {k: v for k, v in scores(counts[None]).items() if not k.endswith("_pooled")}
+            pixels = dict(zip(("tp", "fp", "fn", "tn"), counts.tolist(), strict=True))
             metadata = {"id": case.id, "diagnosis": case.diagnosis}
             metadata |= {"class": names[number]} if is_multiclass else {}
             rows.append(metadata | pixels | own | outlines[number][-1])
     # fsum is exactly rounded, so the order of the cases does not matter.
     each = [
-        scores(torch.cat(counts))
+        scores(np.stack(counts))
         | {key: math.fsum(one[key] for one in lines) / len(cases) for key in lines[0]}
         for counts, lines in zip(every, outlines, strict=True)
     ]
@@ -132,5 +131,5 @@ def score_cases(
     if not is_multiclass:
         return Scored(rows, each[0] | ece, bins, {})
     values = {key: math.fsum(own[key] for own in each[1:]) / len(each[1:]) for key in each[0]}
-    values |= class_scores(torch.stack([torch.cat(counts) for counts in every], 1))
+    values |= class_scores(np.stack([np.stack(counts) for counts in every], 1))
     return Scored(rows, values | ece, bins, dict(zip(names[1:], each[1:], strict=True)))

@@ -1,1 +1,1 @@
-"""Counts and scores in NumPy, boundary distances, and torchmetrics classes over them."""
+"""Counts, scores and boundary distances in NumPy, and torchmetrics classes that use them."""

@@ -1,243 +1,212 @@
-"""Metrics that mean what they say: pure functions, and thin torchmetrics classes over them.
+"""Confusion counts, overlap scores and calibration error in NumPy.
 
-Everything is computed from integers (confusion counts of each image, fixed-point sums of
-probability), so no value depends on the size of batches, the number of devices or any order.
-Where target and prediction are both empty, Dice and IoU are 1; where one of them is, 0.
+Every formula is here and only here. Scores are computed from integers (confusion counts of each
+image, fixed-point sums of probability), so that no value depends on the batch size, the number
+of devices or the order of the images. Where target and prediction are both empty, Dice and IoU
+are 1; where only one of them is empty, they are 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+import numpy as np
 
-CALIBRATION_BINS = 15
-# ISIC 2018, task 1: an image whose IoU is below counts as failed.
+METRICS = (
+    "pixel_accuracy",
+    "iou_per_image",
+    "dice_per_image",
+    "iou_pooled",
+    "dice_pooled",
+    "sensitivity",
+    "specificity",
+    "thresholded_iou",
+)
+# Means over images of one value per image; the last two are in seglab.metrics.boundary.
+PER_IMAGE = ("dice_per_image", "iou_per_image", "thresholded_iou", "hd95", "surface_dice")
+# ISIC 2018, task 1: an image whose IoU is below this counts as failed.
 ISIC_THRESHOLD = 0.65
-_FIXED_POINT = 2**24  # float32's own resolution below 1
+CALIBRATION_BINS = 15
+PROBABILITY_UNIT = 2**-24  # float32's resolution just below 1
 
 
-def confusion_counts(pred: Tensor, target: Tensor) -> Tensor:
-    """Counts pixels of each image.
+def confusion_counts(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Count the pixels of one image.
 
     Args:
-        pred: bool (N, ...), True for lesion.
-        target: bool (N, ...), likewise.
+        pred: bool (H, W), True for lesion.
+        target: bool (H, W), True for lesion.
 
     Returns:
-        int64 (N, 4): true positive, false positive, false negative and true negative pixels.
+        int64 (4,): true positive, false positive, false negative and true negative pixels.
     """
-    pred, target = pred.flatten(1), target.flatten(1)
-    tp = (pred & target).sum(1)
-    fp = pred.sum(1) - tp
-    fn = target.sum(1) - tp
-    return torch.stack([tp, fp, fn, pred.shape[1] - tp - fp - fn], 1)
+    tp, predicted, actual = (np.count_nonzero(mask) for mask in (pred & target, pred, target))
+    tn = target.size - predicted - actual + tp
+    return np.array([tp, predicted - tp, actual - tp, tn], np.int64)
 
 
-def scores(counts: Tensor) -> dict[str, float]:
-    """Scores a set of images.
+def class_counts(pred: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
+    """Count the pixels of one image for each class, as this class against the rest.
+
+    Args:
+        pred: Class numbers (H, W), 0 to `classes` - 1.
+        target: Class numbers (H, W), 0 to `classes` - 1.
+        classes: K.
+
+    Returns:
+        int64 (K, 4), in the order of `confusion_counts`.
+    """
+    return np.stack([confusion_counts(pred == k, target == k) for k in range(classes)])
+
+
+def score_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Split each score into what every image adds to its numerator and to its denominator.
+
+    A score of a set of images is the ratio of these two sums (`ratio_of_sums`).
+
+    Args:
+        counts: (..., 4) of `confusion_counts`, whole numbers below 2 ** 53; all four are 0 where
+            an image was not tested, and it then adds nothing.
+
+    Returns:
+        For each name in `METRICS` float64 (..., 2): terms of the numerator and the denominator.
+    """
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    pixels = tp + fp + fn + tn
+    union, areas = tp + fp + fn, 2 * tp + fp + fn
+    iou = ratio(tp, union)
+    tested = pixels > 0
+    return {
+        "pixel_accuracy": np.stack([tp + tn, pixels], -1),
+        "iou_per_image": mean_terms(iou, tested),
+        "dice_per_image": mean_terms(ratio(2 * tp, areas), tested),
+        "iou_pooled": np.stack([tp, union], -1),
+        "dice_pooled": np.stack([2 * tp, areas], -1),
+        "sensitivity": np.stack([tp, tp + fn], -1),
+        "specificity": np.stack([tn, tn + fp], -1),
+        "thresholded_iou": mean_terms(np.where(iou >= ISIC_THRESHOLD, iou, 0.0), tested),
+    }
+
+
+def mean_terms(values: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    """Return the terms, as `score_terms` does, of a score that is a mean over images.
+
+    Args:
+        values: float64 (...), one value per image.
+        tested: bool (...), False where there is no value.
+
+    Returns:
+        float64 (..., 2).
+    """
+    return np.stack([np.where(tested, values, 0.0), tested], -1)
+
+
+def ratio_of_sums(terms: np.ndarray) -> float:
+    """Score a set of images from the terms that each of them adds.
+
+    Args:
+        terms: float64 (N, 2) of `score_terms` or `mean_terms`.
+
+    Returns:
+        Sum of numerators over sum of denominators; 1 where both are 0. The sums are exactly
+        rounded, so the order of the images does not matter.
+    """
+    part, whole = (math.fsum(column) for column in terms.T.tolist())
+    return part / whole if whole else 1.0
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide element by element; nothing of nothing is 1."""
+    return np.divide(part, whole, out=np.ones(np.shape(part)), where=whole != 0)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, exactly rounded, so that it does not depend on the order."""
+    return math.fsum(values) / len(values)
+
+
+def scores(counts: np.ndarray) -> dict[str, float]:
+    """Score a set of images.
 
     Args:
         counts: int64 (N, 4) of `confusion_counts`, N >= 1.
 
     Returns:
-        `iou_per_image`, `dice_per_image` and `thresholded_iou`: means over images.
-        `pixel_accuracy`, `iou_pooled`, `dice_pooled`, `sensitivity` and `specificity`: of all
-        pixels in one confusion matrix. All in [0, 1]; a ratio of nothing to nothing is 1.
+        For each name in `METRICS` a value in [0, 1]. `iou_per_image`, `dice_per_image` and
+        `thresholded_iou` are means over images; the others are computed from the sum of all
+        confusion matrices. A ratio of nothing to nothing is 1.
     """
-    per_image = [_overlap(*row) for row in counts.tolist()]
-    tp, fp, fn, tn = counts.sum(0).tolist()
-    iou, dice = _overlap(tp, fp, fn, tn)
-    return {
-        "pixel_accuracy": _ratio(tp + tn, tp + fp + fn + tn),
-        "iou_per_image": _mean([iou for iou, _ in per_image]),
-        "dice_per_image": _mean([dice for _, dice in per_image]),
-        "iou_pooled": iou,
-        "dice_pooled": dice,
-        "sensitivity": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
-        "thresholded_iou": _mean([iou if iou >= ISIC_THRESHOLD else 0.0 for iou, _ in per_image]),
-    }
+    return {name: ratio_of_sums(terms) for name, terms in score_terms(counts).items()}
 
 
-def class_counts(pred: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Counts pixels of each image for each class, as one class against the rest.
-
-    Args:
-        pred: Class numbers (N, ...), 0 to `classes` - 1.
-        target: The same.
-        classes: K.
-
-    Returns:
-        int64 (N, K, 4), as `confusion_counts`.
-    """
-    return torch.stack([confusion_counts(pred == k, target == k) for k in range(classes)], 1)
-
-
-def class_scores(counts: Tensor) -> dict[str, float]:
-    """Scores a set of images of several classes.
+def class_scores(counts: np.ndarray) -> dict[str, float]:
+    """Score a set of images with several classes.
 
     Args:
         counts: int64 (N, K, 4) of `class_counts`, N >= 1, K >= 2; the first class is background.
 
     Returns:
-        What `scores` returns, as means over all classes but background, each against the rest; a
-        class that is nowhere in an image, neither there nor predicted, has an overlap of 1 there.
-        `pixel_accuracy` is the share of all pixels whose class is right, background or not.
+        The values of `scores`, averaged over all classes but background, each against the rest.
+        A class that is in neither mask of an image has an overlap of 1 there. `pixel_accuracy`
+        is the share of all pixels whose class is right, background included.
     """
-    each = [scores(own) for own in counts[:, 1:].unbind(1)]
-    values = {name: _mean([own[name] for own in each]) for name in each[0]}
-    right, pixels = int(counts[..., 0].sum()), int(counts[:, 0].sum())
-    return values | {"pixel_accuracy": _ratio(right, pixels)}
+    by_class = [scores(counts[:, k]) for k in range(1, counts.shape[1])]
+    values = {name: mean([scored[name] for scored in by_class]) for name in METRICS}
+    correct, pixels = int(counts[..., 0].sum()), int(counts[:, 0].sum())
+    return values | {"pixel_accuracy": correct / pixels}
 
 
-def calibration_counts(prob: Tensor, target: Tensor) -> Tensor:
-    """Counts pixels by lesion probability, in 15 equal bins.
+def calibration_counts(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Count pixels by predicted probability, in 15 equal bins.
 
     Args:
         prob: float, in [0, 1], any shape.
-        target: bool, of the same shape.
+        target: bool, of the same shape: whether the prediction came true.
 
     Returns:
-        int64 (15, 3): pixels, lesion pixels and the sum of probability in units of 2 ** -24.
+        int64 (15, 3): pixels, pixels where `target` is True, and the sum of `prob` in units of
+        2 ** -24.
     """
-    prob, target = prob.flatten(), target.flatten()
-    bins = (prob * CALIBRATION_BINS).int().clamp_(max=CALIBRATION_BINS - 1)
-    fixed = (prob * _FIXED_POINT).round_().long()
-    # Twice the bins: background's, then lesion's.
-    bins.add_(target, alpha=CALIBRATION_BINS)
-    out = torch.zeros(2, 2 * CALIBRATION_BINS, dtype=torch.int64, device=prob.device)
-    out[0].index_add_(0, bins, torch.ones_like(fixed))
-    out[1].index_add_(0, bins, fixed)
-    pixels, sums = out.unflatten(1, (2, CALIBRATION_BINS))
-    return torch.stack([pixels.sum(0), pixels[1], sums.sum(0)], 1)
+    prob, target = prob.ravel(), target.ravel()
+    bins = np.minimum((prob * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1)
+    # Twice the bins: first those where `target` is False, then those where it is True.
+    split = np.bincount(bins + CALIBRATION_BINS * target, minlength=2 * CALIBRATION_BINS)
+    missed, correct = split.reshape(2, CALIBRATION_BINS)
+    units = np.rint(prob / prob.dtype.type(PROBABILITY_UNIT))
+    sums = np.bincount(bins, units, CALIBRATION_BINS)  # whole numbers in float64: exact
+    return np.stack([missed + correct, correct, sums], 1).astype(np.int64)
 
 
-def calibration_error(counts: Tensor) -> float:
-    """Expected calibration error, in [0, 1] (Naeini et al. 2015; Guo et al. 2017).
+def calibration_error(counts: np.ndarray) -> float:
+    """Return the expected calibration error, in [0, 1] (Naeini et al. 2015; Guo et al. 2017).
 
     Args:
         counts: int64 (15, 3) of `calibration_counts`, of one image or summed over several.
     """
-    total = int(counts[:, 0].sum())
-    gaps = [abs(fixed / _FIXED_POINT - lesion) for _, lesion, fixed in counts.tolist()]
-    return math.fsum(gaps) / total if total else 0.0
+    pixels = int(counts[:, 0].sum())
+    gaps = [abs(units * PROBABILITY_UNIT - correct) for _, correct, units in counts.tolist()]
+    return math.fsum(gaps) / pixels if pixels else 0.0
 
 
-class _Score(Metric):
-    """One of `scores` at a threshold, or of `class_scores`; of the latter also for one class."""
+def network_metric_names(classes: Sequence[str]) -> list[str]:
+    """List the metrics that are logged in training, without the stage before each name.
 
-    full_state_update = False
-    higher_is_better = True
-    counts: list[Tensor]
-
-    def __init__(self, name: str, threshold: float, number: int | None = None) -> None:
-        super().__init__()
-        self.name = name
-        self.threshold = threshold
-        self.number = number
-        self.add_state("counts", default=[], dist_reduce_fx="cat")
-
-    def update(self, prob: Tensor, target: Tensor) -> None:
-        k = prob.shape[1]
-        if k == 1:
-            self.counts.append(confusion_counts(prob > self.threshold, target > 0))
-        else:
-            self.counts.append(class_counts(prob.argmax(1), target[:, 0], k))
-
-    def compute(self) -> Tensor:
-        counts = torch.cat(list(self.counts)) if isinstance(self.counts, list) else self.counts
-        if counts.ndim == 2:
-            values = scores(counts)
-        elif self.number is None:
-            values = class_scores(counts)
-        else:
-            values = scores(counts[:, self.number])
-        return torch.tensor(values[self.name], dtype=torch.float64)
-
-
-class CalibrationError(Metric):
-    """`calibration_error`, accumulated."""
-
-    full_state_update = False
-    higher_is_better = False
-    counts: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        zero = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64)
-        self.add_state("counts", default=zero, dist_reduce_fx="sum")
-
-    def update(self, prob: Tensor, target: Tensor) -> None:
-        """Adds float prob (N, 1, ...) in [0, 1] and target, of equal shape.
-
-        Of several classes, prob (N, K, ...): how sure each pixel's class is, and if it is right.
-        """
-        if prob.shape[1] == 1:
-            self.counts += calibration_counts(prob, target > 0)
-        else:
-            sure, pred = prob.max(1)
-            self.counts += calibration_counts(sure, pred == target[:, 0])
-
-    def compute(self) -> Tensor:
-        """Returns the error over everything that was added."""
-        return torch.tensor(calibration_error(self.counts), dtype=torch.float64)
-
-
-class PerImageMean(Metric):
-    """Mean over images of a value of each, such as a loss."""
-
-    full_state_update = False
-    values: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("values", default=[], dist_reduce_fx="cat")
-
-    def update(self, values: Tensor) -> None:
-        """Adds float (N,)."""
-        self.values.append(values.detach())
-
-    def compute(self) -> Tensor:
-        """Returns the mean over everything that was added, exactly rounded."""
-        values = torch.cat(list(self.values)) if isinstance(self.values, list) else self.values
-        return torch.tensor(_mean(values.double().tolist()), dtype=torch.float64)
-
-
-def segmentation_metrics(
-    threshold: float, classes: Sequence[str] = ("lesion",)
-) -> MetricCollection:
-    """The metrics of every stage, at network size.
-
-    In go probabilities (N, 1, H, W) and masks (N, 1, H, W) of 0 and 1; of K classes (N, K, H, W)
-    and class numbers (N, 1, H, W). Names end in `_net`, because a value at network size is not the
-    value at native size.
+    They end in `_net`, because a value at network size is not the value at native size.
 
     Args:
-        threshold: Probability above which a pixel is lesion; of no use with several classes.
-        classes: One name, or several with background first. Of several, Dice and IoU of each
-            besides: `dice_per_image_lesion_net`.
+        classes: Class names. With several, of which the first is background, there are Dice and
+            IoU of every other class too, such as `dice_per_image_lesion_net`.
     """
-    names = scores(torch.zeros(1, 4).long())
-    metrics: dict[str, Any] = {name: _Score(name, threshold) for name in names}
-    for number, own in enumerate(classes[1:], 1):
-        for name in ("dice_per_image", "iou_per_image"):
-            metrics[f"{name}_{own}"] = _Score(name, threshold, number)
-    return MetricCollection(metrics | {"ece": CalibrationError()}, postfix="_net")
+    names = [*METRICS, *class_metrics(classes), "ece"]
+    return [f"{name}_net" for name in names]
 
 
-def _overlap(tp: int, fp: int, fn: int, tn: int) -> tuple[float, float]:
-    return _ratio(tp, tp + fp + fn), _ratio(2 * tp, 2 * tp + fp + fn)
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 1.0
-
-
-def _mean(values: list[float]) -> float:
-    # fsum is exactly rounded, so the order of the images does not matter.
-    return math.fsum(values) / len(values)
+def class_metrics(classes: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Map the name of each metric of a single class to the metric and the class number."""
+    return {
+        f"{name}_{class_name}": (name, k)
+        for k, class_name in enumerate(classes)
+        for name in ("dice_per_image", "iou_per_image")
+        if k > 0
+    }

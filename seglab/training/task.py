@@ -19,7 +19,7 @@ from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.validation import check_number
 from seglab.data.classes import ONE_CLASS
 from seglab.inference.predictor import probabilities
-from seglab.metrics.scores import PerImageMean, segmentation_metrics
+from seglab.metrics.modules import PerImageMean, segmentation_metrics
 
 STAGES = ("train", "val", "test")
 

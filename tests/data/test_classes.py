@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import skimage.measure
 import torch
-import torchmetrics
 from helpers.tiny import REPO, Ended, write_tiny_classes
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,7 +34,7 @@ from seglab.inference.postprocessing import (
 )
 from seglab.inference.predict import predict
 from seglab.losses import bce, cross_entropy, cross_entropy_dice, dice, focal, structure, tversky
-from seglab.metrics.scores import class_counts, class_scores, segmentation_metrics
+from seglab.metrics.modules import segmentation_metrics
 from seglab.runs.checkpoints import hash_weights
 from seglab.runs.records import find_runs
 
@@ -214,35 +213,6 @@ class TestLosses:
 
 
 class TestScores:
-    @settings(deadline=None, max_examples=30)
-    @given(data=st.data())
-    def test_they_are_those_of_torchmetrics(self, data: st.DataObject) -> None:
-        shape = data.draw(array_shapes(min_dims=3, max_dims=3, max_side=5))
-        pred, target = (
-            torch.from_numpy(data.draw(arrays(np.int64, shape, elements=st.integers(0, 3))))
-            for _ in range(2)
-        )
-        counts = class_counts(pred, target, 4)
-        assert counts.shape == (len(pred), 4, 4) and counts.dtype == torch.int64
-        values = class_scores(counts)
-        matrix = torchmetrics.functional.confusion_matrix(pred, target, "multiclass", num_classes=4)
-        right, wrong = matrix.trace().item(), matrix.sum().item() - matrix.trace().item()
-        assert values["pixel_accuracy"] == pytest.approx(right / (right + wrong), abs=1e-12)
-        iou = []
-        for k in range(1, 4):
-            union = (matrix[k].sum() + matrix[:, k].sum() - matrix[k, k]).item()
-            iou.append(matrix[k, k].item() / union if union else 1.0)
-        assert values["iou_pooled"] == pytest.approx(sum(iou) / 3, abs=1e-12)
-
-    def test_per_image_values_by_hand(self) -> None:
-        target = torch.tensor([[0, 1, 1, 2], [0, 0, 0, 1]])
-        pred = torch.tensor([[0, 1, 2, 2], [0, 0, 1, 1]])
-        # Class 1: 2/3 and 2/3. Class 2: 2/3, and in the second image nowhere: 1.
-        values = class_scores(class_counts(pred, target, 3))
-        assert values["dice_per_image"] == pytest.approx((2 / 3 + 2 / 3 + 2 / 3 + 1) / 4)
-        assert values["dice_pooled"] == pytest.approx((4 / 6 + 2 / 3) / 2)
-        assert values["pixel_accuracy"] == 6 / 8
-
     def test_the_collection_names_each_class_but_background(self) -> None:
         metrics = segmentation_metrics(0.5, NAMES)
         prob = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.2, 0.6, 0.2]]).T[None, :, None]

@@ -21,7 +21,8 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from seglab.core.errors import InputError
 from seglab.losses import bce, double_sigmoid_bce
-from seglab.metrics.scores import calibration_counts, calibration_error, confusion_counts, scores
+from seglab.metrics.modules import count_calibration, count_confusion
+from seglab.metrics.scores import calibration_error, scores
 from seglab.networks import UNet
 from seglab.runs.checkpoints import SealedCheckpoints, load_network
 from seglab.training.lr_schedulers import cosine
@@ -131,8 +132,8 @@ def expected(net: nn.Module, parts: list[Batch], stage: str, threshold: float) -
     with torch.no_grad():
         logits = net(image)
     prob = torch.sigmoid(logits)
-    values = scores(confusion_counts(prob > threshold, mask > 0))
-    values["ece"] = calibration_error(calibration_counts(prob, mask > 0))
+    values = scores(count_confusion(prob > threshold, mask > 0).numpy())
+    values["ece"] = calibration_error(count_calibration(prob, mask > 0).numpy())
     losses = [F.binary_cross_entropy(p, m).item() for p, m in zip(prob, mask, strict=True)]
     named = {f"{stage}/{name}_net": value for name, value in values.items()}
     return named | {f"{stage}/loss": sum(losses) / len(losses)}
@@ -460,7 +461,7 @@ def test_loss_and_metrics_are_float32_under_autocast() -> None:
     by_image = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").mean((1, 2, 3))
     assert rows.rows[0]["train/loss"] == pytest.approx(by_image.mean().item(), rel=1e-6)
     prob = torch.sigmoid(logits)
-    ece = calibration_error(calibration_counts(prob, mask > 0))
+    ece = calibration_error(count_calibration(prob, mask > 0).numpy())
     assert rows.rows[0]["train/ece_net"] == pytest.approx(ece, abs=1e-7)
-    dice = scores(confusion_counts(prob > 0.5, mask > 0))["dice_per_image"]
+    dice = scores(count_confusion(prob > 0.5, mask > 0).numpy())["dice_per_image"]
     assert rows.rows[0]["train/dice_per_image_net"] == pytest.approx(dice, rel=1e-12)

@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import Callback
 
-from seglab.metrics.scores import PerImageMean
+from seglab.metrics.modules import PerImageMean
 
 
 class WatchTest(Callback):

@@ -1,0 +1,176 @@
+"""Torchmetrics classes that count on the device and score with `seglab.metrics.scores`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from seglab.metrics.scores import (
+    CALIBRATION_BINS,
+    METRICS,
+    PROBABILITY_UNIT,
+    calibration_error,
+    class_metrics,
+    class_scores,
+    mean,
+    scores,
+)
+
+
+class SegmentationScore(Metric):
+    """One of the scores of `seglab.metrics.scores`, accumulated as counts of each image.
+
+    Args:
+        name: One of `METRICS`.
+        threshold: Probability above which a pixel is lesion; not used with several classes.
+        class_index: With several classes the one that is scored against the rest; None for the
+            mean over all but background.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    counts: list[Tensor]
+
+    def __init__(self, name: str, threshold: float, class_index: int | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.threshold = threshold
+        self.class_index = class_index
+        self.add_state("counts", default=[], dist_reduce_fx="cat")
+
+    def update(self, prob: Tensor, target: Tensor) -> None:
+        """Add images: prob (N, C, H, W), target (N, 1, H, W) of class numbers."""
+        classes = prob.shape[1]
+        if classes == 1:
+            self.counts.append(count_confusion(prob > self.threshold, target > 0))
+        else:
+            pred, target = prob.argmax(1), target[:, 0]
+            one_vs_rest = [count_confusion(pred == k, target == k) for k in range(classes)]
+            self.counts.append(torch.stack(one_vs_rest, 1))
+
+    def compute(self) -> Tensor:
+        """Return the score of all images that were added."""
+        counts = _concatenate(self.counts).cpu().numpy()
+        if counts.ndim == 2:
+            values = scores(counts)
+        elif self.class_index is None:
+            values = class_scores(counts)
+        else:
+            values = scores(counts[:, self.class_index])
+        return torch.tensor(values[self.name], dtype=torch.float64)
+
+
+class CalibrationError(Metric):
+    """Expected calibration error of all pixels, by `seglab.metrics.scores.calibration_error`."""
+
+    full_state_update = False
+    higher_is_better = False
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        zero = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.int64)
+        self.add_state("counts", default=zero, dist_reduce_fx="sum")
+
+    def update(self, prob: Tensor, target: Tensor) -> None:
+        """Add images: prob (N, C, H, W), target (N, 1, H, W) of class numbers.
+
+        With C > 1 what counts is the probability of each pixel's most probable class, and whether
+        this class is right.
+        """
+        if prob.shape[1] == 1:
+            self.counts += count_calibration(prob, target > 0)
+        else:
+            confidence, pred = prob.max(1)
+            self.counts += count_calibration(confidence, pred == target[:, 0])
+
+    def compute(self) -> Tensor:
+        """Return the error over all pixels that were added."""
+        return torch.tensor(calibration_error(self.counts.cpu().numpy()), dtype=torch.float64)
+
+
+class PerImageMean(Metric):
+    """Mean over images of one value per image, such as a loss."""
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def update(self, values: Tensor) -> None:
+        """Add float (N,)."""
+        self.values.append(values.detach())
+
+    def compute(self) -> Tensor:
+        """Return the mean of all values that were added, exactly rounded."""
+        values = _concatenate(self.values).double().tolist()
+        return torch.tensor(mean(values), dtype=torch.float64)
+
+
+def segmentation_metrics(
+    threshold: float, classes: Sequence[str] = ("lesion",)
+) -> MetricCollection:
+    """Collect the metrics of a stage, named as by `network_metric_names`.
+
+    They are updated with probabilities (N, C, H, W) and masks (N, 1, H, W) of class numbers, both
+    at network size.
+
+    Args:
+        threshold: Probability above which a pixel is lesion; not used with several classes.
+        classes: One class name, or several of which the first is background.
+    """
+    metrics: dict[str, Metric | MetricCollection] = {
+        name: SegmentationScore(name, threshold) for name in METRICS
+    }
+    for name, (metric, class_index) in class_metrics(classes).items():
+        metrics[name] = SegmentationScore(metric, threshold, class_index)
+    return MetricCollection(metrics | {"ece": CalibrationError()}, postfix="_net")
+
+
+def count_confusion(pred: Tensor, target: Tensor) -> Tensor:
+    """Count the pixels of each image of a batch, as `seglab.metrics.scores.confusion_counts`.
+
+    Args:
+        pred: bool (N, ...), True for lesion.
+        target: bool (N, ...), True for lesion.
+
+    Returns:
+        int64 (N, 4).
+    """
+    pred, target = pred.flatten(1), target.flatten(1)
+    tp = (pred & target).sum(1)
+    fp = pred.sum(1) - tp
+    fn = target.sum(1) - tp
+    return torch.stack([tp, fp, fn, pred.shape[1] - tp - fp - fn], 1)
+
+
+def count_calibration(prob: Tensor, target: Tensor) -> Tensor:
+    """Count pixels by probability, as `seglab.metrics.scores.calibration_counts`.
+
+    Args:
+        prob: float, in [0, 1], any shape.
+        target: bool, of the same shape.
+
+    Returns:
+        int64 (15, 3).
+    """
+    prob, target = prob.flatten(), target.flatten()
+    bins = (prob * CALIBRATION_BINS).int().clamp_(max=CALIBRATION_BINS - 1)
+    units = (prob / PROBABILITY_UNIT).round_().long()
+    # Twice the bins: first those where target is False, then those where it is True.
+    bins.add_(target, alpha=CALIBRATION_BINS)
+    out = torch.zeros(2, 2 * CALIBRATION_BINS, dtype=torch.int64, device=prob.device)
+    out[0].index_add_(0, bins, torch.ones_like(units))
+    out[1].index_add_(0, bins, units)
+    pixels, sums = out.unflatten(1, (2, CALIBRATION_BINS))
+    return torch.stack([pixels.sum(0), pixels[1], sums.sum(0)], 1)
+
+
+def _concatenate(state: list[Tensor] | Tensor) -> Tensor:
+    # Torchmetrics replaces a list state by one tensor when devices are synchronised.
+    return torch.cat(state) if isinstance(state, list) else state
