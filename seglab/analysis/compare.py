@@ -18,6 +18,7 @@ from seglab.analysis import statistics as stats
 from seglab.analysis.tables import Table, latex, markdown, plain
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic, write_csv
+from seglab.metrics.names import DEFAULT_METRICS, METRICS
 from seglab.runs.records import (
     COSTS,
     STATUSES,
@@ -30,12 +31,6 @@ from seglab.runs.records import (
     read_curve,
 )
 
-METRICS = (
-    *("dice_per_image", "iou_per_image", "pixel_accuracy"),
-    *("iou_pooled", "dice_pooled", "sensitivity", "specificity"),
-    *("thresholded_iou", "hd95", "surface_dice", "ece"),
-)
-SHOWN = METRICS[:3]
 MONITOR = "val/dice_per_image_net"  # drawn of a run that monitors nothing of val
 FEW = 50  # cases
 TOO_NARROW = (
@@ -270,7 +265,7 @@ def compare(
 
     Args:
         dirs: Folders of runs.
-        metrics: Names of `METRICS` to show, joined by commas, or 'all'; None for `SHOWN`.
+        metrics: Names of `METRICS` to show, joined by commas, or 'all'; None for `DEFAULT_METRICS`.
         by_diagnosis: Whether each row is followed by one for each diagnosis.
         versus: Pairs of rows for paired tests, by their labels or how these begin.
         metric: What is tested, one of `stats.PER_IMAGE`.
@@ -284,7 +279,7 @@ def compare(
     Raises:
         InputError: No runs, a damaged file, or an unknown metric or row.
     """
-    shown: tuple[str, ...] = METRICS if metrics == "all" else SHOWN
+    shown: tuple[str, ...] = METRICS if metrics == "all" else DEFAULT_METRICS
     if metrics and metrics != "all":
         shown = tuple(dict.fromkeys(metrics.split(",")))
     for option, name, known in [("metrics", name, METRICS) for name in shown] + [

@@ -157,7 +157,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         log_hparams(trainer, config, summary, run.record.get("varies", {}))
         write_json(run.path / "summary.json", summary)
         try:
-            write_atomic(run.path / card.NAME, card.model_card(run.path))
+            write_atomic(run.path / card.NAME, card.make_model_card(run.path))
         except InputError as error:  # such as a table too large for it: no reason to lose the run
             log.warning("%s is left out: %s", card.NAME, error)
         log_summary(run.path)
