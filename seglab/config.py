@@ -25,17 +25,6 @@ SPLIT = ("val", "test", "seed", "fold", "folds", "file")
 # Of Lightning's Trainer: what `build` hands it.
 BUILT = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
 
-# With these a run that was interrupted could not go on exactly, and some leave no run at all.
-INEXACT = (
-    "barebones",
-    "fast_dev_run",
-    "max_steps",
-    "max_time",
-    "overfit_batches",
-    "reload_dataloaders_every_n_epochs",
-    "val_check_interval",
-)
-
 # Key, type, least, greatest, and whether null is a value too.
 NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("seed", int, 0, 2**63 - 1, False),
@@ -169,12 +158,10 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     for key in BUILT:
         if key in config["trainer"]:
             raise InputError(f"trainer.{key}: is built from the rest of the config; remove it")
-    for key in INEXACT:
-        if key in config["trainer"]:
-            raise InputError(
-                f"trainer.{key}: an interrupted run could not go on exactly with it; use "
-                "trainer.max_epochs and trainer.limit_train_batches, or trainer=smoke"
-            )
+    if config["trainer"].get("barebones"):
+        raise InputError(
+            "trainer.barebones: logs no metrics, from which a run is chosen and recorded; remove it"
+        )
     root = config["data"]["root"]
     if Path(config["run_dir"]).resolve().is_relative_to(Path(root).resolve()):
         raise InputError(

@@ -309,9 +309,9 @@ def test_an_unwritable_run_directory_is_refused(
 
 def test_a_run_is_not_overwritten(tiny_train: Callable[..., Ended], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert tiny_train(run, "trainer=smoke", "trainer.max_epochs=1").code == 0
+    assert tiny_train(run, "trainer.max_epochs=1").code == 0
     before = {name: (run / name).read_bytes() for name in files_of(run)}
-    ended = tiny_train(run, "trainer=smoke", "seed=1")
+    ended = tiny_train(run, "seed=1")
     assert ended.code == 1
     assert "holds a run of another config" in ended.err
     assert "seed: 42 then, 1 now" in ended.err

@@ -82,7 +82,7 @@ def test_every_model_gives_logits(model: str) -> None:
         *(f"experiment={n}" for n in shipped("experiment") if not n.startswith(("step", "tried/"))),
         *(f"experiment=[best,tried/{name}]" for name in ("early_stopping", "clipping")),
         *(f"model={name}" for name in shipped("model")),
-        "trainer=smoke",
+        "trainer=debug",
     ],
 )
 def test_it_trains(

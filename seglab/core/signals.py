@@ -73,7 +73,7 @@ class Interrupts:
         self.received_signal = signum
         if not self.deferrable:
             raise self.error()
-        log.info("stopping after this step, to go on later; once more: leave at once")
+        log.info("stopping after this step; a second signal ends the process at once")
 
 
 def stop_with_launcher() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +46,6 @@ class SegmentationDataModule(LightningDataModule):
         seed: Of the order of training batches and of augmentation.
         classes: Names of what masks tell apart, as in `seglab.data.classes.Classes`.
         colours: Of several classes, as there.
-
-    Attributes:
-        start: Epoch, from 0, and how many of its batches were trained on before: where the first
-            loader of train begins.
     """
 
     def __init__(
@@ -90,7 +85,6 @@ class SegmentationDataModule(LightningDataModule):
         self.augment = augment
         self.num_workers = num_workers
         self.seed = seed
-        self.start = (0, 0)
         self.cases: list[Case] = []
         self.cache: Cache
         self.split: Split
@@ -140,11 +134,13 @@ class SegmentationDataModule(LightningDataModule):
         rank, world = self._rank_and_world()
         rows = CachedDataset(self.cache, self.cases, self.subset_indices("train"))
         size = self.batch_size // world
-        sampler = ResumableSampler(rows, world, rank, shuffle=True, seed=self.seed)
-        epoch, batches = self.start
-        # Lightning tells the epoch too late for the first batch of a resumed run.
-        sampler.set_epoch(epoch)
-        sampler.skip = batches * size
+        sampler: DistributedSampler = DistributedSampler(
+            rows, world, rank, shuffle=True, seed=self.seed
+        )
+        if self.trainer is not None:
+            # Lightning 2.6 makes the iterator of a resumed run's first epoch before it sets this.
+            progress = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)  # type: ignore[attr-defined]
         return self._loader(rows, size, sampler)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
@@ -202,16 +198,6 @@ class SegmentationDataModule(LightningDataModule):
 def files_below(root: str | Path, files: Mapping[Path, str]) -> dict[str, str]:
     """Files by their path below the data's root, so that data may be moved as a whole."""
     return {Path(os.path.relpath(path, root)).as_posix(): sha for path, sha in files.items()}
-
-
-class ResumableSampler(DistributedSampler):
-    """torch's, that can begin in the middle of its first epoch."""
-
-    skip = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        skip, self.skip = self.skip, 0
-        return itertools.islice(super().__iter__(), skip, None)
 
 
 class CachedDataset(Dataset):

@@ -121,8 +121,7 @@ class RunDirectory:
                     with name_file_in_errors(self.path):
                         raise
                 raise
-            if self._begun:
-                self._close("finished", None)
+            self._close("finished", None)
 
     def is_finished(self, config: dict[str, Any]) -> bool:
         """Whether this run was trained to its end already.
@@ -214,7 +213,7 @@ class RunDirectory:
                         stored["config"], metadata["config"]
                     ):
                         raise InputError(f"{file}: is of another run")
-                    int(checkpoint["callbacks"]["RunRecorder"]["batches"])
+                    checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
                     found[file] = checkpoint
                 except (InputError, KeyError, TypeError) as error:
                     log.warning("not used: %s", str(error).rpartition(";")[0] or f"{file}: {error}")

@@ -115,6 +115,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
         seed_everything(cfg.seed)
         parts = build(config, run.path, interrupts)
         data, trainer, recorder = parts.data, parts.trainer, parts.recorder
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.fit(parts.task, data)
+            log.info("trainer.fast_dev_run: training and validation ran; nothing was saved")
+            return {}
         if trainer.is_global_zero:
             code = provenance.hash_modules(
                 list_modules(config)
@@ -134,8 +138,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
         seconds = {"fit": time.monotonic() - began}
         if recorder.best_epoch is None:
             raise InputError(
-                "trainer: not one epoch was trained to its end; look at trainer.limit_train_batches"
-                " and the other limits"
+                f"trainer: training ended without an epoch that has monitor={config['monitor']}; "
+                "train longer, look at trainer.limit_train_batches and the other limits, or set "
+                "monitor=null"
             )
         # The weights alone: Lightning's own restoring would wind the recorder back as well.
         parts.task.load_state_dict(read_checkpoint(run.path / BEST)["state_dict"])
@@ -454,7 +459,8 @@ def _quiet() -> Iterator[None]:
         for hint in (
             ".*does not have many workers.*",
             ".*smaller than the logging interval.*",
-            ".*your dataloader is not resumable.*",  # ours is: SegmentationDataModule.start
+            ".*your dataloader is not resumable.*",
+            ".*You requested to overfit but enabled .* dataloader shuffling.*",
             ".*in eval mode at the start of training.*",  # BatchNorm of a pretrained encoder
             ".*isinstance.treespec, LeafSpec.*",
             ".*You defined a `validation_step` but have no `val_dataloader`.*",

@@ -60,8 +60,13 @@ def make(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
 
 def trainer(training: bool = True, epoch: int = 0, rank: int = 0, world: int = 1) -> Any:
+    fit_loop = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
     return SimpleNamespace(
-        training=training, current_epoch=epoch, global_rank=rank, world_size=world
+        training=training,
+        current_epoch=epoch,
+        global_rank=rank,
+        world_size=world,
+        fit_loop=fit_loop,
     )
 
 

@@ -1,4 +1,4 @@
-"""The books of a run while it trains: metrics.csv, the logger, checkpoints, a good end."""
+"""Callback that records a run while it trains: metrics, checkpoints, a stop on a signal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from torchmetrics import Metric
 
 from seglab.core.errors import InputError
 from seglab.core.files import write_csv
@@ -21,19 +20,19 @@ from seglab.runs.checkpoints import BEST, LAST
 
 
 class RunRecorder(Checkpoint):
-    """After each epoch: a row, the best checkpoint if it is the best, the last one always.
+    """Callback that writes metrics.csv and checkpoints after each epoch and stops on a signal.
 
-    A checkpoint holds all that it takes to go on as if nothing had happened, also in the middle
-    of an epoch: besides what Lightning keeps, the rows so far, the state of all random
-    generators, how far the epoch has come and what its metrics have counted.
+    A checkpoint also holds the rows so far and the state of all random generators: a run that
+    goes on from it ends with the same weights as one that was never interrupted. On a signal
+    training stops after the current step; the epoch that is not finished is trained again.
 
     Args:
-        run_dir: Gets metrics.csv (a row an epoch, at full precision, no times) and checkpoints.
-        metadata: Plain containers that go into checkpoints under 'seglab': what it takes to use one
-            alone.
-        monitor: The value that the best checkpoint has the best of; None for the last epoch's.
+        run_dir: Gets metrics.csv (one row per epoch, full precision, no times) and checkpoints.
+        metadata: Plain containers that are stored in checkpoints under 'seglab', enough to
+            rebuild the network from a checkpoint alone.
+        monitor: Metric that chooses best.ckpt; None for the last epoch.
         mode: 'max' or 'min'.
-        interrupts: Asked after each step whether to stop.
+        interrupts: Signals that were received, looked at after each step and each epoch.
     """
 
     def __init__(
@@ -52,90 +51,84 @@ class RunRecorder(Checkpoint):
         self.rows: list[dict[str, Any]] = []
         self.images = 0
         self.train_seconds = 0.0
-        self._began = 0.0
-        self._rate = 0.0
-        self._batches = 0
-        self._ended = False
-        self._resumed: dict[str, Any] = {}
+        self._step_start = 0.0
+        self._learning_rate = 0.0
+        self._validated = False  # in this epoch
+        self._stopped = False
+        self._random_states: list[dict[str, Any]] = []  # one per process, from a checkpoint
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the epoch of best.ckpt, from 1: the first of equals; None before there is."""
+        """Number of the epoch of best.ckpt, from 1; of equal epochs the first; None before any."""
         if self.monitor is None:
             return len(self.rows) or None
         values = {row["epoch"]: row[self.monitor] for row in self.rows if self.monitor in row}
         return max(values, key=lambda epoch: self.sign * values[epoch], default=None)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Takes up what a checkpoint holds of this process; signals wait from here on."""
-        if self._resumed:
-            mine = self._resumed["processes"][trainer.global_rank]
-            _set_random_state(mine["random"])
-            for name, states in mine["metrics"].items():
-                metric = module.get_submodule(name)
-                for key, value in states.items():
-                    setattr(metric, key, _to(value, metric.device))
+        """Restores the random state of a resumed run; from here on signals are deferred."""
+        if self._random_states:
+            _set_random_state(self._random_states[trainer.global_rank])
+            if trainer.max_steps != -1:
+                _begin_next_epoch(trainer)
         self.interrupts.install()
         self.interrupts.deferrable = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Signals wait no longer."""
+        """From here on signals raise at once."""
         self.interrupts.deferrable = False
-        self._stop_if_asked(trainer)
+        self._raise_if_signalled(trainer)
 
     def on_exception(self, *args: Any) -> None:
-        """As on_train_end."""
+        """From here on signals raise at once."""
         self.interrupts.deferrable = False
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Starts the clock of `train_seconds`; by its end the epoch has the next one's rate."""
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._began = time.perf_counter()
+        """Reads the learning rate: by the end of the epoch the schedule has stepped."""
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._step_start = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts images and the seconds of steps; saves and stops, where that was asked for."""
-        self.train_seconds += time.perf_counter() - self._began
+        """Counts images and seconds, and stops on a signal, except before an epoch's end."""
+        self.train_seconds += time.perf_counter() - self._step_start
         self.images += len(batch["image"]) * trainer.world_size
-        # Between optimizer steps gradients are on their way; after the last the epoch ends anyway.
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        last = batch_idx + 1 >= trainer.num_training_batches
-        if stepped and not last and self._signal_received(trainer):
-            self._batches = batch_idx + 1
-            trainer.save_checkpoint(self.run_dir / LAST)
-            self._stop_if_asked(trainer)
+        if batch_idx + 1 < trainer.num_training_batches:
+            self._raise_if_signalled(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Notes that the metrics of val are of this epoch."""
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Writes the epoch's row and checkpoints, unless the epoch is ruined."""
-        n = trainer.check_val_every_n_epoch or 1
-        validated = (trainer.current_epoch + 1) % n == 0
+        """Writes the epoch's row and checkpoints; stops on a signal.
+
+        Raises:
+            InputError: A metric or a weight is not finite; nothing was written.
+            KeyboardInterrupt: A signal was received; everything was written.
+        """
+        epoch, step = trainer.current_epoch + 1, trainer.global_step
         metrics = {
             name: value.item()
             for name, value in sorted(trainer.callback_metrics.items())
-            if validated or not name.startswith("val/")  # of an earlier epoch
+            if self._validated or not name.startswith("val/")  # else of an earlier epoch
         }
-        ruined = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if not all(torch.isfinite(p).all() for p in module.parameters()):
-            ruined.append("a weight")
-        if ruined:
-            raise InputError(
-                f"{', '.join(ruined)} not finite after epoch {trainer.current_epoch + 1}; "
-                "checkpoints/last.ckpt keeps the last good epoch, if any; lower task.optimizer.lr"
-            )
-        epoch, step = trainer.current_epoch + 1, trainer.global_step
-        self.rows.append({"epoch": epoch, "step": step, "lr": self._rate} | metrics)
+        self._validated = False
+        self._check_finite(epoch, metrics, module)
+        self.rows.append({"epoch": epoch, "step": step, "lr": self._learning_rate} | metrics)
         for logger in trainer.loggers:
-            logger.log_metrics(metrics | {"lr": self._rate}, step)
+            logger.log_metrics(metrics | {"lr": self._learning_rate}, step)
             logger.save()
-        self._batches = 0
-        self._ended = trainer.should_stop or epoch == trainer.max_epochs
+        self._stopped = trainer.should_stop
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         if self.best_epoch == epoch:
             trainer.save_checkpoint(self.run_dir / BEST)
         trainer.save_checkpoint(self.run_dir / LAST)
         if trainer.is_global_zero:
             self.write_rows()
-        self._stop_if_asked(trainer)
+        self._raise_if_signalled(trainer)
 
     def write_rows(self) -> None:
         """Writes metrics.csv."""
@@ -144,60 +137,65 @@ class RunRecorder(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds `about`, and what each process holds besides the weights."""
-        metrics = {
-            name: {key: _to(value, "cpu") for key, value in metric.metric_state.items()}
-            for name, metric in module.named_modules()
-            if isinstance(metric, Metric) and name.startswith(("metrics.train", "losses.train"))
-        }
-        # At an epoch's end they have been counted.
-        mine = {"random": _random_state(), "metrics": metrics if self._batches else {}}
-        processes = [mine]
+        """Adds the metadata, and the random state of each process."""
+        random_states = [_random_state()]
         if trainer.world_size > 1:
-            processes = [{} for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(processes, mine)
+            random_states = [{} for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(random_states, _random_state())
         checkpoint["seglab"] = self.metadata
-        checkpoint["processes"] = processes
+        checkpoint["random_states"] = random_states
 
     def on_load_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Tells the data where the epoch goes on."""
-        state = checkpoint["callbacks"][self.state_key]
-        self._resumed = {"processes": checkpoint["processes"]}
-        trainer.datamodule.start = len(state["rows"]), state["batches"]  # type: ignore[attr-defined]
-        trainer.should_stop = state["ended"]
+        """Reads the random states, and whether training had been stopped early."""
+        self._random_states = checkpoint["random_states"]
+        trainer.should_stop = checkpoint["callbacks"][self.state_key]["stopped"]
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows, and how far the run has come."""
+        """Returns the rows and counts so far."""
         return {
             "rows": self.rows,
             "best_epoch": self.best_epoch,
-            "batches": self._batches,
-            "ended": self._ended,
+            "stopped": self._stopped,
             "images": self.images,
             "train_seconds": self.train_seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the rows and counts."""
         self.rows = list(state_dict["rows"])
         self.images, self.train_seconds = state_dict["images"], state_dict["train_seconds"]
 
-    def _signal_received(self, trainer: Trainer) -> bool:
-        """Whether any process was asked to stop: all stop after the same step."""
-        received_signal = bool(self.interrupts.received_signal)
-        if trainer.world_size > 1:
-            received_signal = trainer.strategy.reduce_boolean_decision(received_signal, all=False)
-        return received_signal
+    def _check_finite(self, epoch: int, metrics: dict[str, float], module: LightningModule) -> None:
+        names = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if not all(torch.isfinite(p).all() for p in module.parameters()):
+            names.append("a weight")
+        if names:
+            raise InputError(
+                f"{', '.join(names)} not finite after epoch {epoch}; checkpoints/last.ckpt keeps "
+                "the last good epoch, if any; lower task.optimizer.lr"
+            )
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self._signal_received(trainer):
+    def _raise_if_signalled(self, trainer: Trainer) -> None:
+        """Raises if any process received a signal: all stop after the same step."""
+        received = bool(self.interrupts.received_signal)
+        if trainer.world_size > 1:
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if received:
             raise self.interrupts.error()
 
 
+def _begin_next_epoch(trainer: Trainer) -> None:
+    """Lets a resumed run begin an epoch: with max_steps Lightning 2.6 repeats the end of the last."""
+    loop = trainer.fit_loop
+    loop.epoch_progress.increment_completed()
+    loop.epoch_loop.restarting = False
+    loop.reset_restart_stage()
+
+
 def _random_state() -> dict[str, Any]:
-    """All generators that a network or a callback may draw from, as plain containers."""
+    """Returns the state of all generators that a network or a callback may draw from."""
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -214,8 +212,3 @@ def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _to(value: Any, device: Any) -> Any:
-    """A metric's state, tensor or list of tensors, on another device."""
-    return [v.to(device) for v in value] if isinstance(value, list) else value.to(device)
