@@ -294,7 +294,7 @@ def seglab_predict(s: Settings, turn: Turn) -> None:
     net = {"unet": nets.UNet, "segnet": nets.SegNet}[s["model"]]()
     prob = make_predictor(net, s["size"], s["device"])
     small = torch.rand(1, s["size"], s["size"], 3).permute(0, 3, 1, 2)
-    _predict(s, turn, lambda picture: prob(picture) > 0.5, torch.inference_mode()(net), small)
+    _predict(s, turn, lambda picture: prob(picture)[0] > 0.5, torch.inference_mode()(net), small)
 
 
 def recipe_load(s: Settings, turn: Turn) -> None:

@@ -317,7 +317,7 @@ difference(double, plain, ["dice_per_image"])
 # %% [markdown]
 # ## 6. Targets beside predictions
 # `open_model` opens a run directory; its `predict` takes an image of any size and gives the
-# probability of each of its pixels, which the threshold makes a mask. We take the case of the
+# probability of each of its pixels, (1, H, W), which the threshold makes a mask. We take the case of the
 # least, the greatest and two middling Dice: the best alone would flatter.
 
 # %%
@@ -332,7 +332,7 @@ for id in chosen:
     image, target = read_pair(by_id[id])
     prob = model.predict(image)
     pred = predicted_mask(prob, model.threshold)
-    pictures = (image, target > 0, prob, pred, error_map(pred, target))
+    pictures = (image, target > 0, prob[0], pred > 0, error_map(pred, target))
     for title, picture in zip(titles, pictures, strict=True):
         columns[title].append(picture)
 labels = [f"{id}\n{by_id[id].diagnosis}\nDice {dice[id]:.3f}" for id in chosen]

@@ -32,7 +32,7 @@ def error_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Colours hits, false alarms, what is taken for another class among them, and misses.
 
     Args:
-        pred: bool (H, W), or class numbers.
+        pred: Class numbers, uint8 (H, W).
         target: The same.
 
     Returns:
@@ -45,8 +45,8 @@ def error_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def colorize_mask(mask: np.ndarray, classes: Classes) -> np.ndarray:
-    """A mask as it is drawn: bool (H, W), or of several classes their colours, uint8 (H, W, 3)."""
-    return classes.palette[mask] if classes.is_multiclass else mask > 0
+    """Draws class numbers (H, W) in their colours, uint8 (H, W, 3); lesion is white if binary."""
+    return classes.palette[mask]
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:

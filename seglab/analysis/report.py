@@ -420,7 +420,7 @@ def _predict(
         else:
             lost["have changed since the run, image or mask"].append(id)
     for case, prob, target in predictions(model.predict, there, name):
-        pred = predicted_mask(prob.numpy(), model.threshold, model.inference.postprocessing)
+        pred = predicted_mask(prob, model.threshold, model.inference.postprocessing)
         yield hashes[case.id], read_image(case.image), target, pred, model.classes
 
 
@@ -431,7 +431,7 @@ def draw_image(
 
     Args:
         image: uint8 (H, W, 3).
-        target: bool (H, W), or of several classes their numbers, uint8 (H, W).
+        target: Class numbers, uint8 (H, W).
         classes: Of the target.
         size: Characters that it may take. It has the largest edge of some with which it fits.
 
@@ -479,7 +479,7 @@ def trace(mask: np.ndarray, classes: Classes, size: int) -> list[str]:
     Where they do not fit they are drawn more coarsely, then the shortest are left out.
 
     Args:
-        mask: bool (H, W), or class numbers, uint8 (H, W).
+        mask: Class numbers, uint8 (H, W).
         classes: Of the mask.
         size: Characters that all may take.
 
@@ -496,7 +496,7 @@ def trace(mask: np.ndarray, classes: Classes, size: int) -> list[str]:
         steps = np.diff(points, axis=0).tolist()
         return f"M{points[0, 0]} {points[0, 1]}l" + " ".join(f"{x} {y}" for x, y in steps) + "z"
 
-    numbers = range(1, len(classes.names)) if classes.is_multiclass else [1]
+    numbers = classes.foreground
     room = size // len(numbers)
     paths = []
     for number in numbers:

@@ -24,12 +24,13 @@ _PALETTE = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#
 class Classes:
     """The classes of a data set, and how its masks hold them.
 
-    Of one class, masks are bool (H, W); of several they are uint8 (H, W) of class numbers, of
-    which 0 is background.
+    Masks are uint8 (H, W) of class numbers, 0 for background. In the binary case there is one
+    name, of class 1, and networks give one logit channel. Otherwise there is a name and a channel
+    for each class number, background included.
 
     Attributes:
-        names: One, which is what masks have bright; or several in the order of their numbers,
-            background first.
+        names: One for each logit channel: the class that is bright in masks, or several classes in
+            the order of their numbers, background first.
         colours: Of several, '#rrggbb' of each in masks; None where masks hold class numbers, as
             grey values or as indices into a palette.
     """
@@ -43,8 +44,20 @@ class Classes:
         return len(self.names) > 1
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """Class number of each logit channel, in the order of `names`: (1,) in the binary case."""
+        return tuple(range(len(self.names))) if self.is_multiclass else (1,)
+
+    @property
+    def foreground(self) -> dict[int, str]:
+        """Names of all classes but background, by class number."""
+        return {k: name for k, name in zip(self.numbers, self.names, strict=True) if k > 0}
+
+    @property
     def palette(self) -> np.ndarray:
-        """RGB to draw each class number in, uint8 (K, 3)."""
+        """RGB to draw each class number in, uint8 (K, 3): black and white in the binary case."""
+        if not self.is_multiclass:
+            return _rgb(["#000000", "#ffffff"]).astype(np.uint8)
         if self.colours is not None:
             return _rgb(self.colours).astype(np.uint8)
         black, *colours = _PALETTE

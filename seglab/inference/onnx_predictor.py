@@ -115,7 +115,6 @@ def exported_predictor(
             prob = np.mean(back[:4] + [view[..., ::-1] for view in back[4:]], axis=0)
         height, width = image.shape[:2]
         scale = height / size, width / size
-        large = [zoom(p, scale, order=1, mode="nearest", grid_mode=True) for p in prob]
-        return np.stack(large) if classes > 1 else large[0]
+        return np.stack([zoom(p, scale, order=1, mode="nearest", grid_mode=True) for p in prob])
 
     return predict

@@ -1,4 +1,4 @@
-"""Lesion masks at native resolution: cleaned, counted, drawn. No torch, to go with exports."""
+"""From probabilities to masks at native resolution, and from masks to instances. No torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from scipy.ndimage import (
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 
-# From an image uint8 (H, W, 3) to lesion probability float32 (H, W) in [0, 1]; of K classes to
-# those of each, float32 (K, H, W).
+# From an image, uint8 (H, W, 3), to the probability of each channel's class, float32 (C, H, W) in
+# [0, 1]. C is the number of logit channels: 1 in the binary case, else the number of classes.
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 # Lesion pixels touch by edges and by corners.
@@ -69,28 +69,28 @@ def clean(
 def predicted_mask(
     prob: np.ndarray, threshold: float, postprocessing: Mapping[str, bool] = {}
 ) -> np.ndarray:
-    """Makes a mask of probabilities.
+    """Turns probabilities into a mask of class numbers.
 
     Args:
-        prob: Lesion probability, float (H, W), or of each of K classes (K, H, W).
-        threshold: Probability above which a pixel is lesion. Of several classes the most probable
-            is taken instead, of equal ones the first.
-        postprocessing: Keywords of `clean`; of several classes each is cleaned by itself: what is
-            removed becomes background, and background alone is filled.
+        prob: Float (C, H, W) in [0, 1], as a `Predictor` returns.
+        threshold: In the binary case, the probability above which a pixel is of class 1. With
+            several classes the most probable one is taken instead, of equal ones the first.
+        postprocessing: Keywords of `clean`, which is called for each class but background: pixels
+            that it removes become background, and it fills background pixels alone.
 
     Returns:
-        bool (H, W), or of several classes their numbers, uint8 (H, W).
+        Class numbers, uint8 (H, W).
     """
-    if prob.ndim == 2:
-        return clean(prob > threshold, **postprocessing)
-    mask = prob.argmax(0).astype(np.uint8)
-    if any(postprocessing.values()):
-        found = mask.copy()
-        for number in range(1, len(prob)):
-            own = found == number
-            cleaned = clean(own, **postprocessing)
-            mask[own & ~cleaned] = 0
-            mask[cleaned & (mask == 0)] = number
+    is_binary = len(prob) == 1
+    raw = (prob[0] > threshold if is_binary else prob.argmax(0)).astype(np.uint8)
+    if not any(postprocessing.values()):
+        return raw
+    mask = raw.copy()
+    for number in range(1, max(2, len(prob))):
+        before = raw == number
+        after = clean(before, **postprocessing)
+        mask[before & ~after] = 0
+        mask[after & (mask == 0)] = number
     return mask
 
 
@@ -98,8 +98,8 @@ def number_instances(mask: np.ndarray) -> np.ndarray:
     """Gives each connected lesion a number of its own: from semantic to instance.
 
     Args:
-        mask: bool (H, W), True for lesion; or class numbers, uint8 (H, W), of which each connected
-            region of one class, other than background, is an instance.
+        mask: Class numbers, uint8 (H, W). Each connected region of one class, other than
+            background, is an instance.
 
     Returns:
         uint16 (H, W): 0 for background, 1 for the largest lesion; of equal ones the topmost first.
@@ -107,16 +107,16 @@ def number_instances(mask: np.ndarray) -> np.ndarray:
     Raises:
         InputError: More lesions than 16 bits number.
     """
-    components, n = label(mask if mask.dtype == bool else mask == 1, _TOUCHING)
-    for of in range(2, int(mask.max()) + 1):
-        more, m = label(mask == of, _TOUCHING)
+    components, n = np.zeros(mask.shape, np.int32), 0
+    for number in range(1, int(mask.max()) + 1):
+        more, m = label(mask == number, _TOUCHING)
         components, n = np.where(more, more + n, components), n + m
     if n > MAX_INSTANCES:
         raise InputError(f"{n:,} lesions, where a mask numbers {MAX_INSTANCES:,}")
     areas = np.bincount(components.ravel(), minlength=n + 1)[1:]
-    number = np.zeros(n + 1, np.uint16)
-    number[1 + np.argsort(-areas, kind="stable")] = np.arange(1, n + 1)
-    return number[components]
+    by_size = np.zeros(n + 1, np.uint16)
+    by_size[1 + np.argsort(-areas, kind="stable")] = np.arange(1, n + 1)
+    return by_size[components]
 
 
 def measure_instances(
@@ -127,7 +127,7 @@ def measure_instances(
     Args:
         instances: Of `number_instances`.
         mask: That they are of.
-        prob: Lesion probability, float32 (H, W), or of each class (K, H, W).
+        prob: Probability of each channel's class, float32 (C, H, W).
         classes: Of the mask.
 
     Returns:
@@ -139,10 +139,11 @@ def measure_instances(
     from skimage.measure import regionprops  # heavy, not needed for masks
 
     height, width = instances.shape
-    if classes.is_multiclass:
-        prob = np.take_along_axis(prob, mask[None].astype(np.intp), 0)[0]
+    # Of each pixel's own class; what background pixels get is not looked at.
+    channel = np.searchsorted(classes.numbers, mask)
+    own_prob = np.take_along_axis(prob, channel[None], 0)[0]
     rows = []
-    for region in regionprops(instances, prob):
+    for region in regionprops(instances, own_prob):
         (y, x), (top, left, bottom, right) = region.centroid, region.bbox
         metadata: dict[str, Any] = {"lesion": int(region.label)}
         if classes.is_multiclass:
@@ -165,17 +166,16 @@ def draw_contours(image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CL
 
     Args:
         image: uint8 (H, W, 3).
-        mask: bool (H, W); or class numbers, uint8 (H, W), each outlined in its colour.
+        mask: Class numbers, uint8 (H, W); each class is outlined in its colour, in the binary case
+            in `CONTOUR`.
         classes: Of the mask.
 
     Returns:
         uint8 (H, W, 3).
     """
     width = max(1, round(max(mask.shape) / 500))
-    parts = [(mask, CONTOUR)]
-    if classes.is_multiclass:
-        colours = [tuple(colour) for colour in classes.palette.tolist()]
-        parts = [(mask == k, colour) for k, colour in enumerate(colours) if k]
+    palette = classes.palette if classes.is_multiclass else np.array([OUTSIDE, CONTOUR])
+    parts = [(mask == number, palette[number]) for number in classes.foreground]
     out = image.copy()
     for part, _ in parts:
         out[binary_dilation(part, _TOUCHING, width) & ~part] = OUTSIDE

@@ -304,8 +304,8 @@ def _make(
     for kind in kinds:
         text = {}
         if kind.startswith(PROBABILITIES):
-            own = prob[classes.names.index(kind.split("/")[1])] if classes.is_multiclass else prob
-            picture = np.rint(own * 65535).astype(np.uint16)
+            own = classes.names.index(kind.split("/")[1]) if classes.is_multiclass else 0
+            picture = np.rint(prob[own] * 65535).astype(np.uint16)
         elif kind == OVERLAYS:
             picture = draw_contours(image, mask, classes)
         elif kind == INSTANCES:

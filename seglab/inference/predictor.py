@@ -22,7 +22,7 @@ THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """From logits (N, 1, ...) to lesion probability, from (N, K, ...) to those of K classes."""
+    """Turns logits (N, C, ...) into probabilities: sigmoid where C is 1, else softmax."""
     return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
 
 
@@ -34,8 +34,7 @@ def make_predictor(
     Images pass one by one and in float32, so that a value depends on nothing but the image.
 
     Args:
-        net: From images (N, 3, S, S) in [0, 1] to logits (N, 1, S, S), or (N, K, S, S) of several
-            classes; put into eval mode.
+        net: From images (N, 3, S, S) in [0, 1] to logits (N, C, S, S); put into eval mode.
         size: S, in pixels.
         device: Where to compute.
         tta: Test-time augmentation: the mean probability, at network size, of the image's eight
@@ -53,23 +52,23 @@ def make_predictor(
             prob = probabilities(net(batch).float())
         if tta:
             prob = torch.stack(_turned_back(prob)).mean(0, keepdim=True)
-        return resized(prob, image.shape[:2])
+        return resize_probabilities(prob, image.shape[:2])
 
     return predict
 
 
 def predictions(
     predict: Predictor, cases: Sequence[Case], name: str
-) -> Iterator[tuple[Case, Tensor, np.ndarray]]:
+) -> Iterator[tuple[Case, np.ndarray, np.ndarray]]:
     """Predicts cases one by one.
 
     Args:
-        predict: From image to lesion probability, both at native size.
+        predict: From image to probabilities, both at native size.
         cases: In any order.
         name: For the progress bar.
 
     Yields:
-        The case, its probability, float32 (H, W) or (K, H, W), and its untouched mask (H, W), as
+        The case, its probabilities, float32 (C, H, W), and its untouched mask (H, W), as
         `read_mask` gives it.
 
     Raises:
@@ -77,8 +76,8 @@ def predictions(
     """
     for case in tqdm(cases, name, unit="case", disable=None, leave=False):
         image, mask = read_pair(case)
-        prob = torch.from_numpy(predict(image))
-        if not prob.isfinite().all():
+        prob = predict(image)
+        if not np.isfinite(prob).all():
             raise InputError(
                 f"{case.image}: the network gives no number for some of its pixels; its weights "
                 "are ruined, train it again"
@@ -92,7 +91,7 @@ def tune_threshold(
     """Chooses the threshold of the best mean Dice per image, at native resolution.
 
     Args:
-        predict: From image to lesion probability, both at native size; of one class.
+        predict: From image to probability, (1, H, W), both at native size.
         cases: Of val, at least one.
         default: Tried besides `THRESHOLDS`, so that no choice is below it; of equal ones the
             nearest to it is taken, of two such the lower.
@@ -102,18 +101,18 @@ def tune_threshold(
         InputError: As `predictions`.
     """
     counts: dict[float, list[np.ndarray]] = {t: [] for t in sorted({*THRESHOLDS, default})}
-    for _, prob, target in predictions(predict, cases, "choosing the threshold"):
+    for _, prob, mask in predictions(predict, cases, "choosing the threshold"):
         for threshold, rows in counts.items():
-            pred = predicted_mask(prob.numpy(), threshold, postprocessing)
-            rows.append(confusion_counts(pred, target))
+            pred = predicted_mask(prob, threshold, postprocessing)
+            rows.append(confusion_counts(pred == 1, mask == 1))
     dice = {t: scores(np.stack(rows))["dice_per_image"] for t, rows in counts.items()}
     return min(dice, key=lambda t: (-dice[t], round(abs(t - default), 9)))
 
 
-def resized(prob: Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """From (1, 1, S, S) to (H, W), and from (1, K, S, S) to (K, H, W), bilinearly."""
-    large = F.interpolate(prob, shape[:2], mode="bilinear", align_corners=False)[0]
-    return (large[0] if len(large) == 1 else large).cpu().numpy()
+def resize_probabilities(prob: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """Resizes probabilities from (1, C, S, S) to float32 (C, H, W), bilinearly."""
+    large = F.interpolate(prob, shape, mode="bilinear", align_corners=False)[0]
+    return large.cpu().numpy()
 
 
 def _turned(image: Tensor) -> list[Tensor]:

@@ -13,7 +13,7 @@ from skimage.filters import threshold_otsu
 
 from seglab.data.cases import Case
 from seglab.inference.postprocessing import Predictor, predicted_mask
-from seglab.inference.predictor import predictions, resized
+from seglab.inference.predictor import predictions, resize_probabilities
 from seglab.metrics.boundary import boundary_scores
 from seglab.metrics.scores import (
     CALIBRATION_BINS,
@@ -48,33 +48,28 @@ def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
     """What a network must beat.
 
     Args:
-        mean_mask: float (S, S): share of training cases with lesion at each pixel; of several
-            classes (K, S, S), of each.
+        mean_mask: Float (C, S, S): share of training cases that have each channel's class at each
+            pixel.
 
     Returns:
-        Predictors by name: `all_background`; `mean_mask`, the training masks' mean; of one class
-        `otsu`, what is darker than Otsu's threshold of the grey image (Otsu 1979).
+        Predictors by name: `all_background`; `mean_mask`, the training masks' mean; in the binary
+        case also `otsu`, what is darker than Otsu's threshold of the grey image (Otsu 1979).
     """
     mean = torch.from_numpy(np.asarray(mean_mask, np.float32))[None]
-    if mean.ndim == 4:
-        background = torch.zeros_like(mean)
+    is_binary = mean.shape[1] == 1
+    background = torch.zeros_like(mean)
+    if not is_binary:
         background[:, 0] = 1
-        return {
-            "all_background": lambda image: resized(background, image.shape),
-            "mean_mask": lambda image: resized(mean, image.shape),
-        }
-    mean = mean[None]
 
     def otsu(image: np.ndarray) -> np.ndarray:
         grey = rgb2gray(image)
-        if grey.min() == grey.max():
-            return np.zeros(grey.shape, np.float32)
-        return (grey <= threshold_otsu(grey)).astype(np.float32)
+        dark = grey <= threshold_otsu(grey) if grey.min() < grey.max() else np.zeros_like(grey)
+        return dark[None].astype(np.float32)
 
     return {
-        "all_background": lambda image: np.zeros(image.shape[:2], np.float32),
-        "mean_mask": lambda image: resized(mean, image.shape[:2]),
-        "otsu": otsu,
+        "all_background": lambda image: resize_probabilities(background, image.shape[:2]),
+        "mean_mask": lambda image: resize_probabilities(mean, image.shape[:2]),
+        **({"otsu": otsu} if is_binary else {}),
     }
 
 
@@ -98,38 +93,46 @@ def score_cases(
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
     """
-    names = cases[0].classes.names
-    is_multiclass = len(names) > 1
+    classes = cases[0].classes
     rows: list[dict[str, Any]] = []
-    every: list[list[np.ndarray]] = [[] for _ in names]
-    outlines: list[list[dict[str, float]]] = [[] for _ in names]
+    counts: dict[int, list[np.ndarray]] = {number: [] for number in classes.numbers}
+    boundaries: dict[int, list[dict[str, float]]] = {number: [] for number in classes.numbers}
     bins = np.zeros((CALIBRATION_BINS, 3), np.int64)
     for case, prob, mask in predictions(predict, cases, name):
-        pred = predicted_mask(prob.numpy(), threshold, postprocessing)
-        if is_multiclass:
-            parts = [(pred == number, mask == number) for number in range(len(names))]
-            bins += calibration_counts(prob.numpy().max(0), prob.numpy().argmax(0) == mask)
-        else:
-            parts = [(pred, mask)]
-            bins += calibration_counts(prob.numpy(), mask)
-        for number, (found, there) in enumerate(parts):
-            counts = confusion_counts(found, there)
-            every[number].append(counts)
-            outlines[number].append(boundary_scores(found, there))
-            own = {k: v for k, v in scores(counts[None]).items() if not k.endswith("_pooled")}
-            pixels = dict(zip(("tp", "fp", "fn", "tn"), counts.tolist(), strict=True))
-            metadata = {"id": case.id, "diagnosis": case.diagnosis}
-            metadata |= {"class": names[number]} if is_multiclass else {}
-            rows.append(metadata | pixels | own | outlines[number][-1])
+        pred = predicted_mask(prob, threshold, postprocessing)
+        most_probable = np.array(classes.numbers, np.uint8)[prob.argmax(0)]
+        bins += calibration_counts(prob.max(0), most_probable == mask)
+        for number, class_name in zip(classes.numbers, classes.names, strict=True):
+            pred_of_class, target = pred == number, mask == number
+            pixels = confusion_counts(pred_of_class, target)
+            boundary = boundary_scores(pred_of_class, target)
+            counts[number].append(pixels)
+            boundaries[number].append(boundary)
+            overlaps = scores(pixels[None])
+            rows.append(
+                {
+                    "id": case.id,
+                    "diagnosis": case.diagnosis,
+                    **({"class": class_name} if classes.is_multiclass else {}),
+                    **dict(zip(("tp", "fp", "fn", "tn"), pixels.tolist(), strict=True)),
+                    **{k: v for k, v in overlaps.items() if not k.endswith("_pooled")},
+                    **boundary,
+                }
+            )
     # fsum is exactly rounded, so the order of the cases does not matter.
-    each = [
-        scores(np.stack(counts))
-        | {key: math.fsum(one[key] for one in lines) / len(cases) for key in lines[0]}
-        for counts, lines in zip(every, outlines, strict=True)
-    ]
+    by_class = {
+        class_name: scores(np.stack(counts[number]))
+        | {
+            key: math.fsum(one[key] for one in boundaries[number]) / len(cases)
+            for key in boundaries[number][0]
+        }
+        for number, class_name in classes.foreground.items()
+    }
+    values = {
+        key: math.fsum(own[key] for own in by_class.values()) / len(by_class)
+        for key in next(iter(by_class.values()))
+    }
+    if classes.is_multiclass:
+        values |= class_scores(np.stack([np.stack(each) for each in counts.values()], 1))
     ece = {"ece": calibration_error(bins)}
-    if not is_multiclass:
-        return Scored(rows, each[0] | ece, bins, {})
-    values = {key: math.fsum(own[key] for own in each[1:]) / len(each[1:]) for key in each[0]}
-    values |= class_scores(np.stack([np.stack(counts) for counts in every], 1))
-    return Scored(rows, values | ece, bins, dict(zip(names[1:], each[1:], strict=True)))
+    return Scored(rows, values | ece, bins, by_class if classes.is_multiclass else {})

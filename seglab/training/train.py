@@ -338,9 +338,7 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Components) -> dict
 
     baseline_rows, baselines = [], {}
     masks = data.cache.masks[data.subset_indices("train")]
-    mean_mask = masks.mean(0)
-    if data.classes.is_multiclass:
-        mean_mask = np.stack([(masks == k).mean(0) for k in range(len(data.classes.names))])
+    mean_mask = np.stack([(masks == number).mean(0) for number in data.classes.numbers])
     for name, baseline in baseline_predictors(mean_mask).items():
         scored = score_cases(baseline, data.subset_cases("test"), 0.5, f"scoring {name}")
         baselines[name] = scored.values
@@ -406,8 +404,7 @@ def _draw_predictions(
         prob = predict(image)
         pred = predicted_mask(prob, threshold, postprocessing)
         masks = [colorize_mask(mask, classes) for mask in (target, pred)]
-        sure = prob.max(0) if classes.is_multiclass else prob
-        pictures = (image, *masks, sure, error_map(pred, target))
+        pictures = (image, *masks, prob.max(0), error_map(pred, target))
         step = 1 + max(pred.shape) // 1000  # of a large image a figure shows no more
         for title, picture in zip(titles, pictures, strict=True):
             columns[title].append(picture[::step, ::step].copy())

@@ -56,7 +56,7 @@ def test_measures_by_hand() -> None:
     prob[1, 2:5] = 0.5
     prob[2, 2:5] = 1
     prob[5, 7] = 0.75
-    first, second = measure_instances(number_instances(mask), mask, prob)
+    first, second = measure_instances(number_instances(mask), mask, prob[None])
     assert first == {
         "lesion": 1,
         "area": 6,
@@ -76,14 +76,14 @@ def test_measures_by_hand() -> None:
         "touches_frame": True,
     }
     none = np.zeros((3, 3), bool)
-    assert measure_instances(number_instances(none), none, np.zeros((3, 3))) == []
+    assert measure_instances(number_instances(none), none, np.zeros((1, 3, 3))) == []
 
 
 @pytest.mark.parametrize("place", [(0, 3), (5, 3), (3, 0), (3, 7), (3, 3)])
 def test_every_edge_is_the_frame(place: tuple[int, int]) -> None:
     mask = np.zeros((6, 8), bool)
     mask[place] = True
-    (row,) = measure_instances(number_instances(mask), mask, mask.astype(np.float32))
+    (row,) = measure_instances(number_instances(mask), mask, mask[None].astype(np.float32))
     assert row["touches_frame"] == (place != (3, 3))
 
 
@@ -91,7 +91,7 @@ def test_an_outline_is_drawn_on_both_sides_of_the_edge_alone() -> None:
     image = np.random.default_rng(0).integers(1, 255, (40, 60, 3), np.uint8)
     mask = np.zeros((40, 60), bool)
     mask[10:30, :25] = True  # reaches the frame, where there is no edge
-    out = draw_contours(image, mask)
+    out = draw_contours(image, mask.astype(np.uint8))
     edge = (out == CONTOUR).all(2)
     around = (out == OUTSIDE).all(2)
     expected = np.zeros((40, 60), bool)
@@ -100,8 +100,9 @@ def test_an_outline_is_drawn_on_both_sides_of_the_edge_alone() -> None:
     assert around.any() and not (around & mask).any()
     same = ~edge & ~around
     assert np.array_equal(out[same], image[same])
-    for full in (False, True):
-        assert np.array_equal(draw_contours(image, np.full((40, 60), full)), image)
+    for full in (0, 1):
+        mask = np.full((40, 60), full, np.uint8)
+        assert np.array_equal(draw_contours(image, mask), image)
 
 
 def test_a_cut_out_is_opaque_within_and_clear_without() -> None:

@@ -91,7 +91,7 @@ def test_every_kind_is_what_it_says(
         rows = list(csv.DictReader(file))
     for name, path in find_images([pictures], out).items():
         image = read_image(path)
-        prob = model.predict(image)
+        prob = model.predict(image)[0]
         mask = prob > model.threshold
         of = {
             kind: files[f"{kind}/{name}.png"]
@@ -342,7 +342,7 @@ def test_an_ensemble_is_the_mean(
     assert both.threshold == sum(member.threshold for member in members) / 2
     for name, path in find_images([pictures], tmp_path).items():
         image = read_image(path)
-        mean = (members[0].predict(image).astype(float) + members[1].predict(image)) / 2
+        mean = (members[0].predict(image)[0].astype(float) + members[1].predict(image)[0]) / 2
         files = written(tmp_path / "out")
         assert abs(files[f"probabilities/{name}.png"] / 65535 - mean).max() < 1e-5
         expected = clean(mean > both.threshold, **same)

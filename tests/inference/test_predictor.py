@@ -22,6 +22,7 @@ import seglab.training.train
 from seglab.config import OFF, Inference, check_values, differences
 from seglab.core.errors import InputError
 from seglab.data.cases import Case, ph2_cases
+from seglab.data.classes import ONE_CLASS
 from seglab.data.images import read_image, read_mask
 from seglab.inference.postprocessing import Predictor, clean, mean_predictor
 from seglab.inference.predictor import make_predictor, tune_threshold
@@ -46,17 +47,18 @@ def test_tta_is_the_mean_of_eight_passes(net: UNet) -> None:
     plain, tta = make_predictor(net, 32), make_predictor(net, 32, tta=True)
     passes = []
     for k in range(4):
-        passes.append(np.rot90(plain(np.rot90(image, k).copy()), -k))
+        passes.append(np.rot90(plain(np.rot90(image, k).copy())[0], -k))
         mirrored = np.rot90(image[:, ::-1], k).copy()
-        passes.append(np.rot90(plain(mirrored), -k)[:, ::-1])
+        passes.append(np.rot90(plain(mirrored)[0], -k)[:, ::-1])
     spread = np.ptp(passes, axis=0)
     assert spread.max() > 0.01
-    np.testing.assert_allclose(tta(image), np.mean(passes, axis=0), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(tta(image)[0], np.mean(passes, axis=0), rtol=0, atol=1e-6)
     # So a turned picture has the turned prediction, and nothing depends on what was seen before.
     for turned in (np.rot90(image), image[::-1], image.transpose(1, 0, 2)):
         assert abs(plain(turned.copy()) - plain(image)).max() > 0.01
-    np.testing.assert_allclose(tta(np.rot90(image).copy()), np.rot90(tta(image)), atol=1e-6)
-    np.testing.assert_allclose(tta(image[::-1].copy()), tta(image)[::-1], atol=1e-6)
+    turned = np.rot90(tta(image)[0])[None]
+    np.testing.assert_allclose(tta(np.rot90(image).copy()), turned, atol=1e-6)
+    np.testing.assert_allclose(tta(image[::-1].copy()), tta(image)[:, ::-1], atol=1e-6)
     assert np.array_equal(tta(image), tta(image))
 
 
@@ -65,7 +67,7 @@ def test_tta_of_an_equivariant_network_is_its_plain_prediction() -> None:
     net = torch.nn.Conv2d(3, 1, 1)
     image = np.random.default_rng(0).integers(0, 256, (21, 34, 3), np.uint8)
     plain, tta = (make_predictor(net, 16, tta=tta)(image) for tta in (False, True))
-    assert tta.shape == (21, 34) and tta.dtype == np.float32
+    assert tta.shape == (1, 21, 34) and tta.dtype == np.float32
     assert np.ptp(plain) > 0.02
     np.testing.assert_allclose(tta, plain, rtol=0, atol=1e-6)
 
@@ -73,13 +75,13 @@ def test_tta_of_an_equivariant_network_is_its_plain_prediction() -> None:
 def test_an_ensemble_has_the_mean_probability() -> None:
     image = np.zeros((2, 3, 3), np.uint8)
     fixed: list[Predictor] = [
-        lambda image, p=p: np.full(image.shape[:2], p, np.float32) for p in (0.2, 0.9, 0.7)
+        lambda image, p=p: np.full((1, *image.shape[:2]), p, np.float32) for p in (0.2, 0.9, 0.7)
     ]
     mean = mean_predictor(fixed)(image)
     assert mean.dtype == np.float32
-    np.testing.assert_allclose(mean, np.full((2, 3), 0.6), rtol=1e-6)
+    np.testing.assert_allclose(mean, np.full((1, 2, 3), 0.6), rtol=1e-6)
     # One is an ensemble too, bit for bit.
-    prob = np.random.default_rng(0).random((2, 3), np.float32)
+    prob = np.random.default_rng(0).random((1, 2, 3), np.float32)
     assert np.array_equal(mean_predictor([lambda image: prob])(image), prob)
 
 
@@ -154,7 +156,7 @@ def pictures_of(folder: Path, masks: list[np.ndarray]) -> list[Case]:
 
 
 def answering(probs: list[np.ndarray]) -> Predictor:
-    return lambda image: probs[image[0, 0, 0]].astype(np.float32)
+    return lambda image: probs[image[0, 0, 0]][None].astype(np.float32)
 
 
 @pytest.mark.parametrize("postprocessing", [{}, CLEAN], ids=["plain", "cleaned"])
@@ -405,8 +407,10 @@ def test_the_worst_cases_come_first(
     assert list(columns) == ["image", "target", "prediction", "probability", "errors"]
     for row, i in enumerate(order):
         image, mask = read_image(test[i].image), read_mask(test[i].mask)
-        prob = predict(image)
-        pictures = image, mask, cleaned(prob > 0.5, False, True), prob
+        prob = predict(image)[0]
+        pred = cleaned(prob > 0.5, False, True)
+        masks = [ONE_CLASS.palette[m.astype(int)] for m in (mask, pred)]
+        pictures = image, *masks, prob
         for title, picture in zip(columns, pictures, strict=False):
             assert np.array_equal(columns[title][row], picture), title
     shown = [name.split("\n")[0] for name in figures["predictions.png"][1]]

@@ -80,7 +80,7 @@ def knowing(
 
     def predict(image: np.ndarray) -> np.ndarray:
         (mask,) = (m for i, m in pictures.values() if np.array_equal(i, image))
-        return answer(mask).astype(np.float32)
+        return answer(mask)[None].astype(np.float32)
 
     return predict
 
@@ -98,7 +98,7 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
 
     def predict(image: np.ndarray) -> np.ndarray:
         seen.append(image)
-        return prob
+        return prob[None]
 
     case = case_of(tmp_path, grey(7), mask)
     rows, values, calibration, _ = score_cases(predict, [case], 0.5)
@@ -171,7 +171,7 @@ def test_set_values_are_those_of_the_rows(
     parts = [score_cases(predict, part, 0.5).calibration for part in (cases[:1], cases[1:])]
     assert np.array_equal(parts[0] + parts[1], calibration)
     assert calibration_error(calibration) == values["ece"]
-    expected = sum(calibration_counts(predict(image), mask) for image, mask in pictures.values())
+    expected = sum(calibration_counts(predict(image)[0], mask) for image, mask in pictures.values())
     assert np.array_equal(calibration, expected)
 
 
@@ -210,7 +210,7 @@ def test_order_of_cases_changes_nothing(
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     case = case_of(tmp_path, grey(7, (4, 6)), np.zeros((6, 4), bool))
     with pytest.raises(InputError, match=re.escape(str(case.mask))) as caught:
-        score_cases(lambda image: np.zeros(image.shape[:2], np.float32), [case], 0.5)
+        score_cases(lambda image: np.zeros((1, *image.shape[:2]), np.float32), [case], 0.5)
     assert "4 x 6" in str(caught.value)
     assert "6 x 4" in str(caught.value)
 
@@ -236,7 +236,7 @@ def test_probabilities_are_resized_and_then_cut(tmp_path: Path) -> None:
     assert first_resized.sum() > first_cut.sum() + 5
     case = case_of(tmp_path, grey(7, (8, 8)), first_resized)
     predict = make_predictor(Fixed([[0.9, 0.4], [0.4, 0.4]]), 2)
-    np.testing.assert_allclose(predict(grey(7, (8, 8))), 0.4 + 0.5 * weight, atol=1e-6)
+    np.testing.assert_allclose(predict(grey(7, (8, 8))), 0.4 + 0.5 * weight[None], atol=1e-6)
     rows, values, *_ = score_cases(predict, [case], 0.5)
     assert [rows[0][k] for k in ("tp", "fp", "fn")] == [first_resized.sum(), 0, 0]
     assert values["iou_per_image"] == 1
@@ -245,7 +245,7 @@ def test_probabilities_are_resized_and_then_cut(tmp_path: Path) -> None:
 def test_probabilities_are_resized_and_not_logits() -> None:
     along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
     ours = make_predictor(Fixed([[0.999, 0.1], [0.1, 0.1]]), 2)(grey(7, (8, 8)))
-    np.testing.assert_allclose(ours, 0.1 + 0.899 * np.outer(along, along), atol=1e-6)
+    np.testing.assert_allclose(ours, 0.1 + 0.899 * np.outer(along, along)[None], atol=1e-6)
 
 
 class Noisy(nn.Module):
@@ -285,10 +285,10 @@ def test_network_predictor_is_the_plain_computation(
         with torch.no_grad():
             prob = torch.sigmoid(plain(x))
         size = image.shape[:2]
-        expected = F.interpolate(prob, size, mode="bilinear", align_corners=False)[0, 0].numpy()
+        expected = F.interpolate(prob, size, mode="bilinear", align_corners=False)[0].numpy()
         ours = predict(image)
         assert ours.dtype == np.float32
-        assert ours.shape == size
+        assert ours.shape == (1, *size)
         assert np.ptp(expected) > 0.05
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
         assert 0 <= ours.min() <= ours.max() <= 1
@@ -303,7 +303,7 @@ def test_an_image_of_network_size_is_not_resized(net: Noisy) -> None:
     ours = make_predictor(net, 16)(image)
     with torch.no_grad():
         x = torch.tensor(image / 255, dtype=torch.float32).permute(2, 0, 1)[None]
-        expected = torch.sigmoid(net(x))[0, 0].numpy()
+        expected = torch.sigmoid(net(x))[0].numpy()
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
     assert np.array_equal(image, before)
 
@@ -374,11 +374,11 @@ def test_multiply_adds_are_those_of_the_layers(kind: Callable[..., nn.Module], h
 
 
 def test_baselines_have_their_names() -> None:
-    assert list(baseline_predictors(np.zeros((2, 2)))) == ["all_background", "mean_mask", "otsu"]
+    assert list(baseline_predictors(np.zeros((1, 2, 2)))) == ["all_background", "mean_mask", "otsu"]
 
 
 def test_all_background_finds_nothing(cases: list[Case]) -> None:
-    predict = baseline_predictors(np.ones((4, 4)))["all_background"]
+    predict = baseline_predictors(np.ones((1, 4, 4)))["all_background"]
     rows, values, *_ = score_cases(predict, cases, 0.5)
     assert all(row["tp"] == row["fp"] == 0 for row in rows)
     assert [row["dice_per_image"] for row in rows] == [0, 0, 0, 1]
@@ -394,38 +394,38 @@ def test_all_background_finds_nothing(cases: list[Case]) -> None:
 
 
 def test_mean_mask_is_resized_to_the_image() -> None:
-    mean = np.array([[0.9, 0.4], [0.4, 0.4]])
+    mean = np.array([[[0.9, 0.4], [0.4, 0.4]]])
     predict = baseline_predictors(mean)["mean_mask"]
     along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
     prob = predict(grey(7, (8, 2)))
     assert prob.dtype == np.float32
-    np.testing.assert_allclose(prob, 0.4 + 0.5 * np.outer(along, [1, 0]), atol=1e-6)
+    np.testing.assert_allclose(prob, 0.4 + 0.5 * np.outer(along, [1, 0])[None], atol=1e-6)
     assert np.array_equal(predict(grey(0, (2, 2))), mean.astype(np.float32))
 
 
 def test_otsu_is_skimages(pictures: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    predict = baseline_predictors(np.zeros((2, 2)))["otsu"]
+    predict = baseline_predictors(np.zeros((1, 2, 2)))["otsu"]
     for id, (image, mask) in pictures.items():
         prob, light = predict(image), rgb2gray(image)
         assert prob.dtype == np.float32
-        assert np.array_equal(prob, light <= threshold_otsu(light))
-        assert (id == "IMD004") or np.array_equal(prob > 0.5, mask)
+        assert np.array_equal(prob, (light <= threshold_otsu(light))[None])
+        assert (id == "IMD004") or np.array_equal(prob[0] > 0.5, mask)
 
 
 def test_otsu_takes_the_darker_part() -> None:
-    predict = baseline_predictors(np.zeros((2, 2)))["otsu"]
+    predict = baseline_predictors(np.zeros((1, 2, 2)))["otsu"]
     for dark, bright in ((0, 255), (100, 110)):
         image = grey(bright, (6, 8))
         image[1:3, 2:5] = dark
-        assert np.array_equal(predict(image) == 1, image[..., 0] == dark)
+        assert np.array_equal(predict(image)[0] == 1, image[..., 0] == dark)
         # Even where it is the larger part.
         image = grey(dark, (6, 8))
         image[1:3, 2:5] = bright
-        assert np.array_equal(predict(image) == 1, image[..., 0] == dark)
+        assert np.array_equal(predict(image)[0] == 1, image[..., 0] == dark)
 
 
 @pytest.mark.parametrize("value", [0, 93, 255])
 def test_otsu_finds_nothing_in_a_constant_image(value: int) -> None:
-    prob = baseline_predictors(np.zeros((2, 2)))["otsu"](grey(value, (6, 8)))
-    assert prob.shape == (6, 8)
+    prob = baseline_predictors(np.zeros((1, 2, 2)))["otsu"](grey(value, (6, 8)))
+    assert prob.shape == (1, 6, 8)
     assert not prob.any()

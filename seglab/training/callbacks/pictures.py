@@ -60,13 +60,12 @@ class Pictures(Callback):
         name = f"{part}/input_target_prediction_errors"
         writer.add_image(name, grid(tiles), step, dataformats="HWC")
         classes = data.classes
-        for number, own in (
-            list(enumerate(classes.names))[1:] if classes.is_multiclass else [(1, "")]
-        ):
+        for number, class_name in classes.foreground.items():
+            channel = classes.numbers.index(number)
             of_class = [masks[row] == number for row in scored]
-            probs = [prob[row][number] if own else prob[row] for row in scored]
+            probs = [prob[row][channel] for row in scored]
             labels, scores = (np.concatenate([a.ravel() for a in x]) for x in (of_class, probs))
-            name = f"{part}/precision_recall" + (f"_{own}" if own else "")
+            name = f"{part}/precision_recall" + f"_{class_name}" * classes.is_multiclass
             writer.add_pr_curve(name, labels, scores, step)
 
 
@@ -83,10 +82,10 @@ def _log_graph(writer: Any, module: LightningModule, size: int) -> None:
 
 @torch.no_grad()
 def _probability(module: LightningModule, image: np.ndarray) -> np.ndarray:
-    """From a cached image uint8 (S, S, 3) to probability float32 (S, S), or (K, S, S)."""
+    """From a cached image, uint8 (S, S, 3), to probabilities, float32 (C, S, S)."""
     training = module.training
     module.eval()
     batch = torch.from_numpy(np.array(image)).to(module.device)[None].permute(0, 3, 1, 2)
     prob = probabilities(module(batch.float() / 255).float())[0].cpu().numpy()
     module.train(training)
-    return prob[0] if len(prob) == 1 else prob
+    return prob
