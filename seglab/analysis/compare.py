@@ -19,6 +19,7 @@ from seglab.analysis.tables import Table, latex, markdown, plain
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic, write_csv
 from seglab.metrics.names import DEFAULT_METRICS, METRICS
+from seglab.runs.paths import RunPaths
 from seglab.runs.records import (
     COSTS,
     STATUSES,
@@ -506,7 +507,9 @@ def _baselines(rows: list[Row]) -> list[Row]:
         found: dict[str, CaseCounts] = defaultdict(dict)
         for run in row.finished:
             if run.seed == seed:
-                for name, tested in read_cases(run, "baseline_cases.csv", "baseline").items():
+                for name, tested in read_cases(
+                    run, RunPaths(run.folder).baseline_cases, "baseline"
+                ).items():
                     found[name] |= tested
         for name, tested in sorted(found.items()):
             label = name if len(sets) == 1 else f"{name} (cases of {row.label})"

@@ -22,7 +22,6 @@ from seglab.metrics.names import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
 from seglab.runs.loading import ALL_ALLOWED_TARGETS
 from seglab.runs.records import Run, RunProvenance, read_provenance, read_run
 
-NAME = "MODEL_CARD.md"
 WORST_CASES = 5
 MAX_DIAGNOSES = 10
 MAX_NAME_LENGTH = 200

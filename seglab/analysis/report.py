@@ -40,6 +40,7 @@ from seglab.core.files import hash_file, read_json, write_atomic
 from seglab.data.cases import with_classes
 from seglab.data.classes import Classes
 from seglab.data.images import read_image
+from seglab.runs.paths import RunPaths
 from seglab.runs.records import Case, Run, find_runs, read_curve
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _facts(runs: list[Run]) -> list[tuple[str, str]]:
 
 
 def _record(run: Run) -> Any:
-    return read_json(run.folder / "run.json")
+    return read_json(RunPaths(run.folder).record)
 
 
 def _split(run: Run) -> str:

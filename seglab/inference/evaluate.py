@@ -22,6 +22,7 @@ from seglab.inference.models import Model, ensemble, refuse_twice
 from seglab.inference.predictor import make_predictor
 from seglab.inference.scoring import score_cases
 from seglab.runs.directory import Run, open_run
+from seglab.runs.paths import RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +85,12 @@ def evaluate(
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
         name = name if len(runs) == 1 else f"{name}-of-{len(runs)}-runs"
-        out = runs[0].path / "evaluations" / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        out = RunPaths(runs[0].path).evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_csv(out / "test_cases.csv", scored.rows)
-        write_json(out / "summary.json", summary)
+        write_csv(RunPaths(out).test_cases, scored.rows)
+        write_json(RunPaths(out).summary, summary)
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror}); name another with --out"

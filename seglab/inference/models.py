@@ -14,6 +14,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import hash_file, read_json
 from seglab.data.classes import Classes, make_classes
 from seglab.inference.postprocessing import Predictor, mean_predictor
+from seglab.runs.paths import RunPaths
 
 log = logging.getLogger(__name__)
 
@@ -102,18 +103,17 @@ def find_network(path: str | Path) -> Path:
         if not path.is_file():
             raise InputError(f"{path}: no file; expected a run directory, a checkpoint or .onnx")
         return path
-    from seglab.runs.checkpoints import BEST
-
-    if not (path / "run.json").is_file():
+    paths = RunPaths(path)
+    if not paths.record.is_file():
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one of train.py's, a "
             "checkpoint, or a file of export.py's"
         )
-    record = read_json(path / "run.json")
+    record = read_json(paths.record)
     status = record.get("status") if isinstance(record, dict) else None
     if status != "finished":
         log.warning("%s: the run has not finished (%s), so neither has its network", path, status)
-    return path / BEST
+    return paths.best_checkpoint
 
 
 def ensemble(models: Sequence[Model]) -> Model:

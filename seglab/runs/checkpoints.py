@@ -22,9 +22,6 @@ from seglab.core.files import write_atomic
 from seglab.data.classes import make_classes
 from seglab.runs.loading import ALLOWED_TARGETS, check_archive, check_targets
 
-# Below a run directory: the chosen weights, and where a resumed run goes on.
-BEST = Path("checkpoints", "best.ckpt")
-LAST = Path("checkpoints", "last.ckpt")
 _SEAL = b"seglab sha256 "
 _SEAL_LENGTH = len(_SEAL) + 64
 # A file with holes may claim any size; this one is of a billion parameters and their optimizer's.

@@ -35,6 +35,7 @@ from seglab.data.classes import Classes
 from seglab.runs import provenance
 from seglab.runs.loading import check_run_folder, parse_config, read_config
 from seglab.runs.overrides import format_command
+from seglab.runs.paths import RunPaths
 
 # What takes torch, Lightning or scikit-image is imported where it is needed: a run that is refused
 # for a value of its config is refused at once.
@@ -58,6 +59,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
+        self.paths = RunPaths(self.path)
         self.record: dict[str, Any] = {}
         self.earlier: dict[str, Any] = {}  # run.json of the run that lies here already
         self._begun = False  # in this process
@@ -65,7 +67,7 @@ class RunDirectory:
     def update(self, **values: Any) -> None:
         """Adds to run.json."""
         self.record |= values
-        write_json(self.path / "run.json", self.record)
+        write_json(self.paths.record, self.record)
 
     @contextmanager
     def recording(self, cfg: DictConfig, interrupts: Interrupts) -> Iterator[None]:
@@ -134,7 +136,7 @@ class RunDirectory:
         """
         if not self.earlier:
             return False
-        then = OmegaConf.to_container(parse_config(self.path / "config.yaml"), resolve=False)
+        then = OmegaConf.to_container(parse_config(self.paths.config), resolve=False)
         changed = differences(then, config)
         if changed:
             raise InputError(
@@ -168,7 +170,7 @@ class RunDirectory:
             self._go_on(split, files, modules)
         self._begun = True
         remove_partial(self.path)
-        log_file = _LogFile(self.path / "train.log", encoding="utf-8")
+        log_file = _LogFile(self.paths.log, encoding="utf-8")
         log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._memory.setTarget(log_file)
         self._memory.flush()
@@ -176,10 +178,10 @@ class RunDirectory:
         if self.earlier:
             self.update(status="running", end=None, error=None)
             return
-        write_json(self.path / "splits.json", split.to_json())
-        write_json(self.path / "data.json", {"root": config["data"]["root"], "files": files})
+        write_json(self.paths.split, split.to_json())
+        write_json(self.paths.data, {"root": config["data"]["root"], "files": files})
         if self._diff:
-            write_atomic(self.path / "code.diff", self._diff)
+            write_atomic(self.paths.code_diff, self._diff)
         self.update(
             machine=self._now["machine"],
             data_fingerprint=hash_json(files),
@@ -187,7 +189,7 @@ class RunDirectory:
             modules=modules,
             determinism=provenance.determinism_flags(),
         )
-        write_atomic(self.path / "config.yaml", OmegaConf.to_yaml(config))
+        write_atomic(self.paths.config, OmegaConf.to_yaml(config))
 
     def checkpoint_to_resume(self, metadata: dict[str, Any]) -> tuple[Path | None, int]:
         """Finds the newest checkpoint that is whole: last.ckpt, or the earlier best.ckpt.
@@ -200,11 +202,10 @@ class RunDirectory:
         Returns:
             The checkpoint and its step; None and -1 to begin at the beginning.
         """
-        from seglab.runs.checkpoints import BEST, LAST, read_checkpoint
+        from seglab.runs.checkpoints import read_checkpoint
 
         found: dict[Path, dict[str, Any]] = {}
-        for name in (LAST, BEST):
-            file = self.path / name
+        for file in (self.paths.last_checkpoint, self.paths.best_checkpoint):
             if self.earlier and file.exists():
                 try:
                     checkpoint = read_checkpoint(file)
@@ -219,7 +220,7 @@ class RunDirectory:
                     log.warning("not used: %s", str(error).rpartition(";")[0] or f"{file}: {error}")
         for file, checkpoint in found.items():
             best_epoch = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
-            best = found.get(self.path / BEST, {"epoch": -1})
+            best = found.get(self.paths.best_checkpoint, {"epoch": -1})
             # An older best.ckpt is that of a run that began anew, and was interrupted too.
             if best_epoch is None or best["epoch"] + 1 >= best_epoch:
                 step = checkpoint["global_step"]
@@ -247,9 +248,9 @@ class RunDirectory:
                 f"{'; ...' if len(changed) > 5 else ''}); restore it to go on, or name another "
                 "directory with hydra.run.dir=..."
             )
-        if read_split(self.path / "splits.json").hash != split.hash:
+        if read_split(self.paths.split).hash != split.hash:
             raise InputError(
-                f"{self.path / 'splits.json'}: is not the split of this config and data; restore "
+                f"{self.paths.split}: is not the split of this config and data; restore "
                 "it to go on, or name another directory with hydra.run.dir=..."
             )
         other = {key: now for key, now in self._now.items() if now != self.earlier.get(key)}
@@ -266,22 +267,22 @@ class RunDirectory:
 
     def _read_earlier(self) -> dict[str, Any]:
         """The record of the run that lies here; empty where nothing can be lost."""
-        if not (self.path / "config.yaml").exists():
-            if any(self.path.glob("checkpoints/*.ckpt")):
+        if not self.paths.config.exists():
+            if any(self.paths.best_checkpoint.parent.glob("*.ckpt")):
                 raise InputError(
                     f"{self.path}: holds checkpoints, but no config.yaml of their run; restore it, "
                     "or name another directory with hydra.run.dir=..."
                 )
             return {}
-        record = read_json(self.path / "run.json")
+        record = read_json(self.paths.record)
         if not isinstance(record, dict) or "status" not in record:
-            raise InputError(f"{self.path / 'run.json'}: is no record of a run; restore it")
+            raise InputError(f"{self.paths.record}: is no record of a run; restore it")
         return record
 
     def _planned(self) -> dict[str, Any]:
         """What the sweep that this run is a job of has left here for it."""
         try:
-            planned = read_json(self.path / "run.json")
+            planned = read_json(self.paths.record)
         except InputError:
             return {}
         varies = planned.get("varies") if isinstance(planned, dict) else None
@@ -335,7 +336,7 @@ class RunDirectory:
             if status == "finished":
                 raise
             # run.json says 'running' still, of a process that is gone: it can be gone on with.
-            log.warning("%s: cannot be written", self.path / "run.json")
+            log.warning("%s: cannot be written", self.paths.record)
 
     def _leave(self) -> None:
         """The last words of a process that is told twice to stop."""
@@ -402,31 +403,32 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
             the directory, or the checkpoint holds another network than the config.
     """
     from seglab.data.splits import read_split
-    from seglab.runs.checkpoints import BEST, load_network
+    from seglab.runs.checkpoints import load_network
 
     path = Path(path)
-    if not (path / "run.json").is_file():
+    paths = RunPaths(path)
+    if not paths.record.is_file():
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one of train.py's"
         )
     check_run_folder(path)
-    record = read_json(path / "run.json")
+    record = read_json(paths.record)
     parts = ("git", "modules", "versions", "machine")
     if not isinstance(record, dict) or not all(isinstance(record.get(p, {}), dict) for p in parts):
-        raise InputError(f"{path / 'run.json'}: is no record of a run; restore it")
-    file = path / "config.yaml"
+        raise InputError(f"{paths.record}: is no record of a run; restore it")
+    file = paths.config
     config = read_config(file, trust)
-    checkpoint = path / BEST
+    checkpoint = paths.best_checkpoint
     net, stored = load_network(checkpoint, trust)
-    split = read_split(path / "splits.json")
+    split = read_split(paths.split)
     unknown = {*split.train, *split.val, *split.test} - split.sha256.keys()
     if unknown:
         raise InputError(
-            f"{path / 'splits.json'}: holds no hash of case {sanitize_text(min(unknown))}; restore it"
+            f"{paths.split}: holds no hash of case {sanitize_text(min(unknown))}; restore it"
         )
     if split.hash != stored["split_hash"]:
         raise InputError(
-            f"{path / 'splits.json'}: is not the split that {checkpoint} was trained on; put the "
+            f"{paths.split}: is not the split that {checkpoint} was trained on; put the "
             "run's own files back"
         )
     then = stored["config"]
@@ -450,9 +452,10 @@ def read_files(run: Path) -> dict[str, str]:
     Raises:
         InputError: It is missing or damaged.
     """
-    stored = read_json(run / "data.json")
+    file = RunPaths(run).data
+    stored = read_json(file)
     if not isinstance(stored, dict) or not isinstance(stored.get("files"), dict):
-        raise InputError(f"{run / 'data.json'}: holds no files; restore it")
+        raise InputError(f"{file}: holds no files; restore it")
     return stored["files"]
 
 

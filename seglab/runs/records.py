@@ -20,6 +20,7 @@ import yaml
 
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json
+from seglab.runs.paths import RunPaths
 
 COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 # Of two runs of one config the first of these is taken.
@@ -133,13 +134,14 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: It is no run directory, has no scores yet, or a file is damaged.
     """
-    for name, what in (
-        ("run.json", "no run directory"),
-        ("summary.json", "not trained to its end"),
+    paths = RunPaths(folder)
+    for file, what in (
+        (paths.record, "no run directory"),
+        (paths.summary, "not trained to its end"),
     ):
-        if not (folder / name).exists():
+        if not file.exists():
             raise InputError(
-                f"{folder}: {what} (it holds no {name}); expected one of train.py's, whose command "
+                f"{folder}: {what} (it holds no {file.name}); expected one of train.py's, whose command "
                 "ends it if it is given again"
             )
     return _read_run(folder, _text(folder.name), is_scored=True)
@@ -154,7 +156,8 @@ def read_provenance(folder: Path) -> RunProvenance:
     Raises:
         InputError: A file is missing or damaged.
     """
-    with _reading(folder / "run.json") as file:
+    paths = RunPaths(folder)
+    with _reading(paths.record) as file:
         record = read_json(file)
         git, machine = record.get("git") or {}, record.get("machine") or {}
         device = _text(record.get("device") or "")
@@ -178,15 +181,15 @@ def read_provenance(folder: Path) -> RunProvenance:
             "changed": tuple(k for k in kinds if any(k in each for each in resumed)),
             "split_hash": _text(record.get("split_hash") or ""),
         }
-    with _reading(folder / "splits.json") as file:
+    with _reading(paths.split) as file:
         split = read_json(file)
         ids = {part: [*map(_text, split.get(part, []))] for part in ("train", "val", "test")}
     tables: list[str] | None = None
-    with _reading(folder / "data.json") as file:
+    with _reading(paths.data) as file:
         if file.exists():
             names = [_text(Path(name).name) for name in read_json(file)["files"]]
             tables = sorted({name for name in names if name.lower().endswith(".csv")})
-    with _reading(folder / "summary.json") as file:
+    with _reading(paths.summary) as file:
         summary = read_json(file)
         epoch = int(summary["best_epoch"])
         threshold = _number(summary["threshold"]) if "threshold" in summary else None
@@ -213,17 +216,16 @@ def read_val(run: Path) -> dict[str, float]:
     Raises:
         InputError: Its summary.json or metrics.csv is missing or damaged.
     """
+    paths = RunPaths(run)
     try:
-        summary = read_json(run / "summary.json")
-        row = read_csv(run / "metrics.csv")[summary["best_epoch"] - 1]
+        summary = read_json(paths.summary)
+        row = read_csv(paths.metrics)[summary["best_epoch"] - 1]
         values = {name: float(v) for name, v in row.items() if name.startswith("val/") and v}
         return values | {f"val/{name}": value for name, value in summary["val"].items()}
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(
-            f"{run / 'summary.json'}: is no summary of this run; restore it"
-        ) from error
+        raise InputError(f"{paths.summary}: is no summary of this run; restore it") from error
 
 
 def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
@@ -245,7 +247,7 @@ def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
             raise InputError(f"{root}: no such folder; expected one that holds runs")
         before = len(found)
         for folder, below, files in os.walk(root, onerror=_raise):
-            if "run.json" in files:
+            if RunPaths(Path(folder)).record.name in files:
                 below.clear()
                 path = Path(*root.parts[len(root.parts) - tail :], Path(folder).relative_to(root))
                 found.setdefault(Path(folder), _text(path.as_posix()))
@@ -261,7 +263,8 @@ def _raise(error: OSError) -> None:
 
 
 def _read_run(folder: Path, path: str, is_scored: bool = False) -> Run:
-    with _reading(folder / "run.json") as file:
+    paths = RunPaths(folder)
+    with _reading(paths.record) as file:
         record = read_json(file)
         status, error = record["status"], record.get("error")
         STATUSES.index(status)
@@ -273,7 +276,7 @@ def _read_run(folder: Path, path: str, is_scored: bool = False) -> Run:
         source = (record.get("git") or {}).get("source_sha256") or ""
         data = record.get("data_fingerprint") or ""
     classes: tuple[str, ...] = ("lesion",)
-    with _reading(folder / "config.yaml") as file:
+    with _reading(paths.config) as file:
         if status == "finished" or file.exists():
             stored = _read_yaml(file)
             config = BEFORE | _flat(stored.items())
@@ -309,7 +312,7 @@ def _read_run(folder: Path, path: str, is_scored: bool = False) -> Run:
 
 
 def _with_values(run: Run) -> Run:
-    with _reading(run.folder / "summary.json") as file:
+    with _reading(RunPaths(run.folder).summary) as file:
         summary = read_json(file)
         values = {f"{p}/{k}": _number(v) for p in ("val", "test") for k, v in summary[p].items()}
         said = summary | {"training_seconds": summary["seconds"]["training_steps"]}
@@ -319,16 +322,16 @@ def _with_values(run: Run) -> Run:
             calibration = np.array([[int(n) for n in row] for row in calibration])
             if calibration.shape != (15, 3) or calibration.min() < 0 or not calibration[:, 0].any():
                 raise ValueError("calibration is not 15 x 3 counts")
-    tested = read_cases(run, "test_cases.csv", "")[""]
+    tested = read_cases(run, RunPaths(run.folder).test_cases, "")[""]
     return replace(run, values=values, costs=costs, calibration=calibration, tested=tested)
 
 
-def read_cases(run: Run, name: str, key: str) -> dict[str, CaseCounts]:
+def read_cases(run: Run, table: Path, key: str) -> dict[str, CaseCounts]:
     """Reads a table of cases, by a column: test_cases.csv as a whole, baselines by theirs."""
-    with _reading(run.folder / "splits.json") as file:
+    with _reading(RunPaths(run.folder).split) as file:
         sha256 = {str(id): str(value) for id, value in read_json(file).get("sha256", {}).items()}
     found: dict[str, dict[Case, dict[str, list[float]]]] = defaultdict(dict)
-    with _reading(run.folder / name) as file:
+    with _reading(table) as file:
         rows = read_csv(file)
         for row in rows:
             case = (_text(row["id"]), sha256.get(row["id"], ""), _text(row["diagnosis"]))
@@ -357,7 +360,7 @@ def read_cases(run: Run, name: str, key: str) -> dict[str, CaseCounts]:
 
 def read_curve(run: Run, metric: str) -> dict[int, float]:
     """Values of metrics.csv by epoch."""
-    with _reading(run.folder / "metrics.csv") as file:
+    with _reading(RunPaths(run.folder).metrics) as file:
         rows = read_csv(file)
         return {int(row["epoch"]): _number(row[metric]) for row in rows if row.get(metric)}
 

@@ -55,6 +55,7 @@ from seglab.runs.overrides import (
     quote_value,
     varying_overrides,
 )
+from seglab.runs.paths import RunPaths
 from seglab.runs.records import read_val
 
 log = logging.getLogger("seglab")
@@ -100,10 +101,15 @@ class Job:
     handle: Any = None
 
     @property
+    def paths(self) -> RunPaths:
+        """Its run directory's files."""
+        return RunPaths(self.path)
+
+    @property
     def record(self) -> dict[str, Any]:
         """run.json as it is now."""
         try:
-            record = read_json(self.path / "run.json")
+            record = read_json(self.paths.record)
         except InputError:
             return {}
         return record if isinstance(record, dict) else {}
@@ -111,7 +117,7 @@ class Job:
     @property
     def log(self) -> Path:
         """What its processes have printed, traceback included."""
-        return self.path / "job.log"
+        return self.paths.job_log
 
     def command(self) -> list[str]:
         """What runs it alone."""
@@ -237,13 +243,13 @@ class SweepLauncher(Launcher):
                 job.known = _hash(job.config) in there
                 job.path, _ = there.get(_hash(job.config), (job.path, None))
                 other = differences(configs.get(job.path, job.config), job.config)
-                if other and (job.path / "config.yaml").exists():
+                if other and job.paths.config.exists():
                     raise InputError(
                         f"{job.path}: holds a run of another config ({', '.join(other[:5])}); name "
                         "another directory with hydra.sweep.dir=..., or give the same config"
                     )
         for job in unique.values():
-            if not (job.path / "run.json").exists():
+            if not job.paths.record.exists():
                 self._announce(job)
         self.jobs += unique.values()
         return jobs
@@ -277,7 +283,7 @@ class SweepLauncher(Launcher):
                     starting = ready[: self.room(running)]
                     for job in starting:
                         waiting.remove(job)
-                        if not (job.path / "config.yaml").exists():
+                        if not job.paths.config.exists():
                             self._announce(job)
                     if starting:
                         self.start([job for job in starting if not job.failure])
@@ -343,11 +349,11 @@ class SweepLauncher(Launcher):
     def _there(self) -> dict[str, tuple[Path, Any]]:
         """Runs that the sweep's folder holds already, begun or not, with their configs."""
         there = {}
-        for file in sorted(self.folder.glob("*/run.json")):
+        for file in sorted(self.folder.glob(f"*/{RunPaths(self.folder).record.name}")):
             run = file.parent
             with suppress(InputError, TypeError, AttributeError):  # its job will say so
-                if (run / "config.yaml").exists():
-                    config = OmegaConf.to_container(parse_config(run / "config.yaml"))
+                if RunPaths(run).config.exists():
+                    config = OmegaConf.to_container(parse_config(RunPaths(run).config))
                 else:
                     config = read_json(file).get("config")
                 if isinstance(config, dict) and config:
@@ -366,7 +372,7 @@ class SweepLauncher(Launcher):
         status = {"status": "planned", "error": None}
         with self._costs_itself(job):
             job.path.mkdir(exist_ok=True)
-            write_json(job.path / "run.json", status | record | {"config": job.config})
+            write_json(job.paths.record, status | record | {"config": job.config})
 
     @contextmanager
     def _costs_itself(self, job: Job) -> Iterator[None]:
@@ -389,7 +395,7 @@ class SweepLauncher(Launcher):
 
     def _watched(self, job: Job, watch: Watch) -> str:
         try:
-            rows = read_csv(job.path / "metrics.csv")
+            rows = read_csv(job.paths.metrics)
         except InputError:  # not there yet
             return ""
         if len(rows) <= len(job.rows):
@@ -404,10 +410,10 @@ class SweepLauncher(Launcher):
         with self._costs_itself(job):
             if job.stopped and status == "interrupted":
                 record |= {"status": "pruned", "error": job.stopped}
-                write_json(job.path / "run.json", record)
+                write_json(job.paths.record, record)
             elif status in ("planned", "running") and not self.interrupts.received_signal:
                 record |= {"status": "failed", "error": self.exit_reason(job)}
-                write_json(job.path / "run.json", record)
+                write_json(job.paths.record, record)
             elif status == "finished":
                 job.failure = _damage_of(job)
             elif not record:
@@ -633,15 +639,16 @@ def last_line(file: Path) -> str:
 def _damage_of(job: Job) -> str:
     """What a finished run lacks; empty where it is whole, as far as a sweep looks."""
     try:
-        then = OmegaConf.to_container(parse_config(job.path / "config.yaml"))
+        then = OmegaConf.to_container(parse_config(job.paths.config))
         other = differences(then, job.config)
         if other:
             return f"{job.path}: was trained with another config ({', '.join(other[:5])})"
         read_val(job.path)
     except InputError as error:
         return str(error)
-    lost = [f for f in ("checkpoints/best.ckpt", "test_cases.csv") if not (job.path / f).is_file()]
-    return f"{job.path / lost[0]}: no such file; restore it" if lost else ""
+    needed = (job.paths.best_checkpoint, job.paths.test_cases)
+    lost = [file for file in needed if not file.is_file()]
+    return f"{lost[0]}: no such file; restore it" if lost else ""
 
 
 def _cores() -> int:

@@ -24,9 +24,10 @@ from seglab.data.cache import default_dir, hash_files
 from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
 from seglab.runs import provenance
-from seglab.runs.checkpoints import BEST, LAST, hash_weights
+from seglab.runs.checkpoints import hash_weights
 from seglab.runs.directory import Run, open_run, read_files
 from seglab.runs.loading import list_modules
+from seglab.runs.paths import RunPaths
 from seglab.training.train import train
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def reproduce(
         return found.verdict
 
     if out is None:
-        out = run.path / "reproductions" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        out = RunPaths(run.path).reproductions / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         sys.argv += ["--out", str(out)]  # where the other processes of a distributed run go too
     out = Path(out).absolute()
     log.info("training it again, into %s", out)
@@ -128,7 +129,7 @@ def reproduce(
     _compare_values(before, _values(out), found, tolerance)
     log_differences(found, tolerance)
     write_json(
-        out / "reproduction.json",
+        RunPaths(out).reproduction,
         {
             "of": str(run.path.absolute()),
             "verdict": VERDICTS[found.verdict],
@@ -138,7 +139,7 @@ def reproduce(
             "values_that_differ": found.values,
         },
     )
-    log.info("%s (%s)", VERDICTS[found.verdict], out / "reproduction.json")
+    log.info("%s (%s)", VERDICTS[found.verdict], RunPaths(out).reproduction)
     return found.verdict
 
 
@@ -207,19 +208,23 @@ def _compare_values(
 
 def _values(run: Path) -> dict[str, Any]:
     """Everything that a run came to, by name: weights by their hash, values at full precision."""
+    paths = RunPaths(run)
     values: dict[str, Any] = {
-        f"{name} weights": hash_weights(run / name) for name in (BEST.as_posix(), LAST.as_posix())
+        f"{file.relative_to(run).as_posix()} weights": hash_weights(file)
+        for file in (paths.best_checkpoint, paths.last_checkpoint)
     }
     try:
-        summary = read_json(run / "summary.json")
+        summary = read_json(paths.summary)
         for part in ("val", "test", *summary["baselines"]):
             scores = summary[part] if part in ("val", "test") else summary["baselines"][part]
             values |= {f"summary.json {part} {name}": float(v) for name, v in scores.items()}
-        for file, key in (("metrics.csv", "epoch"), ("test_cases.csv", "id")):
-            for row in read_csv(run / file):
-                metadata = " ".join([file, row[key], *([row["class"]] if "class" in row else [])])
+        for file, key in ((paths.metrics, "epoch"), (paths.test_cases, "id")):
+            for row in read_csv(file):
+                metadata = " ".join(
+                    [file.name, row[key], *([row["class"]] if "class" in row else [])]
+                )
                 values |= {f"{metadata} {name}": value for name, value in row.items()}
-        for row in read_csv(run / "baseline_cases.csv"):
+        for row in read_csv(paths.baseline_cases):
             metadata = f"baseline_cases.csv {row['baseline']} {row['id']} {row.get('class', '')}"
             values |= {f"{metadata} {name}": value for name, value in row.items()}
     except InputError:
@@ -278,7 +283,7 @@ def _config_in(run: Run, out: Path) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(run.config)
     data = config.pop("data")
     if data["split"]["file"] is not None:
-        data["split"]["file"] = str(run.path / "splits.json")
+        data["split"]["file"] = str(RunPaths(run.path).split)
     return move(config) | {"data": data | {"cache_dir": default_dir()}}
 
 

@@ -49,7 +49,6 @@ from seglab.networks import EncoderUNet
 from seglab.networks.cost import multiply_adds
 from seglab.runs import provenance
 from seglab.runs.checkpoints import (
-    BEST,
     SealedCheckpoints,
     load_network,
     read_checkpoint,
@@ -57,6 +56,7 @@ from seglab.runs.checkpoints import (
 )
 from seglab.runs.directory import RunDirectory
 from seglab.runs.loading import list_modules
+from seglab.runs.paths import RunPaths
 from seglab.runs.records import read_val
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.task import SegmentationTask
@@ -108,7 +108,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
                 log_summary(run.path)
             except (KeyError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"{run.path / 'summary.json'}: is no summary of this run; restore it"
+                    f"{run.paths.summary}: is no summary of this run; restore it"
                 ) from error
             return values
         keep_freed_memory()
@@ -143,7 +143,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
                 "monitor=null"
             )
         # The weights alone: Lightning's own restoring would wind the recorder back as well.
-        parts.task.load_state_dict(read_checkpoint(run.path / BEST)["state_dict"])
+        parts.task.load_state_dict(read_checkpoint(run.paths.best_checkpoint)["state_dict"])
         trainer.test(parts.task, data, verbose=False)
         if not trainer.is_global_zero:
             return {}
@@ -158,13 +158,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
             "seconds": seconds,
             "images_per_second": recorder.images / recorder.train_seconds,
         }
-        save_curves(run.path / "figures" / "curves.png", recorder.rows, config["monitor"] or SHOWN)
+        save_curves(run.paths.figures / "curves.png", recorder.rows, config["monitor"] or SHOWN)
         log_hparams(trainer, config, summary, run.record.get("varies", {}))
-        write_json(run.path / "summary.json", summary)
+        write_json(run.paths.summary, summary)
         try:
-            write_atomic(run.path / card.NAME, card.make_model_card(run.path))
+            write_atomic(run.paths.model_card, card.make_model_card(run.path))
         except InputError as error:  # such as a table too large for it: no reason to lose the run
-            log.warning("%s is left out: %s", card.NAME, error)
+            log.warning("%s is left out: %s", run.paths.model_card.name, error)
         log_summary(run.path)
         return read_val(run.path)
 
@@ -183,7 +183,7 @@ class _Description(Callback):
         """Draws pairs, and logs config and environment."""
         if trainer.current_epoch == 0:
             log_description(trainer, self.config, self.run.record)
-            _draw_pairs(self.run.path / "figures" / "pairs.png", trainer.datamodule)  # type: ignore[attr-defined]
+            _draw_pairs(self.run.paths.figures / "pairs.png", trainer.datamodule)  # type: ignore[attr-defined]
 
 
 def build(
@@ -313,7 +313,7 @@ def _check_task(task: SegmentationTask, size: int, classes: Sequence[str]) -> No
 def _score(run: RunDirectory, config: dict[str, Any], parts: Components) -> dict[str, Any]:
     """Scores val and test at native resolution with the checkpoint, read back from disk."""
     data = parts.data
-    net, metadata = load_network(run.path / BEST, trust=list_modules(config))
+    net, metadata = load_network(run.paths.best_checkpoint, trust=list_modules(config))
     inference = Inference(**config["inference"])
     device, postprocessing = parts.trainer.strategy.root_device, inference.postprocessing
     predict = make_predictor(net, data.size, device, inference.tta)
@@ -322,7 +322,7 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Components) -> dict
         threshold = tune_threshold(predict, data.subset_cases("val"), threshold, postprocessing)
         # Whoever uses the checkpoint alone must know it. Killed before or after, a run that goes
         # on chooses the same again.
-        set_threshold(run.path / BEST, threshold)
+        set_threshold(run.paths.best_checkpoint, threshold)
     val: dict[str, float] = {}
     if data.split.val:
         val = score_cases(
@@ -334,7 +334,7 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Components) -> dict
     test = score_cases(
         predict, data.subset_cases("test"), threshold, "scoring test", postprocessing
     )
-    write_csv(run.path / "test_cases.csv", test.rows)
+    write_csv(run.paths.test_cases, test.rows)
 
     baseline_rows, baselines = [], {}
     masks = data.cache.masks[data.subset_indices("train")]
@@ -343,14 +343,14 @@ def _score(run: RunDirectory, config: dict[str, Any], parts: Components) -> dict
         scored = score_cases(baseline, data.subset_cases("test"), 0.5, f"scoring {name}")
         baselines[name] = scored.values
         baseline_rows += [{"baseline": name} | row for row in scored.rows]
-    write_csv(run.path / "baseline_cases.csv", baseline_rows)
+    write_csv(run.paths.baseline_cases, baseline_rows)
     own = test.rows
     if data.classes.is_multiclass:
         own = _means(test.rows)
     worst = sorted(own, key=lambda row: row["dice_per_image"])[:WORST]
     for name, rows in (("predictions", own[:PICTURES]), ("worst", worst)):
         _draw_predictions(
-            *(run.path / "figures" / f"{name}.png", data.subset_cases("test"), rows),
+            *(run.paths.figures / f"{name}.png", data.subset_cases("test"), rows),
             *(predict, threshold, postprocessing),
         )
     return {
@@ -415,7 +415,7 @@ def _draw_predictions(
 
 def log_summary(run: Path) -> None:
     """Ends a run on the terminal: a short table, and where everything lies."""
-    summary, split = read_json(run / "summary.json"), read_split(run / "splits.json")
+    summary, split = read_json(RunPaths(run).summary), read_split(RunPaths(run).split)
     columns = {"test": summary["test"]} | summary.get("classes", {}) | summary["baselines"]
     if summary["val"]:
         columns = {"val": summary["val"]} | columns

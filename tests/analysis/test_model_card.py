@@ -108,7 +108,7 @@ def edit(file: Path, change: Callable[[Any], object]) -> None:
 def test_numbers_are_those_of_the_summary_and_of_the_table_of_compare(
     run: Path, tmp_path: Path
 ) -> None:
-    text, summary = (run / card.NAME).read_text(), read_json(run / "summary.json")
+    text, summary = (run / "MODEL_CARD.md").read_text(), read_json(run / "summary.json")
     compare([run], by_diagnosis=True, out=tmp_path)
     rows = [row for row in read_csv(tmp_path / "table.csv") if row["status"] != "baseline"]
     by_group = {(row["diagnosis"], row.get("class", "all")): row for row in rows}
@@ -162,7 +162,7 @@ def test_numbers_are_those_of_the_summary_and_of_the_table_of_compare(
 
 
 def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
-    _, front_matter, body = (run / card.NAME).read_text().split("---\n", 2)
+    _, front_matter, body = (run / "MODEL_CARD.md").read_text().split("---\n", 2)
     values = yaml.safe_load(front_matter)
     is_synthetic = run.name == "classes"
     assert values["license"] == ("mit" if is_synthetic else "other")
@@ -180,7 +180,7 @@ def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
 
 
 def test_statements_about_the_run_are_true_and_complete(run: Path, cache_dir: Path) -> None:
-    text, record = (run / card.NAME).read_text(), read_json(run / "run.json")
+    text, record = (run / "MODEL_CARD.md").read_text(), read_json(run / "run.json")
     split, kind = read_json(run / "splits.json"), run.name
     assert text == card.make_model_card(run)  # its status is 'finished' by now
     assert not PLACEHOLDERS.search(text), PLACEHOLDERS.search(text)
@@ -213,7 +213,7 @@ def test_its_python_and_its_commands_run_as_they_stand(
     monkeypatch: pytest.MonkeyPatch,
     tiny_ph2: Path,
 ) -> None:
-    text = (run / card.NAME).read_text()
+    text = (run / "MODEL_CARD.md").read_text()
     shutil.copytree(run, tmp_path / run.name)  # commands write below it
     (tmp_path / "images").mkdir()
     image = Image.open(next(tiny_ph2.rglob("IMD003.bmp")))
@@ -247,13 +247,13 @@ def test_its_python_and_its_commands_run_as_they_stand(
 def test_a_run_killed_before_its_card_was_written_gets_one(
     holdout: Path, tiny_train: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (holdout / card.NAME).read_text()
+    before = (holdout / "MODEL_CARD.md").read_text()
     config = yaml.safe_load((holdout / "config.yaml").read_text())
     text = (holdout / "config.yaml").read_text().replace(config["run_dir"], str(holdout))
     (holdout / "config.yaml").write_text(text)
 
     def train_again() -> Ended:
-        (holdout / card.NAME).unlink()
+        (holdout / "MODEL_CARD.md").unlink()
         edit(holdout / "run.json", lambda record: record.update(status="running", end=None))
         for checkpoint in (holdout / "checkpoints").iterdir():
             checkpoint.unlink()  # they belong to the directory that was copied
@@ -261,14 +261,14 @@ def test_a_run_killed_before_its_card_was_written_gets_one(
 
     ended = train_again()
     assert ended.code == 0, ended.err
-    again = (holdout / card.NAME).read_text()
+    again = (holdout / "MODEL_CARD.md").read_text()
     assert "| resumed | 1 time" in again
     assert tables(again)[3:-1] == tables(before)[3:-1]
     # A card that cannot be made does not fail the run.
     monkeypatch.setattr(card, "make_model_card", raise_input_error)
     ended = train_again()
-    assert (ended.code, (holdout / card.NAME).exists()) == (0, False)
-    assert f"{card.NAME} is left out: damaged" in ended.err
+    assert (ended.code, (holdout / "MODEL_CARD.md").exists()) == (0, False)
+    assert "MODEL_CARD.md is left out: damaged" in ended.err
 
 
 def raise_input_error(run: Path) -> str:

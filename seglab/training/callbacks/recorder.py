@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from seglab.core.errors import InputError
 from seglab.core.files import write_csv
 from seglab.core.signals import Interrupts
-from seglab.runs.checkpoints import BEST, LAST
+from seglab.runs.paths import RunPaths
 
 
 class RunRecorder(Checkpoint):
@@ -43,7 +43,7 @@ class RunRecorder(Checkpoint):
         mode: str,
         interrupts: Interrupts,
     ) -> None:
-        self.run_dir = run_dir
+        self.paths = RunPaths(run_dir)
         self.metadata = metadata
         self.monitor = monitor
         self.sign = 1 if mode == "max" else -1
@@ -124,15 +124,15 @@ class RunRecorder(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.best_epoch == epoch:
-            trainer.save_checkpoint(self.run_dir / BEST)
-        trainer.save_checkpoint(self.run_dir / LAST)
+            trainer.save_checkpoint(self.paths.best_checkpoint)
+        trainer.save_checkpoint(self.paths.last_checkpoint)
         if trainer.is_global_zero:
             self.write_rows()
         self._raise_if_signalled(trainer)
 
     def write_rows(self) -> None:
         """Writes metrics.csv."""
-        write_csv(self.run_dir / "metrics.csv", self.rows)
+        write_csv(self.paths.metrics, self.rows)
 
     def on_save_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
