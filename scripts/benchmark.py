@@ -198,7 +198,7 @@ def recipe_train(s: Settings, turn: Turn) -> None:
     from torch.utils.data import DataLoader
 
     from seglab.data.cache import open_cache
-    from seglab.data.cases import find_cases
+    from seglab.data.layouts import find_cases
 
     torch.manual_seed(42)
     cache = open_cache(find_cases(s["root"]), s["size"], s["cache_dir"])
@@ -302,7 +302,7 @@ def recipe_load(s: Settings, turn: Turn) -> None:
     from skimage.io import imread
     from skimage.transform import resize
 
-    from seglab.data.cases import find_cases
+    from seglab.data.layouts import find_cases
 
     cases, size = find_cases(s["root"])[:CASES], (s["size"], s["size"])
 
@@ -372,7 +372,7 @@ def _overrides(s: Settings) -> list[str]:
         f"model={s['model']}",
         f"trainer={'gpu' if s['device'] == 'cuda' else 'cpu'}",
         f"trainer.precision={s['precision']}",
-        "data.cases._target_=seglab.data.cases.find_cases",
+        "data.cases._target_=seglab.data.layouts.find_cases",
         *(f"data.{key}={quote_value(s[key])}" for key in ("root", "cache_dir")),
         *(f"data.{key}={s[key]}" for key in ("size", "batch_size")),
     ]
@@ -407,8 +407,8 @@ def _batches(parts: Components, s: Settings) -> Iterator[dict[str, Tensor]]:
 
 def _predict(s: Settings, turn: Turn, predict: Any, net: Any, image: Tensor) -> None:
     """Measures from pictures to masks, and the network alone on one image."""
-    from seglab.data.cases import find_cases
     from seglab.data.images import read_image
+    from seglab.data.layouts import find_cases
 
     cases = find_cases(s["root"])[:PICTURES]
     pictures = itertools.cycle([read_image(case.image) for case in cases])
@@ -671,7 +671,7 @@ def table(report: Mapping[str, Any]) -> str:
 def benchmark(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Measures what was asked for, in a folder of its own; returns plain containers."""
     from seglab.data.cache import open_cache
-    from seglab.data.cases import find_cases
+    from seglab.data.layouts import find_cases
     from seglab.data.splits import make_split
     from seglab.data.synthetic import synthetic_cases
 

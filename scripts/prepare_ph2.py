@@ -71,7 +71,7 @@ def main() -> None:
     print(report)
     if args.json is not None:
         write_json(args.json, report.to_json())
-    if report.bad:
+    if report.errors:
         sys.exit(1)
     print(f"use it: python scripts/train.py data={report.layout} data.root={root}{options}")
 

@@ -33,7 +33,8 @@ from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
 from seglab.analysis.statistics import holm, paired_test
 from seglab.core.errors import InputError
 from seglab.core.files import hash_json, read_csv, read_json
-from seglab.data.cache import open_cache, read_pair
+from seglab.data.cache import open_cache
+from seglab.data.cases import read_pair
 from seglab.inference.models import open_model
 from seglab.inference.postprocessing import draw_contours, number_instances, predicted_mask
 from seglab.losses import bce, double_sigmoid_bce

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from seglab.data.cases import ph2_cases
+from seglab.data.layouts import ph2_cases
 
 # As many tests at once as there are cores (pytest -n), so one thread each, and in what they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

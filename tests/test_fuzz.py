@@ -489,7 +489,8 @@ def attempt(read: Callable[[Path], Any], path: Path) -> Any:
 
 def read_table(name: str) -> Callable[[Path, bytes], None]:
     def read(folder: Path, content: bytes) -> None:
-        from seglab.data.cases import UNKNOWN, Case, ph2_cases
+        from seglab.data.cases import UNKNOWN, Case
+        from seglab.data.layouts import ph2_cases
         from seglab.data.tables import PH2_DIAGNOSES
 
         root = folder / f"with {name}"

@@ -1,37 +1,40 @@
-"""Looks a whole data set over and says everything that is wrong with it at once."""
+"""Checks a whole data set and lists everything that is wrong with it."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from seglab.core.errors import InputError
 from seglab.core.files import hash_json
-from seglab.data.cache import read_pair
-from seglab.data.cases import Case, Finding, scan_cases, with_classes
+from seglab.data.cases import Case, read_pair, with_classes
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image, read_mask
+from seglab.data.layouts import scan_cases
+from seglab.data.scan import Finding
+from seglab.data.threads import map_in_threads
+
+# How messages of `read_mask` begin when the file can be read, but does not hold the classes.
+_WRONG_CLASSES = ("holds", "is coloured", "has no colours")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a data set is worth.
+    """Result of checking a data set.
 
     Attributes:
-        root: Its folder.
-        layout: Which layout it has, as `conf/data/` calls it.
-        cases: Those that nothing bad was found about.
+        root: The data set's folder.
+        layout: Name of its layout, as in `conf/data/`.
+        cases: The cases without an error.
         findings: Everything that is wrong.
-        stray_files: How many files are no part of the data set.
+        stray_files: Number of files that do not belong to the data set.
     """
 
     root: Path
@@ -41,44 +44,44 @@ class Report:
     stray_files: int
 
     @property
-    def bad(self) -> list[Finding]:
-        """The findings for which runs refuse the data."""
-        return [finding for finding in self.findings if finding.bad]
+    def errors(self) -> list[Finding]:
+        """The findings because of which training refuses the data."""
+        return [finding for finding in self.findings if finding.is_error]
 
     @property
-    def suspicious(self) -> list[Finding]:
-        """The findings that are worth a look."""
-        return [finding for finding in self.findings if not finding.bad]
+    def warnings(self) -> list[Finding]:
+        """The findings that do not keep the data from being used."""
+        return [finding for finding in self.findings if not finding.is_error]
 
     @property
     def diagnoses(self) -> dict[str, int]:
-        """How many good cases there are of each diagnosis."""
+        """Number of good cases by diagnosis."""
         return dict(sorted(Counter(case.diagnosis for case in self.cases).items()))
 
     @property
     def patients(self) -> int:
-        """How many patients the good cases name."""
+        """Number of patients that the good cases name."""
         return len({case.patient for case in self.cases} - {""})
 
     def __str__(self) -> str:
-        """The lines to show."""
+        """Formats the report for a terminal."""
         lines = [f"{self.root}: {len(self.cases)} good cases of layout {self.layout}"]
         lines += [f"  {n:4} {diagnosis}" for diagnosis, n in self.diagnoses.items()]
         lines.append(f"patients named: {self.patients}")
-        for level, findings in (("bad", self.bad), ("suspicious", self.suspicious)):
-            lines.append(f"{level}: {len(findings) or 'nothing'}")
+        for level, findings in (("errors", self.errors), ("warnings", self.warnings)):
+            lines.append(f"{level}: {len(findings) or 'none'}")
             by_kind = defaultdict(list)
             for finding in findings:
                 by_kind[finding.kind].append(finding)
-            for kind, alike in by_kind.items():
-                lines.append(f"  {sum(len(finding.cases) or 1 for finding in alike)} {kind}")
-                lines += [f"    {' '.join(finding.message.split())}" for finding in alike]
+            for kind, same_kind in by_kind.items():
+                lines.append(f"  {sum(len(finding.cases) or 1 for finding in same_kind)} {kind}")
+                lines += [f"    {' '.join(finding.message.split())}" for finding in same_kind]
         lines.append(f"stray files: {self.stray_files}")
         # File names need not be UTF-8.
         return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
     def to_json(self) -> dict[str, Any]:
-        """The same in plain containers; cases are their ids."""
+        """Converts the report to plain containers; cases become their ids."""
         return {
             "root": str(self.root),
             "layout": self.layout,
@@ -90,132 +93,145 @@ class Report:
         }
 
 
+@dataclass
+class _CheckedCase:
+    """Result of reading one case.
+
+    Attributes:
+        id: The case's id.
+        findings: What is wrong with its files.
+        thumbnail: Of its image, uint8 (32, 32); None if the image cannot be read.
+        pixel_hash: SHA-256 of the image's pixels.
+        classes: Class numbers in its mask.
+    """
+
+    id: str
+    findings: list[Finding] = field(default_factory=list)
+    thumbnail: np.ndarray | None = None
+    pixel_hash: str = ""
+    classes: set[int] = field(default_factory=set)
+
+
 def check_data(root: str | Path, classes: Classes = ONE_CLASS) -> Report:
     """Reads every image and every mask of a data set of any supported layout.
 
     Args:
         root: Its folder.
-        classes: What its masks tell apart.
+        classes: The classes that its masks distinguish.
 
     Raises:
         InputError: There is no data set.
     """
     scan = scan_cases(root)
-    scan.cases = with_classes(scan.cases, classes)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(_look, case) for case in scan.cases]
-        try:
-            looks = [j.result() for j in tqdm(jobs, "checking cases", unit="case", disable=None)]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    findings = scan.findings + [finding for found, _, _ in looks for finding in found]
-    there = {number for _, _, numbers in looks for number in numbers}
+    cases = with_classes(scan.cases, classes)
+    checked = map_in_threads(_check_case, ((case,) for case in cases), "checking cases", "case")
+    findings = scan.findings + [finding for result in checked for finding in result.findings]
     if classes.is_multiclass:
+        present = set[int]().union(*(result.classes for result in checked))
         for number, name in enumerate(classes.names):
-            if number not in there:
+            if number not in present:
                 message = (
                     f"{root}: no mask holds {name}, class {number}; leave it out if it is none"
                 )
                 findings.append(Finding("classes in no mask", message, False))
-    findings += _duplicates(
-        {
-            case.id: picture
-            for case, (_, picture, _) in zip(scan.cases, looks, strict=True)
-            if picture
-        }
-    )
-    bad = {id for finding in findings if finding.bad for id in finding.cases}
-    good = [case for case in scan.cases if case.id not in bad]
+    findings += _find_duplicates(checked)
+    bad = {id for finding in findings if finding.is_error for id in finding.cases}
+    good = [case for case in cases if case.id not in bad]
     return Report(scan.root, scan.layout, good, findings, scan.stray_files)
 
 
-def _look(case: Case) -> tuple[list[Finding], tuple[np.ndarray, str] | None, set[int]]:
-    """What is wrong with a case's files, as far as they can be read.
-
-    Returns:
-        Findings; thumbnail and hash of its image; of several classes the numbers in its mask.
-    """
-    image: np.ndarray | None
-    numbers = set[int]()
+def _check_case(case: Case) -> _CheckedCase:
+    result = _CheckedCase(case.id)
+    image: np.ndarray | None = None
     try:
         image, mask = read_pair(case)
     except InputError as error:
-        image, findings = _refused(case, str(error))
+        image = _check_files_apart(case, str(error), result.findings)
     else:
-        findings = _odd(case, mask)
-        if case.classes.is_multiclass:
-            numbers = {*np.unique(mask).tolist()}
-    if image is None:
-        return findings, None, numbers
-    pixels = hash_json([image.shape, hashlib.sha256(image.data).hexdigest()])
-    return findings, (thumbnail(image), pixels), numbers
+        result.classes = {*np.unique(mask).tolist()}
+        check_mask = _check_class_mask if case.classes.is_multiclass else _check_binary_mask
+        defect = check_mask(case, mask)
+        if defect:
+            kind, reason = defect
+            message = f"{case.mask}: {reason}; see whether it is right"
+            result.findings.append(Finding(kind, message, False, (case.id,)))
+    if image is not None:
+        result.thumbnail = thumbnail(image)
+        result.pixel_hash = hash_json([image.shape, hashlib.sha256(image.data).hexdigest()])
+    return result
 
 
-def _refused(case: Case, why: str) -> tuple[np.ndarray | None, list[Finding]]:
-    """What is wrong with a pair that is refused, with both of its files; the image if readable."""
+def _check_files_apart(case: Case, reason: str, findings: list[Finding]) -> np.ndarray | None:
+    """Adds findings for an image and a mask that cannot be used together.
+
+    Args:
+        case: The case.
+        reason: Message of `read_pair`.
+        findings: Takes the findings.
+
+    Returns:
+        The image, if it can be read.
+    """
     image = None
-    findings = []
+    defects = []
     try:
         image = read_image(case.image)
     except InputError as error:
-        findings.append(Finding("unreadable images", str(error), True, (case.id,)))
+        defects.append(("unreadable images", str(error)))
     try:
         read_mask(case.mask, case.classes)
     except InputError as error:
-        reason = str(error).removeprefix(f"{case.mask}: ")
-        kind = "grey masks" if reason.startswith("not a mask") else "unreadable masks"
-        if case.classes.is_multiclass and reason.startswith(
-            ("holds", "is coloured", "has no colours")
-        ):
+        cause = str(error).removeprefix(f"{case.mask}: ")
+        kind = "unreadable masks"
+        if cause.startswith("not a mask"):
+            kind = "grey masks"
+        elif case.classes.is_multiclass and cause.startswith(_WRONG_CLASSES):
             kind = "masks of other classes"
-        findings.append(Finding(kind, str(error), True, (case.id,)))
-    if not findings:
-        findings.append(Finding("masks of another size than their image", why, True, (case.id,)))
-    return image, findings
+        defects.append((kind, str(error)))
+    defects = defects or [("masks of another size than their image", reason)]
+    findings += [Finding(kind, message, True, (case.id,)) for kind, message in defects]
+    return image
 
 
-def _odd(case: Case, mask: np.ndarray) -> list[Finding]:
-    """What is strange about a mask that can be used."""
-    if case.classes.is_multiclass:
-        if mask.any():
-            return []
-        what = f"no pixel is other than {case.classes.names[0]}"
-        return [
-            Finding(
-                "empty masks", f"{case.mask}: {what}; see whether it is right", False, (case.id,)
-            )
-        ]
+def _check_class_mask(case: Case, mask: np.ndarray) -> tuple[str, str] | None:
+    """Kind of finding and reason, if a usable mask of several classes looks wrong."""
+    if mask.any():
+        return None
+    return "empty masks", f"no pixel is other than {case.classes.names[0]}"
+
+
+def _check_binary_mask(case: Case, mask: np.ndarray) -> tuple[str, str] | None:
+    """Kind of finding and reason, if a usable binary mask looks wrong."""
     # No false alarm over 140 masks of PH2, 160 of ISIC and 80 of people; each is found inverted.
     height, width = mask.shape
     y, x = max(1, height // 10), max(1, width // 10)
     corners = [mask[:y, :x], mask[:y, -x:], mask[-y:, :x], mask[-y:, -x:]]
     middle = mask[height // 4 : height - height // 4, width // 4 : width - width // 4]
     if not mask.any():
-        kind, what = "empty masks", "no pixel is lesion"
-    elif mask.all():
-        kind, what = "full masks", "every pixel is lesion"
-    elif np.mean(corners) > middle.mean():
-        kind, what = "inverted masks", "the corners are lesion more than the middle, as if inverted"
-    else:
-        return []
-    return [Finding(kind, f"{case.mask}: {what}; see whether it is right", False, (case.id,))]
+        return "empty masks", "no pixel is lesion"
+    if mask.all():
+        return "full masks", "every pixel is lesion"
+    if np.mean(corners) > middle.mean():
+        return "inverted masks", "the corners are lesion more than the middle, as if inverted"
+    return None
 
 
-def _duplicates(pictures: dict[str, tuple[np.ndarray, str]]) -> list[Finding]:
-    """Cases of the same picture, as splits see it, from thumbnails and hashes by id."""
-    if not pictures:
+def _find_duplicates(checked: Sequence[_CheckedCase]) -> list[Finding]:
+    """Warns of cases of the same picture, as splits compare them."""
+    readable = [(case, case.thumbnail) for case in checked if case.thumbnail is not None]
+    if not readable:
         return []
-    groups = defaultdict(list)
-    thumbnails = np.stack([thumbnail for thumbnail, _ in pictures.values()])
-    for id, group in zip(pictures, same_pictures(thumbnails), strict=True):
-        groups[group].append(id)
+    cases_by_group = defaultdict(list)
+    groups = same_pictures(np.stack([thumbnail for _, thumbnail in readable]))
+    for (case, _), group in zip(readable, groups, strict=True):
+        cases_by_group[group].append(case)
     findings = []
-    for ids in groups.values():
-        if len(ids) > 1:
-            equal = len({pictures[id][1] for id in ids}) == 1
+    for cases in cases_by_group.values():
+        if len(cases) > 1:
+            ids = tuple(case.id for case in cases)
+            equal = len({case.pixel_hash for case in cases}) == 1
             kind = "cases of equal pictures" if equal else "cases of nearly equal pictures"
             how = "equal" if equal else "the same, or nearly, perhaps turned or mirrored"
             message = f"{', '.join(ids)}: their pictures are {how}; keep one, or leave it to splits"
-            findings.append(Finding(kind, message, False, tuple(ids)))
+            findings.append(Finding(kind, message, False, ids))
     return findings

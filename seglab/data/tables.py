@@ -1,4 +1,4 @@
-"""Tables beside the pictures: PH2's diagnoses, and who the patients are."""
+"""Reads the tables beside the images: PH2's diagnoses, and the patients of a CSV."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import csv
 import io
 import itertools
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from seglab.data.images import SUFFIXES
-
-# Told what keeps a table from being used: what kind of thing in the plural, and a message.
-Bad = Callable[[str, str], None]
+from seglab.data.scan import Scan
 
 PH2_DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
 PH2_CRITERIA = (
@@ -26,53 +24,56 @@ PH2_CRITERIA = (
 )
 # PH2's table takes 20 kB, 200 rows and 17 columns.
 _MAX_BYTES, _MAX_ROWS, _MAX_COLUMNS = 2**20, 5_000, 50
-# As ISIC's and HAM10000's metadata call them, the preferred first. All of a lesion is one patient.
+# As in the metadata of ISIC and HAM10000, the preferred first. One lesion is of one patient.
 _ID_COLUMNS = ("isic_id", "image_id", "image_name", "image", "id", "name")
 _PATIENT_COLUMNS = ("patient_id", "patient", "lesion_id")
 
 
-def read_ph2_table(folder: Path, bad: Bad) -> tuple[Path | None, dict[str, dict[str, str]]]:
-    """Reads PH2's table, the text before the workbook.
+def read_ph2_table(folder: Path, scan: Scan) -> tuple[Path | None, dict[str, dict[str, str]]]:
+    """Reads PH2's table: the text file, or without it the workbook.
 
     Args:
-        folder: Where it lies.
-        bad: Told what is wrong with it.
+        folder: The folder that holds the table.
+        scan: Takes an error for each damaged row.
 
     Returns:
-        Its file, None where there is none, and its rows by case id; damaged rows are empty.
+        The table's file, None where there is none, and its rows by case id; damaged rows are
+        empty.
     """
     names = ("histological_diagnosis", "clinical_diagnosis", *PH2_CRITERIA, "colors")
     remedy = "restore the file, or delete it to go without diagnoses"
-    for file, form, rows_of in (
-        ("PH2_dataset.txt", "text", _txt_rows),
-        ("PH2_dataset.xlsx", "a workbook", _xlsx_rows),
+    for file, file_type, read_rows in (
+        ("PH2_dataset.txt", "text", _read_txt_rows),
+        ("PH2_dataset.xlsx", "a workbook", _read_xlsx_rows),
     ):
         path = folder / file
         if not path.is_file():
             continue
         try:
-            rows = list(rows_of(path))
+            rows = list(read_rows(path))
         except Exception as error:  # zip, XML and openpyxl's own kinds
-            bad("damaged tables", f"{path}: cannot be read as {form} ({error}); {remedy}")
+            scan.add_error(
+                "damaged tables", f"{path}: cannot be read as {file_type} ({error}); {remedy}"
+            )
             return path, {}
         table: dict[str, dict[str, str]] = {}
-        for where, (id, *values) in rows:
+        for position, (id, *values) in rows:
             if len(values) != len(names) or values[1] not in PH2_DIAGNOSES or id in table:
-                bad(
+                scan.add_error(
                     "damaged table rows",
-                    f"{path}: {where} is no row of PH2's table (name, diagnosis 0 to 2, six "
+                    f"{path}: {position} is no row of PH2's table (name, diagnosis 0 to 2, six "
                     f"criteria, colours, each name once); {remedy}",
                 )
                 table.setdefault(id, {})
             else:
                 table[id] = dict(zip(names, values, strict=True))
         if not table:
-            bad("damaged tables", f"{path}: holds no row of PH2's table; {remedy}")
+            scan.add_error("damaged tables", f"{path}: holds no row of PH2's table; {remedy}")
         return path, table
     return None, {}
 
 
-def _txt_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
+def _read_txt_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"larger than {_MAX_BYTES:,} bytes")
     for number, line in enumerate(path.read_text("latin-1").splitlines(), 1):
@@ -82,7 +83,7 @@ def _txt_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
             yield f"line {number}", cells
 
 
-def _xlsx_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
+def _read_xlsx_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
     import openpyxl
 
     with zipfile.ZipFile(path) as packed:
@@ -101,15 +102,15 @@ def _xlsx_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
             yield f"row {number}", [row[0], row[1], diagnosis, *row[5:11], colors]
 
 
-def read_patients(folder: Path, bad: Bad) -> dict[str, tuple[str, Path]]:
-    """Reads each CSV in a folder that has a column of case ids and one of patients or lesions.
+def read_patients(folder: Path, scan: Scan) -> dict[str, tuple[str, Path]]:
+    """Reads every CSV in a folder that has a column of case ids and one of patients or lesions.
 
     Args:
-        folder: Where they lie.
-        bad: Told what is wrong with them.
+        folder: The folder that holds the tables.
+        scan: Takes an error for each damaged table or row.
 
     Returns:
-        Patient, empty where a row names none, and file by case id.
+        By case id the patient, empty where a row names none, and the table.
     """
     patients: dict[str, tuple[str, Path]] = {}
     remedy = "restore the file, or move it elsewhere to go without patients"
@@ -117,45 +118,57 @@ def read_patients(folder: Path, bad: Bad) -> dict[str, tuple[str, Path]]:
         if not path.is_file() or path.name.startswith("."):
             continue
         try:
-            content = path.read_bytes()
-            # Excel writes UTF-16 as 'Unicode', and semicolons where numbers have a comma.
-            utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-            encoding = "utf-16" if utf16 else "utf-8-sig"
-            first = content.decode(encoding, "replace").partition("\n")[0]
-            delimiter = max(",;\t", key=first.count)
-            head = [cell.strip(' "\r').lower() for cell in first.split(delimiter)]
-            id_at = [head.index(name) for name in _ID_COLUMNS if name in head]
-            patient_at = [head.index(name) for name in _PATIENT_COLUMNS if name in head]
-            if not id_at or not patient_at:
-                continue  # no table of patients
-            text = io.StringIO(content.decode(encoding), newline="")
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader][1:]
+            header, rows = _read_patient_table(path)
         except (OSError, ValueError, csv.Error) as error:
             message = f"{path}: cannot be read as CSV ({error}); {remedy}"
-            bad("damaged tables", message)
+            scan.add_error("damaged tables", message)
             continue
+        id_column = _find_columns(header, _ID_COLUMNS)[:1]
+        patient_columns = _find_columns(header, _PATIENT_COLUMNS)
         for line, row in rows:
-            if not any(row):
-                continue
-            name = row[id_at[0]] if len(row) == len(head) else ""
+            name = row[id_column[0]] if len(row) == len(header) else ""
             if not name:
-                bad(
+                scan.add_error(
                     "damaged table rows",
-                    f"{path}: line {line} is no row of this table ({len(head)} cells, with the "
+                    f"{path}: line {line} is no row of this table ({len(header)} cells, with the "
                     f"name of a case); {remedy}",
                 )
                 continue
             suffix = Path(name).suffix
             id = name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
-            patient = next((row[at] for at in patient_at if row[at]), "")
-            known, file = patients.get(id, (patient, path))
-            if patient and known and patient != known:
-                bad(
+            patient = next((row[column] for column in patient_columns if row[column]), "")
+            known_patient, file = patients.get(id, (patient, path))
+            if patient and known_patient and patient != known_patient:
+                scan.add_error(
                     "damaged table rows",
-                    f"{path}: line {line} says that case {id} is of patient {patient}, but {file} "
-                    f"also says of {known}; correct the one that is wrong",
+                    f"{path}: line {line} states that case {id} is of patient {patient}, but "
+                    f"{file} also states {known_patient}; correct the one that is wrong",
                 )
             else:
-                patients[id] = (known or patient, path)
+                patients[id] = (known_patient or patient, path)
     return patients
+
+
+def _read_patient_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Reads a CSV: its header, and its rows that are not empty, by line number.
+
+    A table without a column of case ids and one of patients is not decoded and has no rows.
+    """
+    content = path.read_bytes()
+    # Excel writes UTF-16 as 'Unicode', and semicolons where numbers have a comma.
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if utf16 else "utf-8-sig"
+    first_line = content.decode(encoding, "replace").partition("\n")[0]
+    delimiter = max(",;\t", key=first_line.count)
+    header = [cell.strip(' "\r').lower() for cell in first_line.split(delimiter)]
+    if not _find_columns(header, _ID_COLUMNS) or not _find_columns(header, _PATIENT_COLUMNS):
+        return header, []
+    text = io.StringIO(content.decode(encoding), newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader][1:]
+    return header, [(line, row) for line, row in rows if any(row)]
+
+
+def _find_columns(header: list[str], names: Iterable[str]) -> list[int]:
+    """Positions of the columns of these names, in the order of the names."""
+    return [header.index(name) for name in names if name in header]

@@ -17,7 +17,8 @@ from seglab.core.errors import InputError
 from seglab.core.files import write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
-from seglab.data.cases import Case, find_cases, ph2_cases, with_classes
+from seglab.data.cases import Case, with_classes
+from seglab.data.layouts import find_cases, ph2_cases
 from seglab.inference.models import Model, ensemble, refuse_twice
 from seglab.inference.predictor import make_predictor
 from seglab.inference.scoring import score_cases

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from seglab.core.errors import InputError
-from seglab.data.cache import read_pair
-from seglab.data.cases import Case
+from seglab.data.cases import Case, read_pair
 from seglab.data.resizing import image_to_network_size
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.metrics.scores import confusion_counts, scores

@@ -34,10 +34,10 @@ ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),
     "data.cases": frozenset(
         {
-            "seglab.data.cases.find_cases",
-            "seglab.data.cases.isic2018_cases",
-            "seglab.data.cases.pairs_cases",
-            "seglab.data.cases.ph2_cases",
+            "seglab.data.layouts.find_cases",
+            "seglab.data.layouts.isic2018_cases",
+            "seglab.data.layouts.pairs_cases",
+            "seglab.data.layouts.ph2_cases",
             "seglab.data.synthetic.synthetic_cases",
         }
     ),

@@ -38,8 +38,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import read_json, write_atomic, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.core.signals import Interrupts
-from seglab.data.cache import read_pair
-from seglab.data.cases import Case
+from seglab.data.cases import Case, read_pair
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
 from seglab.inference.postprocessing import Predictor, predicted_mask

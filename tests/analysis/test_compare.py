@@ -75,7 +75,7 @@ def config_of(folder: Path, model: str, seed: int, fold: int | None, **more: Any
             "size": 128,
             "cache_dir": f"/cache/{folder.name}",
             "seed": seed,
-            "cases": {"_target_": "seglab.data.cases.ph2_cases"},
+            "cases": {"_target_": "seglab.data.layouts.ph2_cases"},
             "split": {
                 **{"val": 0.1, "test": 0.1, "fold": fold, "folds": FOLDS, "seed": 42},
                 "file": None,

@@ -27,9 +27,9 @@ from seglab.analysis.compare import compare, make_rows
 from seglab.analysis.figures import error_map
 from seglab.analysis.report import _choose_cases, draw_image, draw_prediction, report, trace
 from seglab.core.errors import InputError
-from seglab.data.cases import ph2_cases
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import read_image, read_mask
+from seglab.data.layouts import ph2_cases
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor
 from seglab.runs.directory import open_run

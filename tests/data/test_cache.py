@@ -20,9 +20,11 @@ import pytest
 from PIL import Image
 
 from seglab.core.errors import InputError
+from seglab.core.files import hash_file
 from seglab.data import cache as cache_module
-from seglab.data.cache import Cache, hash_cases, hash_files, open_cache, read_pair
-from seglab.data.cases import Case, pairs_cases
+from seglab.data.cache import Cache, hash_cases, hash_files, open_cache
+from seglab.data.cases import Case, read_pair
+from seglab.data.layouts import pairs_cases
 from seglab.data.resizing import to_network_size
 
 N, SIZE = 6, 16
@@ -104,7 +106,7 @@ def test_a_second_opening_builds_nothing(
     before = times(folder) | {cache_dir / "hashes.json": 0}
     before = {path: path.stat().st_mtime_ns for path in before}
     monkeypatch.setattr(cache_module, "read_pair", lambda case: pytest.fail("read again"))
-    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(cache_module, "hash_file", lambda path: pytest.fail("hashed again"))
     second = open_cache(cases, SIZE, cache_dir)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert folders(cache_dir) == [folder]
@@ -172,12 +174,11 @@ def test_known_files_are_not_read_again(
     path = cases[2].mask
     assert before[path] == hashlib.sha256(path.read_bytes()).hexdigest()
     read = []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda p: read.append(p) or read_bytes(p))
+    monkeypatch.setattr(cache_module, "hash_file", lambda p: read.append(p) or hash_file(p))
     assert hash_files(cases, index) == before
     assert read == []
     stat = path.stat()
-    data = bytearray(read_bytes(path))
+    data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
     # Size and time of change as they were: the system's own time gives it away.
@@ -321,7 +322,7 @@ def test_a_home_folder_is_found(
 OPEN_WHEN_TOLD = """
 import hashlib, logging, sys, time
 from seglab.data import cache
-from seglab.data.cases import pairs_cases
+from seglab.data.layouts import pairs_cases
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 real = cache.read_pair
@@ -366,7 +367,7 @@ HANG_IN_MID_BUILD = """
 import sys, time
 from pathlib import Path
 from seglab.data import cache
-from seglab.data.cases import pairs_cases
+from seglab.data.layouts import pairs_cases
 
 real = cache.read_pair
 

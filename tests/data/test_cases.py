@@ -16,15 +16,9 @@ import pytest
 from PIL import Image
 
 from seglab.core.errors import InputError
-from seglab.data.cases import (
-    Case,
-    find_cases,
-    isic2018_cases,
-    pairs_cases,
-    ph2_cases,
-    scan_cases,
-)
+from seglab.data.cases import Case
 from seglab.data.images import read_mask
+from seglab.data.layouts import find_cases, isic2018_cases, pairs_cases, ph2_cases, scan_cases
 
 IMAGES = "PH2 Dataset images"
 HEADER = (
@@ -125,7 +119,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What the log says, once for each time it is said."""
-    caplog.set_level(logging.INFO, "seglab.data.cases")
+    caplog.set_level(logging.INFO, "seglab.data.layouts")
     return lambda: [record.getMessage() for record in caplog.records]
 
 
@@ -620,7 +614,7 @@ def test_a_scan_goes_on_where_reading_stops(root: Path) -> None:
     image_path(root, "IMD435").unlink()
     scan = scan_cases(root)
     assert [case.id for case in scan.cases] == ["IMD003", "IMD076", "IMD424"]
-    messages = [finding.message for finding in scan.findings if finding.bad]
+    messages = [finding.message for finding in scan.findings if finding.is_error]
     assert len(messages) == 4
     assert f"{table}: line 3 " in messages[0] and f"{table}: line 4 " in messages[1]
     assert "IMD016 has no mask" in messages[2] and "IMD435 has no image" in messages[3]

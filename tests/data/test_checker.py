@@ -14,8 +14,8 @@ from helpers.tiny import Ended, write_tiny_ph2
 from PIL import Image
 
 from seglab.core.errors import InputError
-from seglab.data.cases import find_cases
 from seglab.data.checker import Report, check_data
+from seglab.data.layouts import find_cases
 
 Script = Callable[..., Ended]
 PairsWriter = Callable[[Path, int], Path]
@@ -25,7 +25,7 @@ def kinds(report: Report, bad: bool) -> dict[str, list[tuple[str, ...]]]:
     """The cases of each finding, by kind."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for finding in report.findings:
-        if finding.bad == bad:
+        if finding.is_error == bad:
             found.setdefault(finding.kind, []).append(finding.cases)
     return found
 
@@ -118,8 +118,8 @@ def test_ph2_with_one_of_each(tmp_path: Path) -> None:
         f"{root / 'patients.csv'}: line 27 is no row",
         f"{masks[6]}: the corners are lesion more than the middle",
         f"\n    {ids[15]}, {ids[16]}: their pictures are equal",
-        "\nbad: 11\n",
-        "\nsuspicious: 9\n",
+        "\nerrors: 11\n",
+        "\nwarnings: 9\n",
         "\nstray files: 2",
         *map(
             str, (images[0], masks[1], masks[2], masks[3], masks[4], masks[5], images[7], masks[7])
@@ -171,7 +171,7 @@ def test_isic_with_one_of_each(tmp_path: Path, write_pairs: PairsWriter) -> None
     assert [case.id for case in report.cases] == [*ids[4:7], *ids[8:11], *ids[14:]]
     text = str(report)
     assert f"{root}: 12 good cases of layout isic2018\n" in text
-    assert f"{table}: line 22 says that case {ids[0]} is of patient IP_7" in text
+    assert f"{table}: line 22 states that case {ids[0]} is of patient IP_7" in text
     assert f"{table}: line 23 is no row" in text
     assert f"{second}: a second case named {ids[13]}, the first is {images[13]}" in text
     assert f"{masks[12]}: mask {ids[12]} has no image" in text
@@ -207,7 +207,7 @@ def test_what_is_good_is_left_alone(tmp_path: Path, write_pairs: PairsWriter) ->
         assert report.findings == []
         assert report.cases == find_cases(root)
         assert report.stray_files == 0
-        assert "bad: nothing\nsuspicious: nothing\n" in str(report)
+        assert "errors: none\nwarnings: none\n" in str(report)
         assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
@@ -218,7 +218,7 @@ def test_without_a_table_ph2_is_suspicious(tmp_path: Path) -> None:
     (root / "PH2_dataset.xlsx").write_bytes(b"no workbook")
     report = check_data(root)
     assert kinds(report, bad=True) == {"damaged tables": [()]}
-    assert (len(report.cases), report.suspicious) == (3, [])
+    assert (len(report.cases), report.warnings) == (3, [])
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -248,7 +248,7 @@ def test_nothing_good_is_no_crash(tmp_path: Path, write_pairs: PairsWriter) -> N
     for file in (root / "images").iterdir():
         file.write_bytes(b"")
     report = check_data(root)
-    assert (report.cases, len(report.bad)) == ([], 2)
+    assert (report.cases, len(report.errors)) == ([], 2)
     shutil.rmtree(root / "masks")
     (root / "masks").mkdir()
     assert kinds(check_data(root), bad=True) == {"cases without a mask": [("p00",), ("p01",)]}
@@ -291,7 +291,7 @@ def test_the_script(
     empty = {
         "kind": "empty masks",
         "message": f"{mask}: no pixel is lesion; see whether it is right",
-        "bad": False,
+        "is_error": False,
         "cases": ["p03"],
     }
     assert script("prepare_ph2", "--check", root, "--json", "odd.json").code == 0
@@ -303,7 +303,7 @@ def test_the_script(
     assert "use it" not in ended.out
     found = json.loads(Path("bad.json").read_text("utf-8"))
     assert found["cases"] == ["p00", "p03", "p04", "p05"]
-    assert [(f["kind"], f["bad"], f["cases"]) for f in found["findings"]] == [
+    assert [(f["kind"], f["is_error"], f["cases"]) for f in found["findings"]] == [
         ("cases without a mask", True, ["p02"]),
         ("masks without an image", False, ["p01"]),
         ("empty masks", False, ["p03"]),
@@ -316,7 +316,7 @@ def test_the_script(
 
 def test_the_real_cases_are_good(ph2: Path) -> None:
     report = check_data(ph2)
-    assert report.bad == []
+    assert report.errors == []
     assert report.cases == find_cases(ph2)
     assert kinds(report, bad=False).keys() <= {"listed cases without a folder"}
 

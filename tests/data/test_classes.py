@@ -21,9 +21,10 @@ from PIL import Image
 
 from seglab.core.errors import InputError
 from seglab.data.cache import open_cache
-from seglab.data.cases import pairs_cases, with_classes
+from seglab.data.cases import with_classes
 from seglab.data.classes import MAX_CLASSES, Classes, make_classes
 from seglab.data.images import read_mask
+from seglab.data.layouts import pairs_cases
 from seglab.inference.evaluate import evaluate
 from seglab.inference.models import open_model, refuse_twice
 from seglab.inference.postprocessing import (

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from seglab.core.errors import InputError
 from seglab.core.files import write_json
 from seglab.data.augment import Augment
-from seglab.data.cache import read_pair
-from seglab.data.cases import Case, pairs_cases
+from seglab.data.cases import Case, read_pair
 from seglab.data.datamodule import SegmentationDataModule
+from seglab.data.layouts import pairs_cases
 from seglab.data.resizing import to_network_size
 
 N, SIZE = 20, 16

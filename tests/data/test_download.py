@@ -112,7 +112,7 @@ def test_a_folder_is_checked_where_it_is(source: Path, script: Script) -> None:
     assert "7 good cases" in ended.out
     assert "1 listed cases without a folder" in ended.out
     assert "cut short: IMD007\n" in ended.out
-    assert "bad: 2\n" in ended.out  # both of them, not the first
+    assert "errors: 2\n" in ended.out  # both of them, not the first
     assert "IMD003 has no mask" in ended.out
     assert "IMD005.bmp: cannot be read as an image" in ended.out
     assert before.keys() >= tree(source).keys()

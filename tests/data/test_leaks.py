@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from seglab.data.cases import find_cases
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image
+from seglab.data.layouts import find_cases
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:

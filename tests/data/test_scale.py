@@ -17,7 +17,7 @@ LIMIT = 300  # MiB
 EPOCH_OF_TRAINING = f"""
 import sys, threading
 from pathlib import Path
-from seglab.data.cases import pairs_cases
+from seglab.data.layouts import pairs_cases
 from seglab.data.datamodule import SegmentationDataModule
 
 ended, peak = threading.Event(), 0

@@ -22,9 +22,10 @@ from scipy.ndimage import gaussian_filter
 from seglab.core.errors import InputError
 from seglab.core.files import write_json
 from seglab.data.cache import open_cache
-from seglab.data.cases import Case, find_cases, ph2_cases
+from seglab.data.cases import Case
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image
+from seglab.data.layouts import find_cases, ph2_cases
 from seglab.data.splits import Split, load_split, make_split
 
 KINDS = ("atypical nevus", "common nevus", "melanoma")

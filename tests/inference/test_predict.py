@@ -21,8 +21,8 @@ from PIL import Image
 
 import seglab.inference.predict
 from seglab.core.errors import InputError
-from seglab.data.cases import ph2_cases
 from seglab.data.images import read_image, read_mask
+from seglab.data.layouts import ph2_cases
 from seglab.inference.evaluate import evaluate
 from seglab.inference.models import ensemble, open_model
 from seglab.inference.postprocessing import clean

@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 import seglab.training.train
 from seglab.config import OFF, Inference, check_values, differences
 from seglab.core.errors import InputError
-from seglab.data.cases import Case, ph2_cases
+from seglab.data.cases import Case
+from seglab.data.layouts import ph2_cases
 from seglab.data.classes import ONE_CLASS
 from seglab.data.images import read_image, read_mask
 from seglab.inference.postprocessing import Predictor, clean, mean_predictor

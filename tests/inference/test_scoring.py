@@ -19,7 +19,8 @@ from skimage.transform import resize
 from torch import Tensor, nn
 
 from seglab.core.errors import InputError
-from seglab.data.cases import Case, ph2_cases
+from seglab.data.cases import Case
+from seglab.data.layouts import ph2_cases
 from seglab.inference.predictor import make_predictor
 from seglab.inference.scoring import baseline_predictors, score_cases
 from seglab.metrics.scores import calibration_counts, calibration_error

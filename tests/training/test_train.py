@@ -23,9 +23,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seglab.core.files import read_csv
-from seglab.data.cases import ph2_cases
 from seglab.data.classes import Classes
 from seglab.data.images import read_image, read_mask
+from seglab.data.layouts import ph2_cases
 from seglab.data.resizing import to_network_size
 from seglab.runs.checkpoints import load_network
 from seglab.runs.directory import open_run

@@ -18,8 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from seglab.core.errors import InputError
-from seglab.data.cases import Case, ph2_cases
+from seglab.data.cases import Case
 from seglab.data.classes import Classes
+from seglab.data.layouts import ph2_cases
 from seglab.data.synthetic.drawing import draw_case, table_row
 
 # Raised whenever the same seed gives other files than before: a set on disk tells its version.
