@@ -22,9 +22,9 @@ import seglab.training.train
 from seglab.config import OFF, Inference, check_values, differences
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
-from seglab.data.layouts import ph2_cases
 from seglab.data.classes import ONE_CLASS
 from seglab.data.images import read_image, read_mask
+from seglab.data.layouts import ph2_cases
 from seglab.inference.postprocessing import Predictor, clean, mean_predictor
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
