@@ -1,4 +1,4 @@
-"""What the classes of a data set are: one against background, or several."""
+"""The classes that a data set's masks distinguish: lesion and background, or several."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import numpy as np
 from seglab.core.errors import InputError
 
 MAX_CLASSES = 32
-# They name metrics, columns and folders, some of which are others' already.
+# Classes name metrics, columns and folders, some of which have other meanings.
 _NAME = re.compile(r"[A-Za-z]\w{0,40}", re.ASCII)
-_TAKEN = ("all", "val", "test", "all_background", "mean_mask")
+_RESERVED = ("all", "val", "test", "all_background", "mean_mask")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-# Black, then Okabe and Ito 2008, told apart by the colour-blind; the brightest first.
+# Black, then Okabe and Ito 2008, which colour-blind readers can tell apart; the brightest first.
 _PALETTE = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2")
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a data set, and how its masks hold them.
+    """The classes of a data set, and how its mask files represent them.
 
-    Masks are uint8 (H, W) of class numbers, 0 for background. In the binary case there is one
-    name, of class 1, and networks give one logit channel. Otherwise there is a name and a channel
-    for each class number, background included.
+    Once read, every mask is uint8 (H, W) of class numbers, 0 for background. In the binary case
+    there is one name, of class 1, and networks give one logit channel. Otherwise there is a name
+    and a channel for each class number, background included.
 
     Attributes:
-        names: One for each logit channel: the class that is bright in masks, or several classes in
-            the order of their numbers, background first.
-        colours: Of several, '#rrggbb' of each in masks; None where masks hold class numbers, as
-            grey values or as indices into a palette.
+        names: One name for each logit channel: the class that is bright in masks, or several
+            classes in the order of their numbers, background first.
+        colours: '#rrggbb' of each of several classes in mask files; None where the files hold
+            class numbers, as grey values or as indices into a palette.
     """
 
     names: tuple[str, ...] = ("lesion",)
@@ -40,7 +40,7 @@ class Classes:
 
     @property
     def is_multiclass(self) -> bool:
-        """Whether pixels are of one of several classes, and not lesion or background."""
+        """Whether there are several classes, and not one class against background."""
         return len(self.names) > 1
 
     @property
@@ -57,47 +57,49 @@ class Classes:
     def palette(self) -> np.ndarray:
         """RGB to draw each class number in, uint8 (K, 3): black and white in the binary case."""
         if not self.is_multiclass:
-            return _rgb(["#000000", "#ffffff"]).astype(np.uint8)
+            return _parse_colours(["#000000", "#ffffff"]).astype(np.uint8)
         if self.colours is not None:
-            return _rgb(self.colours).astype(np.uint8)
+            return _parse_colours(self.colours).astype(np.uint8)
         black, *colours = _PALETTE
-        turns, i = np.divmod(np.arange(len(self.names) - 1), len(colours))
-        # Those beyond the palette are its darker sisters.
-        others = _rgb(colours)[i] * 0.6 ** turns[:, None]
-        return np.rint(np.concatenate([_rgb([black]), others])).astype(np.uint8)
+        # Classes beyond the palette get darker versions of its colours.
+        cycle, i = np.divmod(np.arange(len(self.names) - 1), len(colours))
+        foreground = _parse_colours(colours)[i] * 0.6 ** cycle[:, None]
+        return np.rint(np.concatenate([_parse_colours([black]), foreground])).astype(np.uint8)
 
 
 ONE_CLASS = Classes()
 
 
 def make_classes(names: Any, colours: Any = None, where: str = "data.") -> Classes:
-    """Checks names and colours of anyone.
+    """Checks names and colours of a config, a checkpoint or a command line.
 
     Args:
-        names: A list of texts, as `Classes.names`.
-        colours: None, or a list of texts, as `Classes.colours`.
-        where: What comes before 'classes' and 'colours' in messages.
+        names: Expected to be a list of strings, as `Classes.names`.
+        colours: Expected to be None or a list of strings, as `Classes.colours`.
+        where: Prefix of 'classes' and 'colours' in messages.
 
     Raises:
-        InputError: They are none.
+        InputError: A name or colour is invalid, or they do not match.
     """
-    if not _are_texts(names) or not 1 <= len(names) <= MAX_CLASSES:
+    if not _is_string_list(names) or not 1 <= len(names) <= MAX_CLASSES:
         raise InputError(
             f"{where}classes={names}: expected a list of names, one or up to {MAX_CLASSES} with "
             "background first"
         )
-    alike = [name.lower() for name in names]  # for some file systems
-    wrong = [name for name in names if not _NAME.fullmatch(name) or alike.count(name.lower()) > 1]
-    if wrong:
+    lowercase = [name.lower() for name in names]  # some file systems ignore case
+    invalid = [
+        name for name in names if not _NAME.fullmatch(name) or lowercase.count(name.lower()) > 1
+    ]
+    if invalid:
         raise InputError(
-            f"{where}classes: {wrong[0]!r}: expected names of letters, digits and _, each once"
+            f"{where}classes: {invalid[0]!r}: expected names of letters, digits and _, each once"
         )
-    if taken := {*alike} & {*_TAKEN}:
-        raise InputError(f"{where}classes: {min(taken)!r}: means something else; choose another")
+    if reserved := {*lowercase} & {*_RESERVED}:
+        raise InputError(f"{where}classes: {min(reserved)!r}: means something else; choose another")
     if colours is None:
         return Classes(tuple(names))
     if (
-        not _are_texts(colours)
+        not _is_string_list(colours)
         or len(colours) != len(names)
         or len({*map(str.lower, colours)}) < len(names)
         or not all(map(_COLOUR.fullmatch, colours))
@@ -107,15 +109,18 @@ def make_classes(names: Any, colours: Any = None, where: str = "data.") -> Class
             f"{', '.join(names)}, no two equal"
         )
     if len(names) == 1:
-        raise InputError(f"{where}colours: of one class what is bright is taken; expected null")
+        raise InputError(
+            f"{where}colours: masks of one class are read by brightness; expected null"
+        )
     return Classes(tuple(names), tuple(map(str.lower, colours)))
 
 
-def _rgb(colours: Sequence[str]) -> np.ndarray:
+def _parse_colours(colours: Sequence[str]) -> np.ndarray:
+    """RGB of '#rrggbb', int64 (K, 3)."""
     return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours])
 
 
-def _are_texts(value: Any) -> bool:
+def _is_string_list(value: Any) -> bool:
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)

@@ -107,8 +107,8 @@ class Scan:
         if absent:
             self.add_warning(
                 f"listed cases without {missing}",
-                f"{table}: {len(absent)} of the listed cases are without {missing}, as in a download "
-                f"that was cut short: {', '.join(absent)}",
+                f"{table}: {len(absent)} of the listed cases are without {missing}, as in a "
+                f"download that was cut short: {', '.join(absent)}",
                 *absent,
             )
         if unlisted:

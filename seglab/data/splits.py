@@ -1,4 +1,7 @@
-"""Who is trained on, who is chosen on, who is tested on: made once, saved, handed in again."""
+"""Splits cases into train, val and test, and reads splits that were saved.
+
+Two cases of the same picture or of the same patient are never in different parts.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ from seglab.data.duplicates import merge_groups
 
 @dataclass(frozen=True)
 class Split:
-    """Ids of the three parts.
+    """Case ids of train, val and test.
 
     Attributes:
-        train: Ids to fit on.
+        train: Ids to train on.
         val: Ids to choose checkpoint and threshold on; may be empty.
         test: Ids to score once.
-        protocol: How it was made, in words.
-        seed: The seed it was made with, None for a file made by others.
-        sha256: Of each case's image and mask file, by id.
+        protocol: How the split was made, for readers.
+        seed: The seed it was made with, None if it was written by hand.
+        sha256: Hash of each case's image and mask file, by id.
     """
 
     train: list[str]
@@ -43,7 +46,7 @@ class Split:
         return hash_json([self.train, self.val, self.test, self.sha256])
 
     def to_json(self) -> dict[str, Any]:
-        """What `splits.json` holds."""
+        """Converts the split to the content of `splits.json`."""
         return asdict(self) | {"hash": self.hash}
 
 
@@ -58,71 +61,60 @@ def make_split(
     fold: int | None = None,
     folds: int = 5,
 ) -> Split:
-    """Splits cases, stratified by diagnosis; equal pictures and a patient's stay on one side.
+    """Splits cases, stratified by diagnosis.
 
-    Cases stand in one sequence of which every stretch holds the diagnoses in proportion; the
+    The cases are put in a sequence in which every stretch holds the diagnoses in proportion. The
     order within a diagnosis is that of hashes of seed and id, so it is the same on every machine
-    and with every version of any library. Test is the first stretch (or the fold's), val the
-    next.
+    and with every version of any library. Test is the first stretch of the sequence (or the
+    fold's), val the next.
 
     Args:
         cases: All cases.
-        groups: For each case a number, equal for equal pictures (`same_pictures`).
-        sha256: Of each case's files, by id.
-        val: Share of the cases that are not tested to hold out as val; 0 for none.
-        test: Share of all cases to test, for holdout.
-        seed: Of the order.
-        fold: Which of the folds is tested, from 0; None for holdout.
-        folds: How many folds there are.
+        groups: A number for each case, equal for equal pictures (`same_pictures`).
+        sha256: Hash of each case's files, by id.
+        val: Share of the cases outside test to hold out as val; 0 for none.
+        test: Share of all cases to test, without folds.
+        seed: Seed of the order.
+        fold: Number of the fold to test, from 0; None to hold out the share `test`.
+        folds: Number of folds.
 
     Raises:
-        InputError: A share or a fold out of range, or too few cases for them.
+        InputError: A share or a fold is out of range, or there are too few cases for them.
     """
-    if not 0 <= val < 1:
-        raise InputError(f"data.split.val={val}: expected a share from 0 to below 1")
-    if fold is None and not 0 < test < 1:
-        raise InputError(f"data.split.test={test}: expected a share between 0 and 1")
-    members = defaultdict(list)
-    for case, together in zip(cases, _kept_together(cases, groups), strict=True):
-        members[together].append(case)
-    strata = defaultdict(list)
-    for same in members.values():
-        same.sort(key=lambda case: case.id)
-        strata[same[0].diagnosis].append(same)
-    if fold is not None:
+    sequence = _order_groups(cases, groups, seed)
+    if fold is None:
+        if not 0 < test < 1:
+            raise InputError(f"data.split.test={test}: expected a share between 0 and 1")
+        tested, rest = _cut(sequence, max(1, round(test * len(cases))))
+        protocol = f"holdout, {test:.0%} test, {val:.0%} of the rest val"
+    else:
         if folds < 2 or not 0 <= fold < folds:
             raise InputError(
                 f"data.split.fold={fold} with data.split.folds={folds}: expected a fold from 0 to "
                 "folds - 1, and at least 2 folds"
             )
-        if len(members) < folds:
+        if len(sequence) < folds:
             raise InputError(
-                f"data.split.folds={folds}: only {len(members)} different cases, those of one "
+                f"data.split.folds={folds}: only {len(sequence)} different cases, those of one "
                 "picture or patient counted once; choose fewer folds or add cases"
             )
-
-    ranked = []
-    for diagnosis, stratum in strata.items():
-        stratum.sort(key=lambda group: hashlib.sha256(f"{seed}/{group[0].id}".encode()).digest())
-        ranked += [((2 * i + 1) / (2 * len(stratum)), diagnosis, g) for i, g in enumerate(stratum)]
-    sequence = [group for _, _, group in sorted(ranked, key=lambda r: r[:2])]
-
-    if fold is None:
-        tested, rest = _cut(sequence, max(1, round(test * len(cases))))
-        protocol = f"holdout, {test:.0%} test, {val:.0%} of the rest val"
-    else:
-        start = [round(i * len(sequence) / folds) for i in range(folds + 1)]
-        tested = sequence[start[fold] : start[fold + 1]]
-        rest = sequence[start[fold + 1] :] + sequence[: start[fold]]
+        starts = [round(i * len(sequence) / folds) for i in range(folds + 1)]
+        tested = sequence[starts[fold] : starts[fold + 1]]
+        rest = sequence[starts[fold + 1] :] + sequence[: starts[fold]]
         protocol = f"fold {fold} of {folds}, {val:.0%} of the rest val"
-    size = sum(map(len, rest))
-    held_out, trained = _cut(rest, max(1, round(val * size)) if val else 0)
+    n_rest = sum(map(len, rest))
+    held_out, trained = _cut(rest, max(1, round(val * n_rest)) if val else 0)
     split = Split(
-        _ids(trained), _ids(held_out), _ids(tested), protocol, seed, dict(sorted(sha256.items()))
+        train=_sorted_ids(trained),
+        val=_sorted_ids(held_out),
+        test=_sorted_ids(tested),
+        protocol=protocol,
+        seed=seed,
+        sha256=dict(sorted(sha256.items())),
     )
     if not split.train or not split.test:
         raise InputError(
-            f"{len(cases)} cases are too few, {len(members)} with those of one picture or patient "
+            f"{len(cases)} cases are too few, {len(sequence)} with those of one picture or patient "
             f"counted once, to split into train, val and test with data.split.val={val}; add cases "
             "or change the shares"
         )
@@ -132,65 +124,49 @@ def make_split(
 def load_split(
     path: str | Path, cases: Sequence[Case], groups: Sequence[int], sha256: dict[str, str]
 ) -> Split:
-    """Reads a split that was saved or written by hand, and holds it against the data.
+    """Reads a split that was saved or written by hand, and checks it against the data.
 
     Args:
-        path: JSON with lists of ids under 'train', 'val' (may be missing) and 'test'; contents
-            are compared where 'sha256' is there.
+        path: JSON with lists of ids under 'train', 'val' (may be missing) and 'test'. Where it
+            has 'sha256', the contents of the files are compared, too.
         cases: All cases of the data set.
         groups: As in `make_split`.
         sha256: As in `make_split`.
 
     Raises:
-        InputError: Not a split, unknown or repeated ids, other contents, or equal pictures or a
-            patient's on two sides.
+        InputError: The file is no split, an id is unknown or repeated, a case's files have
+            changed, or cases of one picture or patient are in different parts.
     """
     split = read_split(path)
-    parts = {name: getattr(split, name) for name in ("train", "val", "test")}
-    picture = {case.id: group for case, group in zip(cases, groups, strict=True)}
-    together = dict(zip(picture, _kept_together(cases, groups), strict=True))
-    side_of_id: dict[str, str] = {}
-    first_of: dict[int, tuple[str, str]] = {}
-    for name, ids in parts.items():
-        for id in ids:
-            if id not in picture:
-                raise InputError(f"{path}: case {id} of '{name}' is not in the data; remove it")
-            if id in side_of_id:
+    part_by_id: dict[str, str] = {}
+    for part in ("train", "val", "test"):
+        for id in getattr(split, part):
+            if id not in sha256:
+                raise InputError(f"{path}: case {id} of '{part}' is not in the data; remove it")
+            if id in part_by_id:
                 raise InputError(
-                    f"{path}: case {id} stands in '{side_of_id[id]}' and in '{name}'; "
+                    f"{path}: case {id} stands in '{part_by_id[id]}' and in '{part}'; "
                     "keep it in one of them"
                 )
-            side_of_id[id] = name
-            side, other = first_of.setdefault(together[id], (name, id))
-            if side != name:
-                # All that are kept together by more than their picture are of one patient.
-                patients = {c.patient for c in cases if together[c.id] == together[id]} - {""}
-                same = (
-                    "the same picture, or nearly"
-                    if picture[id] == picture[other]
-                    else f"of the same patient, {', '.join(sorted(patients))}"
-                )
-                raise InputError(
-                    f"{path}: {other} in '{side}' and {id} in '{name}' are {same}; move both to "
-                    "one side"
-                )
-    for id in side_of_id:
+            part_by_id[id] = part
+    _check_parts(path, part_by_id, cases, groups)
+    for id in part_by_id:
         if split.sha256.get(id, sha256[id]) != sha256[id]:
             raise InputError(
                 f"{path}: case {id} is not the one that the split was made of (its files have "
                 "changed); restore its files, or remove 'sha256' from the split"
             )
-    return replace(split, sha256={id: sha256[id] for id in sorted(side_of_id)})
+    return replace(split, sha256={id: sha256[id] for id in sorted(part_by_id)})
 
 
 def read_split(path: str | Path) -> Split:
-    """Reads a split file, as it is.
+    """Reads a split file without comparing it with the data.
 
     Args:
         path: As in `load_split`.
 
     Raises:
-        InputError: It is no split.
+        InputError: The file is no split.
     """
     stored = read_json(path)
     if not isinstance(stored, dict):
@@ -212,26 +188,67 @@ def read_split(path: str | Path) -> Split:
     )
 
 
-def _kept_together(cases: Sequence[Case], groups: Sequence[int]) -> list[int]:
-    """Joins groups of equal pictures that share a patient: for each case a number, as `groups`."""
-    together = np.arange(len(cases))
+def _order_groups(cases: Sequence[Case], groups: Sequence[int], seed: int) -> list[list[Case]]:
+    """Orders groups of cases that must stay together, so that diagnoses are spread evenly."""
+    members = defaultdict(list)
+    for case, number in zip(cases, _merge_patients(cases, groups), strict=True):
+        members[number].append(case)
+    strata = defaultdict(list)
+    for group in members.values():
+        group.sort(key=lambda case: case.id)
+        strata[group[0].diagnosis].append(group)
+    ranked = []
+    for diagnosis, stratum in strata.items():
+        stratum.sort(key=lambda group: hashlib.sha256(f"{seed}/{group[0].id}".encode()).digest())
+        n = len(stratum)
+        ranked += [((2 * i + 1) / (2 * n), diagnosis, group) for i, group in enumerate(stratum)]
+    return [group for _, _, group in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _merge_patients(cases: Sequence[Case], groups: Sequence[int]) -> list[int]:
+    """Joins groups of equal pictures that share a patient: a number for each case, as `groups`."""
+    merged = np.arange(len(cases))
     first: dict[int | str, int] = {}
     for i, (case, group) in enumerate(zip(cases, groups, strict=True)):
-        for name in (group, case.patient):
-            if name != "":
-                merge_groups(together, first.setdefault(name, i), i)
-    return together.tolist()
+        for key in (group, case.patient):
+            if key != "":
+                merge_groups(merged, first.setdefault(key, i), i)
+    return merged.tolist()
+
+
+def _check_parts(
+    path: str | Path, part_by_id: dict[str, str], cases: Sequence[Case], groups: Sequence[int]
+) -> None:
+    """Raises an InputError if cases of one picture or patient are in different parts."""
+    picture = {case.id: group for case, group in zip(cases, groups, strict=True)}
+    merged = dict(zip(picture, _merge_patients(cases, groups), strict=True))
+    first_id: dict[int, str] = {}
+    for id, part in part_by_id.items():
+        first = first_id.setdefault(merged[id], id)
+        if part_by_id[first] == part:
+            continue
+        # Cases that are joined by more than their picture are of one patient.
+        patients = {c.patient for c in cases if merged[c.id] == merged[id]} - {""}
+        relation = (
+            "the same picture, or nearly"
+            if picture[id] == picture[first]
+            else f"of the same patient, {', '.join(sorted(patients))}"
+        )
+        raise InputError(
+            f"{path}: {first} in '{part_by_id[first]}' and {id} in '{part}' are {relation}; move "
+            "both to one side"
+        )
 
 
 def _cut(sequence: list[list[Case]], count: int) -> tuple[list[list[Case]], list[list[Case]]]:
-    """The shortest head of groups with at least `count` cases, and the rest."""
-    taken = 0
+    """Cuts off the shortest head of groups with at least `count` cases: head and rest."""
+    n_cases = 0
     for position, group in enumerate(sequence):
-        if taken >= count:
+        if n_cases >= count:
             return sequence[:position], sequence[position:]
-        taken += len(group)
+        n_cases += len(group)
     return sequence, []
 
 
-def _ids(groups: list[list[Case]]) -> list[str]:
+def _sorted_ids(groups: list[list[Case]]) -> list[str]:
     return sorted(case.id for group in groups for case in group)

@@ -136,7 +136,7 @@ class TestReading:
             (["a", "b"], ["#000000"], "a colour such as '#ff8000' for each of a, b"),
             (["a", "b"], ["#00FF00", "#00ff00"], "no two equal"),
             (["a", "b"], ["#000000", "red"], "a colour such as"),
-            (["a"], ["#000000"], "of one class what is bright is taken"),
+            (["a"], ["#000000"], "masks of one class are read by brightness"),
         ],
     )
     def test_names_and_colours_that_are_none(self, names: Any, colours: Any, said: str) -> None:
