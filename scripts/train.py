@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from seglab.core.errors import one_line_errors
 from seglab.core.signals import stop_with_launcher
-from seglab.sweeps import launcher as sweep
+from seglab.sweeps.plugins import register
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -32,7 +32,7 @@ def main() -> None:
     """Hydra composes the config; its own errors reach `one_line_errors` as they are."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     stop_with_launcher()
-    sweep.register()
+    register()
     _main()
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from seglab.config import check_config, differences
+from seglab.config import check_config
 from seglab.runs.loading import ALL_ALLOWED_TARGETS, _check_form, check_targets
 
 CONF = REPO / "conf"
@@ -37,8 +35,6 @@ GROUPS = sorted(
     }
 )
 NAMES = [f"{group}={name}" for group in GROUPS for name in shipped(group)]
-# What was tried is a change of `best`.
-CHOICES = [re.sub(r"=(tried/\w+)", r"=[best,\1]", name) for name in NAMES]
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -58,7 +54,7 @@ def small(choice: str) -> list[str]:
     return overrides
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", NAMES)
 def test_it_composes_and_names_only_what_is_there_and_trusted(
     choice: str,
 ) -> None:
@@ -78,9 +74,7 @@ def test_every_model_gives_logits(model: str) -> None:
 @pytest.mark.parametrize(
     "choice",
     [
-        # What steps hold is in `best`.
-        *(f"experiment={n}" for n in shipped("experiment") if not n.startswith(("step", "tried/"))),
-        *(f"experiment=[best,tried/{name}]" for name in ("early_stopping", "clipping")),
+        *(f"experiment={name}" for name in shipped("experiment")),
         *(f"model={name}" for name in shipped("model")),
         "trainer=debug",
     ],
@@ -95,39 +89,6 @@ def test_it_trains(
     ended = script("train", *small(choice), *where, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
-
-
-def of_experiment(name: str, *overrides: str) -> dict[str, Any]:
-    config: Any = OmegaConf.to_container(
-        composed(f"experiment={name}", "data.size=128", *overrides), resolve=True
-    )
-    assert config.pop("name") == name.rpartition("/")[2].strip("]")
-    augment = config["data"]["augment"] or {}
-    config["data"]["augment"] = {key: value for key, value in augment.items() if value != 0}
-    return config
-
-
-def test_the_ablation_leads_from_the_recipe_to_the_best() -> None:
-    steps = [name for name in shipped("experiment") if name.startswith("step")]
-    listed = OmegaConf.load(CONF / "sweep" / "ablation.yaml").hydra.sweeper.params.experiment
-    assert listed.replace(" ", "").split(",") == steps
-    assert of_experiment(steps[0]) == of_experiment("recipe")
-    assert of_experiment("step10_deeper") == of_experiment("best_scratch")
-    assert of_experiment(steps[-1]) == of_experiment("best")
-    assert len({str(of_experiment(step)) for step in steps}) == len(steps)
-
-
-def test_what_was_tried_is_each_another_change_of_the_best() -> None:
-    tried = [f"[best,{name}]" for name in shipped("experiment") if name.startswith("tried/")]
-    listed = OmegaConf.load(CONF / "sweep" / "tried.yaml").hydra.sweeper.params.experiment
-    assert listed.replace(" ", "") == ",".join(["best", *tried])
-    val = "data.split.val=0.25"
-    best = of_experiment("best", val)
-    changes = {name: differences(best, of_experiment(name, val)) for name in tried}
-    for name, change in changes.items():
-        sections = {text.partition(":")[0].rpartition(".")[0] for text in change}
-        assert len(sections) == 1 or "early_stopping" in name, change
-    assert len({str(change) for change in changes.values()}) == len(tried)
 
 
 def test_the_baseline_is_train_yaml_itself(

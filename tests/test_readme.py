@@ -87,8 +87,8 @@ def test_commands_of_the_page_on_sweeps_do_what_it_says(
             assert "4 finished (2 of them before)" in ended.err
     assert not left
     (grid,) = (tmp_path / "runs" / "baseline").iterdir()
-    assert [row["job"] for row in read_csv(grid / "jobs.csv")] == ["seed=0", "seed=1"]
-    assert (tmp_path / "runs" / "tpe" / "study.journal").exists()
+    assert [row["job"] for row in read_csv(grid / "jobs.csv")] == ["seed-0", "seed-1"]
+    assert (tmp_path / "runs" / "tpe" / "jobs.csv").exists()
 
 
 # What makes each of the first steps small, by how it begins.

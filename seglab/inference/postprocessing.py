@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from scipy.ndimage import (
     label,
 )
 
-from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 
@@ -28,6 +27,19 @@ _TOUCHING = generate_binary_structure(2, 2)
 MAX_INSTANCES = 65535  # what 16 bits hold
 # Told from skin, hair, lesion and street alike, by the colour-blind too.
 CONTOUR, OUTSIDE = (0, 255, 255), (0, 0, 0)
+
+
+def mean_predictor(predictors: Sequence[Predictor]) -> Predictor:
+    """Makes an ensemble's predictor: the mean probability of its members, at native size."""
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        # One after the other: of a large image each is large too.
+        total = predictors[0](image)
+        for other in predictors[1:]:
+            total = total + other(image)
+        return total / np.float32(len(predictors))
+
+    return predict
 
 
 def clean(
@@ -55,7 +67,7 @@ def clean(
 
 
 def predicted_mask(
-    prob: np.ndarray, threshold: float, inference: Inference = DEFAULT_INFERENCE
+    prob: np.ndarray, threshold: float, postprocessing: Mapping[str, bool] = {}
 ) -> np.ndarray:
     """Turns probabilities into a mask of class numbers.
 
@@ -63,20 +75,20 @@ def predicted_mask(
         prob: Float (C, H, W) in [0, 1], as a `Predictor` returns.
         threshold: In the binary case, the probability above which a pixel is of class 1. With
             several classes the most probable one is taken instead, of equal ones the first.
-        inference: Says whether `clean` is applied, to each class but background: pixels that it
-            removes become background, and it fills background pixels alone.
+        postprocessing: Keywords of `clean`, which is called for each class but background: pixels
+            that it removes become background, and it fills background pixels alone.
 
     Returns:
         Class numbers, uint8 (H, W).
     """
     is_binary = len(prob) == 1
     raw = (prob[0] > threshold if is_binary else prob.argmax(0)).astype(np.uint8)
-    if not (inference.largest_component or inference.fill_holes):
+    if not any(postprocessing.values()):
         return raw
     mask = raw.copy()
     for number in range(1, max(2, len(prob))):
         before = raw == number
-        after = clean(before, inference.largest_component, inference.fill_holes)
+        after = clean(before, **postprocessing)
         mask[before & ~after] = 0
         mask[after & (mask == 0)] = number
     return mask

@@ -1,4 +1,4 @@
-"""SegNet of the recipe."""
+"""SegNet, as in the recipe."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import itertools
 
 from torch import Tensor, nn
 
-from seglab.networks.blocks import Encoder, UpBlock
-from seglab.networks.fast_conv import upsample
+from seglab.networks.blocks import Encoder, UpBlock, upsample
 
 
 class SegNet(nn.Module):
-    """Encoder and decoder without skip connections: images to logits.
+    """Encoder and decoder without skip connections.
 
     After Badrinarayanan et al. 2017 (arXiv 1511.00561), simplified: one convolution a level, and
     bilinear upsampling in place of unpooling. Without arguments it is the recipe's network, of
@@ -38,5 +37,6 @@ class SegNet(nn.Module):
         x, _ = self.encoder(image)
         for block in self.decoder:
             x = block(x)
-        # A 1 x 1 convolution and bilinear upsampling commute: upsampling the logits is cheaper.
+        # Both are linear and weights of bilinear upsampling sum to one, so they commute: one
+        # channel is upsampled instead of `channels[-1]`.
         return upsample(self.head(x))

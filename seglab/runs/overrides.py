@@ -91,7 +91,9 @@ def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
 
 
 def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names jobs by what varies, for folders: `model=unet,fold=0`.
+    """Names jobs by what varies, for folders: `model-unet_fold-0`.
+
+    A name holds no sign of Hydra's grammar, so that a path of a run can be given as an override.
 
     Args:
         jobs: As `varying_overrides` returns them.
@@ -101,7 +103,7 @@ def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
     """
     short = shorten_keys(key for job in jobs for key in job)
     names = [
-        re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join(f"{short[k]}={v}" for k, v in job.items()))
+        re.sub(r"[^A-Za-z0-9_.+-]", "_", "_".join(f"{short[k]}-{v}" for k, v in job.items()))
         for job in jobs
     ]
     # Some file systems do not tell a from A.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from seglab.config import takes_weights
-from seglab.core.errors import InputError
 from seglab.core.files import hash_file, hash_json
 
 # Files of these kinds are the code of an experiment even before git tracks them.
@@ -90,11 +89,7 @@ def hash_pretrained_weights(model: Mapping[str, Any]) -> dict[str, str]:
     from seglab.networks.encoders import ENCODERS, weights_path
 
     with torch.device("meta"):  # draws no random numbers
-        encoder = ENCODERS[model["encoder"]]()
-    try:
-        path = weights_path(encoder, model["weights"])
-    except ValueError as error:
-        raise InputError(f"model: {error}") from error
+        path = weights_path(ENCODERS[model["encoder"]](), model["weights"])
     return {"model.weights": hash_file(path)}
 
 

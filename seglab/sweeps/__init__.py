@@ -1,1 +1,1 @@
-"""Launchers and sweepers that Hydra finds."""
+"""Launchers and sweepers of Hydra: jobs in processes, on this machine or on SLURM."""

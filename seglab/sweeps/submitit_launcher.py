@@ -1,4 +1,4 @@
-"""Sweeps on a cluster: jobs of a SLURM array, sent by submitit."""
+"""Launcher that runs jobs as a SLURM array, by submitit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from typing import Any
 
 from seglab.core.errors import InputError
 from seglab.core.files import is_locked, read_json, write_json
-from seglab.sweeps.launcher import PLUGINS, Job, SweepLauncher, start_process
+from seglab.sweeps.jobs import Job, start_process
+from seglab.sweeps.launcher import SweepLauncher
 
-_LOOK = 2.0  # seconds between questions to the cluster
-# What submitit calls the same on every cluster; the rest is SLURM's own.
-_SHARED = (
+_QUERY_SECONDS = 2.0  # between two calls of squeue
+# Parameters that submitit names alike for every cluster; the others are SLURM's.
+SHARED_PARAMETERS = (
     "name",
     "timeout_min",
     "mem_gb",
@@ -33,15 +34,15 @@ _SHARED = (
 
 @dataclass
 class ClusterJob:
-    """What a node runs: a job's command.
+    """Function that submitit calls on a node: runs the command of a job.
 
-    When the cluster wants the node back, or time is nearly up, the run is saved and the job goes
-    back into the queue, to go on where it was.
+    When the cluster wants the node back, or the job's time is nearly over, the run is stopped and
+    the job is queued again, to go on where it was.
 
     Attributes:
-        command: Of scripts/train.py.
-        run: Its run directory.
-        log: Gets what it prints.
+        command: Command of the job.
+        run: Run directory.
+        log: Its output is appended to this file.
     """
 
     command: list[str]
@@ -49,21 +50,21 @@ class ClusterJob:
     log: Path
 
     def __call__(self) -> int:
-        """Runs it to its end; returns its exit code."""
-        received_signal: list[int] = []
+        """Run the command and return its exit code."""
+        received_signals: list[int] = []
         for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(signum, lambda signum, frame: received_signal.append(signum))
-        while is_locked(self.run) and not received_signal:
-            time.sleep(1)  # a process that was told to go is saving still
+            signal.signal(signum, lambda signum, frame: received_signals.append(signum))
+        while is_locked(self.run) and not received_signals:
+            time.sleep(1)  # an earlier process of this run is still saving
         threads = os.environ.get("SLURM_CPUS_PER_TASK")
         environment = {"OMP_NUM_THREADS": threads} if threads else {}
         process = start_process(self.command, self.log, environment)
         while process.poll() is None:
-            if received_signal and process.stdin is not None:
+            if received_signals and process.stdin is not None:
                 process.stdin.close()
             time.sleep(0.1)
         interrupted = process.returncode < 0 or process.returncode >= 128
-        if received_signal and interrupted and _is_wanted(received_signal):
+        if received_signals and interrupted and must_requeue(received_signals):
             from submitit import JobEnvironment
 
             job = JobEnvironment()
@@ -73,31 +74,30 @@ class ClusterJob:
 
 
 class SubmititLauncher(SweepLauncher):
-    """Jobs on a SLURM cluster, whose processes go on when this one is killed.
+    """Runs jobs on a SLURM cluster, where they go on when the sweep's own process is killed.
 
     Args:
-        cluster: 'slurm', or 'local' for submitit's imitation of one on this machine.
-        parameters: submitit's and SLURM's, as `timeout_min` and `partition`; null for none.
+        cluster: 'slurm', or 'local' for submitit's imitation of a cluster on this machine.
+        parameters: Parameters of submitit and SLURM, such as `timeout_min` and `partition`;
+            those that are None are left to the cluster.
     """
-
-    __module__ = PLUGINS
 
     def __init__(self, cluster: str, **parameters: Any) -> None:
         self.cluster = cluster
         self.parameters = {
-            name if name in _SHARED else f"{cluster}_{name}": value
+            name if name in SHARED_PARAMETERS else f"{cluster}_{name}": value
             for name, value in parameters.items()
             if value is not None
         }
         self._active: set[str] = set()
-        self._looked = 0.0
+        self._queried = 0.0
 
     def room(self, running: Sequence[Job]) -> int:
-        """All jobs: the cluster has a queue."""
+        """Return no limit: the cluster has a queue."""
         return sys.maxsize
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Sends one array, less the jobs that were sent before and are there still.
+        """Submit one array of the jobs that the cluster does not hold from an earlier start.
 
         Raises:
             InputError: submitit is not installed, or SLURM does not take the array.
@@ -111,12 +111,12 @@ class SubmititLauncher(SweepLauncher):
                 "pip install -e '.[slurm]'"
             ) from None
         folder = self.folder / ".submitit"
-        sent: dict[str, str] = {}
-        with suppress(InputError):
-            sent = read_json(folder / "jobs.json")
+        submitted: dict[str, str] = {}
+        with suppress(InputError):  # the first start
+            submitted = read_json(folder / "jobs.json")
         new = []
         for job in jobs:
-            job.handle = sent.get(job.path.name)
+            job.handle = submitted.get(job.path.name)
             if self.cluster != "slurm" or job.handle is None or self.has_ended(job):
                 new.append(job)
         if not new:
@@ -125,70 +125,71 @@ class SubmititLauncher(SweepLauncher):
         try:
             executor = submitit.AutoExecutor(folder, cluster=self.cluster)
             executor.update_parameters(**{"name": "seglab", **self.parameters})
-            with _outside_of_a_job(), executor.batch():
+            with _without_slurm_variables(), executor.batch():
                 handles = [
-                    executor.submit(ClusterJob(job.command(), job.path, job.log)) for job in new
+                    executor.submit(ClusterJob(job.command(), job.path, job.paths.job_log))
+                    for job in new
                 ]
-        # What submitit refuses itself, and what sbatch does.
+        # Errors of submitit's own checks, and of sbatch.
         except (RuntimeError, LookupError, TypeError, ValueError, *errors) as error:
             raise InputError(f"hydra.launcher: {self.cluster} refuses the jobs: {error}") from error
         for job, handle in zip(new, handles, strict=True):
             job.handle = handle.job_id if self.cluster == "slurm" else handle
             self._active.add(handle.job_id)
         ids = {job.path.name: handle.job_id for job, handle in zip(new, handles, strict=True)}
-        write_json(folder / "jobs.json", sent | ids)
+        write_json(folder / "jobs.json", submitted | ids)
 
     def has_ended(self, job: Job) -> bool:
-        """Whether the cluster has forgotten it: neither waiting nor running, nor to be requeued."""
+        """Whether squeue does not list the job: it neither waits nor runs."""
         if self.cluster != "slurm":
             return job.handle.done()
-        if time.monotonic() - self._looked > _LOOK:
-            answer = _ask("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i")
-            self._looked = time.monotonic()
+        if time.monotonic() - self._queried > _QUERY_SECONDS:
+            answer = _run_slurm("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i")
+            self._queried = time.monotonic()
             if answer is None:
                 return False  # the cluster is busy: ask again
             self._active = set(answer.split())
         return job.handle not in self._active
 
     def stop(self, jobs: Sequence[Job]) -> None:
-        """Takes them off the cluster; they have time to save."""
+        """Cancel the jobs, which leaves them the cluster's KillWait to save."""
         if self.cluster == "slurm":
-            _ask("scancel", *(job.handle for job in jobs))
+            _run_slurm("scancel", *(job.handle for job in jobs))
         else:
             for job in jobs:
                 job.handle._process.terminate()
 
     def kill(self) -> None:
-        """Nothing more: the cluster does it, after its KillWait."""
+        """Do nothing: the cluster kills cancelled jobs after its KillWait."""
 
     def exit_reason(self, job: Job) -> str:
-        """All that is known."""
-        return f"gone without a word: killed, or out of memory or time; see {job.log}"
+        """Return what may have ended the job; its exit code is not known here."""
+        return f"ended without a result: killed, or out of memory or time; see {job.paths.job_log}"
 
 
-def _is_wanted(received_signal: Sequence[int]) -> bool:
-    """Whether a job that was asked to stop is to be queued again by itself.
+def must_requeue(received_signals: Sequence[int]) -> bool:
+    """Whether a job that received a signal must queue itself again.
 
-    While SLURM calls it running, nobody else will: its time is nearly up, or it is to make room
-    within a time of grace. Else SLURM has decided already, and to queue a job that was cancelled
-    would bring it back.
+    A job that SLURM calls running is preempted with a time of grace, or its time is nearly over:
+    SLURM will not queue it again. In any other state SLURM has decided already, and a job that
+    was cancelled must not come back.
     """
-    me = os.environ.get("SLURM_JOB_ID")
-    if me is None:
-        return signal.SIGTERM not in received_signal
-    if "SLURM_ARRAY_JOB_ID" in os.environ:  # whose own number means all of its tasks
-        me = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format_map(os.environ)
+    job_id = os.environ.get("SLURM_JOB_ID")
+    if job_id is None:
+        return signal.SIGTERM not in received_signals
+    if "SLURM_ARRAY_JOB_ID" in os.environ:  # squeue takes the number alone for the whole array
+        job_id = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format_map(os.environ)
     for _ in range(10):
-        state = _ask("squeue", "-h", "-j", me, "-o", "%T")
+        state = _run_slurm("squeue", "-h", "-j", job_id, "-o", "%T")
         if state:
             return state.strip() == "RUNNING"
-        time.sleep(1)  # the question itself was hit by a signal, or SLURM is busy
+        time.sleep(1)  # squeue was hit by the signal too, or SLURM is busy
     return False
 
 
 @contextmanager
-def _outside_of_a_job() -> Iterator[None]:
-    """Hides the job that this process may be part of: its tasks and arrays are not the sweep's."""
+def _without_slurm_variables() -> Iterator[None]:
+    """Hide the SLURM job that this process may run in: sbatch would take its settings over."""
     inherited = {
         key: value
         for key, value in os.environ.items()
@@ -202,8 +203,8 @@ def _outside_of_a_job() -> Iterator[None]:
         os.environ.update(inherited)
 
 
-def _ask(*command: str) -> str | None:
-    """What SLURM answers; None where it does not."""
+def _run_slurm(*command: str) -> str | None:
+    """Return the output of a SLURM command, or None if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,44 +1,44 @@
-"""Search for hyperparameters on val: Optuna's TPE, and pruning by the curve of val."""
+"""Sweeper that searches hyperparameters on val: Optuna's TPE, and pruning by the val curve."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import IntervalSweep
+from hydra.core.override_parser.types import IntervalSweep, Override
 
 from seglab.core.errors import InputError
-from seglab.core.files import name_file_in_errors
+from seglab.core.files import read_json
 from seglab.core.validation import check_number
 from seglab.runs.overrides import format_run_command, job_names
-from seglab.sweeps.launcher import PLUGINS, Job, JobSweeper
+from seglab.runs.paths import RunPaths
+from seglab.sweeps.jobs import Job
+from seglab.sweeps.sweeper import JobSweeper
 
 if TYPE_CHECKING:
     import optuna
 
+    Space = dict[str, optuna.distributions.BaseDistribution]
+
 
 class TPESweeper(JobSweeper):
-    """Searches for what gives the best monitored value, which is one of val.
+    """Searches for the best monitored value of val.
 
-    Trials are asked for in generations. Nothing that a trial is decided on depends on how fast
-    others are, so a search that was killed goes on as if it had not been, and the same command
-    gives the same search. The study is Optuna's, in study.journal of the sweep's folder.
+    Trials are asked for in generations and their results are told in order, so the same command
+    gives the same search. What the study knows is read from the run directories of its trials: a
+    search that is started again asks for the earlier trials first, of which finished and pruned
+    ones are not run again.
 
     Args:
-        params: What to search, by key, as Hydra writes it: `tag(log, interval(1e-5, 1e-1))`,
+        params: What to search by key, as on Hydra's command line: `tag(log, interval(1e-5, 1e-1))`,
             `int(interval(4, 32))`, `choice(a, b)`.
-        n_trials: How many in all; more of them go on with the study.
-        generation: How many are asked for at once; those of one do not know of each other.
-        startup: Trials drawn at random before TPE begins (Bergstra et al. 2011), and completed
-            ones before any is pruned.
-        warmup: Epochs that no trial is pruned in.
-        seed: Of the sampler.
+        n_trials: Number of trials in all; a larger number continues the search.
+        generation: Number of trials that are asked for at once, which do not know of each other.
+        startup: Number of trials that are drawn at random before TPE begins (Bergstra et al.
+            2011), and that are completed before any is pruned.
+        warmup: Number of epochs in which no trial is pruned.
+        seed: Seed of the sampler.
     """
-
-    __module__ = PLUGINS
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class TPESweeper(JobSweeper):
         warmup: int,
         seed: int,
     ) -> None:
+        super().__init__(params)
         check_number("hydra.sweeper.n_trials", n_trials, int, 1)
         check_number("hydra.sweeper.generation", generation, int, 1)
         check_number("hydra.sweeper.startup", startup, int, 0)
         check_number("hydra.sweeper.warmup", warmup, int, 0)
         check_number("hydra.sweeper.seed", seed, int, 0, 2**31)
-        super().__init__(params)
         self.n_trials = n_trials
         self.generation = generation
         self.startup = startup
@@ -62,47 +62,44 @@ class TPESweeper(JobSweeper):
         self.seed = seed
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs trials until there are `n_trials`."""
-        if not str(self.launcher.monitor).startswith("val/"):
+        """Run trials until there are `n_trials`.
+
+        Raises:
+            InputError: The search cannot begin, or all its trials failed.
+        """
+        self.monitor = self.launcher.monitor
+        if not str(self.monitor).startswith("val/"):
             raise InputError(
-                f"monitor={self.launcher.monitor}: a search needs a value of val to look at, such "
-                "as val/dice_per_image_net"
+                f"monitor={self.monitor}: a search needs a value of val to look at, such as "
+                "val/dice_per_image_net"
             )
-        fixed, space = self._space(arguments)
-        from optuna.trial import TrialState
-
-        with self.launcher.sweeping(), name_file_in_errors(self.launcher.folder / "study.journal"):
-            study = self._study(fixed, space)
-            done = _told(study)
-            self._remember(study.trials[:done], fixed)
-            while done < self.n_trials and not self.launcher.interrupts.received_signal:
-                end = min((done // self.generation + 1) * self.generation, self.n_trials)
-                trials = [self._trial(study, number, space) for number in range(done, end)]
-                self._run(study, trials, fixed)
-                if _told(study) < end:
-                    break  # a job was stopped: the same command goes on from here
-                done = end
-            self._remark(study, fixed)
-            if done == self.n_trials and not study.get_trials(states=[TrialState.COMPLETE]):
-                raise InputError(
-                    f"{self.launcher.folder}: no trial finished; jobs.csv says why, and job.log in "
-                    "the directory of each"
-                )
-
-    def _space(
-        self, arguments: list[str]
-    ) -> tuple[list[str], dict[str, optuna.distributions.BaseDistribution]]:
-        """Overrides of all trials, and what is searched."""
-        try:
-            from optuna import distributions
-        except ImportError:
+        self.fixed, self.space = self._split_overrides(arguments)
+        with self.launcher.sweeping(may_fail=True):
+            study = self._make_study()
+            for start in range(0, self.n_trials, self.generation):
+                numbers = range(start, min(start + self.generation, self.n_trials))
+                self._run_generation(study, numbers)
+                if self.launcher.interrupts.received_signal:
+                    break
+            is_successful = any(trial.state.name == "COMPLETE" for trial in study.trials)
+            if is_successful:
+                params = [f"{key}={value}" for key, value in study.best_params.items()]
+                self.launcher.remarks += [
+                    f"best         trial {study.best_trial.number:03}, {self.monitor} "
+                    f"{study.best_value:.4f}",
+                    f"again        {format_run_command([*self.fixed, *params, 'hydra.mode=RUN'])}",
+                ]
+        if not is_successful:
             raise InputError(
-                "sweep=tpe: needs Optuna; install it with pip install -e '.[search]'"
-            ) from None
+                f"{self.launcher.folder}: no trial finished; jobs.csv says why, and job.log in the "
+                "directory of each"
+            )
 
+    def _split_overrides(self, arguments: list[str]) -> tuple[list[str], Space]:
+        """Return the overrides of all trials, and the distributions to search, by key."""
         fixed, space = [], {}
         for override in self.overrides(arguments):
-            key, sweep = override.get_key_element(), override.value()
+            key = override.get_key_element()
             if not override.is_sweep_override():
                 fixed.append(str(override.input_line))
             elif key == "seed" or key.startswith(("data.seed", "data.split")):
@@ -110,20 +107,8 @@ class TPESweeper(JobSweeper):
                     f"{key}: a search would choose the luckiest; give one, or sweep over it as a "
                     "grid and compare"
                 )
-            elif isinstance(sweep, IntervalSweep):
-                whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
-                kind: Any = (
-                    distributions.IntDistribution if whole else distributions.FloatDistribution
-                )
-                try:
-                    space[key] = kind(sweep.start, sweep.end, log="log" in sweep.tags)
-                except ValueError as error:
-                    raise InputError(f"{override.input_line}: {error}") from error
-            elif getattr(sweep, "shuffle", False):
-                raise InputError(f"{override.input_line}: a search takes no shuffle(...)")
             else:
-                values = list(override.sweep_string_iterator())
-                space[key] = distributions.CategoricalDistribution(values)
+                space[key] = _make_distribution(override)
         if not space:
             raise InputError(
                 "hydra.sweeper.params: nothing to search; give an interval, such as "
@@ -131,185 +116,102 @@ class TPESweeper(JobSweeper):
             )
         return fixed, space
 
-    def _study(
-        self, fixed: list[str], space: dict[str, optuna.distributions.BaseDistribution]
-    ) -> optuna.Study:
-        """The study of this folder, begun or gone on with."""
+    def _make_study(self) -> optuna.Study:
+        """Build a study whose first trials are those of the sweep's folder."""
         import optuna
-        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        file = self.launcher.folder / "study.journal"
-        _mend(file)
-        try:
-            study = optuna.create_study(
-                storage=optuna.storages.JournalStorage(JournalFileBackend(str(file))),
-                study_name="sweep",
-                direction="maximize" if self.launcher.config.monitor_mode == "max" else "minimize",
-                # Epochs are counted from 1, Optuna's steps from 0.
-                pruner=optuna.pruners.MedianPruner(self.startup, self.warmup + 1),
-                load_if_exists=True,
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{file}: cannot be read as a study ({error}); restore it, or name another "
-                "directory with hydra.sweep.dir=..."
-            ) from error
-        search = {
-            "monitor": self.launcher.monitor,
-            "space": {key: str(distribution) for key, distribution in space.items()},
-            "fixed": fixed,
-            "generation": self.generation,
-            "startup": self.startup,
-            "warmup": self.warmup,
-            "seed": self.seed,
-        }
-        then = study.user_attrs.get("search", search)
-        for key, value in search.items():
-            if then.get(key) != value:
-                raise InputError(
-                    f"{file}: holds a search with another {key} ({then.get(key)} then, {value} "
-                    "now); give the same one, or name another directory with hydra.sweep.dir=..."
+        study = optuna.create_study(
+            direction="maximize" if self.launcher.config.monitor_mode == "max" else "minimize",
+            # Epochs are counted from 1, Optuna's steps from 0.
+            pruner=optuna.pruners.MedianPruner(self.startup, self.warmup + 1),
+        )
+        for folder in sorted(self.launcher.folder.glob("trial-*")):
+            file = RunPaths(folder).record
+            try:
+                stored = read_json(file)["varies"]
+                texts = {key: stored[key.lstrip("+")] for key in self.space}
+                study.enqueue_trial(
+                    {
+                        key: kind.to_external_repr(kind.to_internal_repr(texts[key]))
+                        for key, kind in self.space.items()
+                    }
                 )
-        study.set_user_attr("search", search)
+            except (KeyError, ValueError) as error:
+                raise InputError(
+                    f"{file}: is no trial of this search ({error}); give the same hydra.sweeper."
+                    "params, or name another directory with hydra.sweep.dir=..."
+                ) from error
         return study
 
-    def _trial(
-        self,
-        study: optuna.Study,
-        number: int,
-        space: dict[str, optuna.distributions.BaseDistribution],
-    ) -> optuna.Trial:
-        """A trial with all its parameters, asked for now or before an interruption."""
-        from optuna import distributions, samplers
-        from optuna.trial import Trial
+    def _run_generation(self, study: optuna.Study, numbers: Sequence[int]) -> None:
+        """Ask the study for trials, run them, and tell it their results."""
+        from optuna.samplers import TPESampler
 
-        def seeded(draw: int) -> samplers.TPESampler:
-            # One for each draw: it is the same one after an interruption.
-            seed = self.seed + number * (len(space) + 1) + draw
-            return samplers.TPESampler(n_startup_trials=self.startup, seed=seed)
-
-        study.sampler = seeded(0)
-        if number < len(study.trials):
-            trial = Trial(study, study.trials[number]._trial_id)
-        else:
-            trial = study.ask()
-        _ = (
-            trial.relative_params
-        )  # draws now what TPE draws at once, else with the first suggestion
-        for i, (key, kind) in enumerate(space.items(), 1):
-            study.sampler = seeded(i)
-            if isinstance(kind, distributions.FloatDistribution):
-                trial.suggest_float(key, kind.low, kind.high, log=kind.log)
-            elif isinstance(kind, distributions.IntDistribution):
-                trial.suggest_int(key, kind.low, kind.high, log=kind.log)
-            elif isinstance(kind, distributions.CategoricalDistribution):
-                trial.suggest_categorical(key, kind.choices)
-        return trial
-
-    def _jobs(
-        self, trials: Sequence[optuna.Trial | optuna.trial.FrozenTrial], fixed: list[str]
-    ) -> list[Job]:
-        """A job for each trial."""
-        varies = [{key: str(value) for key, value in t.params.items()} for t in trials]
-        short = [{key: _short(value) for key, value in t.params.items()} for t in trials]
-        names = [
-            job_names([{"trial": f"{trial.number:03}"} | values])[0]
-            for trial, values in zip(trials, short, strict=True)
-        ]
-        overrides = [[*fixed, *(f"{key}={value}" for key, value in v.items())] for v in varies]
-        return self.launcher.plan(names, overrides, [_plain(v) for v in varies])
-
-    def _remember(self, trials: Sequence[optuna.trial.FrozenTrial], fixed: list[str]) -> None:
-        """Puts trials that were told before an interruption into the table."""
-        from optuna.trial import TrialState
-
-        if not trials:
-            return
-        for trial, job in zip(trials, self._jobs(trials, fixed), strict=True):
-            job.before = trial.state == TrialState.COMPLETE
-            job.answered = trial.state == TrialState.FAIL
-            if trial.state == TrialState.PRUNED:
-                job.stopped = job.record.get("error") or "pruned"
-
-    def _run(self, study: optuna.Study, trials: list[optuna.Trial], fixed: list[str]) -> None:
-        """Runs the trials of a generation, and tells the study in their order."""
-        from optuna.trial import TrialState
-
-        jobs = self._jobs(trials, fixed)
-        # What trials of this generation were told before an interruption must not matter.
-        first = trials[0].number // self.generation * self.generation
-        earlier: Any = SimpleNamespace(
-            direction=study.direction,
-            get_trials=lambda **options: [
-                trial for trial in study.get_trials(**options) if trial.number < first
-            ],
-        )
-        of_job = {id(job): trial for trial, job in zip(trials, jobs, strict=True)}
-
-        def watch(job: Job) -> str:
-            trial = of_job[id(job)]
-            reported = study.trials[trial.number].intermediate_values
-            for row in job.rows:
-                epoch, value = int(row["epoch"]), row.get(self.launcher.monitor)
-                if not value:
-                    continue  # val was not scored after this epoch
-                if epoch not in reported:
-                    trial.report(float(value), epoch)
-                elif epoch < max(reported):
-                    continue  # the study has looked at it before an interruption
-                if study.pruner.prune(earlier, study.trials[trial.number]):
-                    return (
-                        f"pruned after epoch {epoch}: {self.launcher.monitor} {float(value):.4f} "
-                        "is worse than the median of earlier trials"
-                    )
-            return ""
-
-        self.launcher.run(jobs, watch)
+        trials = []
+        for number in numbers:
+            # A sampler for each trial: its draws do not depend on where the search was started.
+            study.sampler = TPESampler(n_startup_trials=self.startup, seed=self.seed + number)
+            trials.append(study.ask(self.space))
+        names, overrides, varies = [], [], []
+        for trial in trials:
+            values = {
+                key: f"{value:.3g}" if isinstance(value, float) else str(value)
+                for key, value in trial.params.items()
+            }
+            names += job_names([{"trial": f"{trial.number:03}", **values}])
+            params = {key: str(value) for key, value in trial.params.items()}
+            overrides.append([*self.fixed, *(f"{key}={value}" for key, value in params.items())])
+            varies.append({key.lstrip("+"): value for key, value in params.items()})
+        jobs = self.launcher.plan(names, overrides, varies)
+        trial_of_job = dict(zip(jobs, trials, strict=True))
+        self.launcher.run(jobs, lambda job, rows: self._report(trial_of_job[job], rows))
         for trial, job in zip(trials, jobs, strict=True):
-            status, value = self.launcher.status(job), self.launcher.value(job)
-            if status == "pruned":
-                study.tell(trial, state=TrialState.PRUNED)
-            elif status == "finished" and value is not None:
-                study.tell(trial, value)
-            elif status in ("finished", "failed") and not job.failure:
-                job.answered = True
-                study.tell(trial, state=TrialState.FAIL)
-            else:
-                return
+            self._tell(study, trial, job)
 
-    def _remark(self, study: optuna.Study, fixed: list[str]) -> None:
-        """Says which trial was best, and how to train it again."""
+    def _report(self, trial: optuna.Trial, rows: Sequence[Mapping[str, str]]) -> str:
+        """Report new epochs of a trial; return why to prune it, or nothing."""
+        for row in rows:
+            text = row.get(self.monitor)
+            if not text:
+                continue  # val was not scored after this epoch
+            epoch, value = int(row["epoch"]), float(text)
+            trial.report(value, epoch)
+            if trial.should_prune():
+                return (
+                    f"pruned after epoch {epoch}: {self.monitor} {value:.4f} is worse than the "
+                    "median of earlier trials"
+                )
+        return ""
+
+    def _tell(self, study: optuna.Study, trial: optuna.Trial, job: Job) -> None:
         from optuna.trial import TrialState
 
-        if not study.get_trials(states=[TrialState.COMPLETE]):
-            return
-        best = study.best_trial
-        params = [f"{key}={value}" for key, value in best.params.items()]
-        self.launcher.remarks += [
-            f"best         trial {best.number:03}, {self.launcher.monitor} {best.value:.4f}",
-            f"again        {format_run_command([*fixed, *params, 'hydra.mode=RUN'])}",
-        ]
+        value = job.value(self.monitor)
+        if value is not None:
+            study.tell(trial, value)
+        else:
+            pruned = job.status == "pruned"
+            study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 
 
-def _told(study: optuna.Study) -> int:
-    """How many trials are done with: the first ones, since they are told in order."""
-    return sum(trial.state.is_finished() for trial in study.trials)
+def _make_distribution(override: Override) -> optuna.distributions.BaseDistribution:
+    """Return Optuna's distribution of an interval or a list of values."""
+    try:
+        from optuna import distributions
+    except ImportError:
+        raise InputError(
+            "sweep=tpe: needs Optuna; install it with pip install -e '.[search]'"
+        ) from None
 
-
-def _mend(file: Path) -> None:
-    """Takes the line away that a killed process has left unfinished, and its lock."""
-    Path(f"{file}.lock").unlink(missing_ok=True)  # the sweep's own lock is held
-    if file.exists():
-        content = file.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(file, whole)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _plain(varies: dict[str, str]) -> dict[str, str]:
-    return {key.lstrip("+"): value for key, value in varies.items()}
+    sweep: Any = override.value()
+    if not isinstance(sweep, IntervalSweep):
+        if getattr(sweep, "shuffle", False):
+            raise InputError(f"{override.input_line}: a search takes no shuffle(...)")
+        return distributions.CategoricalDistribution([*override.sweep_string_iterator()])
+    is_integer = isinstance(sweep.start, int) and isinstance(sweep.end, int)
+    kind: Any = distributions.IntDistribution if is_integer else distributions.FloatDistribution
+    try:
+        return kind(sweep.start, sweep.end, log="log" in sweep.tags)
+    except ValueError as error:
+        raise InputError(f"{override.input_line}: {error}") from error

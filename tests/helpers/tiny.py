@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
-import math
 import multiprocessing
 import os
 import resource
@@ -14,14 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
-import yaml
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
@@ -121,16 +117,6 @@ def written(out: Path) -> dict[str, np.ndarray]:
     }
 
 
-def skip_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets train() draw no figures, which take most of a tiny run's time."""
-    for name in ("draw_training_pairs", "save_curves"):
-        monkeypatch.setattr(f"seglab.training.train.{name}", lambda *args: None)
-    for name in ("add", "save"):
-        monkeypatch.setattr(
-            f"seglab.training.case_pictures.CasePictures.{name}", lambda *args: None
-        )
-
-
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -175,74 +161,6 @@ def state_of(run: Path) -> str:
     log = run / "train.log"
     lines = log.read_text().splitlines() if log.exists() else []
     return f"{status}, step {max(steps, default=0)}, {lines[-1][24:] if lines else 'no log'}"
-
-
-class FakeJobs:
-    """Jobs of a sweep without processes: each look at one is an epoch of it, written as files.
-
-    Attributes:
-        curve: From a job's config to the monitored value of every epoch; it fails at a NaN.
-        chance: Of standing still when it is looked at, so that jobs differ in speed.
-        dead: Whether the machine is: nothing is written any more.
-        started: Names, in order.
-    """
-
-    curve: Callable[[Any], list[float]] = staticmethod(lambda config: [0.25, 0.5])
-    chance = staticmethod(lambda: False)
-    dead = False
-    started: list[str]
-
-    def room(self, running: Sequence[Any]) -> int:
-        return 2 - len(running)
-
-    def start(self, jobs: Sequence[Any]) -> None:
-        for job in jobs:
-            self.started.append(job.name)
-            job.handle = self._life(job)
-
-    def has_ended(self, job: Any) -> bool:
-        return not self.chance() and next(job.handle, "ended") == "ended"
-
-    def stop(self, jobs: Sequence[Any]) -> None:
-        for job in jobs:
-            job.handle.close()
-
-    def kill(self) -> None:
-        self.dead = True
-
-    def exit_reason(self, job: Any) -> str:
-        return "gone"
-
-    def _life(self, job: Any) -> Iterator[None]:
-        def write(status: str, **more: Any) -> None:
-            if not self.dead:
-                record = {**job.record, "status": status, **more}
-                (job.path / "run.json").write_text(json.dumps(record))
-
-        if job.config is None:
-            return
-        (job.path / "config.yaml").write_text(yaml.safe_dump(job.config))
-        write("running", error=None)
-        table, curve = job.path / "metrics.csv", self.curve(job.config)
-        text = table.read_text() if table.exists() else f"epoch,{self.monitor}\n"
-        try:
-            yield
-            for epoch in range(text.count("\n"), len(curve) + 1):
-                if math.isnan(curve[epoch - 1]):
-                    return write("failed", error=f"InputError: loss is nan in epoch {epoch}")
-                text += f"{epoch},{curve[epoch - 1]!r}\n"
-                if not self.dead:
-                    table.write_text(text)
-                yield
-        except GeneratorExit:
-            return write("interrupted")
-        best = max if self.config.monitor_mode == "max" else min
-        summary = {"best_epoch": curve.index(best(curve)) + 1, "val": {}, "test": {}}
-        (job.path / "summary.json").write_text(json.dumps(summary))
-        (job.path / "checkpoints").mkdir(exist_ok=True)
-        for name in ("checkpoints/best.ckpt", "test_cases.csv"):
-            (job.path / name).touch()
-        write("finished")
 
 
 class Blow(NamedTuple):

@@ -99,18 +99,18 @@ def test_what_varies_is_told_in_the_names() -> None:
     varies = varying_overrides(jobs)
     assert varies[1] == {"model": "unet", "data.split.fold": "1", "task.loss.weight": "2"}
     assert job_names(varies) == [
-        "model=unet,fold=0,weight=2",
-        "model=unet,fold=1,weight=2",
-        "model=segnet,fold=0",
+        "model-unet_fold-0_weight-2",
+        "model-unet_fold-1_weight-2",
+        "model-segnet_fold-0",
     ]
     # Two keys that end alike are told whole; a single job has nothing to tell.
-    assert job_names([{"data.seed": "1", "seed": "2"}]) == ["data.seed=1,seed=2"]
+    assert job_names([{"data.seed": "1", "seed": "2"}]) == ["data.seed-1_seed-2"]
     assert job_names(varying_overrides([["seed=1"]])) == ["0"]
     # The same text after signs were replaced; the same beginning.
     assert len(set(job_names([{"a": "x/y"}, {"a": "x:y"}, {"a": "x_y"}]))) == 3
     long = job_names([{"a": "b" * 300 + str(i)} for i in range(2)])
     assert len(set(long)) == 2
-    assert all(re.fullmatch(r"a=b{118}-[0-9a-f]{8}", name) for name in long)
+    assert all(re.fullmatch(r"a-b{118}-[0-9a-f]{8}", name) for name in long)
     # A job keeps its name, whatever else is swept over with it.
     assert job_names([{"a": "b" * 300 + "0"}]) == long[:1]
 
@@ -131,6 +131,7 @@ def test_names_are_of_one_job_alone_and_of_no_special_meaning(jobs: list[dict[st
     names = job_names(jobs)
     for i, name in enumerate(names):
         assert not re.search(r"[\s/\\:*?\"'<>|$&;(){}\[\]!#~`\x00]", name)
+        assert PARSER.parse_override(f"key=/runs/{name}").value() == f"/runs/{name}"
         assert name not in (".", "..") and not name.startswith(("-", "."))
         assert all(jobs[i] == jobs[j] for j, other in enumerate(names) if other == name)
         assert len(name) <= 129

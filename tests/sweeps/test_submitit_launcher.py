@@ -18,8 +18,9 @@ from helpers.tiny import ONE_THREAD, REPO, TINY, wait_until
 from seglab.core.errors import InputError
 from seglab.core.files import read_json
 from seglab.runs.checkpoints import read_checkpoint
-from seglab.sweeps import submitit_launcher as cluster
-from seglab.sweeps.launcher import Job
+from seglab.sweeps import submitit_launcher
+from seglab.sweeps.jobs import Job
+from seglab.sweeps.submitit_launcher import SubmititLauncher
 
 NODE = REPO / "tests" / "slurm_node.sh"
 
@@ -74,9 +75,9 @@ def test_a_preempted_job_is_queued_again_and_goes_on(
     sweep: Callable[..., Any], tmp_path: Path
 ) -> None:
     process = sweep("hydra/launcher=submitit_local", "trainer.max_epochs=30")
-    runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (0, 1)]
+    runs = [tmp_path / "sweep" / f"seed-{seed}" for seed in (0, 1)]
     wait_until(lambda: all((run / "metrics.csv").exists() for run in runs))
-    controller = read_json(tmp_path / "sweep" / ".submitit" / "jobs.json")["seed=0"]
+    controller = read_json(tmp_path / "sweep" / ".submitit" / "jobs.json")["seed-0"]
     task = subprocess.run(["pgrep", "-P", controller], capture_output=True, text=True).stdout
     os.kill(int(task), signal.SIGUSR1)
     assert process.wait(120) == 0, process.stderr.read()
@@ -88,22 +89,21 @@ def test_a_preempted_job_is_queued_again_and_goes_on(
 
 
 def test_parameters_are_those_of_submitit_and_of_the_cluster() -> None:
-    launcher = cluster.SubmititLauncher("slurm", partition="main", mem_gb=4, qos=None, name="x")
+    launcher = SubmititLauncher("slurm", partition="main", mem_gb=4, qos=None, name="x")
     assert launcher.parameters == {"slurm_partition": "main", "mem_gb": 4, "name": "x"}
     shipped = yaml.safe_load((REPO / "conf/hydra/launcher/submitit_slurm.yaml").read_text())
     del shipped["_target_"]
     submitit = pytest.importorskip("submitit")
-    executor = submitit.SlurmExecutor
-    known = executor._valid_parameters() | set(cluster._SHARED)
+    known = submitit.SlurmExecutor._valid_parameters() | set(submitit_launcher.SHARED_PARAMETERS)
     assert set(shipped) - {"cluster", "timeout_min", "mem_gb"} <= known | {"cpus_per_task"}
 
 
 def test_what_sbatch_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path, monkeypatch, sbatch="echo 'invalid partition specified: nope' >&2; exit 1")
     fake(tmp_path, monkeypatch, srun="exit 0")
-    launcher = cluster.SubmititLauncher("slurm", partition="nope")
+    launcher = SubmititLauncher("slurm", partition="nope")
     launcher.folder = tmp_path / "sweep"
-    job = Job("seed=0", tmp_path / "sweep" / "seed=0", [], {})
+    job = Job("seed-0", tmp_path / "sweep" / "seed-0", [], {})
     with pytest.raises(InputError, match="invalid partition specified: nope"):
         launcher.start([job])
     assert not (tmp_path / "sweep" / ".submitit" / "jobs.json").exists()
@@ -119,7 +119,7 @@ def test_jobs_that_the_cluster_has_still_are_not_sent_again(
     folder = tmp_path / "sweep" / ".submitit"
     folder.mkdir(parents=True)
     (folder / "jobs.json").write_text('{"a": "7_0", "b": "7_1"}')
-    launcher = cluster.SubmititLauncher("slurm")
+    launcher = SubmititLauncher("slurm")
     launcher.folder = tmp_path / "sweep"
     monkeypatch.setattr("sys.argv", ["train.py"])
     launcher.start(jobs)
@@ -134,13 +134,13 @@ def test_a_busy_cluster_has_not_ended_anything(
 ) -> None:
     fake(tmp_path, monkeypatch, squeue="exit 1")
     job = Job("a", tmp_path / "a", [], {}, handle="7_0")
-    assert not cluster.SubmititLauncher("slurm").has_ended(job)
+    assert not SubmititLauncher("slurm").has_ended(job)
     fake(tmp_path, monkeypatch, squeue="exit 0")
-    assert cluster.SubmititLauncher("slurm").has_ended(job)
+    assert SubmititLauncher("slurm").has_ended(job)
 
 
 @pytest.mark.parametrize(
-    ("signum", "state", "again"),
+    ("signum", "state", "requeued"),
     [
         (signal.SIGTERM, "RUNNING", True),  # a time of grace
         (signal.SIGTERM, "COMPLETING", False),  # cancelled, or queued again by SLURM itself
@@ -149,11 +149,11 @@ def test_a_busy_cluster_has_not_ended_anything(
     ],
 )
 def test_a_cancelled_job_does_not_come_back(
-    signum: int, state: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    signum: int, state: str, requeued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     fake(tmp_path, monkeypatch, squeue=f'[ "$*" = "-h -j 5 -o %T" ] && echo {state}')
-    assert cluster._is_wanted([signum]) is again
+    assert submitit_launcher.must_requeue([signum]) is requeued
 
 
 def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
@@ -200,7 +200,7 @@ def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
     options = ["trainer.max_epochs=400", "hydra/launcher=submitit_slurm"]
     options += ["hydra.launcher.mem_gb=null"]
     options += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.partition=low"]
-    runs = [tmp_path / "sweep" / f"seed={seed}" for seed in (0, 1)]
+    runs = [tmp_path / "sweep" / f"seed-{seed}" for seed in (0, 1)]
     cores = str(os.cpu_count())
 
     def record(run: Path) -> dict[str, Any]:

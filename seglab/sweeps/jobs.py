@@ -1,0 +1,156 @@
+"""Jobs of a sweep: a command, the run directory that it writes, and its process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
+from seglab.core.files import read_csv, read_json, write_json
+from seglab.runs.overrides import quote_value
+from seglab.runs.paths import RunPaths
+from seglab.runs.records import read_val
+
+
+@dataclass(eq=False)
+class Job:
+    """One run of a sweep. What it has done is read from its run directory.
+
+    Attributes:
+        name: Name in the table and of the folder, made from the overrides that vary.
+        path: Run directory.
+        overrides: All overrides of the run.
+        varies: Overrides that are not the same in all jobs of the sweep, by key.
+        flags: Options of Hydra's command line that the job needs, such as --config-dir.
+        config: Resolved config; None if it cannot be composed.
+        failure: Error of a job that could not be started or recorded.
+        prune_reason: Why a search stopped the job; empty if it did not.
+        epochs_seen: Number of rows of metrics.csv that `new_epochs` has returned.
+        handle: Process or cluster job; None for a job that this sweep has not started.
+    """
+
+    name: str
+    path: Path
+    overrides: Sequence[str]
+    varies: Mapping[str, str]
+    flags: Sequence[str] = ()
+    config: dict[str, Any] | None = None
+    failure: str = ""
+    prune_reason: str = ""
+    epochs_seen: int = 0
+    handle: Any = None
+
+    @property
+    def paths(self) -> RunPaths:
+        """Return the paths of the files in the run directory."""
+        return RunPaths(self.path)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return run.json as it is now; empty if it is missing or damaged."""
+        try:
+            record = read_json(self.paths.record)
+        except InputError:
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    @property
+    def status(self) -> str:
+        """Return the status in run.json, or 'failed' for a job that could not be started."""
+        return "failed" if self.failure else self.record.get("status", "planned")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to run."""
+        return self.status in ("finished", "pruned")
+
+    @property
+    def error(self) -> str:
+        """Return why the job failed or was pruned, in one line; empty if it did not."""
+        return " ".join(str(self.failure or self.record.get("error") or "").split())
+
+    def command(self) -> list[str]:
+        """Return the command that runs this job alone."""
+        script = str(Path(sys.argv[0]).absolute())
+        place = ["hydra.mode=RUN", f"hydra.run.dir={quote_value(self.path)}"]
+        return [sys.executable, script, *self.flags, *self.overrides, *place]
+
+    def value(self, monitor: str | None) -> float | None:
+        """Return the monitored value of val of a finished job."""
+        if monitor is not None and self.status == "finished":
+            with suppress(InputError):  # compare.py names files that are damaged
+                return read_val(self.path).get(monitor)
+        return None
+
+    def describe(self, monitor: str | None) -> str:
+        """Return the status, and the value or what went wrong, in one line."""
+        value = self.value(monitor)
+        detail = self.error if value is None else f"{monitor} {value:.4f}"
+        return f"{self.status}  {detail.removeprefix('InputError: ')}".rstrip()
+
+    def new_epochs(self) -> list[dict[str, str]]:
+        """Return the rows that metrics.csv has gained since the last call."""
+        try:
+            rows = read_csv(self.paths.metrics)[self.epochs_seen :]
+        except InputError:  # the first epoch has not ended
+            return []
+        self.epochs_seen += len(rows)
+        return rows
+
+    def mark_planned(self) -> None:
+        """Write into run.json that the job is to be run; a run that has begun keeps its record."""
+        values: dict[str, Any] = {"status": "planned", "error": None}
+        if not self.paths.config.exists():
+            values |= {"varies": dict(self.varies), "overrides": list(self.overrides)}
+            values["config"] = self.config
+        self.update_record(**values)
+
+    def update_record(self, **values: Any) -> None:
+        """Write values into run.json; if that is impossible, as on a full disk, the job fails."""
+        file = self.paths.record
+        try:
+            self.path.mkdir(exist_ok=True)
+            record = read_json(file) if file.exists() else {}
+            write_json(file, record | values)
+        except InputError as error:
+            self.failure = str(error)
+        except OSError as error:
+            self.failure = f"{error.filename or file}: {error.strerror}"
+
+
+def start_process(
+    command: Sequence[str], log_file: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a job's process, which stops when its stdin is closed, as by the end of this process.
+
+    Args:
+        command: Of scripts/train.py.
+        log_file: Its output is appended to this file.
+        environment: Variables that are added to those of this process.
+    """
+    with log_file.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, SWEEP_JOB_VARIABLE: "1", **environment},
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which stops its jobs
+        )
+
+
+def last_line(file: Path) -> str:
+    """Return the last line of a log file that is not empty."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
+            lines = stream.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,242 @@
+"""Real sweeps on this machine: jobs that fail, hang and are killed, sweeps that are killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.tiny import ONE_THREAD, REPO, TINY, Ended, end_of, wait_until
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from seglab.core.files import read_csv, read_json
+from seglab.runs.checkpoints import hash_weights
+
+StartSweep = Callable[..., subprocess.Popen]
+
+linux = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """Returns what an interruption, or other jobs at the same time, must not change."""
+    assert read_json(run / "run.json")["status"] == "finished"
+    files = ("metrics.csv", "test_cases.csv", "splits.json")
+    weights = {"weights": hash_weights(run / "checkpoints" / "best.ckpt")}
+    return weights | {name: (run / name).read_bytes() for name in files}
+
+
+def states_of(folder: Path) -> list[str]:
+    return [row["status"] for row in read_csv(folder / "jobs.csv")]
+
+
+# One cannot be composed, one meets a NaN, one is refused by its optimizer.
+MIXED = [
+    "experiment=baseline,nonsense",
+    "task.optimizer.lr=1e30,-1,1e-3",
+    "callbacks.pictures=null",  # they take most of a tiny run's time
+]
+FINISHED = "experiment-baseline_lr-0.001"
+REASONS = {f"experiment-nonsense_lr-{lr}": "'experiment/nonsense'" for lr in ("1e+30", -1, 0.001)}
+REASONS |= {
+    "experiment-baseline_lr-1e+30": "loss is nan",
+    "experiment-baseline_lr--1": "Invalid learning rate: -1",
+}
+
+
+@pytest.fixture(scope="module")
+def mixed(start_sweep: StartSweep, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A sweep whose jobs fail in every way, except one."""
+    folder = tmp_path_factory.mktemp("sweeps") / "a sweep"
+    return folder, end_of(start_sweep(folder, *MIXED))
+
+
+def test_jobs_that_fail_say_why_and_leave_the_others_alone(mixed: tuple[Path, Ended]) -> None:
+    folder, ended = mixed
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert "6 jobs: 5 failed, 1 finished" in ended.err.splitlines()
+    table = {row["job"]: row for row in read_csv(folder / "jobs.csv")}
+    assert set(table) == {FINISHED, *REASONS}
+    for name, reason in REASONS.items():
+        row, record = table[name], read_json(folder / name / "run.json")
+        assert row["status"] == record["status"] == "failed"
+        line = re.search(f"^{re.escape(name)} +failed .*", ended.err, re.MULTILINE)[0]
+        for text in (line, row["error"], record["error"]):
+            assert reason in text
+        if "nonsense" not in name:
+            log = (folder / name / "job.log").read_text()
+            assert "Traceback (most recent call last)" in log
+            assert reason in log.splitlines()[-1]
+    value = float(table[FINISHED]["val/dice_per_image_net"])
+    curve = [
+        float(row["val/dice_per_image_net"]) for row in read_csv(folder / FINISHED / "metrics.csv")
+    ]
+    assert value == max(curve)
+    assert f"finished  val/dice_per_image_net {value:.4f}" in ended.err
+
+
+def test_a_job_has_the_values_of_its_command_alone(
+    mixed: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    run, alone = mixed[0] / FINISHED, tmp_path / "alone"
+    command = read_json(run / "run.json")["command"]
+    arguments = [a for a in command if not a.startswith("hydra.run.dir=")]
+    assert len(arguments) == len(command) - 1
+    subprocess.run(
+        [*arguments, f"hydra.run.dir={alone}"],
+        check=True,
+        capture_output=True,
+        env=os.environ | ONE_THREAD,
+    )
+    assert result_of(run) == result_of(alone)
+
+
+def test_tensorboard_compares_the_jobs_by_val(mixed: tuple[Path, Ended]) -> None:
+    run = mixed[0] / FINISHED
+    events = EventAccumulator(str(run / "tensorboard"), {"tensors": 0, "scalars": 0}).Reload()
+    start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(start).session_start_info.hparams
+    assert hparams["experiment"].string_value == "baseline"
+    assert hparams["lr"].number_value == 0.001
+    experiment = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    metrics = HParamsPluginData.FromString(experiment).experiment.metric_infos
+    val = read_json(run / "summary.json")["val"]
+    tags = [metric.name.tag for metric in metrics]
+    assert tags == ["hp/val_dice_per_image", "hp/val_iou_per_image", "hp/val_pixel_accuracy"]
+    for tag in tags:
+        (point,) = events.Scalars(tag)
+        assert point.value == pytest.approx(val[tag.removeprefix("hp/val_")], rel=1e-6)
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    # What is chosen here must not have seen the test.
+    assert not any("test" in tag for tag in events.Tags()["scalars"])
+
+
+PLAIN = ["data.batch_size=2", "trainer.max_epochs=12", "logger=null", "callbacks.pictures=null"]
+SEEDS = ["seed=0,1,2", *PLAIN]
+NAMES = ("seed-0", "seed-1", "seed-2")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start_sweep: StartSweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweeps") / "undisturbed"
+    ended = end_of(start_sweep(folder, *SEEDS))
+    assert ended.code == 0, ended.err
+    return folder
+
+
+def assert_same_results(ended: Ended, folder: Path, undisturbed: Path) -> None:
+    assert ended.code == 0, ended.err
+    assert states_of(folder) == ["finished"] * 3
+    for name in NAMES:
+        assert result_of(folder / name) == result_of(undisturbed / name), name
+
+
+def processes_of(text: Path | str) -> list[int]:
+    """Returns the processes whose command line holds this text."""
+    pids = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(text) in file.read_text().replace("'", ""):
+                pids.append(int(file.parent.name))
+    return pids
+
+
+@linux
+@pytest.mark.long
+def test_after_ctrl_c_and_a_killed_job_the_sweep_goes_on(
+    start_sweep: StartSweep, undisturbed: Path, tmp_path: Path
+) -> None:
+    process = start_sweep(tmp_path, *SEEDS)
+    wait_until((tmp_path / "seed-0" / "metrics.csv").exists)
+    process.send_signal(signal.SIGINT)
+    ended = end_of(process)
+    assert ended.code == 130, ended.err
+    assert ended.err.splitlines()[-1].startswith("interrupted (to go on: python ")
+    assert states_of(tmp_path)[::2] == ["interrupted", "planned"]
+    assert not processes_of(tmp_path)
+
+    process = start_sweep(tmp_path, *SEEDS)
+    wait_until(lambda: "resumed" in read_json(tmp_path / "seed-0" / "run.json"))
+    (pid,) = processes_of(tmp_path / "seed-0")
+    os.kill(pid, signal.SIGKILL)
+    ended = end_of(process)
+    assert ended.code == 1, ended.err
+    assert states_of(tmp_path) == ["failed", "finished", "finished"]
+    assert "killed by SIGKILL; was the memory full?" in ended.err
+
+    before = (tmp_path / "seed-1" / "run.json").stat().st_mtime_ns
+    assert_same_results(end_of(start_sweep(tmp_path, *SEEDS)), tmp_path, undisturbed)
+    assert len(read_json(tmp_path / "seed-0" / "run.json")["resumed"]) == 2
+    assert (tmp_path / "seed-1" / "run.json").stat().st_mtime_ns == before
+
+
+@linux
+@pytest.mark.long
+def test_a_sweep_that_is_killed_twice_loses_nothing(
+    start_sweep: StartSweep, undisturbed: Path, tmp_path: Path
+) -> None:
+    process = start_sweep(tmp_path, *SEEDS)
+    wait_until((tmp_path / "seed-0" / "metrics.csv").exists)
+    process.kill()
+    process.communicate()
+    # The jobs notice that the sweep is gone, save and end.
+    wait_until(lambda: not processes_of(f"hydra.run.dir={tmp_path}"), 20)
+    states = [read_json(tmp_path / name / "run.json")["status"] for name in NAMES]
+    assert states[0] == "interrupted" and states[1] in ("interrupted", "planned"), states
+    process = start_sweep(tmp_path, *SEEDS)
+    wait_until((tmp_path / "seed-2" / "metrics.csv").exists)
+    process.kill()
+    process.communicate()
+    # At once: a job that is still saving is waited for.
+    assert_same_results(end_of(start_sweep(tmp_path, *SEEDS)), tmp_path, undisturbed)
+
+
+@linux
+@pytest.mark.long
+def test_a_second_ctrl_c_kills_jobs_that_hang(start_sweep: StartSweep, tmp_path: Path) -> None:
+    process = start_sweep(tmp_path, *SEEDS)
+    wait_until(lambda: len(processes_of(f"hydra.run.dir={tmp_path}")) == 2)
+    for pid in processes_of(f"hydra.run.dir={tmp_path}"):
+        os.kill(pid, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 130
+    assert "3 jobs: " in process.communicate()[1]
+    wait_until(lambda: not processes_of(f"hydra.run.dir={tmp_path}"), 5)
+
+
+@pytest.mark.slow
+def test_a_distributed_job_starts_its_processes_and_no_second_sweep(
+    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    done = subprocess.run(
+        [
+            *(sys.executable, str(REPO / "scripts" / "train.py"), "-m", *TINY),
+            *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", f"hydra.sweep.dir={sweep}"),
+            *("seed=0,1", "trainer=ddp", "trainer.accelerator=cpu"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | ONE_THREAD,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    runs = [sweep / "seed-0", sweep / "seed-1"]
+    assert sorted(file.parent for file in tmp_path.rglob("run.json")) == runs
+    for run in runs:
+        assert read_json(run / "run.json")["status"] == "finished"
+        assert len((run / "metrics.csv").read_text().splitlines()) == 3  # the head, two epochs
+        log = (run / "job.log").read_text()
+        assert "MEMBER: 1/2" in log and "MEMBER: 2/2" in log
