@@ -30,7 +30,7 @@ from torch.nn.functional import max_pool2d, max_unpool2d
 import seglab
 from seglab.analysis.compare import compare
 from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
-from seglab.analysis.statistics import holm, paired_test
+from seglab.analysis.statistics import correct_holm, paired_test
 from seglab.core.errors import InputError
 from seglab.core.files import hash_json, read_csv, read_json
 from seglab.data.cache import open_cache
@@ -284,7 +284,7 @@ def difference(first: Path, second: Path, metrics: Sequence[str]) -> None:
     for metric in metrics:
         a, b = per_case(first, metric), per_case(second, metric)
         tests.append(paired_test(np.array([b[id] - a[id] for id in a])))
-    for metric, test, corrected in zip(metrics, tests, holm([t.p for t in tests]), strict=True):
+    for metric, test, corrected in zip(metrics, tests, correct_holm([t.p for t in tests]), strict=True):
         sure = corrected < 0.05 and not test.low <= 0 <= test.high
         verdict = "a difference" if sure else "not decided"
         print(

@@ -17,7 +17,8 @@ from string import Template
 
 import yaml
 
-from seglab.analysis.compare import FEW, TOO_NARROW, Row, Score, format_score
+from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
+from seglab.analysis.rows import Row, Score, format_score, make_single_row
 from seglab.metrics.names import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
 from seglab.runs.loading import ALL_ALLOWED_TARGETS
 from seglab.runs.records import Run, RunProvenance, read_provenance, read_run
@@ -48,7 +49,7 @@ def make_model_card(run_dir: Path) -> str:
         InputError: It is no run directory, has no scores yet, or a file is damaged.
     """
     run, provenance = read_run(run_dir), read_provenance(run_dir)
-    row = Row(run.settings, {(run.seed, run.fold): run}, {run.seed: run.tested})
+    row = make_single_row(run)
     targets = {v for k, v in run.settings.items() if k.split(".")[-1] == "_target_"}
     outside = sorted({target.partition(".")[0] for target in targets - ALL_ALLOWED_TARGETS})
     n = len(run.tested)
@@ -185,9 +186,9 @@ def _data_limits(run: Run, provenance: RunProvenance) -> str:
 def _evaluation(run: Run, provenance: RunProvenance, row: Row) -> dict[str, str]:
     """Values of the placeholders that hold scores."""
     metric, scores, diagnoses = "dice_per_image", row.scores(METRICS), _diagnoses(run)
-    is_narrow = min([len(run.tested), *diagnoses.values()]) < FEW
+    is_narrow = min([len(run.tested), *diagnoses.values()]) < MIN_CASES_FOR_INTERVAL
     best = max(provenance.baselines, key=lambda name: provenance.baselines[name][metric])
-    by_class = {name: row.scores(METRICS, of=name) for name in row.classes[1:]}
+    by_class = {name: row.scores(METRICS, class_name=name) for name in row.classes[1:]}
     by_diagnosis = {
         f"{name or 'unknown'} ({n})": row.scores(METRICS, name)
         for name, n in [*diagnoses.items()][: MAX_DIAGNOSES * (len(diagnoses) > 1)]
@@ -197,7 +198,7 @@ def _evaluation(run: Run, provenance: RunProvenance, row: Row) -> dict[str, str]
         "dice": format_score(metric, scores[metric]),
         "best_baseline": code_span(best),
         "best_baseline_dice": f"{provenance.baselines[best][metric]:.3f}",
-        "caution": f"\n**Caution:** {TOO_NARROW}.\n" * is_narrow,
+        "caution": f"\n**Caution:** {NARROW_INTERVAL_CAUTION}.\n" * is_narrow,
         "metrics_table": _metrics_table(scores, provenance.baselines),
         "classes_note": note * bool(row.classes),
         "class_table": _group_table("class", by_class),

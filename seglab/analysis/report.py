@@ -24,16 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from seglab.analysis.compare import (
-    Row,
-    find_pairs,
-    make_lines,
-    make_rows,
-    make_table,
-    paired_tests,
-    versus_table,
-)
+from seglab.analysis.compare import make_lines, make_table
 from seglab.analysis.figures import ERROR_LEGEND, ERROR_LEGEND_OF_CLASSES, colorize_mask, error_map
+from seglab.analysis.grouping import make_rows
+from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
+from seglab.analysis.rows import Row
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, read_json, write_atomic
@@ -139,19 +134,21 @@ def report(
     gallery = [_choose_seed(row) for row in chosen_rows]
     page: dict[str, Any] = {
         "title": _title(gallery, dirs),
-        "about": whole.above,
+        "about": whole.title,
         "facts": _facts([run for row in rows for run in row.finished]),
         "table": _table(whole, len(whole.head), [_COLUMNS, *whole.notes]),
         # Costs are those of all cases.
         "diagnoses": _table(
-            *(parts, parts.left + 1 + len(METRICS)),
+            *(parts, parts.n_text_columns + 1 + len(METRICS)),
             [note for note in parts.notes if note not in whole.notes],
         ),
         "curves": _curves(gallery),
     }
     if pairs:
-        tests = versus_table(paired_tests(pairs, "dice_per_image"), pairs, "dice_per_image")
-        page["versus"] = _table(tests, len(tests.head), tests.notes) | {"above": tests.above}
+        tests = make_versus_table(
+            run_paired_tests(pairs, "dice_per_image"), pairs, "dice_per_image"
+        )
+        page["versus"] = _table(tests, len(tests.head), tests.notes) | {"above": tests.title}
         numbers = {row.label: number for number, row in enumerate(chosen_rows)}
         page["pairs"] = [
             [numbers[a.label], numbers[b.label]]
@@ -209,7 +206,7 @@ def _choose_rows(finished: list[Row], pairs: Sequence[tuple[Row, Row]]) -> list[
 
 def _choose_seed(row: Row) -> _Shown:
     seed = max(row.scored, key=lambda seed: len(row.scored[seed]))
-    dice = replace(row, seeds={seed: row.seeds[seed]}).by_case("dice_per_image")
+    dice = replace(row, counts={seed: row.counts[seed]}).by_case("dice_per_image")
     return _Shown(row, seed, [run for run in row.finished if run.seed == seed], dice)
 
 
@@ -264,7 +261,12 @@ def _split(run: Run) -> str:
 
 def _table(table: Table, columns: int, notes: Sequence[str]) -> dict[str, Any]:
     body = [cells[:columns] for cells in table.body]
-    return {"head": table.head[:columns], "left": table.left, "body": body, "notes": list(notes)}
+    return {
+        "head": table.head[:columns],
+        "left": table.n_text_columns,
+        "body": body,
+        "notes": list(notes),
+    }
 
 
 def _curves(gallery: Sequence[_Shown]) -> list[dict[str, Any]]:
@@ -535,7 +537,7 @@ def _url(picture: np.ndarray, **how: Any) -> str:
 
 
 def _about(each: _Shown) -> dict[str, Any]:
-    is_multiclass = len(each.row.seeds) > 1
+    is_multiclass = len(each.row.counts) > 1
     return {
         "label": _clipped(each.row.label),
         "seed": _clipped(each.seed) if is_multiclass else "",

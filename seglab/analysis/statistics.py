@@ -41,7 +41,7 @@ class Paired(NamedTuple):
     p: float
 
 
-def terms(counts: np.ndarray) -> dict[str, np.ndarray]:
+def score_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Splits the scores of `seglab.metrics.scores.scores` into what each case adds to two sums.
 
     Args:
@@ -81,17 +81,10 @@ def mean_terms(values: np.ndarray, tested: np.ndarray) -> np.ndarray:
     return np.stack([np.where(tested, values, 0.0), tested.astype(float)], -1)
 
 
-def scores(parts: np.ndarray) -> list[float]:
-    """Scores each seed, exactly as `seglab.metrics.scores.scores` does.
-
-    Args:
-        parts: float64 (S, n, 2) of `terms`.
-
-    Returns:
-        S values; a ratio of nothing to nothing is 1.
-    """
-    sums = [[math.fsum(column) for column in seed.T] for seed in parts]
-    return [part / whole if whole else 1.0 for part, whole in sums]
+def ratio_of_sums(terms: np.ndarray) -> float:
+    """Score."""
+    part, whole = (math.fsum(column) for column in terms.T.tolist())
+    return part / whole if whole else 1.0
 
 
 def intervals(parts: np.ndarray) -> np.ndarray:
@@ -125,7 +118,7 @@ def intervals(parts: np.ndarray) -> np.ndarray:
         values = np.ascontiguousarray(_ratio(sums[..., 0], sums[..., 1]).mean(-1).T)
         return values.reshape(len(parts), *drawn.shape[:-1])
 
-    value = np.array([math.fsum(scores(part)) / len(part) for part in parts])
+    value = np.array([math.fsum(map(ratio_of_sums, seeds)) / len(seeds) for seeds in parts])
     own = _ratio(parts[..., 0], parts[..., 1])
     # Else rounding would be taken for spread.
     constant = (np.ptp(own, axis=-1) == 0).all(-1)
@@ -179,7 +172,7 @@ def paired_test(differences: np.ndarray) -> Paired:
     return Paired(n, mean, float(low), float(high), float(test.pvalue))
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def correct_holm(p: Sequence[float]) -> list[float]:
     """Corrects p values for being several, by stepping down (Holm 1979).
 
     Args:

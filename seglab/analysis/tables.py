@@ -9,20 +9,28 @@ from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
-    """A table, with what must be read with it above and below."""
+    """A table with its title and notes.
 
-    above: str
+    Attributes:
+        title: Text above the table.
+        head: Headings of the columns.
+        n_text_columns: Number of columns at the left that hold text; the others hold numbers.
+        body: Cells of each row.
+        notes: Lines below the table.
+    """
+
+    title: str
     head: list[str]
-    left: int  # so many columns hold text, the others numbers
+    n_text_columns: int
     body: list[list[str]]
     notes: list[str]
 
 
-def plain(table: Table, width: int | None) -> str:
+def format_plain(table: Table, width: int | None) -> str:
     """For a terminal: where it is too narrow, some columns below the others."""
     cells = [table.head, *table.body]
     sizes = [max(len(row[i]) for row in cells) for i in range(len(table.head))]
-    left, blocks = table.left, [list(range(table.left, len(table.head)))]
+    left, blocks = table.n_text_columns, [list(range(table.n_text_columns, len(table.head)))]
     if width is not None and sum(sizes) + 2 * len(sizes) - 2 > width:
         # What names a row is one column then.
         cells = [[", ".join(filter(None, row[:left])), *row[left:]] for row in cells]
@@ -32,7 +40,7 @@ def plain(table: Table, width: int | None) -> str:
             if blocks[-1] and sum(sizes[j] + 2 for j in [*blocks[-1], i]) > width - sizes[0]:
                 blocks.append([])
             blocks[-1].append(i)
-    out = textwrap.wrap(table.above, width) if width else [table.above]
+    out = textwrap.wrap(table.title, width) if width else [table.title]
     for block in blocks:
         out.append("")
         for row in cells:
@@ -46,7 +54,7 @@ def plain(table: Table, width: int | None) -> str:
     return "\n".join(out)
 
 
-def markdown(table: Table) -> str:
+def format_markdown(table: Table) -> str:
     """For a page or a pull request."""
 
     def line(cells: Sequence[str]) -> str:
@@ -55,10 +63,10 @@ def markdown(table: Table) -> str:
     def escape(text: str) -> str:
         return re.sub(r"([\\|*<`])", r"\\\1", text)
 
-    rule = [":--" if i < table.left else "--:" for i in range(len(table.head))]
+    rule = [":--" if i < table.n_text_columns else "--:" for i in range(len(table.head))]
     lines = [line(table.head), f"|{'|'.join(rule)}|", *map(line, table.body)]
     notes = [f"- {escape(note)}" for note in table.notes]
-    return "\n".join([escape(table.above), "", *lines, *[""] * bool(notes), *notes, ""])
+    return "\n".join([escape(table.title), "", *lines, *[""] * bool(notes), *notes, ""])
 
 
 _LATEX: dict[str, Any] = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -69,7 +77,7 @@ _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textba
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}"}
 
 
-def latex(table: Table) -> str:
+def format_latex(table: Table) -> str:
     """A table environment, as wide as the text; its document loads booktabs and graphicx."""
 
     def line(cells: Sequence[str]) -> str:
@@ -79,10 +87,10 @@ def latex(table: Table) -> str:
     def escape(text: str) -> str:
         return text.translate(str.maketrans(_LATEX))
 
-    columns = "l" * table.left + "r" * (len(table.head) - table.left)
+    columns = "l" * table.n_text_columns + "r" * (len(table.head) - table.n_text_columns)
     out = [
         *("% needs \\usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\small"),
-        *(f"\\caption{{{escape(table.above)}}}", r"\resizebox{\linewidth}{!}{%"),
+        *(f"\\caption{{{escape(table.title)}}}", r"\resizebox{\linewidth}{!}{%"),
         *(f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.head), r"\midrule"),
         *(*map(line, table.body), r"\bottomrule", r"\end{tabular}}"),
         *(f"\\par\\smallskip {escape(note)}" for note in table.notes),

@@ -25,10 +25,11 @@ from PIL import Image
 
 from seglab.analysis import figures
 from seglab.analysis import statistics as stats
-from seglab.analysis.compare import METRICS, compare, find_runs, make_rows
-from seglab.config import OFF, comparable, differences
+from seglab.analysis.compare import compare
+from seglab.analysis.grouping import make_rows
 from seglab.core.files import write_csv, write_json
-from seglab.runs.records import BEFORE
+from seglab.metrics.names import METRICS
+from seglab.runs.records import find_runs
 
 Script = Callable[..., Ended]
 
@@ -45,7 +46,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take half a second."""
-    monkeypatch.setattr("seglab.analysis.compare._draw", lambda *args: None)
+    monkeypatch.setattr("seglab.analysis.compare.draw_figures", lambda *args: None)
 
 
 def counts_of(model: str, seed: object, id: str) -> tuple[int, ...]:
@@ -457,22 +458,6 @@ def test_runs_without_a_config_are_rows_of_what_was_overridden(
     assert "\n3: failed: seed -" in out  # by its path
 
 
-@pytest.mark.usefixtures("no_figures")
-def test_older_runs_show_what_they_have(tmp_path: Path) -> None:
-    root = tmp_path / "runs"
-    write_run(root / "a", older=True)
-    write_run(root / "b", "SegNet")
-    text = compare([root], "all", out=tmp_path / "out")
-    table = read_table(tmp_path / "out" / "table.csv")
-    assert [table["UNet"][k] for k in ("hd95", "surface_dice", "ece", "multiply_adds")] == [""] * 4
-    assert float(table["UNet"]["dice_per_image"]) > 0
-    row = next(line for line in text.splitlines() if line.startswith("UNet"))
-    assert row.count(" -") == 4
-    # A row of both kinds of runs has no value that only some have.
-    write_run(root / "c", "SegNet", 1, older=True)
-    assert table_of(tmp_path / "out", root)["SegNet"]["hd95"] == ""
-
-
 def test_one_case_alone(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a", cases={"C1": ""})
     table = table_of(tmp_path / "out", tmp_path / "runs", by_diagnosis=True)
@@ -528,15 +513,6 @@ def test_seeds_that_rows_should_share(tmp_path: Path) -> None:
     }
 
 
-def test_older_runs_are_taken_for_what_they_were() -> None:
-    old = {"task": {"loss": 1}, "model": {}}
-    new = {"task": {"loss": 1, "ema": 0, "encoder_lr_factor": 1}, "model": {}, "inference": OFF}
-    assert not differences(old, new)
-    flat = {key: "null" if value is None else value for key, value in comparable({}).items()}
-    texts = {key: str(value).lower() for key, value in flat.items() if key != ""}
-    assert texts == BEFORE
-
-
 @pytest.mark.usefixtures("no_figures")
 def test_of_two_runs_of_one_config_one_is_used(tmp_path: Path, script: Script) -> None:
     root = tmp_path / "runs"
@@ -546,8 +522,8 @@ def test_of_two_runs_of_one_config_one_is_used(tmp_path: Path, script: Script) -
     write_run(root / "1", status="interrupted", seed=1)
     write_run(root / "2", status="failed", error="E", seed=1)
     out = script("compare", root, "--out", tmp_path / "out").out
-    assert "a and b are of one config: the first is used" in out
-    assert "a and c/deep are of one config: the first is used" in out
+    assert "a and b have the same config: the first is used" in out
+    assert "a and c/deep have the same config: the first is used" in out
     assert "* baseline, UNet: interrupted: seed 1" in out
     runs = list(csv.DictReader((tmp_path / "out" / "runs.csv").open(newline="")))
     assert [r["run"] for r in runs if r["used"] == "True"] == ["1", "a"]
@@ -560,7 +536,7 @@ def test_a_case_tested_twice_sets_runs_apart(tmp_path: Path, script: Script) -> 
     write_run(root / "b", fold=1, cases=dict(list(CASES.items())[1:]))
     ended = script("compare", root)
     assert ended.code == 0
-    assert "a and b test the same case, C2: each run has its own row" in ended.out
+    assert "a and b test the same case, C2: each run has a row" in ended.out
     assert re.search(r"^a +5 .*\]  +0.500 +1  +1,000 ", ended.out, re.M)
     assert "rows were not tested on the same cases" in ended.out
 

@@ -23,8 +23,9 @@ from skimage.draw import disk, polygon2mask
 
 from seglab.analysis import report as module
 from seglab.analysis import statistics as stats
-from seglab.analysis.compare import compare, make_rows
+from seglab.analysis.compare import compare
 from seglab.analysis.figures import error_map
+from seglab.analysis.grouping import make_rows
 from seglab.analysis.report import _choose_cases, draw_image, draw_prediction, report, trace
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes

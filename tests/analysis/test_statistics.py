@@ -35,7 +35,7 @@ def of_values(values: np.ndarray) -> np.ndarray:
 @given(COUNTS)
 def test_scores_are_those_of_a_run_to_the_last_digit(counts: np.ndarray) -> None:
     counts[:, 3] += counts.sum(1) == 0  # an image has pixels
-    ours = {k: stats.scores(v[None]) for k, v in stats.terms(counts.astype(float)).items()}
+    ours = {k: [stats.ratio_of_sums(v)] for k, v in stats.score_terms(counts.astype(float)).items()}
     assert {k: [v] for k, v in metrics.scores(counts).items()} == ours
 
 
@@ -51,14 +51,15 @@ def test_a_case_that_a_seed_lacks_counts_for_nothing() -> None:
     counts = random_counts(0, 2, 5)
     gone = counts.copy()
     gone[1, 3:] = 0
-    for name, parts in stats.terms(gone).items():
-        kept = stats.scores(stats.terms(counts[1:, :3])[name])
-        assert stats.scores(parts) == [stats.scores(stats.terms(counts)[name])[0], *kept]
+    for name, parts in stats.score_terms(gone).items():
+        expected = (counts[0], counts[1, :3])
+        for terms, kept in zip(parts, expected, strict=True):
+            assert stats.ratio_of_sums(terms) == stats.ratio_of_sums(stats.score_terms(kept)[name])
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_interval_of_a_mean_is_scipys(seeds: int) -> None:
-    parts = stats.terms(random_counts(1, seeds, 40))["dice_per_image"]
+    parts = stats.score_terms(random_counts(1, seeds, 40))["dice_per_image"]
     plain = scipy.stats.bootstrap(
         (parts[..., 0].mean(0),), np.mean, random_state=np.random.default_rng(0)
     ).confidence_interval
@@ -78,7 +79,7 @@ def test_the_interval_of_pooled_dice_is_that_of_a_plain_loop() -> None:
     plain = scipy.stats.bootstrap(
         (np.arange(17),), pooled, vectorized=False, random_state=np.random.default_rng(0)
     ).confidence_interval
-    both = stats.terms(counts)
+    both = stats.score_terms(counts)
     # Together with another score, it is what it is alone.
     found = stats.intervals(np.stack([both["specificity"], both["dice_pooled"]]))
     assert found[1] == pytest.approx(plain, abs=1e-8)
@@ -98,7 +99,7 @@ def test_of_many_cases_the_interval_is_of_percentiles(monkeypatch: pytest.Monkey
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "RESAMPLES", 999)
-    parts = np.stack(list(stats.terms(random_counts(8, 3, 31)).values()))
+    parts = np.stack(list(stats.score_terms(random_counts(8, 3, 31)).values()))
     differences = np.random.default_rng(9).normal(0.1, 1, 31)
     at_once = (stats.intervals(parts), stats.paired_test(differences))
     monkeypatch.setattr(stats, "_BATCH", 100 * 31)
@@ -115,7 +116,7 @@ def test_without_spread_the_interval_is_the_value(values: list[float]) -> None:
 def test_where_bca_has_no_answer_the_interval_is_of_percentiles() -> None:
     # Leaving any case out changes nothing; drawing the last alone, 1 in 27, gives 0 / 0 = 1.
     counts = np.array([[[5, 0, 5, 9], [5, 0, 5, 9], [0, 0, 0, 9]]], float)
-    parts = stats.terms(counts)["sensitivity"][None]
+    parts = stats.score_terms(counts)["sensitivity"][None]
     assert stats.intervals(parts).tolist() == [[0.5, 1.0]]
 
 
@@ -126,7 +127,7 @@ def test_intervals_are_numbers_in_order(counts: np.ndarray, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stats, "RESAMPLES", 99)
         both = np.stack([counts, np.random.default_rng(seed).permutation(counts)]).astype(float)
-        found = stats.intervals(np.stack(list(stats.terms(both).values())))
+        found = stats.intervals(np.stack(list(stats.score_terms(both).values())))
     assert np.isfinite(found).all()
     assert (found[:, 0] <= found[:, 1]).all()
     assert (found >= 0).all()
@@ -181,11 +182,11 @@ def test_p_of_few_cases_is_exact() -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert stats.holm([]) == []
-    assert stats.holm([0.2]) == [0.2]
+    assert stats.correct_holm([]) == []
+    assert stats.correct_holm([0.2]) == [0.2]
     # Sorted 0.01 x 4, 0.02 x 3, 0.03 x 2, and 0.05 x 1 is not below the one before.
-    assert stats.holm([0.03, 0.01, 0.05, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert stats.holm([0.9, 0.6]) == [1.0, 1.0]
+    assert stats.correct_holm([0.03, 0.01, 0.05, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.correct_holm([0.9, 0.6]) == [1.0, 1.0]
 
 
 @given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.01, 0.99))
@@ -193,4 +194,4 @@ def test_holm_rejects_what_its_steps_reject(p: list[float], level: float) -> Non
     rejected, rest = set(), sorted(range(len(p)), key=p.__getitem__)
     while rest and p[rest[0]] * len(rest) <= level:
         rejected.add(rest.pop(0))
-    assert {i for i, q in enumerate(stats.holm(p)) if q <= level} == rejected
+    assert {i for i, q in enumerate(stats.correct_holm(p)) if q <= level} == rejected

@@ -1,0 +1,111 @@
+"""Paired tests of rows on the test cases that both have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from seglab.analysis import statistics
+from seglab.analysis.rows import Row
+from seglab.analysis.tables import Table
+from seglab.core.errors import InputError
+from seglab.runs.records import UNKNOWN
+
+
+def find_pairs(versus: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Find the rows to test, each pair once: another test would count in Holm's correction.
+
+    Args:
+        versus: Pairs of labels, or of how labels begin.
+        rows: Rows of `make_rows`.
+
+    Raises:
+        InputError: A name fits no row or several, or both names fit the same row.
+    """
+    pairs: dict[frozenset[str], tuple[Row, Row]] = {}
+    for first, second in versus:
+        a, b = _find_row(first, rows), _find_row(second, rows)
+        if a is b:
+            raise InputError(
+                f"--versus '{first}' '{second}': both are the row '{a.label}'; name two rows"
+            )
+        pairs.setdefault(frozenset({a.label, b.label}), (a, b))
+    return [*pairs.values()]
+
+
+def _find_row(name: str, rows: Sequence[Row]) -> Row:
+    """The row with this label, or the only one whose label begins so; case does not matter."""
+    folded = name.casefold()
+    for found in (
+        [row for row in rows if row.label == name],
+        [row for row in rows if row.label.casefold() == folded],
+        [row for row in rows if row.label.casefold().startswith(folded)],
+    ):
+        if len(found) == 1:
+            return found[0]
+    raise InputError(
+        f"--versus '{name}': expected the label of one row, or how it begins; there are "
+        + ", ".join(f"'{row.label}'" for row in rows)
+    )
+
+
+def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict[str, Any]]:
+    """Test pairs of rows on the cases that both have.
+
+    Args:
+        pairs: Pairs of `find_pairs`.
+        metric: One of `seglab.metrics.scores.PER_IMAGE`.
+
+    Returns:
+        A record per pair with the fields of `paired_test`, and `p_holm`, corrected for all pairs.
+        Where the rows share no case, only `n` is there, and 0.
+    """
+    records: list[dict[str, Any]] = []
+    for a, b in pairs:
+        first, second = a.by_case(metric), b.by_case(metric)
+        shared = [first[case] - second[case] for case in sorted(first.keys() & second.keys())]
+        test = statistics.paired_test(np.array(shared))._asdict() if shared else {"n": 0}
+        seeds = f"{len(a.scored)}, {len(b.scored)}"
+        records.append({"a": a.label, "b": b.label, "metric": metric, "seeds": seeds, **test})
+    tested = [record for record in records if record["n"]]
+    corrected = statistics.correct_holm([record["p"] for record in tested])
+    for record, p in zip(tested, corrected, strict=True):
+        record["p_holm"] = p
+    return records
+
+
+def make_versus_table(
+    tests: Sequence[dict[str, Any]], pairs: Sequence[tuple[Row, Row]], metric: str
+) -> Table:
+    """Make the table of paired tests.
+
+    Args:
+        tests: Records of `run_paired_tests`.
+        pairs: Its pairs of rows.
+        metric: Its metric.
+    """
+    body = []
+    for test, pair in zip(tests, pairs, strict=True):
+        names = [row.label + "*" * (row.status == "incomplete") for row in pair]
+        cells = [UNKNOWN] * 3
+        if test["n"]:
+            difference, low, high = (f"{test[key]:+.3f}" for key in ("difference", "low", "high"))
+            # None of the random flips was as extreme: p may be smaller still.
+            bound = "<= " if test["p"] <= 2 / (statistics.RESAMPLES + 1) else ""
+            p_values = [f"{bound}{test[key]:.4f}" for key in ("p", "p_holm")]
+            cells = [f"{difference} [{low}, {high}]", *p_values]
+        body.append([*names, str(test["n"]), test["seeds"], *cells])
+    title = (
+        f"{metric}, averaged over seeds, of the cases that both rows have: A - B [95 % interval]"
+    )
+    if metric == "hd95":
+        title += "; less is better"
+    notes = [
+        "p of a sign-flip permutation test, and corrected for all tests here (Holm). The tests are "
+        "over cases, for these trained networks; training again is another matter."
+    ]
+    if any(row.status == "incomplete" for pair in pairs for row in pair):
+        notes.insert(0, "* incomplete: the table above says what is left out")
+    return Table(title, ["A", "B", "n", "seeds", "A - B", "p", "p (Holm)"], 2, body, notes)

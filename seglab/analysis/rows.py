@@ -1,0 +1,246 @@
+"""Rows of the results table: runs that differ only in seed and fold, and their scores."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from seglab.analysis.statistics import (
+    calibration_error,
+    intervals,
+    mean_terms,
+    ratio_of_sums,
+    score_terms,
+)
+from seglab.runs.records import COSTS, STATUSES, Case, CaseCounts, Run
+
+DEFAULT_MONITOR = "val/dice_per_image_net"  # drawn for runs that monitor no value of val
+ACCURACY_OF_ALL_CLASSES = "accuracy of all classes"
+
+
+class Score(NamedTuple):
+    """A score: mean and standard deviation over seeds, and the mean's 95 % interval."""
+
+    value: float
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def format_score(metric: str, score: Score) -> str:
+    """Format a score as the tables show it, e.g. '0.954 ± 0.002 [0.944, 0.960]'."""
+    digits = 1 if metric == "hd95" else 3
+    text = f"{score.value:.{digits}f}"
+    if score.sd is not None:
+        text += f" ± {score.sd:.{digits}f}"
+    if score.low is not None:
+        text += f" [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+    return text
+
+
+@dataclass
+class Row:
+    """Runs that differ only in seed and fold, or a trivial baseline.
+
+    Attributes:
+        settings: The settings that the runs share, by dotted key.
+        cells: The run of each (seed, fold); None where it is missing. Empty for a baseline.
+        counts: Of each seed that has any, the counts of its test cases in all folds.
+        folds: The folds that each seed should have.
+        labels: What distinguishes the row from others, by column of the table.
+        full_labels: The unrounded values of those labels that are rounded.
+        label: All of `labels` in one line.
+        baseline_classes: The class names of a baseline.
+    """
+
+    settings: dict[str, str]
+    cells: dict[tuple[str, str], Run | None]
+    counts: dict[str, CaseCounts]
+    folds: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    full_labels: dict[str, str] = field(default_factory=dict)
+    label: str = ""
+    baseline_classes: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that exist, whatever their status."""
+        return [run for run in self.cells.values() if run]
+
+    @cached_property
+    def finished(self) -> list[Run]:
+        """The finished runs: those that have scores."""
+        return [run for run in self.runs if run.status == "finished"]
+
+    @cached_property
+    def n_cases(self) -> int:
+        """Number of test cases that any seed has."""
+        return len({case for counts in self.counts.values() for case in counts})
+
+    @cached_property
+    def complete(self) -> list[str]:
+        """Seeds that lack no fold, and no case that another seed has."""
+        done = {(run.seed, run.fold) for run in self.finished}
+        return [
+            seed
+            for seed, counts in self.counts.items()
+            if done.issuperset((seed, fold) for fold in self.folds) and len(counts) == self.n_cases
+        ]
+
+    @cached_property
+    def scored(self) -> dict[str, CaseCounts]:
+        """Counts of the seeds that are scored: complete ones, or all where none is complete."""
+        return {seed: self.counts[seed] for seed in self.complete or self.counts}
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        """Test cases of the seeds that are scored, sorted."""
+        return sorted({case for counts in self.scored.values() for case in counts})
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of several classes, background first; empty in the binary case."""
+        names = self.runs[0].classes if self.runs else self.baseline_classes
+        return names if len(names) > 1 else ()
+
+    @property
+    def status(self) -> str:
+        """Status of the runs; 'incomplete' where only some seeds are complete."""
+        if self.finished:
+            expected = {seed for seed, fold in self.cells if fold in self.folds}
+            return "finished" if expected == {*self.complete} else "incomplete"
+        found = {run.status if run else "missing" for run in self.cells.values()}
+        return next((s for s in ("failed", *STATUSES) if s in found), "baseline")
+
+    @cached_property
+    def terms(self) -> dict[str, np.ndarray]:
+        """What each case adds to numerator and denominator of each metric, float64 (S, K, n, 2).
+
+        S seeds, K classes but background (1 in the binary case), n cases. With several classes
+        `ACCURACY_OF_ALL_CLASSES` counts the pixels whose class is right, equal for each class.
+        Where no seed is complete, seeds are averaged case by case to a single one: means over
+        seeds with different cases would be of different things.
+        """
+        if not self.cases:
+            return {}
+        absent = np.zeros((max(1, len(self.classes)), 6))
+        by_seed = [[c.get(case, absent) for case in self.cases] for c in self.scored.values()]
+        values: np.ndarray = np.moveaxis(np.array(by_seed), 2, 1)  # seeds, classes, cases, 6
+        foreground = values[:, 1:] if self.classes else values
+        tested = foreground[..., :4].sum(-1) > 0
+        terms = score_terms(foreground[..., :4])
+        terms["hd95"] = mean_terms(foreground[..., 4], tested)
+        terms["surface_dice"] = mean_terms(foreground[..., 5], tested)
+        if self.classes:
+            correct = np.stack([values[..., 0].sum(1), values[:, 0, :, :4].sum(-1)], -1)
+            terms[ACCURACY_OF_ALL_CLASSES] = np.repeat(correct[:, None], foreground.shape[1], 1)
+        if not self.complete:
+            n_seeds = tested.sum(0)[..., None]
+            terms = {name: (own.sum(0) / n_seeds)[None] for name, own in terms.items()}
+        return terms
+
+    def scores(
+        self,
+        interval_metrics: Sequence[str],
+        diagnosis: str | None = None,
+        class_name: str | None = None,
+    ) -> dict[str, Score]:
+        """Score the cases.
+
+        Args:
+            interval_metrics: Metrics that get an interval.
+            diagnosis: Score the cases with this diagnosis; None for all.
+            class_name: Score this class against the rest; None for the mean over all classes but
+                background, and for the pixel accuracy of all classes.
+
+        Returns:
+            Scores by name; empty where no case was tested.
+        """
+        if not self.cases:
+            return {}
+        chosen = [diagnosis in (None, case[2]) for case in self.cases]
+        terms = {name: values[:, :, chosen] for name, values in self.terms.items()}
+        of_all_classes = terms.pop(ACCURACY_OF_ALL_CLASSES, None)
+        if class_name is not None:
+            number = self.classes[1:].index(class_name)
+            terms = {name: values[:, number : number + 1] for name, values in terms.items()}
+        elif of_all_classes is not None:
+            terms["pixel_accuracy"] = of_all_classes
+        by_seed = {
+            name: [statistics.fmean(map(ratio_of_sums, classes)) for classes in values]
+            for name, values in terms.items()
+        }
+        if diagnosis is None and class_name is None:
+            by_seed |= self._calibration_errors()
+        ends: dict[str, list[float]] = {}
+        names = [name for name in interval_metrics if name in terms]
+        if names:
+            # Classes are averaged as seeds are.
+            flat = np.stack([terms[name].reshape(-1, sum(chosen), 2) for name in names])
+            ends = dict(zip(names, intervals(flat).tolist(), strict=True))
+        return {
+            name: Score(
+                math.fsum(values) / len(values),
+                statistics.stdev(values) if len(values) > 1 else None,
+                *ends.get(name, (None, None)),
+            )
+            for name, values in by_seed.items()
+        }
+
+    def _calibration_errors(self) -> dict[str, list[float]]:
+        # Runs store calibration of all cases together, so it cannot be averaged case by case.
+        if not self.finished or not (self.complete or len(self.scored) == 1):
+            return {}
+        counts = [
+            sum(run.calibration for run in self.finished if run.seed == seed)
+            for seed in self.scored
+        ]
+        return {"ece": [calibration_error(own) for own in counts]}
+
+    def by_case(self, metric: str) -> dict[Case, float]:
+        """A per-image metric of each case, averaged over seeds and classes."""
+        if metric not in self.terms:
+            return {}
+        sums = self.terms[metric].sum((0, 1))
+        return dict(zip(self.cases, (sums[:, 0] / sums[:, 1]).tolist(), strict=True))
+
+    def costs(self) -> dict[str, float]:
+        """Costs, as means over the runs that are scored; empty where there is none."""
+        runs = [run for run in self.finished if run.seed in self.scored]
+        return {name: statistics.fmean(r.costs[name] for r in runs) for name in COSTS if runs}
+
+    @property
+    def val(self) -> float | None:
+        """Dice per image of val, as a mean over finished runs; None where one has none."""
+        values = [run.values.get("val/dice_per_image") for run in self.finished]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if values and len(known) == len(values) else None
+
+    @property
+    def monitor(self) -> str:
+        """The metric of val whose curve is drawn."""
+        monitor = self.settings.get("monitor", "")
+        return monitor if monitor.startswith("val/") else DEFAULT_MONITOR
+
+    @property
+    def protocol_key(self) -> frozenset[tuple[str, str]]:
+        """What decides which cases are tested, and so which seeds and folds rows should share."""
+        if "protocol" not in self.settings:  # without a config it is unknown
+            return frozenset({("row", str(id(self)))})
+        prefixes = ("protocol", "run", "data.root", "data.cases.", "data.split.")
+        return frozenset(
+            (key, value)
+            for key, value in self.settings.items()
+            if key.startswith(prefixes) and key != "data.split.val"
+        )
+
+
+def make_single_row(run: Run) -> Row:
+    """Make the row of a run whose test cases are scored."""
+    return Row(run.settings, {(run.seed, run.fold): run}, {run.seed: run.tested}, [run.fold])
