@@ -284,7 +284,9 @@ def difference(first: Path, second: Path, metrics: Sequence[str]) -> None:
     for metric in metrics:
         a, b = per_case(first, metric), per_case(second, metric)
         tests.append(paired_test(np.array([b[id] - a[id] for id in a])))
-    for metric, test, corrected in zip(metrics, tests, correct_holm([t.p for t in tests]), strict=True):
+    for metric, test, corrected in zip(
+        metrics, tests, correct_holm([t.p for t in tests]), strict=True
+    ):
         sure = corrected < 0.05 and not test.low <= 0 <= test.high
         verdict = "a difference" if sure else "not decided"
         print(
