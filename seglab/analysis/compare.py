@@ -15,11 +15,11 @@ from seglab.analysis.notes import (
 )
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
 from seglab.analysis.rows import Row, Score, format_score
-from seglab.analysis.statistics import PER_IMAGE
 from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic, write_csv
 from seglab.metrics.names import DEFAULT_METRICS, METRICS
+from seglab.metrics.scores import PER_IMAGE
 from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs, read_curve
 
 # Columns after the metrics: headings, and formats of `COSTS`.

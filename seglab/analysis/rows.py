@@ -11,13 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seglab.analysis.statistics import (
-    calibration_error,
-    intervals,
-    mean_terms,
-    ratio_of_sums,
-    score_terms,
-)
+from seglab.analysis.statistics import intervals
+from seglab.metrics.scores import calibration_error, mean_terms, ratio_of_sums, score_terms
 from seglab.runs.records import COSTS, STATUSES, Case, CaseCounts, Run
 
 DEFAULT_MONITOR = "val/dice_per_image_net"  # drawn for runs that monitor no value of val
@@ -197,11 +192,10 @@ class Row:
         # Runs store calibration of all cases together, so it cannot be averaged case by case.
         if not self.finished or not (self.complete or len(self.scored) == 1):
             return {}
-        counts = [
-            sum(run.calibration for run in self.finished if run.seed == seed)
-            for seed in self.scored
+        by_seed = [
+            [run.calibration for run in self.finished if run.seed == seed] for seed in self.scored
         ]
-        return {"ece": [calibration_error(own) for own in counts]}
+        return {"ece": [calibration_error(np.array(counts).sum(0)) for counts in by_seed]}
 
     def by_case(self, metric: str) -> dict[Case, float]:
         """A per-image metric of each case, averaged over seeds and classes."""

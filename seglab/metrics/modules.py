@@ -10,7 +10,7 @@ from torchmetrics import Metric, MetricCollection
 
 from seglab.metrics.scores import (
     CALIBRATION_BINS,
-    METRICS,
+    COUNT_METRICS,
     PROBABILITY_UNIT,
     calibration_error,
     class_metrics,
@@ -24,7 +24,7 @@ class SegmentationScore(Metric):
     """One of the scores of `seglab.metrics.scores`, accumulated as counts of each image.
 
     Args:
-        name: One of `METRICS`.
+        name: One of `COUNT_METRICS`.
         threshold: Probability above which a pixel is lesion; not used with several classes.
         class_index: With several classes the one that is scored against the rest; None for the
             mean over all but background.
@@ -125,7 +125,7 @@ def segmentation_metrics(
         classes: One class name, or several of which the first is background.
     """
     metrics: dict[str, Metric | MetricCollection] = {
-        name: SegmentationScore(name, threshold) for name in METRICS
+        name: SegmentationScore(name, threshold) for name in COUNT_METRICS
     }
     for name, (metric, class_index) in class_metrics(classes).items():
         metrics[name] = SegmentationScore(metric, threshold, class_index)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-METRICS = (
+COUNT_METRICS = (
     "pixel_accuracy",
     "iou_per_image",
     "dice_per_image",
@@ -70,7 +70,7 @@ def score_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
             an image was not tested, and it then adds nothing.
 
     Returns:
-        For each name in `METRICS` float64 (..., 2): terms of the numerator and the denominator.
+        For each name in `COUNT_METRICS` float64 (..., 2): terms of numerator and denominator.
     """
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
     pixels = tp + fp + fn + tn
@@ -133,7 +133,7 @@ def scores(counts: np.ndarray) -> dict[str, float]:
         counts: int64 (N, 4) of `confusion_counts`, N >= 1.
 
     Returns:
-        For each name in `METRICS` a value in [0, 1]. `iou_per_image`, `dice_per_image` and
+        For each name in `COUNT_METRICS` a value in [0, 1]. `iou_per_image`, `dice_per_image` and
         `thresholded_iou` are means over images; the others are computed from the sum of all
         confusion matrices. A ratio of nothing to nothing is 1.
     """
@@ -152,7 +152,7 @@ def class_scores(counts: np.ndarray) -> dict[str, float]:
         is the share of all pixels whose class is right, background included.
     """
     by_class = [scores(counts[:, k]) for k in range(1, counts.shape[1])]
-    values = {name: mean([scored[name] for scored in by_class]) for name in METRICS}
+    values = {name: mean([scored[name] for scored in by_class]) for name in COUNT_METRICS}
     correct, pixels = int(counts[..., 0].sum()), int(counts[:, 0].sum())
     return values | {"pixel_accuracy": correct / pixels}
 
@@ -198,7 +198,7 @@ def network_metric_names(classes: Sequence[str]) -> list[str]:
         classes: Class names. With several, of which the first is background, there are Dice and
             IoU of every other class too, such as `dice_per_image_lesion_net`.
     """
-    names = [*METRICS, *class_metrics(classes), "ece"]
+    names = [*COUNT_METRICS, *class_metrics(classes), "ece"]
     return [f"{name}_net" for name in names]
 
 

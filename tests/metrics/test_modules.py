@@ -29,7 +29,7 @@ from seglab.metrics.modules import (
     segmentation_metrics,
 )
 from seglab.metrics.scores import (
-    METRICS,
+    COUNT_METRICS,
     calibration_counts,
     calibration_error,
     class_counts,
@@ -92,7 +92,7 @@ def collected(
 
 def test_names_say_the_stage_and_the_size() -> None:
     metrics = segmentation_metrics(0.5)
-    names = [f"{name}_net" for name in (*METRICS, "ece")]
+    names = [f"{name}_net" for name in (*COUNT_METRICS, "ece")]
     assert sorted(metrics.keys()) == sorted(network_metric_names(["lesion"])) == sorted(names)
     val = metrics.clone(prefix="val/")
     assert sorted(val.keys()) == sorted(f"val/{name}" for name in names)

@@ -23,7 +23,7 @@ from torchmetrics.functional.classification import (
 from torchmetrics.functional.segmentation import dice_score, mean_iou
 
 from seglab.metrics.scores import (
-    METRICS,
+    COUNT_METRICS,
     calibration_counts,
     calibration_error,
     class_counts,
@@ -98,7 +98,7 @@ def test_confusion_counts_by_hand() -> None:
 @given(mask_pairs())
 def test_scores_are_those_of_sets(pair: tuple[np.ndarray, np.ndarray]) -> None:
     values = scores(count(*pair))
-    assert tuple(values) == METRICS
+    assert tuple(values) == COUNT_METRICS
     assert values == pytest.approx(by_hand(*pair), rel=1e-12, abs=0)
     assert all(0 <= value <= 1 for value in values.values())
 
@@ -191,7 +191,7 @@ def test_terms_score_every_subset() -> None:
     counts = np.random.default_rng(0).integers(1, 10_000, (2, 3, 6, 4))
     counts[1, 2, 4:] = 0  # two images that were not tested
     every = score_terms(counts)
-    assert tuple(every) == METRICS
+    assert tuple(every) == COUNT_METRICS
     for i, j in np.ndindex(2, 3):
         alone = scores(counts[i, j, :4] if (i, j) == (1, 2) else counts[i, j])
         assert {name: ratio_of_sums(terms[i, j]) for name, terms in every.items()} == alone
