@@ -25,7 +25,7 @@ from seglab.core.errors import InputError, one_line_errors
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from seglab.training.train import Components
+    from seglab.training.build import Components
 
 # What is heavy is imported where it is used: --help need not wait for it, and the recipe's
 # processes import nothing that they do not use.
@@ -387,7 +387,8 @@ def _build(s: Settings) -> Components:
     from seglab.config import check_config
     from seglab.core.memory import keep_freed_memory
     from seglab.runs.overrides import quote_value
-    from seglab.training import train
+    from seglab.training.build import build
+    from seglab.training.train import seed_everything
 
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -396,8 +397,8 @@ def _build(s: Settings) -> Components:
     more = [*limits, f"trainer.max_epochs={s['rounds'] + 2}", f"run_dir={quote_value(run_dir)}"]
     with initialize_config_dir(str(SCRIPTS.parent / "conf"), version_base="1.3"):
         config = check_config(compose("train", [*_overrides(s), *more]))
-    train.seed_everything(config["seed"])
-    return train.build(config, run_dir)
+    seed_everything(config["seed"])
+    return build(config, run_dir)
 
 
 def _batches(parts: Components, s: Settings) -> Iterator[dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +79,7 @@ def score_cases(
     threshold: float,
     name: str = "scoring",
     postprocessing: Mapping[str, bool] = {},
+    on_case: Callable[[Case, np.ndarray, np.ndarray, list[dict[str, Any]]], None] | None = None,
 ) -> Scored:
     """Scores cases against their untouched masks.
 
@@ -89,6 +90,8 @@ def score_cases(
         name: For the progress bar.
         postprocessing: Of the masks, as in `seglab.inference.postprocessing.predicted_mask`; calibration is that of the
             probabilities all the same.
+        on_case: Called after each case with the case, its probabilities (C, H, W), its predicted
+            mask (H, W) and its rows.
 
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
@@ -119,6 +122,8 @@ def score_cases(
                     **boundary,
                 }
             )
+        if on_case is not None:
+            on_case(case, prob, pred, rows[-len(classes.numbers) :])
     # fsum is exactly rounded, so the order of the cases does not matter.
     by_class = {
         class_name: scores(np.stack(counts[number]))

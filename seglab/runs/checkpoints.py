@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from seglab.core.errors import InputError
-from seglab.core.files import write_atomic
+from seglab.core.files import PARTIAL, write_atomic
 from seglab.data.classes import make_classes
 from seglab.runs.loading import ALLOWED_TARGETS, check_archive, check_targets
 
@@ -72,6 +73,22 @@ class SealedCheckpoints(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint."""
         Path(path).unlink(missing_ok=True)
+
+
+def link_checkpoint(source: Path, target: Path) -> None:
+    """Makes `target` the same file as `source`, atomically; a copy where links are not possible.
+
+    Raises:
+        OSError: It cannot be written; what was there stays.
+    """
+    link = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    try:
+        os.link(source, link)
+        link.replace(target)
+    except OSError:
+        write_atomic(target, source.read_bytes())
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

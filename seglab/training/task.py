@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -15,13 +14,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 
-from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
+from seglab.core.errors import InputError
 from seglab.core.validation import check_number
 from seglab.data.classes import ONE_CLASS
 from seglab.inference.predictor import probabilities
 from seglab.metrics.modules import PerImageMean, segmentation_metrics
 
-STAGES = ("train", "val", "test")
+STAGES = ("train", "val")
 
 
 class SegmentationTask(LightningModule):
@@ -106,10 +105,6 @@ class SegmentationTask(LightningModule):
         """Scores a batch of val."""
         self._step(batch, batch_idx, "val")
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores a batch of test."""
-        self._step(batch, batch_idx, "test")
-
     def on_validation_start(self) -> None:
         """All devices score one network."""
         self.share_buffers()
@@ -154,9 +149,8 @@ class SegmentationTask(LightningModule):
         logits = self(batch["image"]).float()  # loss and metrics in float32 under autocast too
         loss = self.loss(logits, batch["mask"])
         if not torch.isfinite(loss).all():
-            epoch = "" if stage == "test" else f", epoch {self.current_epoch + 1}"
             raise InputError(
-                f"loss is {loss.mean().item()} in {stage}{epoch}, batch "
+                f"loss is {loss.mean().item()} in {stage}, epoch {self.current_epoch + 1}, batch "
                 f"{batch_idx + 1} of {', '.join(batch['id'])}; checkpoints/last.ckpt keeps the "
                 "last good epoch, if any; lower task.optimizer.lr, or look at these cases"
             )
@@ -165,10 +159,8 @@ class SegmentationTask(LightningModule):
         metrics.update(probabilities(logits.detach()), batch["mask"])
         mean_loss.update(loss)
         values = {**dict(metrics.items()), f"{stage}/loss": mean_loss}
-        # Of train and val the run's recorder logs what it writes down. Of a sweep's jobs nobody
-        # sees the test beside the curves that a choice is made by.
-        logger = stage == "test" and SWEEP_JOB_VARIABLE not in os.environ
-        self.log_dict(values, logger=logger, on_step=False, on_epoch=True, batch_size=len(loss))
+        # RunRecorder logs what it writes to metrics.csv.
+        self.log_dict(values, logger=False, on_step=False, on_epoch=True, batch_size=len(loss))
         return loss.mean()
 
 

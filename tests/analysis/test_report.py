@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.tiny import Ended, write_tiny_classes, write_tiny_ph2
+from helpers.tiny import Ended, skip_figures, write_tiny_classes, write_tiny_ph2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -44,8 +44,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 @pytest.fixture(autouse=True)
 def few_resamples_and_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "RESAMPLES", 99)
-    for name in ("_draw_pairs", "_draw_predictions", "save_curves"):  # they take half the time
-        monkeypatch.setattr(f"seglab.training.train.{name}", lambda *args: None)
+    skip_figures(monkeypatch)
 
 
 @pytest.fixture(scope="session")

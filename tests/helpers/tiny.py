@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
@@ -115,6 +116,16 @@ def written(out: Path) -> dict[str, np.ndarray]:
         file.relative_to(out).as_posix(): np.asarray(Image.open(file))
         for file in sorted(out.rglob("*.png"))
     }
+
+
+def skip_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets train() draw no figures, which take most of a tiny run's time."""
+    for name in ("draw_training_pairs", "save_curves"):
+        monkeypatch.setattr(f"seglab.training.train.{name}", lambda *args: None)
+    for name in ("add", "save"):
+        monkeypatch.setattr(
+            f"seglab.training.case_pictures.CasePictures.{name}", lambda *args: None
+        )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:

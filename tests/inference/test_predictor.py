@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import skimage.measure
 import torch
-from helpers.tiny import Ended, write_ph2_case
+from helpers.tiny import Ended, skip_figures, write_ph2_case
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from omegaconf import DictConfig, OmegaConf
 
-import seglab.training.train
+import seglab.training.case_pictures
+import seglab.training.summary
 from seglab.config import OFF, Inference, check_values, differences
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
@@ -391,7 +392,7 @@ def test_the_worst_cases_come_first(
     def save(path: Path, columns: Any, names: Any, **_: Any) -> None:
         figures[path.name] = columns, names
 
-    monkeypatch.setattr(seglab.training.train, "save_cases", save)
+    monkeypatch.setattr(seglab.training.case_pictures, "save_cases", save)
     run = tmp_path / "run"
     split = ["data.split.test=0.6", "data.split.val=0.2", "trainer.max_epochs=1"]
     train(tiny_config(run, *PLAIN, *split, "inference.fill_holes=true"))
@@ -438,13 +439,13 @@ def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
     tmp_path: Path,
 ) -> None:
     run, command = tmp_path / "run", [*PLAIN, *ON4]
-    monkeypatch.setattr(seglab.training.train, "_draw_predictions", lambda *args: None)
+    skip_figures(monkeypatch)
     with monkeypatch.context() as patched:
 
         def stop(*args: Any, **kwargs: Any) -> Any:
             raise KeyboardInterrupt
 
-        patched.setattr(seglab.training.train, name, stop)
+        patched.setattr(seglab.training.summary, name, stop)
         assert tiny_train(run, *command).code == 130
     stored = read_checkpoint(run / "checkpoints" / "best.ckpt")["seglab"]["threshold"]
     assert (stored == 0.5) == (name != "score_cases")

@@ -32,6 +32,7 @@ from helpers.tiny import (
     Process,
     end_of,
     fill,
+    skip_figures,
     state_of,
     wait_until,
 )
@@ -104,8 +105,7 @@ def files_of(run: Path) -> dict[str, tuple[bytes, int]]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pictures: they take most of a tiny run's time, and nothing here looks at them."""
-    for name in ("_draw_pairs", "_draw_predictions", "save_curves"):
-        monkeypatch.setattr(seglab.training.train, name, lambda *args: None)
+    skip_figures(monkeypatch)
     for name, cached in _PROVENANCE.items():
         monkeypatch.setattr(provenance, name, cached)
 
@@ -222,7 +222,7 @@ def test_a_run_that_stopped_early_trains_no_further(
             train(tiny_config(run, *STOPS_EARLY))
     with monkeypatch.context() as patched:
         patched.setattr(
-            seglab.training.train, "_score", lambda *a: os.kill(os.getpid(), signal.SIGINT)
+            seglab.training.train, "score_run", lambda *a: os.kill(os.getpid(), signal.SIGINT)
         )
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(run, *STOPS_EARLY))
@@ -619,7 +619,7 @@ def assert_interrupted(ended: Ended, signum: int, run: Path) -> None:
 # In a fresh cache an image is opened to be hashed, to be cached, to be scored; one of val also, in
 # between, for the threshold.
 MOMENTS: dict[str, tuple[Any, ...]] = {
-    "writes its last checkpoint": ("fsync", "last.ckpt", 3),
+    "writes its last checkpoint": ("fsync", "last.ckpt"),
     "scores a test case": ("open", "TEST.bmp", 3),
     "writes its threshold": ("os.rename", "best.ckpt", 3),
     "has written its threshold": ("open", "VAL.bmp", 4),

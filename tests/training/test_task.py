@@ -117,6 +117,11 @@ def trainer_of(epochs: int = 1, **settings: Any) -> Trainer:
     )
 
 
+def validated(trainer: Trainer, task: SegmentationTask, parts: list[Batch]) -> dict[str, float]:
+    trainer.validate(task, Loader(parts), verbose=False)
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
 def pixelwise(bias: float = 0.0) -> nn.Module:
     """Logits from each pixel alone, and not far from right."""
     net = nn.Conv2d(3, 1, 1)
@@ -149,8 +154,6 @@ def test_each_stage_logs_the_documented_names() -> None:
     trainer.fit(task, Loader(batches(0)), Loader(batches(1)))
     fitted = {f"{stage}/{name}" for stage in ("train", "val") for name in NAMES}
     assert set(trainer.callback_metrics) == fitted
-    trainer.test(task, Loader(batches(2)), verbose=False)
-    assert set(trainer.callback_metrics) == {f"test/{name}" for name in NAMES}
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.35])
@@ -158,7 +161,7 @@ def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
     rows, net = Rows(), pixelwise()
     task = SegmentationTask(net, bce, still, threshold=threshold)
     trainer = trainer_of(2, callbacks=[rows])
-    train, val, test = [batches(0), batches(1)], [batches(2), batches(3)], batches(4)
+    train, val, others = [batches(0), batches(1)], [batches(2), batches(3)], batches(4)
     trainer.fit(task, Loader(*train), Loader(*val))
     for epoch in range(2):
         hand = expected(net, train[epoch], "train", threshold)
@@ -167,12 +170,12 @@ def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
         assert 0 < hand["val/dice_per_image_net"] < 1
         assert hand["val/dice_per_image_net"] != hand["val/dice_pooled_net"]
     assert rows.rows[0] != close(rows.rows[1])
-    (values,) = trainer.test(task, Loader(test), verbose=False)
-    assert values == close(expected(net, test, "test", threshold))
+    values = validated(trainer, task, others)
+    assert values == close(expected(net, others, "val", threshold))
     # Nor does it matter how the images come in batches.
-    image, mask = joined(test)
+    image, mask = joined(others)
     whole = [{"image": image, "mask": mask, "id": ["x"] * 7}]
-    (again,) = trainer.test(task, Loader(whole), verbose=False)
+    again = validated(trainer, task, whole)
     assert again == pytest.approx(values, abs=1e-7)
 
 
@@ -187,8 +190,8 @@ def test_the_logged_loss_is_the_exact_mean_over_images() -> None:
     task, trainer = SegmentationTask(pixelwise(), loss, still), trainer_of()
     for seed in range(5):
         values.clear()
-        (logged,) = trainer.test(task, Loader(batches(seed)), verbose=False)
-        assert logged["test/loss"] == math.fsum(values) / 7
+        logged = validated(trainer, task, batches(seed))
+        assert logged["val/loss"] == math.fsum(values) / 7
 
 
 def test_val_values_are_those_of_the_weights_after_the_epoch() -> None:
@@ -225,8 +228,6 @@ def test_the_network_trains_in_training_alone() -> None:
     trainer = trainer_of()
     trainer.fit(task, Loader(batches(0)), Loader(batches(1)))
     assert modes == [(True, True)] * 3 + [(False, False)] * 3
-    trainer.test(task, Loader(batches(2)), verbose=False)
-    assert modes[6:] == [(False, False)] * 3
 
 
 @pytest.mark.parametrize("pixel, loss", [(float("nan"), "nan"), (-5e37, "inf")])
@@ -246,17 +247,12 @@ def test_a_loss_that_is_no_number_names_epoch_and_cases(pixel: float, loss: str)
     assert all(p.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("stage", ["val", "test"])
-def test_a_bad_loss_in_another_stage_is_named_too(stage: str) -> None:
+def test_a_bad_loss_in_val_is_named_too() -> None:
     task = SegmentationTask(pixelwise(), bce, still)
     bad = batches(1)
     bad[0]["image"][0] = float("nan")
-    where = "val, epoch 1" if stage == "val" else "test"
-    with pytest.raises(InputError, match=f"^loss is nan in {where}, batch 1 of S1B0I0, "):
-        if stage == "val":
-            trainer_of().fit(task, Loader(batches(0)), Loader(bad))
-        else:
-            trainer_of().test(task, Loader(bad), verbose=False)
+    with pytest.raises(InputError, match=r"^loss is nan in val, epoch 1, batch 1 of S1B0I0, "):
+        trainer_of().fit(task, Loader(batches(0)), Loader(bad))
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 0.0, 1.0, -0.5, 50, float("nan")])
@@ -330,9 +326,7 @@ def test_the_average_is_that_of_the_steps(batches_a_step: int, tmp_path: Path) -
     mean = deepcopy(task.used_net).eval()
     logged = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
     assert logged == close(expected(mean, val, "val", 0.5))
-    (values,) = trainer.test(task, Loader(val), verbose=False)
-    assert values == close(expected(mean, val, "test", 0.5))
-    assert values != close(expected(net.eval(), val, "test", 0.5))
+    assert logged != close(expected(net.eval(), val, "val", 0.5))
     model = {"_target_": "seglab.networks.UNet", "width": 2, "depth": 2}
     metadata = {"classes": ["lesion"], "split_hash": "", "threshold": 0.5}
     metadata["config"] = {"data": {"size": 8}, "model": model}

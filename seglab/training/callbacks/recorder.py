@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from seglab.core.errors import InputError
 from seglab.core.files import write_csv
 from seglab.core.signals import Interrupts
+from seglab.runs.checkpoints import link_checkpoint
 from seglab.runs.paths import RunPaths
 
 
@@ -123,9 +124,7 @@ class RunRecorder(Checkpoint):
         self._stopped = trainer.should_stop
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if self.best_epoch == epoch:
-            trainer.save_checkpoint(self.paths.best_checkpoint)
-        trainer.save_checkpoint(self.paths.last_checkpoint)
+        self._save_checkpoints(trainer, is_best=self.best_epoch == epoch)
         if trainer.is_global_zero:
             self.write_rows()
         self._raise_if_signalled(trainer)
@@ -166,6 +165,12 @@ class RunRecorder(Checkpoint):
         """Restores the rows and counts."""
         self.rows = list(state_dict["rows"])
         self.images, self.train_seconds = state_dict["images"], state_dict["train_seconds"]
+
+    def _save_checkpoints(self, trainer: Trainer, is_best: bool) -> None:
+        best, last = self.paths.best_checkpoint, self.paths.last_checkpoint
+        trainer.save_checkpoint(best if is_best else last)
+        if is_best and trainer.is_global_zero:
+            link_checkpoint(best, last)
 
     def _check_finite(self, epoch: int, metrics: dict[str, float], module: LightningModule) -> None:
         names = [name for name, value in metrics.items() if not math.isfinite(value)]

@@ -1,0 +1,188 @@
+"""Builds the data, the task and the trainer of a run, and checks that they fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import ProgressBar
+
+from seglab.core.errors import InputError
+from seglab.core.signals import Interrupts
+from seglab.data.datamodule import SegmentationDataModule
+from seglab.networks import EncoderUNet
+from seglab.runs.checkpoints import SealedCheckpoints
+from seglab.training.callbacks.recorder import RunRecorder
+from seglab.training.task import SegmentationTask
+
+
+@dataclass(frozen=True)
+class Components:
+    """The objects that a config describes."""
+
+    data: SegmentationDataModule
+    task: SegmentationTask
+    trainer: Trainer
+    recorder: RunRecorder
+
+
+def build(
+    config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None = None
+) -> Components:
+    """Builds the components of a run. Reads the data, writes nothing but its cache.
+
+    Args:
+        config: Checked and resolved, plain containers (`check_config`).
+        run_dir: Directory that the recorder writes to.
+        interrupts: Signals that stop training; None for no signals.
+
+    Raises:
+        InputError: The data is bad, or network, loss, optimizer, devices and data do not fit.
+    """
+    with _naming("model"):
+        net = instantiate(config["model"])
+        if isinstance(net, EncoderUNet):
+            net.load_weights()
+    data = instantiate(config["data"])
+    with _naming("task"):
+        task = instantiate(config["task"], net=net, classes=data.classes.names)
+    check_network(task, data)
+    check_loss(task, data)
+    with _naming("task.optimizer or task.lr_scheduler"):
+        task.configure_optimizers()
+    data.setup()
+    check_val(data, config)
+    metadata = {
+        "config": config,
+        "classes": [*data.classes.names],
+        "colours": None if data.classes.colours is None else [*data.classes.colours],
+        "threshold": config["task"]["threshold"],
+        "normalisation": "images / 255",
+        "split_hash": data.split.hash,
+    }
+    recorder = RunRecorder(
+        run_dir, metadata, config["monitor"], config["monitor_mode"], interrupts or Interrupts()
+    )
+    trainer = build_trainer(config, recorder)
+    check_devices(trainer, data)
+    return Components(data, task, trainer, recorder)
+
+
+def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
+    """Builds the trainer with the config's callbacks and logger, and the recorder."""
+    callbacks = [c for c in instantiate(config["callbacks"] or {}).values() if c is not None]
+    # The bar shows what the others log.
+    callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))
+    plugins: list[Any] = [SealedCheckpoints()]
+    if SLURMEnvironment.detect():
+        # SLURM's own --requeue starts the same command again, which resumes the run.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    # Part of torch's determinism, to find mistakes in operators: it writes each tensor twice.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return instantiate(
+        config["trainer"],
+        callbacks=[*callbacks, recorder],
+        logger=instantiate(config["logger"]) if config["logger"] else False,
+        plugins=plugins,
+        default_root_dir=str(recorder.paths.folder),
+    )
+
+
+@torch.no_grad()
+def check_network(task: SegmentationTask, data: SegmentationDataModule) -> None:
+    """Passes one blank image through the network, before any data is read.
+
+    Raises:
+        InputError: The network cannot take it, or returns logits of another shape.
+    """
+    size, names = data.size, data.classes.names
+    with _naming(f"model: cannot take an image of (1, 3, {size}, {size})"):
+        logits = task.eval()(torch.zeros(1, 3, size, size))
+    task.train()
+    if tuple(logits.shape) != (1, len(names), size, size):
+        raise InputError(
+            f"model: gives {tuple(logits.shape)} for an image of (1, 3, {size}, {size}); expected "
+            f"logits of (1, {len(names)}, {size}, {size}) for data.classes, {', '.join(names)}"
+            "; give the network as many channels, as conf/model does"
+        )
+
+
+@torch.no_grad()
+def check_loss(task: SegmentationTask, data: SegmentationDataModule) -> None:
+    """Computes the loss of one blank image.
+
+    Raises:
+        InputError: The loss cannot take logits and mask, or returns another shape than (1,).
+    """
+    shape = (1, len(data.classes.names), data.size, data.size)
+    with _naming("task.loss: cannot take logits and mask"):
+        loss = task.loss(torch.zeros(shape), torch.zeros(1, 1, *shape[2:]))
+    if tuple(loss.shape) != (1,):
+        raise InputError(
+            f"task.loss: gives {tuple(loss.shape)} for one image; expected one value an image, (1,)"
+        )
+
+
+def check_val(data: SegmentationDataModule, config: dict[str, Any]) -> None:
+    """Checks that a split from a file has val cases where something is chosen on val.
+
+    Raises:
+        InputError: It has none.
+    """
+    if data.split.val:
+        return
+    file = data.split_settings["file"]
+    if (config["monitor"] or "").startswith("val/"):
+        raise InputError(
+            f"data.split.file={file}: holds no val to take monitor={config['monitor']} from; add "
+            "some, or set monitor=null"
+        )
+    if config["inference"]["tune_threshold"]:
+        raise InputError(
+            f"data.split.file={file}: holds no val for inference.tune_threshold=true; add some, "
+            "or set it to false"
+        )
+
+
+def check_devices(trainer: Trainer, data: SegmentationDataModule) -> None:
+    """Checks that every device gets its share of each batch and of each subset.
+
+    Raises:
+        InputError: There are too many devices.
+    """
+    world = trainer.world_size
+    if data.batch_size % world:
+        raise InputError(
+            f"data.batch_size={data.batch_size}: expected a multiple of the {world} devices"
+        )
+    for subset in ("train", "val", "test"):
+        n = len(data.subset_indices(subset))
+        if 0 < n < world:
+            raise InputError(
+                f"trainer.devices={world}: {subset} has {n} cases; expected at least one a device, "
+                "use fewer devices or hold out more cases"
+            )
+
+
+@contextmanager
+def _naming(subject: str) -> Iterator[None]:
+    """Turns what a library refuses a value with into an InputError about `subject`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (InstantiationException, RuntimeError, TypeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, InputError):
+            raise cause from error
+        if not isinstance(cause, RuntimeError | TypeError | ValueError | ImportError):
+            raise
+        raise InputError(f"{subject}: {cause}") from error

@@ -1,0 +1,144 @@
+"""Scores a trained network at native resolution, and writes tables, figures and the summary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seglab.analysis.figures import colorize_mask, save_cases
+from seglab.config import Inference
+from seglab.core.errors import InputError
+from seglab.core.files import read_json, write_csv
+from seglab.data.datamodule import SegmentationDataModule
+from seglab.data.splits import read_split
+from seglab.inference.predictor import make_predictor, tune_threshold
+from seglab.inference.scoring import baseline_predictors, score_cases
+from seglab.networks.cost import multiply_adds
+from seglab.runs.checkpoints import load_network, set_threshold
+from seglab.runs.loading import list_modules
+from seglab.runs.paths import RunPaths
+from seglab.training.case_pictures import CasePictures
+
+log = logging.getLogger(__name__)
+
+TRAINING_PAIRS = 5
+
+
+def score_run(
+    paths: RunPaths,
+    config: Mapping[str, Any],
+    data: SegmentationDataModule,
+    rows: Sequence[Mapping[str, Any]],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Scores val and test with best.ckpt, read back from disk, and the baselines.
+
+    Writes test_cases.csv, baseline_cases.csv and figures, and a tuned threshold into best.ckpt.
+
+    Args:
+        paths: Paths of the run directory.
+        config: Resolved, plain containers.
+        data: Set up.
+        rows: Rows of metrics.csv.
+        device: Where to compute.
+
+    Returns:
+        The content of summary.json but for times.
+    """
+    net, metadata = load_network(paths.best_checkpoint, trust=list_modules(config))
+    inference = Inference(**config["inference"])
+    postprocessing = inference.postprocessing
+    predict = make_predictor(net, data.size, device, inference.tta)
+    val_cases, test_cases = data.subset_cases("val"), data.subset_cases("test")
+    threshold, best_epoch = config["task"]["threshold"], metadata["epoch"]
+    if inference.tune_threshold:
+        threshold = tune_threshold(predict, val_cases, threshold, postprocessing)
+        # Whoever uses the checkpoint alone must know it. A run that is killed before or after
+        # this and goes on chooses the same threshold again.
+        set_threshold(paths.best_checkpoint, threshold)
+    val: dict[str, float] = {}
+    if val_cases:
+        val = score_cases(predict, val_cases, threshold, "scoring val", postprocessing).values
+        val |= {
+            name.removeprefix("val/"): value
+            for name, value in rows[best_epoch - 1].items()
+            if name.startswith("val/") and name.endswith("_net")
+        }
+    pictures = CasePictures(data.classes)
+    test = score_cases(
+        predict, test_cases, threshold, "scoring test", postprocessing, on_case=pictures.add
+    )
+    write_csv(paths.test_cases, test.rows)
+    pictures.save(paths.figures)
+    return {
+        "val": val,
+        "test": test.values,
+        "baselines": score_baselines(paths, data),
+        "calibration": {"test": test.calibration.tolist()},
+        **({"classes": test.classes} if test.classes else {}),
+        "best_epoch": best_epoch,
+        "threshold": threshold,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "multiply_adds": multiply_adds(net, data.size),
+    }
+
+
+def score_baselines(paths: RunPaths, data: SegmentationDataModule) -> dict[str, dict[str, float]]:
+    """Scores the trivial baselines on the test cases, and writes baseline_cases.csv."""
+    masks = data.cache.masks[data.subset_indices("train")]
+    mean_mask = np.stack([(masks == number).mean(0) for number in data.classes.numbers])
+    rows: list[dict[str, Any]] = []
+    values = {}
+    for name, predict in baseline_predictors(mean_mask).items():
+        scored = score_cases(predict, data.subset_cases("test"), 0.5, f"scoring {name}")
+        values[name] = scored.values
+        rows += [{"baseline": name} | row for row in scored.rows]
+    write_csv(paths.baseline_cases, rows)
+    return values
+
+
+def draw_training_pairs(path: Path, data: SegmentationDataModule) -> None:
+    """Draws the first training cases as the network sees them, without augmentation."""
+    rows = data.subset_indices("train")[:TRAINING_PAIRS]
+    columns = {
+        "image": [data.cache.images[row] for row in rows],
+        "mask": [colorize_mask(data.cache.masks[row], data.classes) for row in rows],
+    }
+    save_cases(path, columns, [data.cases[row].id for row in rows], legend=data.classes)
+
+
+def log_summary(paths: RunPaths) -> None:
+    """Logs a short table of the scores of a finished run, and where its files are.
+
+    Raises:
+        InputError: summary.json or splits.json is missing or damaged.
+    """
+    summary, split = read_json(paths.summary), read_split(paths.split)
+    try:
+        columns = {"val": summary["val"]} if summary["val"] else {}
+        columns |= {"test": summary["test"], **summary.get("classes", {}), **summary["baselines"]}
+        widths = {name: max(10, len(name) + 2) for name in columns}
+        lines = [
+            f"native resolution, {len(split.val)} val and {len(split.test)} test cases; "
+            f"weights of epoch {summary['best_epoch']}; baselines on test",
+            f"{'':16}" + "".join(f"{name:>{width}}" for name, width in widths.items()),
+        ]
+        for metric in summary["test"]:
+            cells = [
+                f"{format(values[metric], '.4f') if metric in values else '':>{widths[name]}}"
+                for name, values in columns.items()
+            ]
+            lines.append(f"{metric:16}" + "".join(cells).rstrip())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{paths.summary}: is no summary of this run; restore it") from error
+    lines += [
+        f"run directory  {paths.folder}",
+        f"look at it     tensorboard --logdir {paths.folder}",
+        f"score again    python scripts/evaluate.py {paths.folder}",
+    ]
+    log.info("%s", "\n".join(lines))
