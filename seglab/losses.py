@@ -1,22 +1,19 @@
-"""Losses: from logits and masks to one value an image.
+"""Losses: functions from logits and mask to one value per image.
 
-A loss is a function `(logits, mask) -> loss`: logits float (N, 1, H, W), mask float (N, 1, H, W)
-of 0 and 1, loss float (N,) >= 0. One value an image and not one a batch, so that what is
-reported over a data set does not depend on how it was cut into batches. A weight that makes no
-sense is an `InputError` that names its key, `task.loss.gamma` say.
-
-Of K classes, of which the first is background, logits are float (N, K, H, W) and the mask holds
-class numbers: `cross_entropy` and `cross_entropy_dice` are for these, all others for one class.
+A loss is a function `(logits, mask) -> loss`. Binary losses take logits float (N, 1, H, W) and a
+mask float (N, 1, H, W) of 0 and 1; `cross_entropy` and `cross_entropy_dice` take logits float
+(N, K, H, W) of K classes, the first of which is background, and a mask float (N, 1, H, W) of
+class numbers. The loss is float (N,) >= 0: one value per image and not per batch, so that the
+mean over a data set does not depend on how it was divided into batches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from seglab.core.errors import InputError
-from seglab.core.validation import check_number
 
 
 def bce(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor:
@@ -25,15 +22,16 @@ def bce(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor:
     Args:
         logits: float (N, 1, H, W).
         mask: float (N, 1, H, W) of 0 and 1.
-        lesion_weight: What a lesion pixel counts, where one of background counts 1.
+        lesion_weight: Weight of a lesion pixel; a background pixel has weight 1.
     """
     return _pixel_bce(logits, mask, lesion_weight).flatten(1).mean(1)
 
 
 def double_sigmoid_bce(logits: Tensor, mask: Tensor) -> Tensor:
-    """The recipe's mistake: probabilities handed in as logits, so the sigmoid is taken twice.
+    """Binary cross-entropy with the recipe's mistake, a sigmoid applied twice.
 
-    No pixel falls under ln(1 + 1/e) = 0.313 (lesion) or ln 2 = 0.693 (background).
+    Probabilities are passed as logits. The loss of a pixel cannot fall below
+    ln(1 + 1/e) = 0.313 (lesion) or ln 2 = 0.693 (background).
     """
     return bce(torch.sigmoid(logits), mask)
 
@@ -41,8 +39,8 @@ def double_sigmoid_bce(logits: Tensor, mask: Tensor) -> Tensor:
 def dice(logits: Tensor, mask: Tensor) -> Tensor:
     """1 - soft Dice of each image, after Milletari et al. (V-Net, 2016).
 
-    Theirs squares the probabilities in the denominator; without, it is Dice itself where they are
-    0 and 1, and `tversky` at 1/2 and 1/2. The smoothing is the one of `tversky`.
+    Unlike theirs, the denominator does not square the probabilities, so the value is Dice where
+    they are 0 and 1: `tversky` with weights of 1/2, and smoothed like it.
     """
     return tversky(logits, mask, alpha=0.5, beta=0.5)
 
@@ -53,17 +51,16 @@ def bce_dice(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor
 
 
 def focal(logits: Tensor, mask: Tensor, gamma: float = 2.0, lesion_weight: float = 1.0) -> Tensor:
-    """Focal loss: `bce` in which pixels count less the more they are right (Lin et al. 2017).
+    """Focal loss: `bce` with less weight on pixels that are nearly right (Lin et al. 2017).
 
     Args:
         logits: float (N, 1, H, W).
         mask: float (N, 1, H, W) of 0 and 1.
-        gamma: Power of a pixel's probability of the wrong class, which is its weight; 0 is `bce`.
-        lesion_weight: As in `bce`; the paper's alpha, but for a factor of all pixels, is
+        gamma: A pixel's weight is its probability of the wrong class to this power; 0 is `bce`.
+        lesion_weight: As for `bce`. Up to a factor for all pixels, the paper's alpha is
             `lesion_weight` / (1 + `lesion_weight`).
     """
-    check_number("task.loss.gamma", gamma, float, 0, 10)
-    # From logarithms, for powers below 1 have no slope at 0.
+    # From logarithms, because powers below 1 have no gradient at 0.
     wrong = torch.exp(gamma * F.logsigmoid(logits * (1 - 2 * mask)))
     return (wrong * _pixel_bce(logits, mask, lesion_weight)).flatten(1).mean(1)
 
@@ -71,40 +68,35 @@ def focal(logits: Tensor, mask: Tensor, gamma: float = 2.0, lesion_weight: float
 def tversky(logits: Tensor, mask: Tensor, alpha: float = 0.3, beta: float = 0.7) -> Tensor:
     """1 - soft Tversky index of each image (Salehi et al. 2017, whose best weights are default).
 
-    To the pixels found one is added: nothing beside a lesion, and an empty prediction of an empty
-    mask is right, 0, where 0/0 would be no number.
+    One pixel is added to the true positives, so that an empty prediction of an empty mask has a
+    loss of 0 and not 0/0.
 
     Args:
         logits: float (N, 1, H, W).
         mask: float (N, 1, H, W) of 0 and 1.
-        alpha: What a false positive counts, where a pixel found counts 1.
-        beta: What a false negative counts; more than `alpha` favours sensitivity.
+        alpha: Weight of a false positive; a true positive has weight 1.
+        beta: Weight of a false negative; more than `alpha` favours sensitivity.
     """
-    check_number("task.loss.alpha", alpha, float, 0, 1)
-    check_number("task.loss.beta", beta, float, 0, 1)
-    if alpha == beta == 0:
-        raise InputError("task.loss.alpha=0, task.loss.beta=0: expected one of them above 0")
-    return _overlap_loss(logits, mask, alpha, beta)
+    return _overlap_loss(torch.sigmoid(logits), mask, alpha, beta)
 
 
 def structure(logits: Tensor, mask: Tensor, window: float = 0.088) -> Tensor:
-    """Cross-entropy + 1 - soft IoU, in which pixels near the lesion's border count up to 6 times.
+    """Cross-entropy + 1 - soft IoU with up to 6 times the weight near the lesion's border.
 
-    A pixel counts 1 + 5 |share of lesion in a window around it - mask| (Wei, Wang and Huang,
-    F3Net, 2020). Where the picture ends so does the window, whereas the authors' goes on over
-    background and takes the picture's edge for a border. IoU is smoothed as in `tversky`.
+    A pixel's weight is 1 + 5 |mean of the mask in a window around it - mask| (Wei, Wang and
+    Huang, F3Net, 2020). Windows end at the image's edge; the authors pad with background, which
+    makes the edge a border. IoU is smoothed like `tversky`.
 
     Args:
         logits: float (N, 1, H, W).
         mask: float (N, 1, H, W) of 0 and 1.
-        window: The window's edge as a share of the picture's shorter one, made odd in pixels: the
-            authors' 31 at 352 px, 11 at 128, 23 at 256.
+        window: Edge of the window as a share of the image's shorter edge, rounded to an odd number
+            of pixels: the authors' 31 at 352 px, 11 at 128, 23 at 256.
     """
-    check_number("task.loss.window", window, float, 0, 1)
     radius = int(window * min(mask.shape[-2:]) / 2)
     weight = 1 + 5 * (_window_mean(mask, radius) - mask).abs()
     weighted = (weight * _pixel_bce(logits, mask)).flatten(1).sum(1) / weight.flatten(1).sum(1)
-    return weighted + _overlap_loss(logits, mask, alpha=1, beta=1, weight=weight)
+    return weighted + _overlap_loss(torch.sigmoid(logits), mask, 1, 1, weight)
 
 
 def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
@@ -114,69 +106,69 @@ def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
         logits: float (N, K, H, W), K >= 2.
         mask: float (N, 1, H, W) of class numbers, 0 to K - 1.
     """
-    _check_classes(logits, is_multiclass=True)
     return F.cross_entropy(logits, mask[:, 0].long(), reduction="none").flatten(1).mean(1)
 
 
 def cross_entropy_dice(logits: Tensor, mask: Tensor) -> Tensor:
-    """`cross_entropy` + 1 - soft Dice, the mean over all classes but background.
+    """`cross_entropy` + 1 - soft Dice, averaged over all classes but background.
 
-    As in nnU-Net (Isensee et al. 2021). Dice is smoothed as in `tversky`.
+    As in nnU-Net (Isensee et al. 2021). Dice is smoothed like `tversky`.
 
     Args:
         logits: float (N, K, H, W), K >= 2.
         mask: float (N, 1, H, W) of class numbers, 0 to K - 1.
     """
-    loss = cross_entropy(logits, mask)
     prob = torch.softmax(logits, 1)
     overlaps = [
-        _soft_overlap_loss(prob[:, k : k + 1], (mask == k).to(prob), 0.5, 0.5)
+        _overlap_loss(prob[:, k : k + 1], (mask == k).to(prob), 0.5, 0.5)
         for k in range(1, logits.shape[1])
     ]
-    return loss + torch.stack(overlaps).mean(0)
+    return cross_entropy(logits, mask) + torch.stack(overlaps).mean(0)
 
 
-def _check_classes(logits: Tensor, is_multiclass: bool) -> None:
-    if (logits.shape[1] > 1) != is_multiclass:
-        raise InputError(
-            "task.loss: is for one class, and data.classes names several; expected "
-            "seglab.losses.cross_entropy or cross_entropy_dice"
-            if logits.shape[1] > 1
-            else "task.loss: is for several classes, and data.classes names one; expected "
-            "seglab.losses.bce or another of it"
+BINARY = (bce, bce_dice, dice, double_sigmoid_bce, focal, structure, tversky)
+MULTICLASS = (cross_entropy, cross_entropy_dice)
+
+
+def check_channels(loss: Callable[..., Tensor], channels: int) -> None:
+    """Check that a loss of this module fits the number of logit channels.
+
+    Args:
+        loss: A loss, or a `functools.partial` of one.
+        channels: 1, or the number of classes.
+
+    Raises:
+        ValueError: It is one of `BINARY` for several channels, or of `MULTICLASS` for one.
+    """
+    function = getattr(loss, "func", loss)
+    if function in (BINARY if channels > 1 else MULTICLASS):
+        names = ", ".join(fitting.__name__ for fitting in (MULTICLASS if channels > 1 else BINARY))
+        raise ValueError(
+            f"seglab.losses.{function.__name__} does not fit {channels} channel(s) of logits; "
+            f"expected one of {names}"
         )
 
 
 def _pixel_bce(logits: Tensor, mask: Tensor, lesion_weight: float = 1.0) -> Tensor:
-    """Binary cross-entropy of each pixel."""
-    _check_classes(logits, is_multiclass=False)
-    check_number("task.loss.lesion_weight", lesion_weight, float, 0, 1000)
+    """Return the binary cross-entropy of each pixel."""
     weight = None if lesion_weight == 1 else logits.new_tensor(lesion_weight)
     return F.binary_cross_entropy_with_logits(logits, mask, reduction="none", pos_weight=weight)
 
 
 def _overlap_loss(
-    logits: Tensor, mask: Tensor, alpha: float, beta: float, weight: float | Tensor = 1.0
-) -> Tensor:
-    """What is wrong in each image as a share of it and what is found, (N,); `weight` of pixels."""
-    _check_classes(logits, is_multiclass=False)
-    return _soft_overlap_loss(torch.sigmoid(logits), mask, alpha, beta, weight)
-
-
-def _soft_overlap_loss(
     prob: Tensor, mask: Tensor, alpha: float, beta: float, weight: float | Tensor = 1.0
 ) -> Tensor:
-    """The same, of probabilities (N, 1, H, W)."""
-    found = weight * prob * mask
+    """Return (N,): weighted errors over the sum of true positives, weighted errors and 1."""
+    correct = weight * prob * mask
     wrong = weight * (alpha * prob * (1 - mask) + beta * (1 - prob) * mask)
-    found, wrong = found.flatten(1).sum(1), wrong.flatten(1).sum(1)
-    return wrong / (found + wrong + 1)
+    correct, wrong = correct.flatten(1).sum(1), wrong.flatten(1).sum(1)
+    return wrong / (correct + wrong + 1)
 
 
 def _window_mean(mask: Tensor, radius: int) -> Tensor:
-    """Means over the pixels at most `radius` away in either direction, within the picture.
+    """Return means over the pixels at most `radius` away in each direction, within the image.
 
-    As two products of matrices: on CPUs many times faster than pooling, and exact.
+    Two matrix products are many times faster than pooling on CPUs, and exact.
     """
     rows, columns = (
         ((at[:, None] - at).abs() <= radius).to(mask.dtype)

@@ -1,8 +1,7 @@
-"""Losses: values by hand, one an image; what each promises; the floors of the double sigmoid."""
+"""Losses: values by hand, one per image; their properties; the floors of the double sigmoid."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +16,20 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from seglab import losses
-from seglab.core.errors import InputError
-from seglab.losses import bce, bce_dice, dice, double_sigmoid_bce, focal, structure, tversky
+from seglab.losses import (
+    BINARY,
+    MULTICLASS,
+    bce,
+    bce_dice,
+    check_channels,
+    cross_entropy,
+    cross_entropy_dice,
+    dice,
+    double_sigmoid_bce,
+    focal,
+    structure,
+    tversky,
+)
 from seglab.runs.loading import ALLOWED_TARGETS
 
 # The window of 'structure' is 3 x 3 of the 5 x 7 and 4 x 4 pixels below.
@@ -311,33 +321,39 @@ def test_sure_is_finite_right_or_wrong(lesion: int) -> None:
             assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("loss", "key", "value"),
-    [
-        (bce, "lesion_weight", -1),
-        (bce_dice, "lesion_weight", math.inf),
-        (focal, "lesion_weight", "3"),
-        (focal, "gamma", -1),
-        (focal, "gamma", math.nan),
-        (tversky, "alpha", 1.5),
-        (tversky, "beta", 1.5),
-        (tversky, "beta", None),
-        (structure, "window", -0.1),
-        (structure, "window", 31),
-    ],
-)
-def test_impossible_weights_are_named(loss: Callable[..., Tensor], key: str, value: object) -> None:
-    with pytest.raises(InputError, match=rf"^task\.loss\.{key}={value}: expected a number from 0"):
-        loss(*batch(), **{key: value})
+def test_cross_entropy_by_hand() -> None:
+    logits = torch.zeros(2, 3, 1, 2)
+    logits[0, 1, 0, 0] = math.log(2)  # probabilities 1/4, 1/2, 1/4
+    mask = torch.tensor([[[[1.0, 0.0]]], [[[2.0, 2.0]]]])
+    first = (math.log(2) + math.log(3)) / 2
+    assert cross_entropy(logits, mask).tolist() == pytest.approx([first, math.log(3)])
+    # First image, class 1: correct 1/2, wrong (1/2 + 1/3) / 2; class 2: correct 0, wrong
+    # (1/4 + 1/3) / 2. Second image: correct 0, wrong (2/3) / 2; correct 2/3, wrong (4/3) / 2.
+    overlap = [
+        (5 / 12 / (1 / 2 + 5 / 12 + 1) + 7 / 24 / (7 / 24 + 1)) / 2,
+        (1 / 3 / (1 / 3 + 1) + 2 / 3 / (2 / 3 + 2 / 3 + 1)) / 2,
+    ]
+    expected = [first + overlap[0], math.log(3) + overlap[1]]
+    assert cross_entropy_dice(logits, mask).tolist() == pytest.approx(expected)
 
 
-def test_a_loss_that_counts_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="expected one of them above 0"):
-        tversky(*batch(), alpha=0, beta=0.0)
+def test_two_classes_are_the_binary_loss() -> None:
+    logits, mask = batch()
+    both = torch.cat([torch.zeros_like(logits), logits], 1)
+    torch.testing.assert_close(cross_entropy(both, mask), bce(logits, mask))
+    torch.testing.assert_close(cross_entropy_dice(both, mask), bce_dice(logits, mask))
+
+
+def test_losses_for_another_number_of_channels_are_refused() -> None:
+    for fitting, wrong, channels in ((BINARY, MULTICLASS, 1), (MULTICLASS, BINARY, 3)):
+        for loss in fitting:
+            check_channels(partial(loss), channels)
+        for loss in (*wrong, partial(wrong[0])):
+            with pytest.raises(ValueError, match=f"expected one of {fitting[0].__name__}, "):
+                check_channels(loss, channels)
+    check_channels(lambda logits, mask: mask, 3)
 
 
 def test_stored_configs_may_name_each_loss() -> None:
-    own = [f for f in vars(losses).values() if inspect.isfunction(f)]
-    names = {f.__name__ for f in own if f.__module__ == losses.__name__}
-    public = {name for name in names if not name.startswith("_")}
-    assert ALLOWED_TARGETS["task.loss"] == {f"seglab.losses.{name}" for name in public}
+    names = {f"seglab.losses.{loss.__name__}" for loss in (*BINARY, *MULTICLASS)}
+    assert ALLOWED_TARGETS["task.loss"] == names

@@ -1,4 +1,4 @@
-"""What a forward pass costs."""
+"""Multiply-adds of a forward pass."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from seglab.networks.blocks import reference_ops
+from seglab.networks.fast_conv import reference_ops
 
 
 @torch.no_grad()
 def multiply_adds(net: nn.Module, size: int) -> int:
-    """Counts the multiply-adds of one image's forward pass, in eval mode.
+    """Count the multiply-adds of one image's forward pass, in eval mode.
 
-    They are those of convolutions, matrix products and attention; biases, normalisation,
-    activations and pooling are not counted, as is usual, and nothing is taken off for how seglab's
-    own networks save some of them (`seglab.networks.blocks.convolve_upsampled`). The network stays as
-    it is, and so do all random generators.
+    Convolutions, matrix products and attention are counted; biases, normalisation, activations
+    and pooling are not, as is usual. What `seglab.networks.fast_conv` saves is not subtracted. The
+    network's buffers and modes and all random generators stay as they are.
 
     Args:
         net: From images (1, 3, S, S) to logits, on any device.
@@ -33,5 +32,5 @@ def multiply_adds(net: nn.Module, size: int) -> int:
         functional_call(net, buffers, image)
     for module in training:
         module.training = True
-    # It counts two operations a multiply-add.
+    # The counter counts two operations per multiply-add.
     return counter.get_total_flops() // 2

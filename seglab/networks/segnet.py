@@ -1,4 +1,4 @@
-"""SegNet, as in the recipe."""
+"""SegNet of the recipe."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import itertools
 
 from torch import Tensor, nn
 
-from seglab.networks.blocks import Encoder, UpBlock, upsample
+from seglab.networks.blocks import Encoder, UpBlock
+from seglab.networks.fast_conv import upsample
 
 
 class SegNet(nn.Module):
-    """Encoder and decoder without skip connections.
+    """Encoder and decoder without skip connections: images to logits.
 
     After Badrinarayanan et al. 2017 (arXiv 1511.00561), simplified: one convolution a level, and
     bilinear upsampling in place of unpooling. Without arguments it is the recipe's network, of
@@ -37,6 +38,5 @@ class SegNet(nn.Module):
         x, _ = self.encoder(image)
         for block in self.decoder:
             x = block(x)
-        # Both are linear and weights of bilinear upsampling sum to one, so they commute: one
-        # channel is upsampled instead of `channels[-1]`.
+        # A 1 x 1 convolution and bilinear upsampling commute: upsampling the logits is cheaper.
         return upsample(self.head(x))

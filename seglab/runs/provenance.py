@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.config import takes_weights
+from seglab.core.errors import InputError
 from seglab.core.files import hash_file, hash_json
 
 # Files of these kinds are the code of an experiment even before git tracks them.
@@ -89,7 +90,11 @@ def hash_pretrained_weights(model: Mapping[str, Any]) -> dict[str, str]:
     from seglab.networks.encoders import ENCODERS, weights_path
 
     with torch.device("meta"):  # draws no random numbers
-        path = weights_path(ENCODERS[model["encoder"]](), model["weights"])
+        encoder = ENCODERS[model["encoder"]]()
+    try:
+        path = weights_path(encoder, model["weights"])
+    except ValueError as error:
+        raise InputError(f"model: {error}") from error
     return {"model.weights": hash_file(path)}
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from seglab.core.errors import InputError
 from seglab.core.signals import Interrupts
 from seglab.data.datamodule import SegmentationDataModule
+from seglab.losses import check_channels
 from seglab.networks import EncoderUNet
 from seglab.runs.checkpoints import SealedCheckpoints
 from seglab.training.callbacks.recorder import RunRecorder
@@ -104,7 +105,7 @@ def check_network(task: SegmentationTask, data: SegmentationDataModule) -> None:
         InputError: The network cannot take it, or returns logits of another shape.
     """
     size, names = data.size, data.classes.names
-    with _naming(f"model: cannot take an image of (1, 3, {size}, {size})"):
+    with _naming(f"model: cannot take an image of data.size={size}, (1, 3, {size}, {size})"):
         logits = task.eval()(torch.zeros(1, 3, size, size))
     task.train()
     if tuple(logits.shape) != (1, len(names), size, size):
@@ -123,7 +124,8 @@ def check_loss(task: SegmentationTask, data: SegmentationDataModule) -> None:
         InputError: The loss cannot take logits and mask, or returns another shape than (1,).
     """
     shape = (1, len(data.classes.names), data.size, data.size)
-    with _naming("task.loss: cannot take logits and mask"):
+    with _naming(f"task.loss with {shape[1]} in data.classes"):
+        check_channels(task.loss, shape[1])
         loss = task.loss(torch.zeros(shape), torch.zeros(1, 1, *shape[2:]))
     if tuple(loss.shape) != (1,):
         raise InputError(

