@@ -36,7 +36,7 @@ from seglab.inference.onnx_predictor import (
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predict import find_images
 from seglab.inference.predictor import make_predictor, probabilities
-from seglab.networks.blocks import reference_ops
+from seglab.networks.fast_conv import reference_ops
 from seglab.runs.checkpoints import load_network
 from seglab.runs.directory import open_run
 
