@@ -40,8 +40,8 @@ from seglab.inference.postprocessing import draw_contours, number_instances, pre
 from seglab.losses import bce, double_sigmoid_bce
 from seglab.metrics.scores import scores
 from seglab.networks import SegNet, UNet
-from seglab.networks.fast_conv import upsample
 from seglab.networks.encoders import ENCODERS
+from seglab.networks.fast_conv import upsample
 from seglab.training.train import train
 
 DATA = ["data=synthetic"]
