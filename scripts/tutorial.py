@@ -36,7 +36,7 @@ from seglab.core.files import hash_json, read_csv, read_json
 from seglab.data.cache import open_cache
 from seglab.data.cases import read_pair
 from seglab.inference.models import open_model
-from seglab.inference.postprocessing import draw_contours, number_instances, predicted_mask
+from seglab.inference.postprocessing import draw_contours, number_instances
 from seglab.losses import bce, double_sigmoid_bce
 from seglab.metrics.scores import scores
 from seglab.networks import SegNet, UNet
@@ -334,7 +334,7 @@ columns = {title: [] for title in titles}
 for id in chosen:
     image, target = read_pair(by_id[id])
     prob = model.predict(image)
-    pred = predicted_mask(prob, model.threshold)
+    pred = model.make_mask(prob)
     pictures = (image, target > 0, prob[0], pred > 0, error_map(pred, target))
     for title, picture in zip(titles, pictures, strict=True):
         columns[title].append(picture)
@@ -414,7 +414,7 @@ for axis, path, title, own in zip(panels, (plain, unet), ("SegNet", "U-Net"), (a
     axis.imshow(image)
     axis.contour(target > 0, [0.5], colors="cyan")
     opened = open_model(path)
-    pred = predicted_mask(opened.predict(image), opened.threshold, opened.inference.postprocessing)
+    pred = opened.make_mask(opened.predict(image))
     axis.contour(pred, [0.5], colors="red", linestyles="--")
     axis.set(xlim=(x - 90, x + 90), ylim=(y + 90, y - 90), xticks=[], yticks=[])
     axis.set_title(f"{title}, {middle}: surface Dice {own[middle]:.3f}", fontsize=9)

@@ -62,13 +62,9 @@ class Inference:
     largest_component: bool = False
     fill_holes: bool = False
 
-    @property
-    def postprocessing(self) -> dict[str, bool]:
-        """Keywords of `seglab.inference.postprocessing.clean`."""
-        return {"largest_component": self.largest_component, "fill_holes": self.fill_holes}
 
-
-OFF = asdict(Inference())
+DEFAULT_INFERENCE = Inference()
+OFF = asdict(DEFAULT_INFERENCE)
 # In files under conf/: how many channels of logits a network gives. What is no list is refused
 # later, in seglab's words.
 OmegaConf.register_new_resolver(

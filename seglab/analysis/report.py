@@ -34,7 +34,6 @@ from seglab.core.errors import InputError
 from seglab.core.files import hash_file, read_json, write_atomic
 from seglab.data.cases import with_classes
 from seglab.data.classes import Classes
-from seglab.data.images import read_image
 from seglab.runs.paths import RunPaths
 from seglab.runs.records import Case, Run, find_runs, read_curve
 
@@ -393,8 +392,7 @@ def _predict(
     """
     from seglab.data.cache import hash_cases
     from seglab.inference.evaluate import model_of, read_cases
-    from seglab.inference.postprocessing import predicted_mask
-    from seglab.inference.predictor import predictions
+    from seglab.inference.predictor import predict_cases
 
     model = model_of(run)
     try:
@@ -422,9 +420,8 @@ def _predict(
             there.append(case)
         else:
             lost["have changed since the run, image or mask"].append(id)
-    for case, prob, target in predictions(model.predict, there, name):
-        pred = predicted_mask(prob, model.threshold, model.inference.postprocessing)
-        yield hashes[case.id], read_image(case.image), target, pred, model.classes
+    for case, image, target, prob in predict_cases(model.predict, there, name):
+        yield hashes[case.id], image, target, model.make_mask(prob), model.classes
 
 
 def draw_image(

@@ -64,20 +64,23 @@ def evaluate(
     runs = [open_run(path, trust) for path in paths]
     runs = [replace(run, inference=replace(run.inference, **given)) for run in runs]
     model = ensemble([model_of(run) for run in runs])
-    postprocessing, threshold = model.inference.postprocessing, model.threshold
     cases = _test_cases(runs) if data_root is None else find_cases(data_root)
     cases = with_classes(cases, model.classes)
     hashes = hash_cases(cases, hash_files(cases))
     seen = _changed_or_trained_on(runs, cases, hashes, own=data_root is None)
-    scored = score_cases(model.predict, cases, threshold, postprocessing=postprocessing)
+    scored = score_cases(model.predict, cases, model.threshold, model.inference)
     tta = [run.inference.tta for run in runs]
     summary = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
         **({"classes": scored.classes} if scored.classes else {}),
         "n": len(cases),
-        "threshold": threshold,
-        "inference": {"tta": tta[0] if len(set(tta)) == 1 else tta} | postprocessing,
+        "threshold": model.threshold,
+        "inference": {
+            "tta": tta[0] if len(set(tta)) == 1 else tta,
+            "largest_component": model.inference.largest_component,
+            "fill_holes": model.inference.fill_holes,
+        },
         "trained_on": seen,
         "data": str(Path(data_root or runs[0].config.data.root).absolute()),
     }

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from seglab.config import OFF, Inference, stored_inference
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, read_json
 from seglab.data.classes import Classes, make_classes
-from seglab.inference.postprocessing import Predictor, mean_predictor
+from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.runs.paths import RunPaths
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,10 @@ class Model:
     threshold: float
     inference: Inference
     sha256: tuple[str, ...] = ()
+
+    def make_mask(self, prob: np.ndarray) -> np.ndarray:
+        """Turn probabilities, float32 (C, H, W), into class numbers, uint8 (H, W)."""
+        return predicted_mask(prob, self.threshold, self.inference)
 
 
 def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:
@@ -133,8 +139,9 @@ def ensemble(models: Sequence[Model]) -> Model:
                 f"{model.path}: tells {', '.join(model.classes.names)} apart, {first.path} "
                 f"{', '.join(first.classes.names)}; expected networks of the same classes"
             )
-        for key, value in model.inference.postprocessing.items():
-            if value != first.inference.postprocessing[key]:
+        for key in ("largest_component", "fill_holes"):
+            value = getattr(model.inference, key)
+            if value != getattr(first.inference, key):
                 option = key.replace("_", "-")
                 raise InputError(
                     f"{model.path}: cleans its masks otherwise than {first.path} (inference.{key}: "
@@ -146,3 +153,16 @@ def ensemble(models: Sequence[Model]) -> Model:
         threshold=statistics.fmean(model.threshold for model in models),
         sha256=tuple(sha256 for model in models for sha256 in model.sha256),
     )
+
+
+def mean_predictor(predictors: Sequence[Predictor]) -> Predictor:
+    """Make an ensemble's predictor: the mean of its members' probabilities, at native size."""
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        # Summed one by one: a large image's probabilities are large, too.
+        total = predictors[0](image)
+        for predictor in predictors[1:]:
+            total = total + predictor(image)
+        return total / np.float32(len(predictors))
+
+    return predict

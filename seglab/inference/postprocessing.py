@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.ndimage import (
     label,
 )
 
+from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 
@@ -27,19 +28,6 @@ _TOUCHING = generate_binary_structure(2, 2)
 MAX_INSTANCES = 65535  # what 16 bits hold
 # Told from skin, hair, lesion and street alike, by the colour-blind too.
 CONTOUR, OUTSIDE = (0, 255, 255), (0, 0, 0)
-
-
-def mean_predictor(predictors: Sequence[Predictor]) -> Predictor:
-    """Makes an ensemble's predictor: the mean probability of its members, at native size."""
-
-    def predict(image: np.ndarray) -> np.ndarray:
-        # One after the other: of a large image each is large too.
-        total = predictors[0](image)
-        for other in predictors[1:]:
-            total = total + other(image)
-        return total / np.float32(len(predictors))
-
-    return predict
 
 
 def clean(
@@ -67,7 +55,7 @@ def clean(
 
 
 def predicted_mask(
-    prob: np.ndarray, threshold: float, postprocessing: Mapping[str, bool] = {}
+    prob: np.ndarray, threshold: float, inference: Inference = DEFAULT_INFERENCE
 ) -> np.ndarray:
     """Turns probabilities into a mask of class numbers.
 
@@ -75,20 +63,20 @@ def predicted_mask(
         prob: Float (C, H, W) in [0, 1], as a `Predictor` returns.
         threshold: In the binary case, the probability above which a pixel is of class 1. With
             several classes the most probable one is taken instead, of equal ones the first.
-        postprocessing: Keywords of `clean`, which is called for each class but background: pixels
-            that it removes become background, and it fills background pixels alone.
+        inference: Says whether `clean` is applied, to each class but background: pixels that it
+            removes become background, and it fills background pixels alone.
 
     Returns:
         Class numbers, uint8 (H, W).
     """
     is_binary = len(prob) == 1
     raw = (prob[0] > threshold if is_binary else prob.argmax(0)).astype(np.uint8)
-    if not any(postprocessing.values()):
+    if not (inference.largest_component or inference.fill_holes):
         return raw
     mask = raw.copy()
     for number in range(1, max(2, len(prob))):
         before = raw == number
-        after = clean(before, **postprocessing)
+        after = clean(before, inference.largest_component, inference.fill_holes)
         mask[before & ~after] = 0
         mask[after & (mask == 0)] = number
     return mask

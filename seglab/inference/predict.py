@@ -30,7 +30,6 @@ from seglab.inference.postprocessing import (
     draw_contours,
     measure_instances,
     number_instances,
-    predicted_mask,
     soft_mask,
 )
 
@@ -299,7 +298,7 @@ def _make(
     if not np.isfinite(prob).all():
         raise InputError("the network gives no number for some pixels; its weights are ruined")
     classes = model.classes
-    mask = predicted_mask(prob, model.threshold, model.inference.postprocessing)
+    mask = model.make_mask(prob)
     made: dict[str, tuple[np.ndarray, dict[str, str]]] = {}
     for kind in kinds:
         text = {}

@@ -1,8 +1,8 @@
-"""From networks to masks at native resolution: predict, choose a threshold."""
+"""From a network to probabilities and a threshold, at native resolution."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,116 +10,106 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.data.cases import Case, read_pair
 from seglab.data.resizing import image_to_network_size
 from seglab.inference.postprocessing import Predictor, predicted_mask
+from seglab.inference.tta import make_views, undo_views
 from seglab.metrics.scores import confusion_counts, scores
 
-# A few cases of val tell no finer steps apart.
+# Finer steps make no difference on the few cases of val.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Turns logits (N, C, ...) into probabilities: sigmoid where C is 1, else softmax."""
+    """Turn logits (N, C, ...) into probabilities: sigmoid where C is 1, else softmax."""
     return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, 1)
 
 
 def make_predictor(
     net: nn.Module, size: int, device: torch.device | str = "cpu", tta: bool = False
 ) -> Predictor:
-    """Makes a predictor of a network: resize, network, sigmoid, resize back.
+    """Make a predictor of a network: resize the image, run the network, resize probabilities back.
 
-    Images pass one by one and in float32, so that a value depends on nothing but the image.
+    Images pass one by one and in float32, so that a prediction depends on nothing but its image.
 
     Args:
-        net: From images (N, 3, S, S) in [0, 1] to logits (N, C, S, S); put into eval mode.
+        net: Maps images (N, 3, S, S) in [0, 1] to logits (N, C, S, S); put into eval mode.
         size: S, in pixels.
         device: Where to compute.
-        tta: Test-time augmentation: the mean probability, at network size, of the image's eight
-            flips and quarter turns, each turned back. They pass as one batch.
+        tta: Test-time augmentation: the mean probability, at network size, over the image's eight
+            flips and quarter turns, which pass as one batch.
     """
     net = net.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def predict(image: np.ndarray) -> np.ndarray:
-        small = torch.from_numpy(image_to_network_size(image, size)).to(device)
-        batch = small[None].permute(0, 3, 1, 2).float() / 255
-        if tta:
-            batch = torch.cat(_turned(batch)).contiguous(memory_format=torch.channels_last)
+        small = image_to_network_size(image, size)
+        views = torch.from_numpy(make_views(small) if tta else small[None]).to(device)
         with torch.backends.cudnn.flags(deterministic=True):
-            prob = probabilities(net(batch).float())
+            prob = probabilities(net(views.permute(0, 3, 1, 2).float() / 255).float())
         if tta:
-            prob = torch.stack(_turned_back(prob)).mean(0, keepdim=True)
+            turned_back = torch.from_numpy(undo_views(prob.cpu().numpy())).to(device)
+            prob = turned_back.mean(0, keepdim=True)
         return resize_probabilities(prob, image.shape[:2])
 
     return predict
 
 
-def predictions(
+def resize_probabilities(prob: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """Resize probabilities from (1, C, S, S) to float32 (C, H, W), bilinearly."""
+    large = F.interpolate(prob, shape, mode="bilinear", align_corners=False)[0]
+    return large.cpu().numpy()
+
+
+def predict_cases(
     predict: Predictor, cases: Sequence[Case], name: str
-) -> Iterator[tuple[Case, np.ndarray, np.ndarray]]:
-    """Predicts cases one by one.
+) -> Iterator[tuple[Case, np.ndarray, np.ndarray, np.ndarray]]:
+    """Read and predict cases one by one.
 
     Args:
-        predict: From image to probabilities, both at native size.
-        cases: In any order.
+        predict: Maps an image to probabilities at native size.
+        cases: Any cases.
         name: For the progress bar.
 
     Yields:
-        The case, its probabilities, float32 (C, H, W), and its untouched mask (H, W), as
-        `read_mask` gives it.
+        The case, its image, uint8 (H, W, 3), its mask, uint8 (H, W), and its probabilities,
+        float32 (C, H, W).
 
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
     """
     for case in tqdm(cases, name, unit="case", disable=None, leave=False):
-        image, mask = read_pair(case)
+        image, target = read_pair(case)
         prob = predict(image)
         if not np.isfinite(prob).all():
             raise InputError(
-                f"{case.image}: the network gives no number for some of its pixels; its weights "
-                "are ruined, train it again"
+                f"{case.image}: the network predicts NaN or infinity; its weights are unusable, "
+                "train it again"
             )
-        yield case, prob, mask
+        yield case, image, target, prob
 
 
 def tune_threshold(
-    predict: Predictor, cases: Sequence[Case], default: float, postprocessing: Mapping[str, bool]
+    predict: Predictor, cases: Sequence[Case], default: float, inference: Inference
 ) -> float:
-    """Chooses the threshold of the best mean Dice per image, at native resolution.
+    """Choose the threshold with the highest mean Dice per image, at native resolution.
 
     Args:
-        predict: From image to probability, (1, H, W), both at native size.
-        cases: Of val, at least one.
-        default: Tried besides `THRESHOLDS`, so that no choice is below it; of equal ones the
-            nearest to it is taken, of two such the lower.
-        postprocessing: Of the masks, keywords of `clean`.
+        predict: Maps an image to the probability of class 1, (1, H, W), at native size.
+        cases: Cases of val, at least one.
+        default: Tried in addition to `THRESHOLDS`, so that the choice is never worse. Among
+            thresholds of equal Dice the nearest to it is taken, of two such the lower.
+        inference: Its post-processing is applied to the masks.
 
     Raises:
-        InputError: As `predictions`.
+        InputError: As `predict_cases`.
     """
     counts: dict[float, list[np.ndarray]] = {t: [] for t in sorted({*THRESHOLDS, default})}
-    for _, prob, mask in predictions(predict, cases, "choosing the threshold"):
-        for threshold, rows in counts.items():
-            pred = predicted_mask(prob, threshold, postprocessing)
-            rows.append(confusion_counts(pred == 1, mask == 1))
-    dice = {t: scores(np.stack(rows))["dice_per_image"] for t, rows in counts.items()}
+    for _, _, target, prob in predict_cases(predict, cases, "choosing the threshold"):
+        for threshold, of_cases in counts.items():
+            pred = predicted_mask(prob, threshold, inference)
+            of_cases.append(confusion_counts(pred == 1, target == 1))
+    dice = {t: scores(np.stack(of_cases))["dice_per_image"] for t, of_cases in counts.items()}
     return min(dice, key=lambda t: (-dice[t], round(abs(t - default), 9)))
-
-
-def resize_probabilities(prob: Tensor, shape: tuple[int, int]) -> np.ndarray:
-    """Resizes probabilities from (1, C, S, S) to float32 (C, H, W), bilinearly."""
-    large = F.interpolate(prob, shape, mode="bilinear", align_corners=False)[0]
-    return large.cpu().numpy()
-
-
-def _turned(image: Tensor) -> list[Tensor]:
-    """The eight flips and quarter turns of (..., S, S)."""
-    return [torch.rot90(x, k, (-2, -1)) for x in (image, image.flip(-1)) for k in range(4)]
-
-
-def _turned_back(views: Tensor) -> list[Tensor]:
-    """The reverse, of (8, ..., S, S)."""
-    back = [torch.rot90(view, -(i % 4), (-2, -1)) for i, view in enumerate(views)]
-    return back[:4] + [view.flip(-1) for view in back[4:]]

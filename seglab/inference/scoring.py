@@ -1,9 +1,9 @@
-"""Scores at native resolution, for networks and trivial baselines, and a network's cost."""
+"""Scores at native resolution, for networks and for trivial baselines."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,31 +11,67 @@ import torch
 from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 
+from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.data.cases import Case
 from seglab.inference.postprocessing import Predictor, predicted_mask
-from seglab.inference.predictor import predictions, resize_probabilities
+from seglab.inference.predictor import predict_cases, resize_probabilities
 from seglab.metrics.boundary import boundary_scores
 from seglab.metrics.scores import (
     CALIBRATION_BINS,
+    METRICS,
+    PER_IMAGE,
     calibration_counts,
     calibration_error,
     class_scores,
     confusion_counts,
+    mean,
     scores,
 )
 
+_PIXELS = ("tp", "fp", "fn", "tn")
+_OF_ONE_CASE = [name for name in METRICS if not name.endswith("_pooled")]
+_BOUNDARY = [name for name in PER_IMAGE if name not in METRICS]
 
-class Scored(NamedTuple):
-    """What `score_cases` finds.
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """A case with its prediction and its scores.
 
     Attributes:
-        rows: One a case: id, diagnosis, pixel counts and its own scores. Of several classes one a
-            case and class, background too.
-        values: Scores of the whole set, as `seglab.metrics.scores.scores` and `boundary_scores` name
-            them (of the latter the means over images), and `ece`.
+        case: The case.
+        image: uint8 (H, W, 3).
+        target: Its mask, class numbers, uint8 (H, W).
+        prob: Predicted probabilities, float32 (C, H, W).
+        pred: Predicted class numbers, uint8 (H, W).
+        rows: Its rows of test_cases.csv, one for each of the data set's `Classes.names`.
+    """
+
+    case: Case
+    image: np.ndarray
+    target: np.ndarray
+    prob: np.ndarray
+    pred: np.ndarray
+    rows: list[dict[str, Any]]
+
+    @property
+    def dice(self) -> float:
+        """Dice, the mean over all classes but background."""
+        numbers = self.case.classes.numbers
+        return mean([row["dice_per_image"] for k, row in zip(numbers, self.rows, strict=True) if k])
+
+
+class Scores(NamedTuple):
+    """Scores of a set of cases.
+
+    Attributes:
+        rows: The rows of all cases: id, diagnosis, with several classes the class (background
+            included), pixel counts and the scores of this case alone.
+        values: Scores of the whole set, named as by `seglab.metrics.scores.scores` and
+            `boundary_scores` (of the latter the means over images), and `ece`.
         calibration: int64 (15, 3), `calibration_counts` of all pixels. Those of several sets may
             be added, which their `ece` may not.
-        classes: Of several classes, the scores of each but background, against the rest.
+        classes: With several classes, the values of each class but background against the rest;
+            empty in the binary case.
     """
 
     rows: list[dict[str, Any]]
@@ -45,7 +81,7 @@ class Scored(NamedTuple):
 
 
 def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
-    """What a network must beat.
+    """Make predictors that need no network, which a network must beat.
 
     Args:
         mean_mask: Float (C, S, S): share of training cases that have each channel's class at each
@@ -55,9 +91,9 @@ def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
         Predictors by name: `all_background`; `mean_mask`, the training masks' mean; in the binary
         case also `otsu`, what is darker than Otsu's threshold of the grey image (Otsu 1979).
     """
-    mean = torch.from_numpy(np.asarray(mean_mask, np.float32))[None]
-    is_binary = mean.shape[1] == 1
-    background = torch.zeros_like(mean)
+    mean_prob = torch.from_numpy(np.asarray(mean_mask, np.float32))[None]
+    is_binary = mean_prob.shape[1] == 1
+    background = torch.zeros_like(mean_prob)
     if not is_binary:
         background[:, 0] = 1
 
@@ -68,7 +104,7 @@ def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
 
     return {
         "all_background": lambda image: resize_probabilities(background, image.shape[:2]),
-        "mean_mask": lambda image: resize_probabilities(mean, image.shape[:2]),
+        "mean_mask": lambda image: resize_probabilities(mean_prob, image.shape[:2]),
         **({"otsu": otsu} if is_binary else {}),
     }
 
@@ -77,67 +113,66 @@ def score_cases(
     predict: Predictor,
     cases: Sequence[Case],
     threshold: float,
+    inference: Inference = DEFAULT_INFERENCE,
     name: str = "scoring",
-    postprocessing: Mapping[str, bool] = {},
-    on_case: Callable[[Case, np.ndarray, np.ndarray, list[dict[str, Any]]], None] | None = None,
-) -> Scored:
-    """Scores cases against their untouched masks.
+    on_case: Callable[[ScoredCase], None] | None = None,
+) -> Scores:
+    """Score predictions against the cases' untouched masks.
 
     Args:
-        predict: From image to probability, both at native size.
-        cases: At least one, all of the same classes.
-        threshold: Probability above which a pixel is lesion; of no use with several classes.
-        name: For the progress bar.
-        postprocessing: Of the masks, as in `seglab.inference.postprocessing.predicted_mask`; calibration is that of the
+        predict: Maps an image to probabilities at native size.
+        cases: At least one, all with the same classes.
+        threshold: As of `predicted_mask`.
+        inference: Its post-processing is applied to the masks; calibration is that of the
             probabilities all the same.
-        on_case: Called after each case with the case, its probabilities (C, H, W), its predicted
-            mask (H, W) and its rows.
+        name: For the progress bar.
+        on_case: Called with each case after it is scored, in the order of `cases`, so that its
+            image and prediction can be drawn without predicting again. They are not kept.
 
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
     """
     classes = cases[0].classes
     rows: list[dict[str, Any]] = []
-    counts: dict[int, list[np.ndarray]] = {number: [] for number in classes.numbers}
-    boundaries: dict[int, list[dict[str, float]]] = {number: [] for number in classes.numbers}
     bins = np.zeros((CALIBRATION_BINS, 3), np.int64)
-    for case, prob, mask in predictions(predict, cases, name):
-        pred = predicted_mask(prob, threshold, postprocessing)
+    for case, image, target, prob in predict_cases(predict, cases, name):
         most_probable = np.array(classes.numbers, np.uint8)[prob.argmax(0)]
-        bins += calibration_counts(prob.max(0), most_probable == mask)
-        for number, class_name in zip(classes.numbers, classes.names, strict=True):
-            pred_of_class, target = pred == number, mask == number
-            pixels = confusion_counts(pred_of_class, target)
-            boundary = boundary_scores(pred_of_class, target)
-            counts[number].append(pixels)
-            boundaries[number].append(boundary)
-            overlaps = scores(pixels[None])
-            rows.append(
-                {
-                    "id": case.id,
-                    "diagnosis": case.diagnosis,
-                    **({"class": class_name} if classes.is_multiclass else {}),
-                    **dict(zip(("tp", "fp", "fn", "tn"), pixels.tolist(), strict=True)),
-                    **{k: v for k, v in overlaps.items() if not k.endswith("_pooled")},
-                    **boundary,
-                }
-            )
+        bins += calibration_counts(prob.max(0), most_probable == target)
+        pred = predicted_mask(prob, threshold, inference)
+        own_rows = _score_case(case, pred, target)
+        rows += own_rows
         if on_case is not None:
-            on_case(case, prob, pred, rows[-len(classes.numbers) :])
-    # fsum is exactly rounded, so the order of the cases does not matter.
-    by_class = {
-        class_name: scores(np.stack(counts[number]))
-        | {
-            key: math.fsum(one[key] for one in boundaries[number]) / len(cases)
-            for key in boundaries[number][0]
-        }
-        for number, class_name in classes.foreground.items()
-    }
-    values = {
-        key: math.fsum(own[key] for own in by_class.values()) / len(by_class)
-        for key in next(iter(by_class.values()))
-    }
+            on_case(ScoredCase(case, image, target, prob, pred, own_rows))
+    channels = len(classes.names)
+    counts = np.array([[row[name] for name in _PIXELS] for row in rows]).reshape(-1, channels, 4)
+    by_class = {}
+    for number, class_name in classes.foreground.items():
+        channel = classes.numbers.index(number)
+        boundary = {k: mean([row[k] for row in rows[channel::channels]]) for k in _BOUNDARY}
+        by_class[class_name] = scores(counts[:, channel]) | boundary
+    values = by_class[next(iter(by_class))]
     if classes.is_multiclass:
-        values |= class_scores(np.stack([np.stack(each) for each in counts.values()], 1))
+        boundary = {k: mean([own[k] for own in by_class.values()]) for k in _BOUNDARY}
+        values = class_scores(counts) | boundary
     ece = {"ece": calibration_error(bins)}
-    return Scored(rows, values | ece, bins, by_class if classes.is_multiclass else {})
+    return Scores(rows, values | ece, bins, by_class if classes.is_multiclass else {})
+
+
+def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[str, Any]]:
+    """Return the rows of one case: one for each class, against the rest."""
+    rows = []
+    for number, class_name in zip(case.classes.numbers, case.classes.names, strict=True):
+        of_class = pred == number, target == number
+        pixels = confusion_counts(*of_class)
+        overlap = scores(pixels[None])
+        rows.append(
+            {
+                "id": case.id,
+                "diagnosis": case.diagnosis,
+                **({"class": class_name} if case.classes.is_multiclass else {}),
+                **dict(zip(_PIXELS, pixels.tolist(), strict=True)),
+                **{metric: overlap[metric] for metric in _OF_ONE_CASE},
+                **boundary_scores(*of_class),
+            }
+        )
+    return rows

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +14,8 @@ from seglab.analysis.figures import (
     error_map,
     save_cases,
 )
-from seglab.data.cases import Case, read_pair
 from seglab.data.classes import Classes
+from seglab.inference.scoring import ScoredCase
 
 FIRST_CASES = 5
 WORST_CASES = 10
@@ -50,27 +48,17 @@ class CasePictures:
         self.first: list[CasePicture] = []
         self.worst: list[CasePicture] = []
 
-    def add(
-        self, case: Case, prob: np.ndarray, pred: np.ndarray, rows: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Keeps a case's pictures as long as it is among those to be drawn.
-
-        Args:
-            case: The case.
-            prob: Probabilities, float32 (C, H, W).
-            pred: Predicted mask, uint8 (H, W).
-            rows: The case's rows of test_cases.csv.
-        """
-        foreground = rows[1:] if self.classes.is_multiclass else rows
-        dice = statistics.fmean(row["dice_per_image"] for row in foreground)
+    def add(self, scored: ScoredCase) -> None:
+        """Keeps a case's pictures as long as it is among those to be drawn."""
+        dice = scored.dice
         is_first = len(self.first) < FIRST_CASES
         is_worst = len(self.worst) < WORST_CASES or dice < self.worst[-1].dice
         if not is_first and not is_worst:
             return
-        step = 1 + max(pred.shape) // MAX_EDGE
-        confidence = prob.max(0)
+        step = 1 + max(scored.pred.shape) // MAX_EDGE
         image, target, pred, confidence = (
-            array[::step, ::step].copy() for array in (*read_pair(case), pred, confidence)
+            array[::step, ::step].copy()
+            for array in (scored.image, scored.target, scored.pred, scored.prob.max(0))
         )
         columns = {
             "image": image,
@@ -79,6 +67,7 @@ class CasePictures:
             "confidence" if self.classes.is_multiclass else "probability": confidence,
             "errors": error_map(pred, target),
         }
+        case = scored.case
         picture = CasePicture(f"{case.id}\n{case.diagnosis}\nDice {dice:.3f}", dice, columns)
         if is_first:
             self.first.append(picture)

@@ -52,18 +52,17 @@ def score_run(
     """
     net, metadata = load_network(paths.best_checkpoint, trust=list_modules(config))
     inference = Inference(**config["inference"])
-    postprocessing = inference.postprocessing
     predict = make_predictor(net, data.size, device, inference.tta)
     val_cases, test_cases = data.subset_cases("val"), data.subset_cases("test")
     threshold, best_epoch = config["task"]["threshold"], metadata["epoch"]
     if inference.tune_threshold:
-        threshold = tune_threshold(predict, val_cases, threshold, postprocessing)
+        threshold = tune_threshold(predict, val_cases, threshold, inference)
         # Whoever uses the checkpoint alone must know it. A run that is killed before or after
         # this and goes on chooses the same threshold again.
         set_threshold(paths.best_checkpoint, threshold)
     val: dict[str, float] = {}
     if val_cases:
-        val = score_cases(predict, val_cases, threshold, "scoring val", postprocessing).values
+        val = score_cases(predict, val_cases, threshold, inference, "scoring val").values
         val |= {
             name.removeprefix("val/"): value
             for name, value in rows[best_epoch - 1].items()
@@ -71,7 +70,7 @@ def score_run(
         }
     pictures = CasePictures(data.classes)
     test = score_cases(
-        predict, test_cases, threshold, "scoring test", postprocessing, on_case=pictures.add
+        predict, test_cases, threshold, inference, "scoring test", on_case=pictures.add
     )
     write_csv(paths.test_cases, test.rows)
     pictures.save(paths.figures)
@@ -95,7 +94,7 @@ def score_baselines(paths: RunPaths, data: SegmentationDataModule) -> dict[str, 
     rows: list[dict[str, Any]] = []
     values = {}
     for name, predict in baseline_predictors(mean_mask).items():
-        scored = score_cases(predict, data.subset_cases("test"), 0.5, f"scoring {name}")
+        scored = score_cases(predict, data.subset_cases("test"), 0.5, name=f"scoring {name}")
         values[name] = scored.values
         rows += [{"baseline": name} | row for row in scored.rows]
     write_csv(paths.baseline_cases, rows)

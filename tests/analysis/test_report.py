@@ -167,7 +167,7 @@ def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None
             predict = make_predictor(run.net, 32, tta=name == "one")
             for id in run.split.test:
                 image, target = read_image(cases[id].image), read_mask(cases[id].mask)
-                pred = predicted_mask(predict(image), run.threshold, {"largest_component": True})
+                pred = predicted_mask(predict(image), run.threshold, run.inference)
                 card, own = cards[id], cards[id]["rows"][str(number)]
                 for url, mask in ((own["prediction"], pred), (card["target"], target)):
                     assert np.array_equal(

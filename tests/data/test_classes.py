@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.data.cache import open_cache
 from seglab.data.cases import with_classes
@@ -212,7 +213,7 @@ class TestMasks:
             ]
         )
         prob = np.stack([mask == k for k in range(3)]).astype(np.float32)
-        cleaned = predicted_mask(prob, 0.5, {"largest_component": True, "fill_holes": True})
+        cleaned = predicted_mask(prob, 0.5, Inference(largest_component=True, fill_holes=True))
         assert cleaned.tolist() == [
             [1, 1, 1, 0, 0],
             [1, 1, 1, 0, 0],

@@ -20,13 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 
 import seglab.training.case_pictures
 import seglab.training.summary
-from seglab.config import OFF, Inference, check_values, differences
+from seglab.config import DEFAULT_INFERENCE, OFF, Inference, check_values, differences
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.classes import ONE_CLASS
 from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import ph2_cases
-from seglab.inference.postprocessing import Predictor, clean, mean_predictor
+from seglab.inference.models import mean_predictor
+from seglab.inference.postprocessing import Predictor, clean
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.networks import UNet
@@ -36,6 +37,7 @@ from seglab.training.train import train
 
 ON = [f"inference.{key}=true" for key in OFF]
 CLEAN = {"largest_component": True, "fill_holes": True}
+CLEANING = Inference(**CLEAN)
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +163,10 @@ def answering(probs: list[np.ndarray]) -> Predictor:
     return lambda image: probs[image[0, 0, 0]][None].astype(np.float32)
 
 
-@pytest.mark.parametrize("postprocessing", [{}, CLEAN], ids=["plain", "cleaned"])
+@pytest.mark.parametrize("inference", [DEFAULT_INFERENCE, CLEANING], ids=["plain", "cleaned"])
 @pytest.mark.parametrize("default", [0.5, 0.42])
 def test_the_threshold_is_the_best_of_all(
-    default: float, postprocessing: dict[str, bool], tmp_path: Path
+    default: float, inference: Inference, tmp_path: Path
 ) -> None:
     random = np.random.default_rng(3)
     masks = [random.random((14, 17 + i)) < 0.3 for i in range(5)]
@@ -181,18 +183,16 @@ def test_the_threshold_is_the_best_of_all(
         own = []
         for prob, mask in zip(probs, masks, strict=True):
             pred = prob.astype(np.float32) > np.float32(threshold)
-            pred = cleaned(pred, True, True) if postprocessing else pred
+            pred = cleaned(pred, True, True) if inference.fill_holes else pred
             both = pred.sum() + mask.sum()
             own.append(2 * (pred & mask).sum() / both if both else 1.0)
         dice[threshold] = np.mean(own)
-    found = tune_threshold(predict, cases, default, postprocessing)
+    found = tune_threshold(predict, cases, default, inference)
     assert type(found) is float
     assert dice[found] == pytest.approx(max(dice.values()), abs=1e-12)
     assert sum(value > max(dice.values()) - 1e-9 for value in dice.values()) == 1
-    scored = score_cases(predict, cases, found, postprocessing=postprocessing).values[
-        "dice_per_image"
-    ]
-    assert scored == pytest.approx(dice[found], abs=1e-12)
+    scored = score_cases(predict, cases, found, inference).values
+    assert scored["dice_per_image"] == pytest.approx(dice[found], abs=1e-12)
 
 
 def test_of_equal_thresholds_the_nearest_is_taken(tmp_path: Path) -> None:
@@ -201,12 +201,12 @@ def test_of_equal_thresholds_the_nearest_is_taken(tmp_path: Path) -> None:
     cases = pictures_of(tmp_path, [lesion, np.zeros((4, 4), bool)])
     sure = answering([lesion * 1.0, np.zeros((4, 4))])
     for default in (0.5, 0.33, 0.97):
-        assert tune_threshold(sure, cases, default, {}) == default
+        assert tune_threshold(sure, cases, default, DEFAULT_INFERENCE) == default
     # A lesion that is found below 0.48, and a false alarm up to 0.52: 0.45 and 0.55 are as good.
     torn = answering([lesion * 0.48, lesion * 0.52])
-    assert tune_threshold(torn, cases, 0.5, {}) == 0.45
-    assert tune_threshold(torn, cases, 0.53, {}) == 0.53
-    assert tune_threshold(torn, cases, 0.51, {}) == 0.55
+    assert tune_threshold(torn, cases, 0.5, DEFAULT_INFERENCE) == 0.45
+    assert tune_threshold(torn, cases, 0.53, DEFAULT_INFERENCE) == 0.53
+    assert tune_threshold(torn, cases, 0.51, DEFAULT_INFERENCE) == 0.55
 
 
 def test_scores_are_of_cleaned_masks_and_calibration_of_probabilities(tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_scores_are_of_cleaned_masks_and_calibration_of_probabilities(tmp_path: 
     prob[4, 4], prob[11, 11] = 0.1, 0.9
     cases = pictures_of(tmp_path, [lesion])
     rough, cleaned = (
-        score_cases(answering([prob]), cases, 0.5, postprocessing=postprocessing)
-        for postprocessing in ({}, CLEAN)
+        score_cases(answering([prob]), cases, 0.5, inference)
+        for inference in (DEFAULT_INFERENCE, CLEANING)
     )
     pixels = [[s.rows[0][k] for k in ("tp", "fp", "fn", "tn")] for s in (rough, cleaned)]
     assert pixels == [[35, 1, 1, 107], [36, 0, 0, 108]]
@@ -298,11 +298,11 @@ def test_a_run_scores_by_its_checkpoints_threshold(
     assert summary_of(off)["threshold"] == 0.5
     net, metadata = load_network(on / "checkpoints" / "best.ckpt")
     predict = make_predictor(net, 32, tta=True)
-    chosen = tune_threshold(predict, cases_of(on, "val"), 0.5, CLEAN)
+    chosen = tune_threshold(predict, cases_of(on, "val"), 0.5, CLEANING)
     assert summary_of(on)["threshold"] == metadata["threshold"] == open_run(on).threshold == chosen
     assert chosen != 0.5
     for part in ("val", "test"):
-        values = score_cases(predict, cases_of(on, part), chosen, postprocessing=CLEAN).values
+        values = score_cases(predict, cases_of(on, part), chosen, CLEANING).values
         assert {k: v for k, v in summary_of(on)[part].items() if k[-4:] != "_net"} == values
     assert open_run(on).inference == Inference(True, True, True, True)
     assert open_run(off).inference == Inference()
@@ -349,7 +349,7 @@ def test_an_ensemble_of_runs(
     def mean(image: np.ndarray) -> np.ndarray:
         return ((first(image).astype(float) + second(image)) / 2).astype(np.float32)
 
-    expected = score_cases(mean, cases_of(on, "test"), found["threshold"], postprocessing=CLEAN)
+    expected = score_cases(mean, cases_of(on, "test"), found["threshold"], CLEANING)
     assert found["test"] == pytest.approx(expected.values, rel=1e-6)
     assert found["n"] == len(expected.rows) and found["trained_on"] == 0
 
@@ -400,7 +400,7 @@ def test_the_worst_cases_come_first(
     assert len(test) == 12
     net, _ = load_network(run / "checkpoints" / "best.ckpt")
     predict = make_predictor(net, 32)
-    scored = score_cases(predict, test, 0.5, postprocessing={"fill_holes": True})
+    scored = score_cases(predict, test, 0.5, Inference(fill_holes=True))
     dice = [row["dice_per_image"] for row in scored.rows]
     columns, names = figures["worst.png"]
     order = np.argsort(dice, kind="stable")[:10]

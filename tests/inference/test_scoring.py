@@ -22,7 +22,7 @@ from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.layouts import ph2_cases
 from seglab.inference.predictor import make_predictor
-from seglab.inference.scoring import baseline_predictors, score_cases
+from seglab.inference.scoring import ScoredCase, baseline_predictors, score_cases
 from seglab.metrics.scores import calibration_counts, calibration_error
 from seglab.networks import SegNet, UNet
 from seglab.networks.cost import multiply_adds
@@ -206,6 +206,22 @@ def test_order_of_cases_changes_nothing(
         assert np.array_equal(other.calibration, calibration)
     alone = [score_cases(predict, [case], 0.5).rows[0] for case in cases]
     assert alone == rows
+
+
+def test_each_case_is_handed_over_with_its_prediction_and_scores(
+    cases: list[Case], pictures: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    predict = knowing(pictures, lambda mask: np.roll(mask, 3, axis=1) * 0.8 + 0.1)
+    handed: list[ScoredCase] = []
+    rows = score_cases(predict, cases, 0.5, on_case=handed.append).rows
+    assert [scored.case for scored in handed] == cases
+    assert [row for scored in handed for row in scored.rows] == rows
+    for scored, (image, mask) in zip(handed, pictures.values(), strict=True):
+        assert np.array_equal(scored.image, image) and np.array_equal(scored.target, mask)
+        assert np.array_equal(scored.prob, predict(image))
+        assert scored.pred.dtype == np.uint8
+        assert np.array_equal(scored.pred, np.roll(mask, 3, axis=1))
+        assert scored.dice == scored.rows[0]["dice_per_image"]
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
