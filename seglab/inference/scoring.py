@@ -18,7 +18,7 @@ from seglab.inference.predictor import predict_cases, resize_probabilities
 from seglab.metrics.boundary import boundary_scores
 from seglab.metrics.scores import (
     CALIBRATION_BINS,
-    METRICS,
+    COUNT_METRICS,
     PER_IMAGE,
     calibration_counts,
     calibration_error,
@@ -29,8 +29,8 @@ from seglab.metrics.scores import (
 )
 
 _PIXELS = ("tp", "fp", "fn", "tn")
-_OF_ONE_CASE = [name for name in METRICS if not name.endswith("_pooled")]
-_BOUNDARY = [name for name in PER_IMAGE if name not in METRICS]
+_OF_ONE_CASE = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
+_BOUNDARY = [name for name in PER_IMAGE if name not in COUNT_METRICS]
 
 
 @dataclass(frozen=True)
