@@ -48,7 +48,14 @@ class SweepLauncher(Launcher):
 
     What a job has done is read from its run directory, not from its process, so the same sweep
     started again goes on where it stopped. A subclass says how a job is started and stopped.
+
+    Attributes:
+        n_jobs: Number of jobs that run at once.
+        jobs: Jobs that were planned so far.
+        remarks: Lines below the table of jobs.
     """
+
+    n_jobs: int
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -60,11 +67,7 @@ class SweepLauncher(Launcher):
         self.monitor = config.monitor
         self.interrupts = Interrupts()
         self.jobs: list[Job] = []
-        self.remarks: list[str] = []  # lines below the table
-
-    @abstractmethod
-    def room(self, running: Sequence[Job]) -> int:
-        """Return how many jobs may be started while `running` are running."""
+        self.remarks: list[str] = []
 
     @abstractmethod
     def start(self, jobs: Sequence[Job]) -> None:
@@ -87,26 +90,25 @@ class SweepLauncher(Launcher):
         """Return how a job ended that left no status, such as 'killed by SIGKILL'."""
 
     def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        initial_job_idx: int,
+        varies: Sequence[Mapping[str, str]] | None = None,
     ) -> Sequence[JobReturn]:
-        """Run a sweep, as Hydra's own sweepers ask for it."""
-        self.run_sweep(job_overrides, varying_overrides(job_overrides))
-        return []
-
-    def run_sweep(
-        self, overrides: Sequence[Sequence[str]], varies: Sequence[Mapping[str, str]]
-    ) -> None:
         """Run a sweep whose jobs are known beforehand.
 
         Args:
-            overrides: Overrides of each job.
-            varies: Those overrides of each job that name it, by key.
+            job_overrides: Overrides of each job.
+            initial_job_idx: Part of Hydra's interface, not used.
+            varies: Overrides that name each job, by key; None for those that vary.
 
         Raises:
             InputError: A job failed; raised after all others have ended.
         """
+        varies = varying_overrides(job_overrides) if varies is None else varies
         with self.sweeping():
-            self.run(self.plan(job_names(varies), overrides, varies))
+            self.run(self.plan(job_names(varies), job_overrides, varies))
+        return []
 
     @contextmanager
     def sweeping(self, may_fail: bool = False) -> Iterator[None]:
@@ -135,15 +137,10 @@ class SweepLauncher(Launcher):
             hint = f"to go on: {format_command('hydra.sweep.dir', self.folder)}"
             if self.interrupts.received_signal:
                 raise type(self.interrupts.error())(f"({hint})")
-            unfinished = [
-                job
-                for job in self.jobs
-                if not (job.is_done or (may_fail and job.status == "failed"))
-            ]
+            ends = ("finished", "pruned", "failed") if may_fail else ("finished", "pruned")
+            unfinished = sum(job.status not in ends for job in self.jobs)
             if unfinished:
-                raise InputError(
-                    f"{len(unfinished)} of {len(self.jobs)} jobs did not finish; {hint}"
-                )
+                raise InputError(f"{unfinished} of {len(self.jobs)} jobs did not finish; {hint}")
 
     def plan(
         self,
@@ -188,7 +185,7 @@ class SweepLauncher(Launcher):
         return jobs
 
     def run(self, jobs: Sequence[Job], watch: Watch = lambda job, rows: "") -> None:
-        """Run planned jobs that are not done, as many at once as there is room for.
+        """Run planned jobs that are not done, `n_jobs` at once.
 
         Args:
             jobs: Returned by `plan`.
@@ -204,7 +201,7 @@ class SweepLauncher(Launcher):
                     is_stopping = True
                     waiting.clear()
                     self.stop(running)
-                if waiting and self.room(running) > 0:
+                if waiting and len(running) < self.n_jobs:
                     self._skip_done(waiting, watch, display)
                     self._start_waiting(waiting, running, display)
                 self._remove_ended(running, watch, display)
@@ -236,6 +233,7 @@ class SweepLauncher(Launcher):
         rows = [
             {
                 "job": job.name,
+                **job.varies,
                 "status": job.status,
                 self.monitor or "value": job.value(self.monitor),
                 "error": job.error,
@@ -287,8 +285,8 @@ class SweepLauncher(Launcher):
             display.count_ended(job.name, f"{job.status} before", before=True)
 
     def _start_waiting(self, waiting: list[Job], running: list[Job], display: JobBars) -> None:
-        """Start as many jobs as there is room for, but none that another process is running."""
-        ready = [job for job in waiting if not is_locked(job.path)][: self.room(running)]
+        """Start jobs up to `n_jobs`, but none that another process is running."""
+        ready = [job for job in waiting if not is_locked(job.path)][: self.n_jobs - len(running)]
         if not ready and not running and waiting:
             display.show_waiting(waiting[0].path)
         for job in ready:

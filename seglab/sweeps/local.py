@@ -29,10 +29,6 @@ class LocalLauncher(SweepLauncher):
             threads = max(1, _count_cores() // n_jobs)
         self.environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
 
-    def room(self, running: Sequence[Job]) -> int:
-        """Return how many jobs are missing to `n_jobs`."""
-        return self.n_jobs - len(running)
-
     def start(self, jobs: Sequence[Job]) -> None:
         """Start a process for each job."""
         for job in jobs:

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ class SubmititLauncher(SweepLauncher):
             those that are None are left to the cluster.
     """
 
+    n_jobs = sys.maxsize  # the cluster has a queue
+
     def __init__(self, cluster: str, **parameters: Any) -> None:
         self.cluster = cluster
         self.parameters = {
@@ -92,10 +94,6 @@ class SubmititLauncher(SweepLauncher):
         self._active: set[str] = set()
         self._queried = 0.0
 
-    def room(self, running: Sequence[Job]) -> int:
-        """Return no limit: the cluster has a queue."""
-        return sys.maxsize
-
     def start(self, jobs: Sequence[Job]) -> None:
         """Submit one array of the jobs that the cluster does not hold from an earlier start.
 
@@ -105,6 +103,7 @@ class SubmititLauncher(SweepLauncher):
         try:
             import submitit
             from submitit.core.utils import FailedJobError
+            from submitit.helpers import clean_env
         except ImportError:
             raise InputError(
                 "hydra/launcher=submitit_slurm: needs submitit; install it with "
@@ -125,7 +124,10 @@ class SubmititLauncher(SweepLauncher):
         try:
             executor = submitit.AutoExecutor(folder, cluster=self.cluster)
             executor.update_parameters(**{"name": "seglab", **self.parameters})
-            with _without_slurm_variables(), executor.batch():
+            # SLURM_CONF is no setting of the job that the sweep may run in.
+            slurm_conf = {k: v for k, v in os.environ.items() if k == "SLURM_CONF"}
+            with clean_env(), executor.batch():
+                os.environ.update(slurm_conf)
                 handles = [
                     executor.submit(ClusterJob(job.command(), job.path, job.paths.job_log))
                     for job in new
@@ -185,22 +187,6 @@ def must_requeue(received_signals: Sequence[int]) -> bool:
             return state.strip() == "RUNNING"
         time.sleep(1)  # squeue was hit by the signal too, or SLURM is busy
     return False
-
-
-@contextmanager
-def _without_slurm_variables() -> Iterator[None]:
-    """Hide the SLURM job that this process may run in: sbatch would take its settings over."""
-    inherited = {
-        key: value
-        for key, value in os.environ.items()
-        if key.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and key != "SLURM_CONF"
-    }
-    for key in inherited:
-        del os.environ[key]
-    try:
-        yield
-    finally:
-        os.environ.update(inherited)
 
 
 def _run_slurm(*command: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -10,10 +11,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from seglab.core.errors import InputError
 from seglab.core.files import read_json
 from seglab.core.validation import check_number
-from seglab.runs.overrides import format_run_command, job_names
+from seglab.runs.overrides import format_run_command, parse_overrides
 from seglab.runs.paths import RunPaths
-from seglab.sweeps.jobs import Job
-from seglab.sweeps.sweeper import JobSweeper
+from seglab.sweeps.grid import JobSweeper
 
 if TYPE_CHECKING:
     import optuna
@@ -74,8 +74,15 @@ class TPESweeper(JobSweeper):
                 "val/dice_per_image_net"
             )
         self.fixed, self.space = self._split_overrides(arguments)
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            direction="maximize" if self.launcher.config.monitor_mode == "max" else "minimize",
+            # Epochs are counted from 1, Optuna's steps from 0.
+            pruner=optuna.pruners.MedianPruner(self.startup, self.warmup + 1),
+        )
         with self.launcher.sweeping(may_fail=True):
-            study = self._make_study()
             for start in range(0, self.n_trials, self.generation):
                 numbers = range(start, min(start + self.generation, self.n_trials))
                 self._run_generation(study, numbers)
@@ -116,58 +123,43 @@ class TPESweeper(JobSweeper):
             )
         return fixed, space
 
-    def _make_study(self) -> optuna.Study:
-        """Build a study whose first trials are those of the sweep's folder."""
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            direction="maximize" if self.launcher.config.monitor_mode == "max" else "minimize",
-            # Epochs are counted from 1, Optuna's steps from 0.
-            pruner=optuna.pruners.MedianPruner(self.startup, self.warmup + 1),
-        )
-        for folder in sorted(self.launcher.folder.glob("trial-*")):
-            file = RunPaths(folder).record
-            try:
-                stored = read_json(file)["varies"]
-                texts = {key: stored[key.lstrip("+")] for key in self.space}
-                study.enqueue_trial(
-                    {
-                        key: kind.to_external_repr(kind.to_internal_repr(texts[key]))
-                        for key, kind in self.space.items()
-                    }
-                )
-            except (KeyError, ValueError) as error:
-                raise InputError(
-                    f"{file}: is no trial of this search ({error}); give the same hydra.sweeper."
-                    "params, or name another directory with hydra.sweep.dir=..."
-                ) from error
-        return study
-
     def _run_generation(self, study: optuna.Study, numbers: Sequence[int]) -> None:
         """Ask the study for trials, run them, and tell it their results."""
         from optuna.samplers import TPESampler
+        from optuna.trial import TrialState
 
+        names = [f"trial-{number:03}" for number in numbers]
         trials = []
-        for number in numbers:
+        for number, name in zip(numbers, names, strict=True):
+            file = RunPaths(self.launcher.folder / name).record
+            if file.exists():  # `ask` returns a trial with these parameters
+                study.enqueue_trial(self._read_params(file))
             # A sampler for each trial: its draws do not depend on where the search was started.
             study.sampler = TPESampler(n_startup_trials=self.startup, seed=self.seed + number)
             trials.append(study.ask(self.space))
-        names, overrides, varies = [], [], []
-        for trial in trials:
-            values = {
-                key: f"{value:.3g}" if isinstance(value, float) else str(value)
-                for key, value in trial.params.items()
-            }
-            names += job_names([{"trial": f"{trial.number:03}", **values}])
-            params = {key: str(value) for key, value in trial.params.items()}
-            overrides.append([*self.fixed, *(f"{key}={value}" for key, value in params.items())])
-            varies.append({key.lstrip("+"): value for key, value in params.items()})
-        jobs = self.launcher.plan(names, overrides, varies)
+        params = [[f"{key}={value}" for key, value in trial.params.items()] for trial in trials]
+        overrides = [[*self.fixed, *items] for items in params]
+        jobs = self.launcher.plan(names, overrides, [parse_overrides(items) for items in params])
         trial_of_job = dict(zip(jobs, trials, strict=True))
         self.launcher.run(jobs, lambda job, rows: self._report(trial_of_job[job], rows))
         for trial, job in zip(trials, jobs, strict=True):
-            self._tell(study, trial, job)
+            value = job.value(self.monitor)
+            failed = TrialState.PRUNED if job.status == "pruned" else TrialState.FAIL
+            study.tell(trial, value, failed if value is None else None)
+
+    def _read_params(self, file: Path) -> dict[str, Any]:
+        """Read the parameters of an earlier trial from its run.json."""
+        try:
+            texts = read_json(file)["varies"]
+            return {
+                key: kind.to_external_repr(kind.to_internal_repr(texts[key.lstrip("+")]))
+                for key, kind in self.space.items()
+            }
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"{file}: is no trial of this search ({error}); give the same hydra.sweeper."
+                "params, or name another directory with hydra.sweep.dir=..."
+            ) from error
 
     def _report(self, trial: optuna.Trial, rows: Sequence[Mapping[str, str]]) -> str:
         """Report new epochs of a trial; return why to prune it, or nothing."""
@@ -183,16 +175,6 @@ class TPESweeper(JobSweeper):
                     "median of earlier trials"
                 )
         return ""
-
-    def _tell(self, study: optuna.Study, trial: optuna.Trial, job: Job) -> None:
-        from optuna.trial import TrialState
-
-        value = job.value(self.monitor)
-        if value is not None:
-            study.tell(trial, value)
-        else:
-            pruned = job.status == "pruned"
-            study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 
 
 def _make_distribution(override: Override) -> optuna.distributions.BaseDistribution:

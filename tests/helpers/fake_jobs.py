@@ -23,10 +23,8 @@ class FakeJobs:
     curve: Callable[[Any], list[float]] = staticmethod(lambda config: [0.25, 0.5])
     is_delayed = staticmethod(lambda: False)
     is_dead = False
+    n_jobs = 2
     started: list[str]
-
-    def room(self, running: Sequence[Any]) -> int:
-        return 2 - len(running)
 
     def start(self, jobs: Sequence[Any]) -> None:
         for job in jobs:

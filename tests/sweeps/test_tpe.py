@@ -91,7 +91,7 @@ def trials_of(
     """Returns status, parameters and curve of each trial."""
     trials = []
     for number, file in enumerate(sorted(folder.glob("trial-*/run.json"))):
-        assert file.parent.name.startswith(f"trial-{number:03}_")
+        assert file.parent.name == f"trial-{number:03}"
         record, table = read_json(file), file.with_name("metrics.csv")
         rows = read_csv(table) if table.exists() else []
         trials.append((record["status"], record["varies"], [float(row[monitor]) for row in rows]))
@@ -131,11 +131,12 @@ def test_the_same_command_gives_the_same_search(
     rows = read_csv(tmp_path / "jobs.csv")
     assert [row["status"] for row in rows] == statuses
     err = capsys.readouterr().err
+    assert [row["x"] for row in rows] == [params["x"] for _, params, _ in trials]
     values = {row["job"]: float(row["val/loss"]) for row in rows if row["val/loss"]}
     best = min(values, key=lambda name: values[name])
-    assert f"best         trial {best[6:9]}, val/loss {values[best]:.4f}" in err
+    assert f"best         trial {best[6:]}, val/loss {values[best]:.4f}" in err
     (command,) = (line for line in err.splitlines() if line.startswith("again "))
-    assert f" x={trials[int(best[6:9])][1]['x']} " in command
+    assert f" x={trials[int(best[6:])][1]['x']} " in command
     assert command.endswith(" hydra.mode=RUN")
 
 
@@ -315,7 +316,7 @@ def test_the_shipped_search_is_over_four_parameters(
     options = ["sweep=tpe", "hydra.sweeper.n_trials=2", f"hydra.sweep.dir={tmp_path}"]
     ended = script("train", *options)
     assert ended.code == 0, ended.err
-    assert [name[:10] for name in started] == ["trial-000_", "trial-001_"]
+    assert started == ["trial-000", "trial-001"]
     keys = ["task.optimizer.lr", "task.optimizer.weight_decay", "task.loss.lesion_weight"]
     varies = read_json(tmp_path / started[0] / "run.json")["varies"]
     assert [*varies] == [*keys, "model.width"]
