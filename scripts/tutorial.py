@@ -35,8 +35,9 @@ from seglab.core.errors import InputError
 from seglab.core.files import hash_json, read_csv, read_json
 from seglab.data.cache import open_cache
 from seglab.data.cases import read_pair
+from seglab.inference.drawing import draw_contours
 from seglab.inference.models import open_model
-from seglab.inference.postprocessing import draw_contours, number_instances
+from seglab.inference.postprocessing import number_instances
 from seglab.losses import bce, double_sigmoid_bce
 from seglab.metrics.scores import scores
 from seglab.networks import SegNet, UNet

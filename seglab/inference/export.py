@@ -23,6 +23,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import hash_file, write_atomic
 from seglab.data.images import read_image
 from seglab.inference.evaluate import read_cases
+from seglab.inference.image_files import find_images
 from seglab.inference.models import ONNX, find_network
 from seglab.inference.onnx_predictor import (
     IMAGE,
@@ -34,7 +35,6 @@ from seglab.inference.onnx_predictor import (
     sealed,
 )
 from seglab.inference.postprocessing import predicted_mask
-from seglab.inference.predict import find_images
 from seglab.inference.predictor import make_predictor, probabilities
 from seglab.networks.fast_conv import reference_ops
 from seglab.runs.checkpoints import load_network

@@ -1,4 +1,4 @@
-"""From probabilities to masks at native resolution, and from masks to instances. No torch."""
+"""Turns probabilities into masks at native resolution, and masks into instances. No torch."""
 
 from __future__ import annotations
 
@@ -6,49 +6,39 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import (
-    binary_dilation,
-    binary_erosion,
-    binary_fill_holes,
-    gaussian_filter,
-    generate_binary_structure,
-    label,
-)
+from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
 from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 
-# From an image, uint8 (H, W, 3), to the probability of each channel's class, float32 (C, H, W) in
+# Maps an image, uint8 (H, W, 3), to the probability of each channel's class, float32 (C, H, W) in
 # [0, 1]. C is the number of logit channels: 1 in the binary case, else the number of classes.
 Predictor = Callable[[np.ndarray], np.ndarray]
 
-# Lesion pixels touch by edges and by corners.
-_TOUCHING = generate_binary_structure(2, 2)
-MAX_INSTANCES = 65535  # what 16 bits hold
-# Told from skin, hair, lesion and street alike, by the colour-blind too.
-CONTOUR, OUTSIDE = (0, 255, 255), (0, 0, 0)
+MAX_INSTANCES = 65535  # instances are numbered in 16 bits
+_EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
 
 
 def clean(
     mask: np.ndarray, largest_component: bool = False, fill_holes: bool = False
 ) -> np.ndarray:
-    """Removes what cannot be lesion, and adds what must be.
+    """Remove small components of a mask, and fill its holes.
 
-    Lesion pixels touch by edges and by corners, background by edges alone: of two digital curves
-    that cross, one must yield (Rosenfeld 1970). The largest component is chosen first, by its own
-    pixels: a ring around the picture, filled, would be all of it.
+    Foreground has 8-connectivity and background 4-connectivity, because of two digital curves that
+    cross only one may be unbroken (Rosenfeld 1970). The largest component is chosen before holes
+    are filled: a thin ring around the image would otherwise become all of it.
 
     Args:
-        mask: bool (H, W), True for lesion.
-        largest_component: Keep that of most pixels alone; of equal ones the topmost.
-        fill_holes: Add background that is enclosed by lesion.
+        mask: bool (H, W).
+        largest_component: Keep only the component with most pixels, of equal ones the topmost.
+        fill_holes: Fill background that foreground encloses.
 
     Returns:
         bool (H, W).
     """
     if largest_component:
-        components, n = label(mask, _TOUCHING)
+        components, n = label(mask, _EIGHT_NEIGHBOURS)
         if n > 1:
             mask = components == np.bincount(components.ravel())[1:].argmax() + 1
     return binary_fill_holes(mask) if fill_holes else mask
@@ -57,7 +47,7 @@ def clean(
 def predicted_mask(
     prob: np.ndarray, threshold: float, inference: Inference = DEFAULT_INFERENCE
 ) -> np.ndarray:
-    """Turns probabilities into a mask of class numbers.
+    """Turn probabilities into a mask of class numbers.
 
     Args:
         prob: Float (C, H, W) in [0, 1], as a `Predictor` returns.
@@ -83,24 +73,24 @@ def predicted_mask(
 
 
 def number_instances(mask: np.ndarray) -> np.ndarray:
-    """Gives each connected lesion a number of its own: from semantic to instance.
+    """Number the connected lesions of a mask: semantic to instance segmentation.
 
     Args:
         mask: Class numbers, uint8 (H, W). Each connected region of one class, other than
             background, is an instance.
 
     Returns:
-        uint16 (H, W): 0 for background, 1 for the largest lesion; of equal ones the topmost first.
+        uint16 (H, W): 0 for background, then from 1 by falling area, equal ones from the top.
 
     Raises:
-        InputError: More lesions than 16 bits number.
+        InputError: There are more than `MAX_INSTANCES`.
     """
     components, n = np.zeros(mask.shape, np.int32), 0
     for number in range(1, int(mask.max()) + 1):
-        more, m = label(mask == number, _TOUCHING)
+        more, m = label(mask == number, _EIGHT_NEIGHBOURS)
         components, n = np.where(more, more + n, components), n + m
     if n > MAX_INSTANCES:
-        raise InputError(f"{n:,} lesions, where a mask numbers {MAX_INSTANCES:,}")
+        raise InputError(f"{n:,} lesions; expected at most {MAX_INSTANCES:,} in one mask")
     areas = np.bincount(components.ravel(), minlength=n + 1)[1:]
     by_size = np.zeros(n + 1, np.uint16)
     by_size[1 + np.argsort(-areas, kind="stable")] = np.arange(1, n + 1)
@@ -110,28 +100,28 @@ def number_instances(mask: np.ndarray) -> np.ndarray:
 def measure_instances(
     instances: np.ndarray, mask: np.ndarray, prob: np.ndarray, classes: Classes = ONE_CLASS
 ) -> list[dict[str, Any]]:
-    """Measures each lesion of a picture, as scikit-image's `regionprops` does.
+    """Measure the instances of an image, by scikit-image's `regionprops`.
 
     Args:
-        instances: Of `number_instances`.
-        mask: That they are of.
+        instances: uint16 (H, W), of `number_instances`.
+        mask: Class numbers, uint8 (H, W), that the instances were made of.
         prob: Probability of each channel's class, float32 (C, H, W).
-        classes: Of the mask.
+        classes: Classes of the mask.
 
     Returns:
-        A row a lesion: `lesion`, its number; of several classes `class`; `area` in pixels;
-        `centroid_x` and `centroid_y`, 0 at the first pixel's centre; `left`, `top`, `right` and
-        `bottom`, columns and rows, the last two the first that are beyond it; `mean_probability`,
-        of its class; `touches_frame`.
+        One row for each instance: `lesion`, its number; with several classes `class`; `area` in
+        pixels; `centroid_x` and `centroid_y` in pixels, 0 at the centre of the first pixel;
+        `left`, `top`, `right` and `bottom`, its first column and row and the first ones beyond it;
+        `mean_probability` of its class; `touches_frame`.
     """
-    from skimage.measure import regionprops  # heavy, not needed for masks
+    from skimage.measure import regionprops  # takes long to import, and masks do not need it
 
     height, width = instances.shape
-    # Of each pixel's own class; what background pixels get is not looked at.
+    # Probability of each pixel's own class; values at background pixels are not used.
     channel = np.searchsorted(classes.numbers, mask)
-    own_prob = np.take_along_axis(prob, channel[None], 0)[0]
+    prob_of_class = np.take_along_axis(prob, channel[None], 0)[0]
     rows = []
-    for region in regionprops(instances, own_prob):
+    for region in regionprops(instances, prob_of_class):
         (y, x), (top, left, bottom, right) = region.centroid, region.bbox
         metadata: dict[str, Any] = {"lesion": int(region.label)}
         if classes.is_multiclass:
@@ -147,40 +137,3 @@ def measure_instances(
             }
         )
     return rows
-
-
-def draw_contours(image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CLASS) -> np.ndarray:
-    """Draws a mask's outline into its image: bright, between dark edges.
-
-    Args:
-        image: uint8 (H, W, 3).
-        mask: Class numbers, uint8 (H, W); each class is outlined in its colour, in the binary case
-            in `CONTOUR`.
-        classes: Of the mask.
-
-    Returns:
-        uint8 (H, W, 3).
-    """
-    width = max(1, round(max(mask.shape) / 500))
-    palette = classes.palette if classes.is_multiclass else np.array([OUTSIDE, CONTOUR])
-    parts = [(mask == number, palette[number]) for number in classes.foreground]
-    out = image.copy()
-    for part, _ in parts:
-        out[binary_dilation(part, _TOUCHING, width) & ~part] = OUTSIDE
-    # Of classes that touch, neither's dark edge hides the other's line.
-    for part, colour in parts:
-        out[part & ~binary_erosion(part, _TOUCHING, width, border_value=1)] = colour
-    return out
-
-
-def soft_mask(mask: np.ndarray) -> np.ndarray:
-    """Softens a mask's edge, so that what is cut out does not look cut.
-
-    Args:
-        mask: bool (H, W).
-
-    Returns:
-        uint8 (H, W): opacity, 255 within, falling off over some thousandths of the larger edge.
-    """
-    sigma = max(0.5, max(mask.shape) / 1000)
-    return np.rint(gaussian_filter(mask.astype(np.float32), sigma) * 255).astype(np.uint8)

@@ -25,10 +25,10 @@ from seglab.data.cases import with_classes
 from seglab.data.classes import MAX_CLASSES, Classes, make_classes
 from seglab.data.images import read_mask
 from seglab.data.layouts import pairs_cases
+from seglab.inference.drawing import draw_contours
 from seglab.inference.evaluate import evaluate
 from seglab.inference.models import open_model, refuse_twice
 from seglab.inference.postprocessing import (
-    draw_contours,
     measure_instances,
     number_instances,
     predicted_mask,

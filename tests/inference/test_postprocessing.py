@@ -1,4 +1,4 @@
-"""Instances, outlines and cut-outs, held against scikit-image and what is drawn by hand."""
+"""Masks and instances, compared with scikit-image and with examples worked out by hand."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ from hypothesis.extra.numpy import arrays
 
 from seglab.core.errors import InputError
 from seglab.inference.postprocessing import (
-    CONTOUR,
-    OUTSIDE,
-    draw_contours,
     measure_instances,
     number_instances,
-    soft_mask,
 )
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -43,7 +39,7 @@ def test_of_equal_instances_the_topmost_is_first() -> None:
 def test_more_instances_than_a_mask_numbers_are_refused() -> None:
     dots = np.zeros((512, 514), bool)
     dots[::2, ::2] = True
-    with pytest.raises(InputError, match=r"65,792 lesions, where a mask numbers 65,535"):
+    with pytest.raises(InputError, match=r"65,792 lesions; expected at most 65,535"):
         number_instances(dots)
     assert number_instances(dots[:510]).max() == 255 * 257
 
@@ -85,36 +81,3 @@ def test_every_edge_is_the_frame(place: tuple[int, int]) -> None:
     mask[place] = True
     (row,) = measure_instances(number_instances(mask), mask, mask[None].astype(np.float32))
     assert row["touches_frame"] == (place != (3, 3))
-
-
-def test_an_outline_is_drawn_on_both_sides_of_the_edge_alone() -> None:
-    image = np.random.default_rng(0).integers(1, 255, (40, 60, 3), np.uint8)
-    mask = np.zeros((40, 60), bool)
-    mask[10:30, :25] = True  # reaches the frame, where there is no edge
-    out = draw_contours(image, mask.astype(np.uint8))
-    edge = (out == CONTOUR).all(2)
-    around = (out == OUTSIDE).all(2)
-    expected = np.zeros((40, 60), bool)
-    expected[10, :25] = expected[29, :25] = expected[10:30, 24] = True
-    assert np.array_equal(edge, expected)
-    assert around.any() and not (around & mask).any()
-    same = ~edge & ~around
-    assert np.array_equal(out[same], image[same])
-    for full in (0, 1):
-        mask = np.full((40, 60), full, np.uint8)
-        assert np.array_equal(draw_contours(image, mask), image)
-
-
-def test_a_cut_out_is_opaque_within_and_clear_without() -> None:
-    mask = np.zeros((600, 1000), bool)
-    mask[100:400, 300:700] = True
-    opacity = soft_mask(mask)
-    assert opacity.dtype == np.uint8
-    assert (opacity[105:395, 305:695] == 255).all()
-    outside = np.ones_like(mask)
-    outside[95:405, 295:705] = False
-    assert (opacity[outside] == 0).all()
-    # A half at the edge itself, on either side of it.
-    assert 128 <= opacity[250, 300] < 255
-    assert 0 < opacity[250, 299] < 128
-    assert opacity[250, 300] + opacity[250, 299] == pytest.approx(255, abs=1)

@@ -1,0 +1,78 @@
+"""Drawings of masks: contours in an image, and cut-outs with a soft edge. No torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageOps
+from scipy.ndimage import (
+    binary_dilation,
+    binary_erosion,
+    gaussian_filter,
+    generate_binary_structure,
+)
+
+from seglab.data.classes import ONE_CLASS, Classes
+
+# Differ from skin, hair, lesions and streets alike, for the colour-blind too.
+CONTOUR, OUTSIDE = (0, 255, 255), (0, 0, 0)
+_EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
+
+
+def draw_contours(image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CLASS) -> np.ndarray:
+    """Draw the contours of a mask into its image: a bright line with a dark edge outside.
+
+    Args:
+        image: uint8 (H, W, 3).
+        mask: Class numbers, uint8 (H, W); each class is outlined in its colour, in the binary case
+            in `CONTOUR`.
+        classes: Classes of the mask.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    width = max(1, round(max(mask.shape) / 500))
+    palette = classes.palette if classes.is_multiclass else np.array([OUTSIDE, CONTOUR])
+    regions = {number: mask == number for number in classes.foreground}
+    out = image.copy()
+    for region in regions.values():
+        out[binary_dilation(region, _EIGHT_NEIGHBOURS, width) & ~region] = OUTSIDE
+    # Lines come last, so that no class's dark edge hides the line of one that it touches.
+    for number, region in regions.items():
+        inner = binary_erosion(region, _EIGHT_NEIGHBOURS, width, border_value=1)
+        out[region & ~inner] = palette[number]
+    return out
+
+
+def soften_mask(mask: np.ndarray) -> np.ndarray:
+    """Soften the edge of a mask.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        Opacity, uint8 (H, W): 255 inside, falling off over some thousandths of the larger edge.
+    """
+    sigma = max(0.5, max(mask.shape) / 1000)
+    return np.rint(gaussian_filter(mask.astype(np.float32), sigma) * 255).astype(np.uint8)
+
+
+def cut_out(
+    image: np.ndarray, mask: np.ndarray, background: np.ndarray | None = None
+) -> np.ndarray:
+    """Cut out what a mask covers.
+
+    Args:
+        image: uint8 (H, W, 3).
+        mask: bool (H, W), True for what is cut out.
+        background: Image to put behind it, uint8 of any size (h, w, 3), which is scaled and
+            cropped to (H, W); None for transparency.
+
+    Returns:
+        uint8 (H, W, 4), or (H, W, 3) with a background.
+    """
+    opacity = soften_mask(mask)
+    if background is None:
+        return np.dstack([image, opacity])
+    height, width = mask.shape
+    behind = ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(Image.composite(Image.fromarray(image), behind, Image.fromarray(opacity)))
