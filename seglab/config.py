@@ -41,6 +41,10 @@ NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("task.threshold", float, 0, 1, False),
     ("trainer.max_epochs", int, 1, math.inf, False),
 )
+# As NUMBERS, of keys that a config may have.
+OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
+    ("callbacks.ema.decay", float, 0, 0.9999, False),
+)
 PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
 PLACES = ("data.cache_dir",)  # does not matter to a result
 TEXTS = ("name", "run_dir", "monitor_mode", "data.root", "data.cache_dir")
@@ -94,7 +98,7 @@ def stored_inference(stored: Any, where: str | Path) -> Inference:
 # What runs were made with that are older than these keys.
 BEFORE = {
     "inference": OFF,
-    "task": {"ema": 0, "encoder_lr_factor": 1},
+    "task": {"encoder_lr_factor": 1},
     "data": {"classes": [*ONE_CLASS.names], "colours": None},
 }
 
@@ -138,6 +142,9 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     _check_keys(config["data"]["split"], "data.split.", SPLIT, SPLIT)
     for key, kind, least, most, null in NUMBERS:
         check_number(key, _value(config, key), kind, least, most, null)
+    for key, kind, least, most, null in OPTIONAL_NUMBERS:
+        value = OmegaConf.select(OmegaConf.create(config), key, default=least)
+        check_number(key, value, kind, least, most, null)
     for key in TEXTS:
         if not isinstance(_value(config, key), str):
             raise InputError(f"{key}={_value(config, key)}: expected text")

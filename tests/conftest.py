@@ -110,7 +110,7 @@ def predicting_runs(predicting_folder: Path, tiny_train: Callable[..., Ended]) -
     """
     on, off = predicting_folder / "on", predicting_folder / "off"
     if not on.exists():
-        plain = ["logger=null", "callbacks.pictures=null", "monitor=null", "task.optimizer.lr=0.02"]
+        plain = ["logger=none", "callbacks.pictures=null", "monitor=null", "task.optimizer.lr=0.02"]
         inference = [f"inference.{key}=true" for key in ("tta", "largest_component", "fill_holes")]
         for run, overrides in ((on, inference), (off, ["data.size=24", "seed=1"])):
             ended = tiny_train(

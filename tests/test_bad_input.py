@@ -174,7 +174,10 @@ def test_bad_data_is_refused(
             }.items()
             for value in values
         ),
-        *(([f"task.ema={value}"], [f"task.ema={value}"]) for value in ("1", "-0.1", "abc")),
+        *(
+            (["callbacks=ema", f"callbacks.ema.decay={value}"], [f"callbacks.ema.decay={value}"])
+            for value in ("1", "-0.1", "abc")
+        ),
         (["task.encoder_lr_factor=2"], ["task.encoder_lr_factor=2", "from 0 to 1"]),
         (["model=segnet", "task.encoder_lr_factor=abc"], ["task.encoder_lr_factor=abc"]),
         *(

@@ -91,16 +91,16 @@ def test_it_trains(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
 
 
-def test_the_baseline_is_train_yaml_itself(
-    tiny_config: Callable[..., DictConfig], tmp_path: Path
-) -> None:
-    config = OmegaConf.to_container(tiny_config(tmp_path / "run"), resolve=True)
-    named = OmegaConf.to_container(
-        tiny_config(tmp_path / "run", "experiment=baseline"), resolve=True
-    )
-    assert config == named
-    recipe = {"lr": 1e-3, "weight_decay": 1e-6}
-    assert {k: config["task"]["optimizer"][k] for k in recipe} == recipe
-    assert config["task"]["optimizer"]["_target_"] == "torch.optim.Adam"
-    assert config["data"]["batch_size"] == 32
-    assert config["seed"] == 42
+def test_the_baseline_has_the_recipes_settings() -> None:
+    config = composed()
+    assert config.name == "baseline"
+    recipe = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 1e-6}
+    assert {key: config.task.optimizer[key] for key in recipe} == recipe
+    assert config.data.batch_size == 32
+    assert config.seed == 42
+
+
+@pytest.mark.parametrize("without", ["~logger", "logger=none", "callbacks=none", "~callbacks"])
+def test_groups_can_be_left_out(without: str) -> None:
+    config = check_config(composed(without))
+    assert not config[without.strip("~").partition("=")[0]]

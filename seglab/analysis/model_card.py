@@ -145,7 +145,7 @@ def _training_facts(run: Run, provenance: RunProvenance) -> dict[str, str]:
     if monitor != "null":
         mode = code_span(run.settings.get("monitor_mode", ""))
         epoch = f"{provenance.best_epoch}, chosen by {code_span(monitor)} ({mode})"
-    settings = [f"{key}={run.settings.get(key)}" for key in ("data.batch_size", "task.ema")]
+    settings = [f"{key}={run.settings.get(key)}" for key in ("data.batch_size",)]
     return {
         "loss": _constructor(run, "task.loss"),
         "optimizer": _constructor(run, "task.optimizer"),

@@ -157,8 +157,7 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
     check_targets(stored["config"], path, trust)
     model = OmegaConf.create(stored["config"]["model"])
     every = checkpoint["state_dict"]
-    prefix = "average.module." if any(k.startswith("average.module.") for k in every) else "net."
-    weights = {k.removeprefix(prefix): v for k, v in every.items() if k.startswith(prefix)}
+    weights = {k.removeprefix("net."): v for k, v in every.items() if k.startswith("net.")}
     if not all(w.isfinite().all() for w in weights.values()):
         raise InputError(f"{path}: holds weights that are not finite; restore it")
     try:

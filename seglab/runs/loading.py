@@ -67,13 +67,14 @@ ALLOWED_TARGETS: dict[str, frozenset[str]] = {
         }
     ),
     "trainer": frozenset({"lightning.Trainer"}),
+    "trainer.profiler": frozenset({"lightning.pytorch.profilers.PyTorchProfiler"}),
     "callbacks.*": frozenset(
         {
             "lightning.pytorch.callbacks.EarlyStopping",
             "lightning.pytorch.callbacks.LearningRateMonitor",
-            "seglab.training.callbacks.Profile",
+            "seglab.training.callbacks.ExponentialAverage",
+            "seglab.training.callbacks.LogTestLoss",
             "seglab.training.callbacks.Progress",
-            "seglab.training.callbacks.WatchTest",
             "seglab.training.callbacks.Pictures",
         }
     ),

@@ -30,7 +30,7 @@ UNKNOWN = "-"
 BEFORE = {
     **dict.fromkeys(("inference.tta", "inference.tune_threshold"), "false"),
     **dict.fromkeys(("inference.largest_component", "inference.fill_holes"), "false"),
-    **{"task.ema": "0", "task.encoder_lr_factor": "1"},
+    "task.encoder_lr_factor": "1",
     **{"data.classes": "['lesion']", "data.colours": "null"},
 }
 _LARGEST = 64 * 2**20  # bytes; a run's own files are far below

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
@@ -11,7 +10,6 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 
 from seglab.core.errors import InputError
@@ -34,9 +32,6 @@ class SegmentationTask(LightningModule):
         lr_scheduler: From the optimizer to a learning-rate schedule, stepped once an epoch; None for
             a constant rate.
         threshold: Probability above which a pixel is lesion.
-        ema: Share that an exponential moving average of weights and buffers keeps of itself at
-            each step, less in the first ones. The average is what is validated, tested and
-            used. 0 for none.
         encoder_lr_factor: Learning rate of the network's `encoder`, over that of the rest.
         classes: What masks tell apart, as in `seglab.data.classes.Classes`.
     """
@@ -50,14 +45,12 @@ class SegmentationTask(LightningModule):
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
         lr_scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         threshold: float = 0.5,
-        ema: float = 0,
         encoder_lr_factor: float = 1,
         classes: Sequence[str] = ONE_CLASS.names,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
             raise InputError(f"task.threshold={threshold}: expected a probability between 0 and 1")
-        check_number("task.ema", ema, float, 0, 0.9999)
         check_number("task.encoder_lr_factor", encoder_lr_factor, float, 0, 1)
         if encoder_lr_factor != 1 and not isinstance(getattr(net, "encoder", None), nn.Module):
             raise InputError(
@@ -71,10 +64,6 @@ class SegmentationTask(LightningModule):
         self.lr_scheduler = lr_scheduler
         self.threshold = threshold
         self.encoder_lr_factor = encoder_lr_factor
-        self.average = None
-        if ema:
-            self.average = AveragedModel(self.net, multi_avg_fn=ema_update(ema), use_buffers=True)
-            self.average.requires_grad_(False)
         metrics = segmentation_metrics(threshold, classes)
         # 'train' itself is a method of every module, hence the suffix.
         self.metrics = nn.ModuleDict(
@@ -84,18 +73,7 @@ class SegmentationTask(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """From images (N, 3, H, W) in [0, 1] to logits, as the network gives them."""
-        return (self.net if self.training else self.used_net)(image)
-
-    @property
-    def used_net(self) -> nn.Module:
-        """The network that is scored: the average, where there is one."""
-        return self.net if self.average is None else self.average.module
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Steps, and moves the average."""
-        super().optimizer_step(*args, **kwargs)
-        if self.average is not None:
-            self.average.update_parameters(self.net)
+        return self.net(image)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Returns the loss to descend."""
@@ -105,15 +83,14 @@ class SegmentationTask(LightningModule):
         """Scores a batch of val."""
         self._step(batch, batch_idx, "val")
 
-    def on_validation_start(self) -> None:
-        """All devices score one network."""
+    def on_validation_epoch_start(self) -> None:
+        """Lets all processes validate one network."""
         self.share_buffers()
 
     def share_buffers(self) -> None:
         """Gives all processes the first one's BatchNorm statistics, as its checkpoint has them."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            average = [] if self.average is None else self.average.buffers()
-            for buffer in itertools.chain(self.net.buffers(), average):
+            for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
@@ -162,18 +139,3 @@ class SegmentationTask(LightningModule):
         # RunRecorder logs what it writes to metrics.csv.
         self.log_dict(values, logger=False, on_step=False, on_epoch=True, batch_size=len(loss))
         return loss.mean()
-
-
-def ema_update(keep: float) -> Callable[[Any, Any, Any], None]:
-    """An exponential moving average that does not hold on to where it began.
-
-    Of tensors of one type: one by one, each would wait for the device to say how many steps.
-    """
-
-    def average(old: list[Tensor], new: list[Tensor], steps: Any) -> None:
-        if old[0].is_floating_point():
-            torch._foreach_lerp_(old, new, max(1 - keep, 9 / (10 + int(steps))))
-        else:  # BatchNorm's count of batches
-            torch._foreach_copy_(old, new)
-
-    return average

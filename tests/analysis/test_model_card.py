@@ -25,7 +25,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json, write_csv, write_json
 from seglab.metrics.names import METRICS
 
-SOON = ["logger=null", "callbacks.pictures=null", "data.batch_size=4"]
+SOON = ["logger=none", "callbacks.pictures=null", "data.batch_size=4"]
 RUNS = {
     "holdout": ["task.loss._target_=seglab.losses.focal", "+task.loss.gamma=1.5"],
     "fold": [
@@ -37,7 +37,7 @@ RUNS = {
     "classes": [
         *("data=synthetic_corners", "data.cases.n=10", "experiment=classes"),
         *(
-            "+callbacks.watch_test._target_=seglab.training.callbacks.WatchTest",
+            "+callbacks.log_test_loss._target_=seglab.training.callbacks.LogTestLoss",
             "data.split.test=0.3",
         ),
     ],
@@ -199,7 +199,7 @@ def test_statements_about_the_run_are_true_and_complete(run: Path, cache_dir: Pa
         ),
         "classes": (
             *("`skin`, `lesion` and `dark_corner`", "class of the highest probability"),
-            *("`synthetic_cases(", "means over the classes but background", "WatchTest"),
+            *("`synthetic_cases(", "means over the classes but background", "LogTestLoss"),
         ),
     }
     for sentence in expected[kind]:

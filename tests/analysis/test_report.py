@@ -37,7 +37,7 @@ from seglab.runs.directory import open_run
 from seglab.runs.records import find_runs
 
 Script = Callable[..., Ended]
-PLAIN = ["logger=null", "callbacks.pictures=null", "monitor=null", "model.width=2"]
+PLAIN = ["logger=none", "callbacks.pictures=null", "monitor=null", "model.width=2"]
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 

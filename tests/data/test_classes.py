@@ -48,7 +48,7 @@ MASKS = arrays(
 # Networks learn the tiny set in seconds.
 LEARNING = [
     *("data=pairs", f"data.classes=[{','.join(NAMES)}]", "experiment=classes", "monitor=null"),
-    *("logger=null", "callbacks.pictures=null", "task.optimizer.lr=0.02"),
+    *("logger=none", "callbacks.pictures=null", "task.optimizer.lr=0.02"),
     *("trainer.max_epochs=20", "data.batch_size=4", "data.split.test=0.3"),
 ]
 

@@ -266,7 +266,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 ON4 = [*ON, "data.batch_size=4"]
 OFF24 = ["data.size=24", "seed=1", "trainer.max_epochs=6"]
-PLAIN = ["logger=null", "callbacks.pictures=null", "task.optimizer.lr=0.02", "data.split.val=0.3"]
+PLAIN = ["logger=none", "callbacks.pictures=null", "task.optimizer.lr=0.02", "data.split.val=0.3"]
 
 
 @pytest.fixture

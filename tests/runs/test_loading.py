@@ -723,7 +723,7 @@ def test_weights_may_lie_outside_and_are_only_read(
     options = [
         *("model=unet_efficientnet_lite0", f"model.weights={file}", "model.decoder=[4,4,4,4]"),
         *("model.freeze=0", f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "data.size=32"),
-        *("trainer.max_epochs=1", "logger=null", "callbacks.pictures=null"),
+        *("trainer.max_epochs=1", "logger=none", "callbacks.pictures=null"),
     ]
     ended = script("train", *options, f"hydra.run.dir={run}")
     assert ended.code == 0, ended.err

@@ -120,7 +120,7 @@ def test_tensorboard_compares_the_jobs_by_val(mixed: tuple[Path, Ended]) -> None
     assert not any("test" in tag for tag in events.Tags()["scalars"])
 
 
-PLAIN = ["data.batch_size=2", "trainer.max_epochs=12", "logger=null", "callbacks.pictures=null"]
+PLAIN = ["data.batch_size=2", "trainer.max_epochs=12", "logger=none", "callbacks.pictures=null"]
 SEEDS = ["seed=0,1,2", *PLAIN]
 NAMES = ("seed-0", "seed-1", "seed-2")
 

@@ -329,7 +329,7 @@ def test_a_real_search_that_is_killed_goes_on(
     arguments = [
         *(sys.executable, str(REPO / "scripts" / "train.py"), "sweep=tpe", *TINY),
         *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "model.width=choice(4,6)"),
-        *("logger=null", "callbacks.pictures=null", "data.batch_size=4"),
+        *("logger=none", "callbacks.pictures=null", "data.batch_size=4"),
         *("hydra.sweeper.n_trials=4", "hydra.sweeper.generation=2", "hydra.launcher.n_jobs=2"),
         f"hydra.sweep.dir={tmp_path}",
     ]

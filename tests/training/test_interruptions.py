@@ -56,7 +56,7 @@ Command = Callable[..., subprocess.Popen]
 # Four steps an epoch, three epochs.
 SHORT = ["data.batch_size=4", "trainer.max_epochs=3"]
 # Without pictures a run takes half the time.
-PLAIN = [*SHORT, "logger=null", "callbacks.pictures=null"]
+PLAIN = [*SHORT, "logger=none", "callbacks.pictures=null"]
 # The second epoch is the best of three: in the third the rate is absurd.
 RATES = [
     "monitor=train/loss",
@@ -146,7 +146,13 @@ CONFIGS: dict[str, list[str]] = {
         *("+task.lr_scheduler._partial_=true", "+task.lr_scheduler.T_max=3"),
     ],
     "ema": [
-        *("task.ema=0.9", "task.encoder_lr_factor=0.3", "task.optimizer.lr=0.02", *BY_LOSS),
+        *(
+            "callbacks=ema",
+            "callbacks.ema.decay=0.9",
+            "task.encoder_lr_factor=0.3",
+            "task.optimizer.lr=0.02",
+            *BY_LOSS,
+        ),
         *(
             "+task.lr_scheduler._target_=seglab.training.lr_schedulers.cosine",
             "+task.lr_scheduler._partial_=true",

@@ -1,8 +1,8 @@
 """Lightning callbacks."""
 
+from seglab.training.callbacks.exponential_average import ExponentialAverage
+from seglab.training.callbacks.log_test_loss import LogTestLoss
 from seglab.training.callbacks.pictures import Pictures
-from seglab.training.callbacks.profile import Profile
 from seglab.training.callbacks.progress import Progress
-from seglab.training.callbacks.watch_test import WatchTest
 
-__all__ = ["Pictures", "Profile", "Progress", "WatchTest"]
+__all__ = ["ExponentialAverage", "LogTestLoss", "Pictures", "Progress"]

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from seglab.metrics.modules import PerImageMean
 
 
-class WatchTest(Callback):
+class LogTestLoss(Callback):
     """Logs the test loss every epoch, as the recipe does. Nothing may read it."""
 
     @torch.no_grad()
