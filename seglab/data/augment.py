@@ -1,8 +1,9 @@
-"""Augmentation of whole batches, image and mask together."""
+"""Random changes of training batches, image and mask together."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,78 +12,69 @@ from torch import Tensor
 from seglab.core.errors import InputError
 from seglab.core.validation import check_number
 
-_NODES = 5  # along an edge, of the grid that bends a picture
-_HAIRS = 8  # in one picture, at most
-_BROWN = torch.tensor([0.85, 0.95, 1]).view(3, 1, 1)  # what hair takes of red, green and blue
+# Largest value of each strength.
+_LIMITS = {
+    "rotate": 180,
+    "scale": 10,
+    "shift": 1,
+    "brightness": 1,
+    "contrast": 1,
+    "saturation": 1,
+    "elastic": 0.1,
+    "hair": 1,
+    "colour": 1,
+    "illumination": 1,
+    "gamma": 10,
+}
+_NODES = 5  # along an edge, of the grid of elastic displacements
+_MAX_HAIRS = 8  # in one image
+# Share of red, green and blue that brown hair absorbs.
+_BROWN = torch.tensor([0.85, 0.95, 1]).view(3, 1, 1)
 
 
+@dataclass(frozen=True)
 class Augment:
     """Random geometry, light and hair, drawn anew for each image of a batch.
 
-    One map moves image and mask; what it brings in from outside is mirrored. All else changes the
-    image alone. 0 switches a part off.
+    Image and mask are resampled by one map, in which the outside of the image is its mirror image.
+    Everything else changes the image alone. A strength of 0 switches a component off.
 
     Args:
         flip: Mirror left-right and up-down, each with probability 1/2.
-        rotate: Largest turn either way, in degrees.
-        scale: Largest zoom either way: 0.2 draws from 1/1.2 to 1.2.
-        shift: Largest shift either way, as a share of the edge.
-        brightness: Largest change of brightness either way, as a share of white.
-        contrast: Largest change of contrast either way, as a share.
-        saturation: Largest change of colour saturation either way, as a share.
+        rotate: Largest rotation in either direction, in degrees.
+        scale: Largest zoom in either direction: 0.2 draws from 1/1.2 to 1.2.
+        shift: Largest shift in either direction, as a share of the edge.
+        brightness: Largest change of brightness, as a share of white.
+        contrast: Largest change of contrast, as a share.
+        saturation: Largest change of colour saturation, as a share.
         elastic: Standard deviation of smooth random displacements, as a share of the edge: normal
             at the nodes of a coarse grid, bicubic between them (Ronneberger et al., 2015).
         hair: Probability that an image gets dark hairs, up to 8 of them.
-        colour: Largest change of each colour channel's gain either way, as a share: the white
-            balance of other cameras.
-        illumination: Largest change of light between centre and corners either way, as a share; it
-            rises or falls evenly across the image.
+        colour: Largest change of each colour channel's gain, as a share, like the white balance of
+            another camera.
+        illumination: Largest change of light between centre and corners, as a share; it rises or
+            falls linearly across the image.
         gamma: 0.2 raises the image to powers from 1/1.2 to 1.2.
     """
 
-    def __init__(
-        self,
-        flip: bool = True,
-        rotate: float = 180,
-        scale: float = 0.2,
-        shift: float = 0.1,
-        brightness: float = 0.1,
-        contrast: float = 0.2,
-        saturation: float = 0.2,
-        elastic: float = 0,
-        hair: float = 0,
-        colour: float = 0,
-        illumination: float = 0,
-        gamma: float = 0,
-    ) -> None:
-        if not isinstance(flip, bool):
-            raise InputError(f"data.augment.flip={flip}: expected true or false")
-        for name, value, most in (
-            ("rotate", rotate, 180),
-            ("scale", scale, 10),
-            ("shift", shift, 1),
-            ("brightness", brightness, 1),
-            ("contrast", contrast, 1),
-            ("saturation", saturation, 1),
-            ("elastic", elastic, 0.1),
-            ("hair", hair, 1),
-            ("colour", colour, 1),
-            ("illumination", illumination, 1),
-            ("gamma", gamma, 10),
-        ):
-            check_number(f"data.augment.{name}", value, float, 0, most)
-        self.flip = flip
-        self.rotate = rotate
-        self.scale = scale
-        self.shift = shift
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.elastic = elastic
-        self.hair = hair
-        self.colour = colour
-        self.illumination = illumination
-        self.gamma = gamma
+    flip: bool = True
+    rotate: float = 180
+    scale: float = 0.2
+    shift: float = 0.1
+    brightness: float = 0.1
+    contrast: float = 0.2
+    saturation: float = 0.2
+    elastic: float = 0
+    hair: float = 0
+    colour: float = 0
+    illumination: float = 0
+    gamma: float = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.flip, bool):
+            raise InputError(f"data.augment.flip={self.flip}: expected true or false")
+        for name, limit in _LIMITS.items():
+            check_number(f"data.augment.{name}", getattr(self, name), float, 0, limit)
 
     def __call__(
         self, image: Tensor, mask: Tensor, generator: torch.Generator
@@ -91,38 +83,56 @@ class Augment:
 
         Args:
             image: float (N, 3, H, W) in [0, 1].
-            mask: float (N, 1, H, W), 0 or 1, or class numbers.
-            generator: On the CPU, so that every device draws the same.
+            mask: float (N, 1, H, W), class numbers.
+            generator: On the CPU, so that every device draws the same numbers.
 
         Returns:
-            Both, shaped, ranged and laid out in memory as they came.
+            Image and mask with the shapes, ranges and memory layout of the arguments.
         """
-        n, _, height, width = image.shape
-        came = image
+        n = len(image)
+        affine = self._draw_affine(n, generator).to(image)
+        saturation, contrast, brightness = (
+            _draw_like(image, strength, generator)
+            for strength in (self.saturation, self.contrast, self.brightness)
+        )
+        # Below, a component that is off draws nothing, so switching it on leaves the numbers
+        # above as they are.
+        out, mask = self._resample(image, mask, affine, generator)
+        if self.hair:
+            out *= 1 - _draw_hairs(out, self.hair, generator) * _BROWN.to(out)
+        if self.colour:
+            out *= 1 + _draw_like(out, self.colour, generator, channels=3)
+        if self.illumination:
+            out *= self._draw_illumination(out, generator)
+        if self.gamma:
+            power = torch.exp(_uniform(n, generator) * math.log1p(self.gamma)).view(n, 1, 1, 1)
+            # x ** power, in half the time.
+            out.clamp_(0, 1).log_().mul_(power.to(out)).exp_()
+        grey = out.mean(1, keepdim=True)
+        out.sub_(grey).mul_(1 + saturation).add_(grey)
+        level = out.mean((1, 2, 3), keepdim=True)
+        out.sub_(level).mul_(1 + contrast).add_(level).add_(brightness)
+        return torch.clamp(out, 0, 1, out=torch.empty_like(image)), mask
 
-        def draw(*shape: int) -> Tensor:
-            return torch.empty(n, *shape).uniform_(-1, 1, generator=generator)
-
-        def light(change: float, channels: int = 1) -> Tensor:
-            return (draw(channels) * change).view(n, channels, 1, 1).to(image)
-
-        angle = draw() * math.radians(self.rotate)
-        zoom = torch.exp(draw() * math.log1p(self.scale))
+    def _draw_affine(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draws rotation, zoom, flips and shift: float (N, 2, 3) as `F.affine_grid` takes it."""
+        angle = _uniform(n, generator) * math.radians(self.rotate)
+        zoom = torch.exp(_uniform(n, generator) * math.log1p(self.scale))
         mirror = torch.ones(n, 2)
         if self.flip:
-            mirror[torch.stack([draw(), draw()], 1) < 0] = -1
-        shift = torch.stack([draw(), draw()], 1) * 2 * self.shift
-        saturation = light(self.saturation)
-        contrast = light(self.contrast)
-        brightness = light(self.brightness)
-        # Nothing below draws where it is off, nor changes what was drawn above.
+            mirror[torch.stack([_uniform(n, generator), _uniform(n, generator)], 1) < 0] = -1
+        shift = torch.stack([_uniform(n, generator), _uniform(n, generator)], 1) * 2 * self.shift
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        rotation = torch.stack([cos, -sin, sin, cos], 1).view(n, 2, 2)
+        matrix = rotation / zoom.view(n, 1, 1) * mirror.view(n, 1, 2)
+        return torch.cat([matrix, shift.unsqueeze(2)], 2)
 
-        turn = torch.stack(
-            [torch.cos(angle), -torch.sin(angle), torch.sin(angle), torch.cos(angle)], 1
-        ).view(n, 2, 2)
-        affine = turn / zoom.view(n, 1, 1) * mirror.view(n, 1, 2)
-        theta = torch.cat([affine, shift.unsqueeze(2)], 2).to(image)
-        grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    def _resample(
+        self, image: Tensor, mask: Tensor, affine: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Moves image (bilinear) and mask (nearest) by an affine map and elastic displacements."""
+        n, _, height, width = image.shape
+        grid = F.affine_grid(affine, list(image.shape), align_corners=False)
         if self.elastic:
             # The grid's unit is half an edge.
             nodes = torch.randn(n, 2, _NODES, _NODES, generator=generator) * 2 * self.elastic
@@ -131,34 +141,37 @@ class Augment:
         mask = F.grid_sample(
             mask, grid, mode="nearest", padding_mode="reflection", align_corners=False
         )
+        return image, mask
 
-        if self.hair:
-            image *= 1 - _hairs(image, self.hair, generator) * _BROWN.to(image)
-        if self.colour:
-            image *= 1 + light(self.colour, channels=3)
-        if self.illumination:
-            across, down = light(self.illumination / 2, channels=2).split(1, 1)
-            x = torch.linspace(-1, 1, width).to(image)
-            y = torch.linspace(-1, 1, height).to(image).view(-1, 1)
-            image *= 1 + across * x + down * y
-        if self.gamma:
-            power = torch.exp(draw() * math.log1p(self.gamma)).view(n, 1, 1, 1).to(image)
-            # x ** power, in half the time.
-            image.clamp_(0, 1).log_().mul_(power).exp_()
-        grey = image.mean(1, keepdim=True)
-        image.sub_(grey).mul_(1 + saturation).add_(grey)
-        level = image.mean((1, 2, 3), keepdim=True)
-        image.sub_(level).mul_(1 + contrast).add_(level).add_(brightness)
-        return torch.clamp(image, 0, 1, out=torch.empty_like(came)), mask
+    def _draw_illumination(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws factors that rise or fall linearly across the image, float (N, 1, H, W)."""
+        height, width = image.shape[-2:]
+        gain = _draw_like(image, self.illumination / 2, generator, channels=2)
+        x = torch.linspace(-1, 1, width).to(image)
+        y = torch.linspace(-1, 1, height).to(image).view(-1, 1)
+        return 1 + gain[:, :1] * x + gain[:, 1:] * y
+
+
+def _uniform(n: int, generator: torch.Generator, *shape: int) -> Tensor:
+    """Draws numbers from -1 to 1, float (N, *shape)."""
+    return torch.empty(n, *shape).uniform_(-1, 1, generator=generator)
+
+
+def _draw_like(
+    image: Tensor, strength: float, generator: torch.Generator, channels: int = 1
+) -> Tensor:
+    """Draws changes up to a strength, float (N, channels, 1, 1) on the image's device."""
+    n = len(image)
+    return (_uniform(n, generator, channels) * strength).view(n, channels, 1, 1).to(image)
 
 
 def _bicubic(nodes: Tensor, height: int, width: int) -> Tensor:
     """`F.interpolate(mode="bicubic", align_corners=True)` as two small matrix products.
 
     Args:
-        nodes: float (N, C, K, K), the first and last of which lie on the edges.
-        height: Of the result, in pixels.
-        width: The same.
+        nodes: float (N, C, K, K), of which the first and last lie on the edges.
+        height: Height of the result, in pixels.
+        width: Width of the result, in pixels.
 
     Returns:
         float (N, C, H, W).
@@ -172,25 +185,25 @@ def _bicubic(nodes: Tensor, height: int, width: int) -> Tensor:
     return down @ nodes @ across.T
 
 
-def _hairs(image: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Draws hairs: parabolas, roughly aligned, as a share of the light that they take.
+def _draw_hairs(image: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Draws hairs as the share of light that they absorb.
 
-    Their roots are 1 to 2 pixels thick at 256 pixels, they are 0.3 to 1 edge long, end in a point
-    and are antialiased.
+    Hairs are parabolas, roughly parallel, 0.3 to 1 edge long. At 256 pixels they are 1 to 2 pixels
+    thick at the root and end in a point. They are antialiased.
 
     Args:
-        image: float (N, C, H, W), for its shape, type and device.
-        probability: That a picture has any.
-        generator: On the CPU. How much is drawn depends on N alone.
+        image: float (N, C, H, W), which gives shape, type and device.
+        probability: Probability that an image has any.
+        generator: On the CPU. How many numbers are drawn depends on N alone.
 
     Returns:
-        (N, 1, H, W) in [0, 1), 0 where no hair is.
+        (N, 1, H, W) in [0, 1), 0 where there is no hair.
     """
     n, _, height, width = image.shape
-    hairy, many, slant = torch.rand(3, n, 1, generator=generator).expand(3, n, _HAIRS)
-    numbers = torch.rand(7, n, _HAIRS, generator=generator)
-    drawn = (hairy < probability) & (torch.arange(_HAIRS) <= many * _HAIRS)
-    # From here on a row is a hair, and then a column a point of it, at most 0.6 pixels apart.
+    hairy, many, slant = torch.rand(3, n, 1, generator=generator).expand(3, n, _MAX_HAIRS)
+    numbers = torch.rand(7, n, _MAX_HAIRS, generator=generator)
+    drawn = (hairy < probability) & (torch.arange(_MAX_HAIRS) <= many * _MAX_HAIRS)
+    # From here on rows are hairs, and columns are points of a hair, at most 0.6 pixels apart.
     x, y, turn, length, bend, thick, dark = numbers[:, drawn].unsqueeze(2)
     angle = 2 * math.pi * slant[drawn].unsqueeze(1) + turn - 0.5
     across, down = (f(angle) * (0.15 + 0.35 * length) for f in (torch.cos, torch.sin))
@@ -205,16 +218,17 @@ def _hairs(image: Tensor, probability: float, generator: torch.Generator) -> Ten
     device = image.device
     picture = drawn.nonzero()[:, :1, None, None].to(device)
     x, y, thickness, dark = (t.to(device).unsqueeze(2) for t in (x, y, thickness, dark))
+    # Coverage of the pixels around each point, by their distance from it.
     reach = (thickness + 1) / 2
     near = torch.arange(math.ceil(2 * edge + 1), device=device)
     column, row = ((to - reach).ceil() + near for to in (x, y))
     squares = ((row - y) ** 2).unsqueeze(3) + ((column - x) ** 2).unsqueeze(2)
     cover = (reach.unsqueeze(3) - squares.sqrt_()).clamp_(0)
     share = cover.minimum(thickness.clamp(max=1).unsqueeze(3)) * (0.5 + 0.45 * dark).unsqueeze(3)
-    # What lies outside goes to a margin that is cut off.
+    # Pixels outside the image go to a margin that is cut off.
     row = row.long().clamp(-1, height).unsqueeze(3) + 1
     column = column.long().clamp(-1, width).unsqueeze(2) + 1
-    taken = torch.zeros(n * (height + 2) * (width + 2), device=device)
+    absorbed = torch.zeros(n * (height + 2) * (width + 2), device=device)
     index = (picture * (height + 2) + row) * (width + 2) + column
-    taken.scatter_reduce_(0, index.flatten(), share.flatten(), "amax")
-    return taken.view(n, 1, height + 2, width + 2)[..., 1:-1, 1:-1].to(image)
+    absorbed.scatter_reduce_(0, index.flatten(), share.flatten(), "amax")
+    return absorbed.view(n, 1, height + 2, width + 2)[..., 1:-1, 1:-1].to(image)

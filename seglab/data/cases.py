@@ -24,9 +24,8 @@ class Case:
         image: The image's file.
         mask: The mask's file.
         diagnosis: Splits are stratified by it; 'unknown' where no table states it.
-        criteria: The table's other columns, by name.
         patient: The patient's name or number; empty where no table states it.
-        tables: The files that diagnosis, criteria and patient were read from.
+        tables: The files that diagnosis and patient were read from.
         classes: The classes that the mask distinguishes.
     """
 
@@ -34,7 +33,6 @@ class Case:
     image: Path
     mask: Path
     diagnosis: str = UNKNOWN
-    criteria: dict[str, str] = field(default_factory=dict, compare=False)
     patient: str = ""
     tables: tuple[Path, ...] = field(default=(), compare=False)
     classes: Classes = field(default=ONE_CLASS, compare=False)
@@ -52,9 +50,14 @@ def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
         InputError: A file cannot be read, or the two differ in size.
     """
     image, mask = read_image(case.image), read_mask(case.mask, case.classes)
+    check_sizes(case, image, mask)
+    return image, mask
+
+
+def check_sizes(case: Case, image: np.ndarray, mask: np.ndarray) -> None:
+    """Raises an InputError if image and mask differ in size."""
     if image.shape[:2] != mask.shape:
         raise InputError(
             f"{case.mask}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
             f"{image.shape[1]} x {image.shape[0]}; expected equal sizes, replace one of them"
         )
-    return image, mask

@@ -1,4 +1,4 @@
-"""Gets PH2 from where it is to where runs look for it."""
+"""Downloads and unpacks PH2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seglab.core.errors import InputError
 # Behind the page of the ADDI project, University of Porto.
 URL = "https://www.dropbox.com/s/k88qukc20ljnbuo/PH2Dataset.rar?dl=1"
 
-# Python reads zip and tar; RAR takes one of these. Each unpacks {archive} into {folder}.
+# Python unpacks zip and tar, and RAR needs one of these: arguments by program.
 EXTRACTORS = {
     "unar": ["-quiet", "-no-directory", "-output-directory", "{folder}", "{archive}"],
     "unrar": ["x", "-idq", "{archive}", "{folder}/"],
@@ -28,14 +28,14 @@ EXTRACTORS = {
 
 
 def unpack_ph2(archive: str | Path, out: str | Path) -> None:
-    """Unpacks PH2 with whatever extractor is there; `out` is whole or not there.
+    """Unpacks PH2 into a folder, completely or not at all.
 
     Args:
         archive: RAR, zip or tar.
-        out: Folder to make; it will hold 'PH2 Dataset images'.
+        out: Folder to create; it will hold 'PH2 Dataset images'.
 
     Raises:
-        InputError: `out` is taken, nothing can unpack the archive, or it holds no PH2.
+        InputError: `out` exists, no program can unpack the archive, or PH2 is not in it.
     """
     archive, out = Path(archive), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -47,16 +47,16 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
     try:
         partial.mkdir(parents=True)
         _extract(archive, partial)
-        found = next(partial.rglob("PH2 Dataset images"), None)
-        if found is None:
+        images = next(partial.rglob("PH2 Dataset images"), None)
+        if images is None:
             raise InputError(f"{archive}: holds no folder 'PH2 Dataset images'; is it PH2's?")
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.exists():
             out.rmdir()
-        found.parent.rename(out)
+        images.parent.rename(out)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(
-            f"{archive}: cannot be unpacked ({error}); is the download whole?"
+            f"{archive}: cannot be unpacked ({error}); is the download complete?"
         ) from error
     except OSError as error:
         raise InputError(
@@ -67,14 +67,14 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
 
 
 def download(url: str, file: str | Path) -> None:
-    """Downloads a file, whole or not at all, with a progress bar.
+    """Downloads a file, completely or not at all, with a progress bar.
 
     Args:
-        url: Its address.
-        file: Where to write it.
+        url: Address of the file.
+        file: Path to write it to.
 
     Raises:
-        InputError: It cannot be had.
+        InputError: The download failed.
     """
     file = Path(file)
     partial = file.with_name(f".{file.name}.partial")
@@ -100,12 +100,12 @@ def download(url: str, file: str | Path) -> None:
 
 def _extract(archive: Path, folder: Path) -> None:
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as packed:
-            return packed.extractall(folder)
+        with zipfile.ZipFile(archive) as zip_file:
+            return zip_file.extractall(folder)
     if tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as packed_tar:
-            return packed_tar.extractall(folder, filter="data")
-    tried = []
+        with tarfile.open(archive) as tar_file:
+            return tar_file.extractall(folder, filter="data")
+    failures = []
     for name, arguments in EXTRACTORS.items():
         program = shutil.which(name)
         if program is None:
@@ -114,11 +114,11 @@ def _extract(archive: Path, folder: Path) -> None:
         done = subprocess.run([program, *filled], capture_output=True, text=True)
         if done.returncode == 0 and any(folder.iterdir()):
             return
-        said = (done.stderr or done.stdout).strip().splitlines()
-        tried.append(f"{name}: {said[-1] if said else f'exit code {done.returncode}'}")
-    if tried:
+        output = (done.stderr or done.stdout).strip().splitlines()
+        failures.append(f"{name}: {output[-1] if output else f'exit code {done.returncode}'}")
+    if failures:
         raise InputError(
-            f"{archive}: cannot be unpacked ({'; '.join(tried)}); is the download whole?"
+            f"{archive}: cannot be unpacked ({'; '.join(failures)}); is the download complete?"
         )
     raise InputError(
         f"{archive}: Python cannot unpack it, and none of {', '.join(EXTRACTORS)} is installed; "

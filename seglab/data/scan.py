@@ -38,8 +38,6 @@ class Scan:
         example: What that layout's files are called, for messages.
         cases: Cases with an image and a mask, sorted by id.
         findings: Everything that is wrong.
-        stray_files: Number of files that do not belong to the data set.
-        ids: Ids of all cases, with those that lack a file.
         patients: Patient by case id, and the table that names it.
     """
 
@@ -48,8 +46,6 @@ class Scan:
     example: str
     cases: list[Case] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    stray_files: int = 0
-    ids: set[str] = field(default_factory=set)
     patients: dict[str, tuple[str, Path]] = field(default_factory=dict)
 
     def add_error(self, kind: str, message: str, *cases: str) -> None:
@@ -60,8 +56,8 @@ class Scan:
         """Adds a finding that does not keep the data from being used."""
         self.findings.append(Finding(kind, message, False, cases))
 
-    def list_files(self, folder: Path) -> list[Path]:
-        """Lists all files below a folder, sorted; links to folders are not followed."""
+    def list_pictures(self, folder: Path) -> list[Path]:
+        """Lists all pictures below a folder, sorted; links to folders are not followed."""
 
         def add_unreadable(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -77,14 +73,16 @@ class Scan:
                 files += filter(Path.is_file, (Path(parent, name) for name in names))
             except OSError as error:  # a folder may be listed but not entered
                 add_unreadable(error)
-        return sorted(files)
+        return sorted(
+            file
+            for file in files
+            if file.suffix.lower() in SUFFIXES and not is_hidden(file, folder)
+        )
 
     def add_pairs(self, images: dict[str, Path], masks: dict[str, list[Path]]) -> None:
         """Adds a case for each image that has a mask of the same name."""
-        self.ids.update(images)
         for id, image in images.items():
             if id in masks:
-                self.stray_files += len(masks[id]) - 1
                 self.cases.append(Case(id, image, choose_file(masks[id])))
             else:
                 message = f"{image}: case {id} has no mask; expected {self.example}"
@@ -101,8 +99,10 @@ class Scan:
             rows: Rows by case id.
             missing: What a listed case lacks: 'a folder'.
         """
+        seen = {case.id for case in self.cases}
+        seen.update(id for finding in self.findings for id in finding.cases)
         # An empty row is a damaged one, whose id may be wrong.
-        absent = sorted(id for id, row in rows.items() if row and id not in self.ids)
+        absent = sorted(id for id, row in rows.items() if row and id not in seen)
         unlisted = sorted(case.id for case in self.cases if case.id not in rows)
         if absent:
             self.add_warning(

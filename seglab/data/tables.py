@@ -14,14 +14,7 @@ from seglab.data.images import SUFFIXES
 from seglab.data.scan import Scan
 
 PH2_DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
-PH2_CRITERIA = (
-    "asymmetry",
-    "pigment_network",
-    "dots_globules",
-    "streaks",
-    "regression_areas",
-    "blue_whitish_veil",
-)
+_TXT_CELLS = 10  # name, two diagnoses, six criteria, colours
 # PH2's table takes 20 kB, 200 rows and 17 columns.
 _MAX_BYTES, _MAX_ROWS, _MAX_COLUMNS = 2**20, 5_000, 50
 # As in the metadata of ISIC and HAM10000, the preferred first. One lesion is of one patient.
@@ -29,7 +22,7 @@ _ID_COLUMNS = ("isic_id", "image_id", "image_name", "image", "id", "name")
 _PATIENT_COLUMNS = ("patient_id", "patient", "lesion_id")
 
 
-def read_ph2_table(folder: Path, scan: Scan) -> tuple[Path | None, dict[str, dict[str, str]]]:
+def read_ph2_table(folder: Path, scan: Scan) -> tuple[Path | None, dict[str, str]]:
     """Reads PH2's table: the text file, or without it the workbook.
 
     Args:
@@ -37,69 +30,66 @@ def read_ph2_table(folder: Path, scan: Scan) -> tuple[Path | None, dict[str, dic
         scan: Takes an error for each damaged row.
 
     Returns:
-        The table's file, None where there is none, and its rows by case id; damaged rows are
-        empty.
+        The table's file, None if there is none, and diagnoses by case id, empty for damaged rows.
     """
-    names = ("histological_diagnosis", "clinical_diagnosis", *PH2_CRITERIA, "colors")
     remedy = "restore the file, or delete it to go without diagnoses"
-    for file, file_type, read_rows in (
+    for name, file_type, read_rows in (
         ("PH2_dataset.txt", "text", _read_txt_rows),
         ("PH2_dataset.xlsx", "a workbook", _read_xlsx_rows),
     ):
-        path = folder / file
+        path = folder / name
         if not path.is_file():
             continue
         try:
             rows = list(read_rows(path))
         except Exception as error:  # zip, XML and openpyxl's own kinds
-            scan.add_error(
-                "damaged tables", f"{path}: cannot be read as {file_type} ({error}); {remedy}"
-            )
+            message = f"{path}: cannot be read as {file_type} ({error}); {remedy}"
+            scan.add_error("damaged tables", message)
             return path, {}
-        table: dict[str, dict[str, str]] = {}
-        for position, (id, *values) in rows:
-            if len(values) != len(names) or values[1] not in PH2_DIAGNOSES or id in table:
+        diagnoses: dict[str, str] = {}
+        for position, id, diagnosis in rows:
+            if diagnosis in PH2_DIAGNOSES and id not in diagnoses:
+                diagnoses[id] = PH2_DIAGNOSES[diagnosis]
+            else:
                 scan.add_error(
                     "damaged table rows",
                     f"{path}: {position} is no row of PH2's table (name, diagnosis 0 to 2, six "
                     f"criteria, colours, each name once); {remedy}",
                 )
-                table.setdefault(id, {})
-            else:
-                table[id] = dict(zip(names, values, strict=True))
-        if not table:
+                diagnoses.setdefault(id, "")
+        if not diagnoses:
             scan.add_error("damaged tables", f"{path}: holds no row of PH2's table; {remedy}")
-        return path, table
+        return path, diagnoses
     return None, {}
 
 
-def _read_txt_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
+def _read_txt_rows(path: Path) -> Iterable[tuple[str, str, str]]:
+    """Yields position, case id and number of the diagnosis, which is empty in damaged rows."""
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"larger than {_MAX_BYTES:,} bytes")
     for number, line in enumerate(path.read_text("latin-1").splitlines(), 1):
-        # '||' between most columns and '|' between the criteria: both are bars.
+        # Cells are separated by '||', the criteria by '|'.
         cells = [cell.strip() for cell in line.strip().strip("|").replace("||", "|").split("|")]
         if "|" in line and cells[0] != "Name":
-            yield f"line {number}", cells
+            yield f"line {number}", cells[0], cells[2] if len(cells) == _TXT_CELLS else ""
 
 
-def _read_xlsx_rows(path: Path) -> Iterable[tuple[str, list[str]]]:
+def _read_xlsx_rows(path: Path) -> Iterable[tuple[str, str, str]]:
+    """Yields what `_read_txt_rows` does, from the workbook."""
     import openpyxl
 
-    with zipfile.ZipFile(path) as packed:
-        if sum(entry.file_size for entry in packed.infolist()) > 16 * _MAX_BYTES:
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > 16 * _MAX_BYTES:
             raise ValueError(f"unpacks to more than {16 * _MAX_BYTES:,} bytes")
     sheet = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0]
     cells = itertools.islice(sheet.values, _MAX_ROWS)
     rows = [["" if v is None else str(v).strip() for v in row[:_MAX_COLUMNS]] for row in cells]
-    head = next((i for i, row in enumerate(rows) if row and row[0] == "Image Name"), len(rows))
-    for number, row in enumerate(rows[head + 1 :], head + 2):
+    header = next((i for i, row in enumerate(rows) if row and row[0] == "Image Name"), len(rows))
+    for number, row in enumerate(rows[header + 1 :], header + 2):
         if any(row):
-            row += [""] * (2 - len(row))
-            # Diagnosis and colours are crosses in a column each.
-            diagnosis = "".join(str(i) for i, cell in enumerate(row[2:5]) if cell)
-            colors = "  ".join(str(i) for i, cell in enumerate(row[11:17], 1) if cell)
-            yield f"row {number}", [row[0], row[1], diagnosis, *row[5:11], colors]
+            # The diagnosis is a cross in one of three columns.
+            crosses = [str(i) for i, cell in enumerate(row[2:5]) if cell]
+            yield f"row {number}", row[0], "".join(crosses)
 
 
 def read_patients(folder: Path, scan: Scan) -> dict[str, tuple[str, Path]]:

@@ -17,13 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny import write_tiny_classes
 from PIL import Image
 
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file
 from seglab.data import cache as cache_module
 from seglab.data.cache import Cache, hash_cases, hash_files, open_cache
-from seglab.data.cases import Case, read_pair
+from seglab.data.cases import Case, read_pair, with_classes
+from seglab.data.classes import Classes
 from seglab.data.layouts import pairs_cases
 from seglab.data.resizing import to_network_size
 
@@ -411,3 +413,14 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(
         "images.npy",
         "masks.npy",
     ]
+
+
+def test_caches_of_other_classes_are_others(tmp_path: Path) -> None:
+    three = Classes(("skin", "disc", "square"))
+    root = write_tiny_classes(tmp_path / "data", n=2)
+    cases = pairs_cases(root)
+    cache = open_cache(with_classes(cases, three), 24, tmp_path / "cache")
+    assert {*np.unique(cache.masks)} <= {0, 1, 2} and cache.masks.max() == 2
+    more = Classes((*three.names, "more"))
+    open_cache(with_classes(cases, more), 24, tmp_path / "cache")
+    assert len([*(tmp_path / "cache").glob("*-24")]) == 2

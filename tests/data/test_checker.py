@@ -1,4 +1,4 @@
-"""The doctor: everything that is wrong is said at once, and what is good stays good."""
+"""Checking a data set: everything that is wrong is listed at once, and good data passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.tiny import Ended, write_tiny_ph2
+from helpers.tiny import Ended, write_tiny_classes, write_tiny_ph2
 from PIL import Image
 
 from seglab.core.errors import InputError
@@ -21,11 +21,11 @@ Script = Callable[..., Ended]
 PairsWriter = Callable[[Path, int], Path]
 
 
-def kinds(report: Report, bad: bool) -> dict[str, list[tuple[str, ...]]]:
+def kinds(report: Report, errors: bool) -> dict[str, list[tuple[str, ...]]]:
     """The cases of each finding, by kind."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for finding in report.findings:
-        if finding.is_error == bad:
+        if finding.is_error == errors:
             found.setdefault(finding.kind, []).append(finding.cases)
     return found
 
@@ -52,9 +52,8 @@ def spoil(images: list[Path], masks: list[Path]) -> None:
 def bad_files(ids: list[str]) -> dict[str, list[tuple[str, ...]]]:
     return {
         "unreadable images": [(ids[0],), (ids[7],)],
-        "unreadable masks": [(ids[1],), (ids[7],)],
+        "unreadable masks": [(ids[1],), (ids[3],), (ids[7],)],
         "masks of another size than their image": [(ids[2],)],
-        "grey masks": [(ids[3],)],
     }
 
 
@@ -63,7 +62,7 @@ def odd_files(ids: list[str]) -> dict[str, list[tuple[str, ...]]]:
         "empty masks": [(ids[4],)],
         "full masks": [(ids[5],)],
         "inverted masks": [(ids[6],)],
-        "cases of nearly equal pictures": [tuple(ids[8:11])],
+        "cases of the same picture": [tuple(ids[8:11])],
     }
 
 
@@ -91,23 +90,19 @@ def test_ph2_with_one_of_each(tmp_path: Path) -> None:
     (root / "patients.csv").write_text(
         "id,patient\n" + "\n".join(f"{id},P" for id in ids) + "\n,\nx\n"
     )
-    (folders[20] / "Thumbs.db").touch()
-    (root / "PH2 Dataset images" / "loop").symlink_to("loop")
 
     report = check_data(root)
-    assert kinds(report, bad=True) == bad_files(ids) | {
+    assert kinds(report, errors=True) == bad_files(ids) | {
         "cases without a mask": [(ids[11],)],
         "cases without an image": [(ids[12],)],
         "damaged table rows": [(), (), ()],
     }
-    assert kinds(report, bad=False) == odd_files(ids) | {
+    same = {"cases of the same picture": [tuple(ids[8:11]), (ids[15], ids[16])]}
+    assert kinds(report, errors=False) == odd_files(ids) | same | {
         "folders without pictures": [(ids[14],)],
         "listed cases without a folder": [(ids[13],)],
-        "listed cases without an image": [(ids[13],)],
         "cases that the table does not list": [(ids[18],)],
-        "cases of equal pictures": [(ids[15], ids[16])],
     }
-    assert report.stray_files == 2
     assert [case.id for case in report.cases] == [*ids[4:7], *ids[8:11], *ids[15:]]
     assert report.patients == 1
     text = str(report)
@@ -117,10 +112,9 @@ def test_ph2_with_one_of_each(tmp_path: Path) -> None:
         f"{table}: line 21 is no row",  # the second row of its name
         f"{root / 'patients.csv'}: line 27 is no row",
         f"{masks[6]}: the corners are lesion more than the middle",
-        f"\n    {ids[15]}, {ids[16]}: their pictures are equal",
+        f"\n    {ids[15]}, {ids[16]}: their pictures are the same",
         "\nerrors: 11\n",
-        "\nwarnings: 9\n",
-        "\nstray files: 2",
+        "\nwarnings: 8\n",
         *map(
             str, (images[0], masks[1], masks[2], masks[3], masks[4], masks[5], images[7], masks[7])
         ),
@@ -150,24 +144,21 @@ def test_isic_with_one_of_each(tmp_path: Path, write_pairs: PairsWriter) -> None
     (root / "more").mkdir()
     second = root / "more" / images[13].name
     shutil.copy(images[14], second)
-    (root / "Input" / "LICENSE.txt").touch()
-    (root / "Input" / f"{ids[0]}_superpixels.png").touch()
     table = root / "metadata.csv"
     rows = [f"{id},IP_{i // 2}" for i, id in enumerate([*ids[:15], *ids[16:], "ISIC_9999999"])]
     table.write_text("\n".join(["isic_id,patient_id", *rows, f"{ids[0]},IP_7", "cut"]))
 
     report = check_data(root)
-    assert kinds(report, bad=True) == bad_files(ids) | {
+    assert kinds(report, errors=True) == bad_files(ids) | {
         "cases without a mask": [(ids[11],)],
         "second cases of one name": [(ids[13],)],
         "damaged table rows": [(), ()],
     }
-    assert kinds(report, bad=False) == odd_files(ids) | {
+    assert kinds(report, errors=False) == odd_files(ids) | {
         "masks without an image": [(ids[12],)],
-        "listed cases without an image": [(ids[12], "ISIC_9999999")],
+        "listed cases without an image": [("ISIC_9999999",)],
         "cases that the table does not list": [(ids[15],)],
     }
-    assert report.stray_files == 2
     assert [case.id for case in report.cases] == [*ids[4:7], *ids[8:11], *ids[14:]]
     text = str(report)
     assert f"{root}: 12 good cases of layout isic2018\n" in text
@@ -177,28 +168,6 @@ def test_isic_with_one_of_each(tmp_path: Path, write_pairs: PairsWriter) -> None
     assert f"{masks[12]}: mask {ids[12]} has no image" in text
 
 
-def test_pairs_with_one_of_each(tmp_path: Path, write_pairs: PairsWriter) -> None:
-    root = write_pairs(tmp_path / "pairs", 16)
-    ids = [f"p{i:02}" for i in range(16)]
-    images = [root / "images" / f"{id}.png" for id in ids]
-    masks = [root / "masks" / f"{id}.png" for id in ids]
-    spoil(images, masks)
-    masks[11].unlink()
-    images[12].unlink()
-    (root / "masks" / "Thumbs.db").touch()
-    (root / "metadata.csv").write_bytes(b"image_id,patient_id\na,\xff\n")
-
-    report = check_data(root)
-    assert kinds(report, bad=True) == bad_files(ids) | {
-        "cases without a mask": [(ids[11],)],
-        "damaged tables": [()],
-    }
-    assert kinds(report, bad=False) == odd_files(ids) | {"masks without an image": [(ids[12],)]}
-    assert report.stray_files == 1
-    assert [case.id for case in report.cases] == [*ids[4:7], *ids[8:11], *ids[13:]]
-    assert f"{root / 'metadata.csv'}: cannot be read as CSV" in str(report)
-
-
 def test_what_is_good_is_left_alone(tmp_path: Path, write_pairs: PairsWriter) -> None:
     pairs = write_pairs(tmp_path / "pairs", 8)
     for root in (pairs, write_isic(tmp_path / "isic", pairs), write_tiny_ph2(tmp_path / "ph2", 8)):
@@ -206,18 +175,17 @@ def test_what_is_good_is_left_alone(tmp_path: Path, write_pairs: PairsWriter) ->
         report = check_data(root)
         assert report.findings == []
         assert report.cases == find_cases(root)
-        assert report.stray_files == 0
-        assert "errors: none\nwarnings: none\n" in str(report)
+        assert "errors: none\nwarnings: none" in str(report)
         assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
 def test_without_a_table_ph2_is_suspicious(tmp_path: Path) -> None:
     root = write_tiny_ph2(tmp_path / "ph2", 3)
     (root / "PH2_dataset.txt").unlink()
-    assert kinds(check_data(root), bad=False) == {"missing tables": [()]}
+    assert kinds(check_data(root), errors=False) == {"missing tables": [()]}
     (root / "PH2_dataset.xlsx").write_bytes(b"no workbook")
     report = check_data(root)
-    assert kinds(report, bad=True) == {"damaged tables": [()]}
+    assert kinds(report, errors=True) == {"damaged tables": [()]}
     assert (len(report.cases), report.warnings) == (3, [])
 
 
@@ -233,13 +201,13 @@ def test_files_that_no_reader_takes(tmp_path: Path, write_pairs: PairsWriter) ->
         (root / part / "p01.png").rename(root / part / name)
     (root / "masks" / name).write_bytes(b"")
     report = check_data(root)
-    assert kinds(report, bad=True) == {
+    assert kinds(report, errors=True) == {
         "unreadable images": [("p00",)],
         "unreadable masks": [(name[:-4],)],
     }
     assert "12000 x 12000 pixels" in str(report)
     # One line each, that any terminal can show.
-    assert len(str(report).encode().splitlines()) == 10
+    assert len(str(report).encode().splitlines()) == 9
     assert "n\\udcff .png: cannot be read" in str(report)
 
 
@@ -251,7 +219,7 @@ def test_nothing_good_is_no_crash(tmp_path: Path, write_pairs: PairsWriter) -> N
     assert (report.cases, len(report.errors)) == ([], 2)
     shutil.rmtree(root / "masks")
     (root / "masks").mkdir()
-    assert kinds(check_data(root), bad=True) == {"cases without a mask": [("p00",), ("p01",)]}
+    assert kinds(check_data(root), errors=True) == {"cases without a mask": [("p00",), ("p01",)]}
 
 
 @pytest.mark.parametrize("layout", ["", "images", "PH2 Dataset images"])
@@ -283,7 +251,6 @@ def test_the_script(
         "diagnoses": {"unknown": 6},
         "patients": 0,
         "findings": [],
-        "stray_files": 0,
     }
     # Suspicious alone is no failure.
     mask = root / "masks" / "p03.png"
@@ -314,11 +281,32 @@ def test_the_script(
     assert script("prepare_ph2", root, "--check", root).code == 2
 
 
+def test_masks_of_several_classes(script: Script, tmp_path: Path) -> None:
+    root, coloured = tmp_path / "data", tmp_path / "coloured"
+    names, colours = "skin,disc,square", "#000000,#ff0080,#00ff00"
+    write_tiny_classes(root, n=6)
+    write_tiny_classes(coloured, colours.split(","), n=6)
+    ended = script("prepare_ph2", "--check", root, "--classes", names)
+    assert ended.code == 0, ended.out
+    assert f"data=pairs data.root={root} 'data.classes=[{names}]' experiment" in ended.out
+    one = script("prepare_ph2", "--check", root, "--classes", "thing")
+    assert one.out.endswith("'data.classes=[thing]'\n")
+    more = script("prepare_ph2", "--check", root, "--classes", f"{names},other")
+    assert "no mask holds other, class 3" in more.out
+    more = ["--classes", names, "--colours", colours]
+    assert script("prepare_ph2", "--check", coloured, *more).code == 0
+    wrong = script("prepare_ph2", "--check", coloured, "--classes", names)
+    assert wrong.code == 1 and "6 unreadable masks" in wrong.out
+    Image.new("L", (60, 45)).save(root / "masks" / "case00.png")
+    empty = script("prepare_ph2", "--check", root, "--classes", names)
+    assert empty.code == 0 and "no pixel is other than skin" in empty.out
+
+
 def test_the_real_cases_are_good(ph2: Path) -> None:
     report = check_data(ph2)
     assert report.errors == []
     assert report.cases == find_cases(ph2)
-    assert kinds(report, bad=False).keys() <= {"listed cases without a folder"}
+    assert kinds(report, errors=False).keys() <= {"listed cases without a folder"}
 
 
 def test_the_real_masks_inverted(ph2: Path, tmp_path: Path) -> None:
@@ -330,5 +318,5 @@ def test_the_real_masks_inverted(ph2: Path, tmp_path: Path) -> None:
         mask = ~np.asarray(Image.open(case.mask).convert("1").resize((96, 72)))
         Image.fromarray(mask).save(tmp_path / "masks" / f"{case.id}.png")
         Image.new("RGB", (96, 72)).save(tmp_path / "images" / f"{case.id}.png")
-    found = kinds(check_data(tmp_path), bad=False)
+    found = kinds(check_data(tmp_path), errors=False)
     assert found["inverted masks"] == [(case.id,) for case in cases]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import skimage.measure
 import torch
-from helpers.tiny import REPO, Ended, write_tiny_classes
+from helpers.tiny import Ended, write_tiny_classes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -20,11 +20,8 @@ from PIL import Image
 
 from seglab.config import Inference
 from seglab.core.errors import InputError
-from seglab.data.cache import open_cache
-from seglab.data.cases import with_classes
 from seglab.data.classes import MAX_CLASSES, Classes, make_classes
 from seglab.data.images import read_mask
-from seglab.data.layouts import pairs_cases
 from seglab.inference.drawing import draw_contours
 from seglab.inference.evaluate import evaluate
 from seglab.inference.models import open_model, refuse_twice
@@ -58,67 +55,6 @@ def quoted(colours: list[str]) -> str:
 
 
 class TestReading:
-    @settings(deadline=None, max_examples=40)
-    @given(mask=MASKS)
-    def test_class_numbers_of_every_form(
-        self, mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        folder = tmp_path_factory.mktemp("masks")
-        palette = Image.fromarray(mask)
-        palette.putpalette([9, 9, 9, 9, 9, 8, 255, 255, 255])  # whatever its colours are
-        grey = Image.fromarray(mask)
-        for name, picture in {
-            "grey.png": grey,
-            "palette.png": palette,
-            "palette.bmp": palette,
-            "deep.png": Image.fromarray(mask.astype(np.uint16)),
-            "rgb.png": grey.convert("RGB"),
-            "rgba.png": grey.convert("RGBA"),
-            "grey.tif": grey,
-        }.items():
-            picture.save(folder / name)
-            read = read_mask(folder / name, THREE)
-            assert read.dtype == np.uint8 and np.array_equal(read, mask), name
-
-    @settings(deadline=None, max_examples=40)
-    @given(mask=MASKS)
-    def test_colours_of_every_form(
-        self, mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        folder = tmp_path_factory.mktemp("masks")
-        rgb = Image.fromarray(IN_COLOUR.palette[mask])
-        other = Image.fromarray(2 - mask)  # indices say nothing
-        other.putpalette(IN_COLOUR.palette[::-1].tobytes())
-        for name, picture in {
-            "rgb.png": rgb,
-            "rgba.png": rgb.convert("RGBA"),
-            "palette.png": other,
-            "rgb.bmp": rgb,
-        }.items():
-            picture.save(folder / name)
-            read = read_mask(folder / name, IN_COLOUR)
-            assert read.dtype == np.uint8 and np.array_equal(read, mask), name
-
-    @pytest.mark.parametrize(
-        ("picture", "classes", "said"),
-        [
-            (np.array([[0, 3]], np.uint8), THREE, "holds 3, which is no class; expected 0 to 2"),
-            (np.array([[0, 255]], np.uint8), THREE, "holds 255, which is no class"),
-            (np.array([[0, 700]], np.uint16), THREE, "holds 700, which is no class"),
-            (np.array([[0, 0.5]], np.float32), THREE, "holds 0.5, which is no class"),
-            (np.array([[[1, 1, 2]]], np.uint8), THREE, "is coloured; expected class numbers"),
-            (np.array([[[255, 0, 127]]], np.uint8), IN_COLOUR, "holds #ff007f, which is no class"),
-            (np.array([[0, 1]], np.uint16), IN_COLOUR, "has no colours"),
-        ],
-    )
-    def test_what_is_of_no_class_is_refused(
-        self, picture: np.ndarray, classes: Classes, said: str, tmp_path: Path
-    ) -> None:
-        file = tmp_path / "mask.tif"
-        Image.fromarray(picture).save(file)
-        with pytest.raises(InputError, match=f"mask.tif: {said}"):
-            read_mask(file, classes)
-
     @pytest.mark.parametrize(
         ("names", "colours", "said"),
         [
@@ -142,40 +78,11 @@ class TestReading:
         with pytest.raises(InputError, match=said):
             make_classes(names, colours)
 
-    def test_caches_of_other_classes_are_others(self, tmp_path: Path) -> None:
-        root = write_tiny_classes(tmp_path / "data", n=2)
-        cases = pairs_cases(root)
-        cache = open_cache(with_classes(cases, THREE), 24, tmp_path / "cache")
-        assert {*np.unique(cache.masks)} <= {0, 1, 2} and cache.masks.max() == 2
-        more = Classes((*THREE.names, "more"))
-        open_cache(with_classes(cases, more), 24, tmp_path / "cache")
-        assert len([*(tmp_path / "cache").glob("*-24")]) == 2
-
     def test_palettes_tell_all_classes_apart(self) -> None:
         many = make_classes([f"class{i}" for i in range(MAX_CLASSES)])
         assert many.palette.shape == (MAX_CLASSES, 3) and many.palette.dtype == np.uint8
         assert len({tuple(colour) for colour in many.palette[1:].tolist()}) == MAX_CLASSES - 1
         assert IN_COLOUR.palette.tolist() == [[0, 0, 0], [255, 0, 128], [0, 255, 0]]
-
-    def test_the_doctor_knows_classes(self, script: Callable[..., Ended], tmp_path: Path) -> None:
-        root, of_colours = tmp_path / "data", tmp_path / "of_colours"
-        write_tiny_classes(root, n=6)
-        write_tiny_classes(of_colours, COLOURS, n=6)
-        names = ",".join(NAMES)
-        ended = script("prepare_ph2", "--check", root, "--classes", names)
-        assert ended.code == 0, ended.out
-        assert f"data=pairs data.root={root} 'data.classes=[{names}]' experiment" in ended.out
-        one = script("prepare_ph2", "--check", root, "--classes", "thing")
-        assert one.out.endswith("'data.classes=[thing]'\n")
-        more = script("prepare_ph2", "--check", root, "--classes", f"{names},other")
-        assert "no mask holds other, class 3" in more.out
-        more = ["--classes", names, "--colours", ",".join(COLOURS)]
-        assert script("prepare_ph2", "--check", of_colours, *more).code == 0
-        wrong = script("prepare_ph2", "--check", of_colours, "--classes", names)
-        assert wrong.code == 1 and "6 masks of other classes" in wrong.out
-        Image.new("L", (60, 45)).save(root / "masks" / "case00.png")
-        empty = script("prepare_ph2", "--check", root, "--classes", names)
-        assert empty.code == 0 and "no pixel is other than skin" in empty.out
 
 
 class TestScores:
@@ -525,19 +432,3 @@ class TestRuns:
         assert {"val/precision_recall_disc", "val/precision_recall_square"} <= {
             *events.Tags()["tensors"]
         }
-
-
-def test_the_synthetic_set_has_three(script: Callable[..., Ended], tmp_path: Path) -> None:
-    from seglab.data.synthetic.cases import DARK_CORNERS, synthetic_cases
-
-    cases = synthetic_cases(tmp_path / "set", n=6, dark_corners=True)
-    (config,) = REPO.glob("conf/data/synthetic_corners.yaml")
-    assert f"classes: [{', '.join(DARK_CORNERS.names)}]" in config.read_text()
-    masks = [read_mask(case.mask, DARK_CORNERS) for case in cases]
-    assert {*np.unique(np.concatenate([mask.ravel() for mask in masks]))} == {0, 1, 2}
-    plain = synthetic_cases(tmp_path / "plain", n=6)
-    for mask, case, binary in zip(masks, cases, plain, strict=True):
-        assert np.array_equal(mask == 1, read_mask(binary.mask))
-        assert case.image.read_bytes() == binary.image.read_bytes()
-    with pytest.raises(InputError, match="holds"):
-        synthetic_cases(tmp_path / "plain", n=6, dark_corners=True)

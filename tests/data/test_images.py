@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from seglab.core.errors import InputError
+from seglab.data.classes import Classes
 from seglab.data.images import read_image, read_mask
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
@@ -416,3 +418,73 @@ def test_a_bright_photograph_is_no_mask(tmp_path: Path) -> None:
     bright = np.random.default_rng(0).integers(231, 256, (20, 30), np.uint8)
     with pytest.raises(InputError, match="not a mask"):
         read_mask(write(tmp_path / "photo.png", image_of(bright)))
+
+
+NAMES = ("skin", "disc", "square")
+NUMBERED = Classes(NAMES)
+COLOURED = Classes(NAMES, ("#000000", "#ff0080", "#00ff00"))
+CLASS_MASKS = arrays(
+    np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(0, 2)
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(mask=CLASS_MASKS)
+def test_class_numbers_of_every_form(
+    mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("masks")
+    palette = Image.fromarray(mask)
+    palette.putpalette([9, 9, 9, 9, 9, 8, 255, 255, 255])  # whatever its colours are
+    grey = Image.fromarray(mask)
+    for name, picture in {
+        "grey.png": grey,
+        "palette.png": palette,
+        "palette.bmp": palette,
+        "deep.png": Image.fromarray(mask.astype(np.uint16)),
+        "rgb.png": grey.convert("RGB"),
+        "rgba.png": grey.convert("RGBA"),
+        "grey.tif": grey,
+    }.items():
+        picture.save(folder / name)
+        read = read_mask(folder / name, NUMBERED)
+        assert read.dtype == np.uint8 and np.array_equal(read, mask), name
+
+
+@settings(deadline=None, max_examples=40)
+@given(mask=CLASS_MASKS)
+def test_colours_of_every_form(mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("masks")
+    rgb = Image.fromarray(COLOURED.palette[mask])
+    other = Image.fromarray(2 - mask)  # indices say nothing
+    other.putpalette(COLOURED.palette[::-1].tobytes())
+    for name, picture in {
+        "rgb.png": rgb,
+        "rgba.png": rgb.convert("RGBA"),
+        "palette.png": other,
+        "rgb.bmp": rgb,
+    }.items():
+        picture.save(folder / name)
+        read = read_mask(folder / name, COLOURED)
+        assert read.dtype == np.uint8 and np.array_equal(read, mask), name
+
+
+@pytest.mark.parametrize(
+    ("picture", "classes", "said"),
+    [
+        (np.array([[0, 3]], np.uint8), NUMBERED, "holds 3, which is no class; expected 0 to 2"),
+        (np.array([[0, 255]], np.uint8), NUMBERED, "holds 255, which is no class"),
+        (np.array([[0, 700]], np.uint16), NUMBERED, "holds 700, which is no class"),
+        (np.array([[0, 0.5]], np.float32), NUMBERED, "holds 0.5, which is no class"),
+        (np.array([[[1, 1, 2]]], np.uint8), NUMBERED, "is coloured; expected class numbers"),
+        (np.array([[[255, 0, 127]]], np.uint8), COLOURED, "holds #ff007f, which is no class"),
+        (np.array([[0, 1]], np.uint16), COLOURED, "has no colours"),
+    ],
+)
+def test_what_is_of_no_class_is_refused(
+    picture: np.ndarray, classes: Classes, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mask.tif"
+    Image.fromarray(picture).save(file)
+    with pytest.raises(InputError, match=f"mask.tif: {said}"):
+        read_mask(file, classes)

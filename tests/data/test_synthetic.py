@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.layouts import image_path, mask_path
+from helpers.tiny import REPO
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from skimage.filters import threshold_otsu
@@ -18,10 +20,15 @@ from skimage.measure import perimeter
 
 import seglab
 from seglab.core.errors import InputError
+from seglab.data.images import read_mask
 from seglab.data.synthetic import cases as synthetic
-from seglab.data.synthetic import drawing as dermoscopy
-from seglab.data.synthetic.cases import DIAGNOSES, synthetic_cases, write_synthetic
-from seglab.data.synthetic.drawing import draw_case
+from seglab.data.synthetic.cases import (
+    DARK_CORNERS,
+    DIAGNOSES,
+    synthetic_cases,
+    write_synthetic,
+)
+from seglab.data.synthetic.drawing import draw_case, table_row
 
 HEADER = (
     b"||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
@@ -55,14 +62,6 @@ def run_python(code: str, *args: object) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=env)
 
 
-def image_path(root: Path, name: str) -> Path:
-    return root / "PH2 Dataset images" / name / f"{name}_Dermoscopic_Image" / f"{name}.bmp"
-
-
-def mask_path(root: Path, name: str) -> Path:
-    return root / "PH2 Dataset images" / name / f"{name}_lesion" / f"{name}_lesion.bmp"
-
-
 def contents(root: Path) -> dict[str, bytes]:
     files = (file for file in root.rglob("*") if file.is_file())
     return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
@@ -91,12 +90,6 @@ def test_each_argument_matters(other: tuple[int, int, int]) -> None:
     other_image, other_mask = draw(*other)
     assert image.shape != other_image.shape or not np.array_equal(image, other_image)
     assert mask.shape != other_mask.shape or not np.array_equal(mask, other_mask)
-
-
-@pytest.mark.parametrize("arguments", [(-1, 0, 0), (0, -1, 0), (0, 0, 3)])
-def test_arguments_out_of_range(arguments: tuple[int, int, int]) -> None:
-    with pytest.raises(InputError, match=f"seed={arguments[0]}, index={arguments[1]}"):
-        draw_case(*arguments)
 
 
 def test_types_sizes_and_areas(drawn: dict) -> None:
@@ -219,16 +212,15 @@ def test_cases(root: Path) -> None:
 
 
 def test_the_tables_columns_agree() -> None:
-    looks = [dermoscopy._start(0, i, diagnosis)[1] for i in range(30) for diagnosis in range(3)]
-    for look in looks:
-        assert (1 in look.colors) == (look.regression == "P")
-        assert (5 in look.colors) == (look.veil == "P")
-    assert {(look.regression, look.veil) for look in looks if look.diagnosis == 2} == {
-        ("A", "A"),
-        ("A", "P"),
-        ("P", "A"),
-        ("P", "P"),
-    }
+    """White and blue-grey are in the colours where regression areas and a veil are present."""
+    looks = set()
+    for i, diagnosis in ((i, d) for i in range(30) for d in range(3)):
+        cells = table_row(0, i, diagnosis, "SYN001").replace("||", "|").split("|")
+        regression, veil, colors = (cell.split() for cell in cells[8:11])
+        assert ("1" in colors) == (regression == ["P"])
+        assert ("5" in colors) == (veil == ["P"])
+        looks.add((diagnosis, *regression, *veil))
+    assert {(2, "A", "A"), (2, "A", "P"), (2, "P", "A"), (2, "P", "P")} <= looks
 
 
 def test_a_set_is_drawn_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,3 +341,17 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="No space left"):
         write_synthetic(tmp_path / "set", 3)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_dark_corners_are_a_third_class(tmp_path: Path) -> None:
+    cases = synthetic_cases(tmp_path / "set", n=6, dark_corners=True)
+    config = REPO / "conf" / "data" / "synthetic_corners.yaml"
+    assert f"classes: [{', '.join(DARK_CORNERS.names)}]" in config.read_text()
+    masks = [read_mask(case.mask, DARK_CORNERS) for case in cases]
+    assert {*np.unique(np.concatenate([mask.ravel() for mask in masks]))} == {0, 1, 2}
+    plain = synthetic_cases(tmp_path / "plain", n=6)
+    for mask, case, binary in zip(masks, cases, plain, strict=True):
+        assert np.array_equal(mask == 1, read_mask(binary.mask))
+        assert case.image.read_bytes() == binary.image.read_bytes()
+    with pytest.raises(InputError, match="holds"):
+        synthetic_cases(tmp_path / "plain", n=6, dark_corners=True)

@@ -1,8 +1,8 @@
-"""Synthetic dermoscopy: drawn lesions in PH2's own layout, to try everything without PH2.
+"""Draws synthetic dermoscopy in PH2's layout, to try everything without PH2.
 
-The pictures have what makes PH2 hard for a threshold on grey level (dark corners, hair, uneven
-light, faint lesions, pale areas inside them), and the three diagnoses differ in size, outline and
-colours. They are no patients: a score on them says that the code works, nothing about PH2.
+As in PH2, a threshold on grey level does not suffice (dark corners, hair, uneven light, faint
+lesions, pale areas inside them), and the three diagnoses differ in size, outline and colours. A
+score on these images shows that the code works; it says nothing about PH2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seglab.data.classes import Classes
 from seglab.data.layouts import ph2_cases
 from seglab.data.synthetic.drawing import draw_case, table_row
 
-# Raised whenever the same seed gives other files than before: a set on disk tells its version.
+# Raise it when the same seed gives other files than before: a set on disk states its version.
 VERSION = 1
 MARKER = "synthetic.json"
 DARK_CORNERS = Classes(("skin", "lesion", "dark_corner"))
@@ -49,7 +49,7 @@ _LEGENDS = (
 def synthetic_cases(
     root: str | Path, n: int = 100, seed: int = 0, dark_corners: bool = False
 ) -> list[Case]:
-    """Draws the set unless it is there already, and returns its cases, sorted by id.
+    """Draws the set unless it exists, and returns its cases, sorted by id.
 
     Arguments and errors are those of `write_synthetic`.
     """
@@ -62,21 +62,21 @@ def write_synthetic(
 ) -> None:
     """Draws cases SYN001, SYN002, ... in PH2's layout: a table, 24-bit images and 1-bit masks.
 
-    Drawn once: a set that is there with the same `n`, `seed` and `VERSION` is left as it is. The
-    folder appears whole or not at all; of processes that start at once one draws, the others wait.
+    A set that exists with the same `n`, `seed` and `VERSION` is left as it is. The folder appears
+    complete or not at all; of several processes one draws and the others wait.
 
     Args:
         root: The set's folder: absent, empty, or holding the set already.
         n: Number of cases, 1 to 999, as PH2's table has room for three digits.
         seed: Seed of the set, 0 or more.
-        dark_corners: Whether the dark outside the dermoscope's field is a class of its own: masks
-            are then of class numbers with a palette, 0 skin, 1 lesion and 2 dark corner.
+        dark_corners: Whether the dark area outside the dermoscope's field is a third class: masks
+            then hold class numbers with a palette, 0 skin, 1 lesion and 2 dark corner.
 
     Raises:
         InputError: `n` or `seed` out of range, or `root` holds another set or anything else.
     """
-    whole = isinstance(n, int) and isinstance(seed, int)
-    if not whole or not 1 <= n <= 999 or seed < 0:
+    integers = isinstance(n, int) and isinstance(seed, int)
+    if not integers or not 1 <= n <= 999 or seed < 0:
         raise InputError(f"n={n}, seed={seed}: expected n from 1 to 999 and a seed of 0 or more")
     root = Path(root).resolve()
     settings = {"n": n, "seed": seed, "version": VERSION}
@@ -89,7 +89,7 @@ def write_synthetic(
     with FileLock(root.with_name(f".{root.name}.lock")):
         if _is_drawn(root, settings):
             return
-        # Left by a process that was killed: a living one would hold the lock.
+        # Left by a killed process: a running one would hold the lock.
         shutil.rmtree(partial, ignore_errors=True)
         try:
             _write(partial, settings)
@@ -102,17 +102,17 @@ def write_synthetic(
 
 
 def _is_drawn(root: Path, settings: dict[str, int]) -> bool:
-    """Whether `root` holds the set (True) or is free for it (False)."""
+    """Returns True if `root` holds the set, False if it is absent or empty."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
-        found = json.loads((root / MARKER).read_text())
+        stored = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
-        found = f"something else (no readable {MARKER})"
-    if found != settings:
+        stored = f"something else (no readable {MARKER})"
+    if stored != settings:
         raise InputError(
-            f"{root}: holds {found}, expected nothing or synthetic cases of {settings}; choose "
-            "another data.root, or delete that folder to have them drawn anew"
+            f"{root}: holds {stored}, expected nothing or synthetic cases of {settings}; choose "
+            "another data.root, or delete that folder to draw them again"
         )
     return True
 

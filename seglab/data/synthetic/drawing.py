@@ -1,4 +1,4 @@
-"""Draws dermoscopic images with the outline of their lesion, and what PH2's table says of them."""
+"""Draws dermoscopic images with their masks, and the rows of PH2's table that describe them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
-from seglab.core.errors import InputError
-
-# What each of PH2's six colours lets through of the red, green and blue of the skin below. Kept as
-# logarithms, in which layers add up.
+# Share of red, green and blue that each of PH2's six colours transmits from the skin below. As
+# logarithms, because layers then add up.
 _PIGMENTS = {
     color: np.log(np.array(rgb, np.float32)).reshape(3, 1, 1)
     for color, rgb in {
@@ -28,9 +26,9 @@ _SKINS = ((238, 196, 182), (232, 186, 158), (222, 168, 132), (190, 136, 104), (1
 
 
 def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one dermoscopic image and the outline of its lesion.
+    """Draws one dermoscopic image and its mask.
 
-    The arguments alone determine the result: no other case and no global random state matters.
+    The result depends on the arguments alone.
 
     Args:
         seed: Seed of the set, 0 or more.
@@ -38,13 +36,10 @@ def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.nda
         diagnosis: 0 for a common nevus, 1 for an atypical nevus, 2 for a melanoma.
 
     Returns:
-        The image, uint8 (H, W, 3), RGB, and what its pixels are, uint8 (H, W): 0 skin, 1 lesion,
-        2 the dark outside the dermoscope's field, if any. Both are of one of PH2's sizes: H 553 to
-        577 and W 761 to 769 pixels. The lesion covers 3 % to 98 % of the image and may cross its
+        The image, uint8 (H, W, 3), RGB, and its classes, uint8 (H, W): 0 skin, 1 lesion, 2 the
+        dark area outside the dermoscope's field, if any. The sizes are PH2's: H 553 to 577 and W
+        761 to 769 pixels. The lesion covers 3 % to 98 % of the image and may cross its
         frame.
-
-    Raises:
-        InputError: An argument out of range.
     """
     rng, look = _start(seed, index, diagnosis)
     shape = int(rng.integers(553, 578)), int(rng.integers(761, 770))
@@ -60,7 +55,7 @@ def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.nda
 
 
 def table_row(seed: int, index: int, diagnosis: int, name: str) -> str:
-    """The row of PH2's table that describes the case which `draw_case` draws.
+    """Writes the row of PH2's table for a case of `draw_case`.
 
     Args:
         seed: As in `draw_case`.
@@ -70,18 +65,15 @@ def table_row(seed: int, index: int, diagnosis: int, name: str) -> str:
 
     Returns:
         176 characters and a newline.
-
-    Raises:
-        InputError: An argument out of range.
     """
     return _start(seed, index, diagnosis)[1].row(name)
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What PH2's table says of a case, and the lesion's share of the image (0..1).
+    """A case's entries in PH2's table, and the lesion's share of the image (0..1).
 
-    The table's words are 'A' absent, 'P' present, 'T' typical and 'AT' atypical.
+    The table's values are 'A' absent, 'P' present, 'T' typical and 'AT' atypical.
     """
 
     diagnosis: int
@@ -105,12 +97,7 @@ class _Look:
 
 
 def _start(seed: int, index: int, diagnosis: int) -> tuple[np.random.Generator, _Look]:
-    """The case's look, and its own random numbers, from which the look is drawn first."""
-    if diagnosis not in (0, 1, 2) or seed < 0 or index < 0:
-        raise InputError(
-            f"seed={seed}, index={index}, diagnosis={diagnosis}: expected a seed and an index of 0 "
-            "or more, and diagnosis 0, 1 or 2"
-        )
+    """Seeds the case's random generator and draws its look, before anything else."""
     rng = np.random.default_rng([seed, index])
 
     def present(share: float) -> str:
@@ -119,20 +106,20 @@ def _start(seed: int, index: int, diagnosis: int) -> tuple[np.random.Generator, 
     if diagnosis == 0:
         area = np.clip(0.175 * np.exp(0.6 * rng.normal()), 0.036, 0.6)
         streaks, regression, veil = "A", "A", "A"
-        shown = set(((3,), (3,), (4,), (3, 4))[rng.integers(4)])
+        color_set = set(((3,), (3,), (4,), (3, 4))[rng.integers(4)])
         network, dots, asymmetry = "T", ("A", "T")[rng.integers(2)], 0
     elif diagnosis == 1:
         area = np.clip(0.23 * np.exp(0.55 * rng.normal()), 0.04, 0.75)
         streaks, regression, veil = present(0.1), present(0.05), present(0.1)
-        shown = {3} | {c for c, share in ((2, 0.1), (4, 0.8)) if rng.random() < share}
+        color_set = {3} | {c for c, share in ((2, 0.1), (4, 0.8)) if rng.random() < share}
         network, dots, asymmetry = "AT", ("A", "T", "AT")[rng.integers(3)], int(rng.integers(3))
     else:
         area = 0.18 + 0.78 * rng.beta(1.7, 1.2)
         streaks, regression, veil = present(0.4), present(0.6), present(0.6)
-        shown = {4} | {c for c, share in ((2, 0.3), (3, 0.8), (6, 0.5)) if rng.random() < share}
+        color_set = {4} | {c for c, share in ((2, 0.3), (3, 0.8), (6, 0.5)) if rng.random() < share}
         network, dots, asymmetry = "AT", ("A", "AT")[rng.integers(2)], (1, 2, 2)[rng.integers(3)]
-    shown |= {color for color, there in ((1, regression), (5, veil)) if there == "P"}
-    colors = tuple(sorted(shown))
+    color_set |= {color for color, value in ((1, regression), (5, veil)) if value == "P"}
+    colors = tuple(sorted(color_set))
     return rng, _Look(
         diagnosis, float(area), asymmetry, network, dots, streaks, regression, veil, colors
     )
@@ -220,9 +207,9 @@ def _outline(rng: np.random.Generator, look: _Look, lit: np.ndarray) -> np.ndarr
         field += warp * share * _noise(rng, half, max(scale * radius, 3))
     if look.streaks == "P":
         field += 0.08 * np.clip(np.cos(26 * angle + 2 * _noise(rng, half, radius)), 0, 1) ** 4
-    seen = field[_resize(lit, half) > 0.5]
-    # A quantile as level gives the area asked for, however much the frame cuts off.
-    level = np.quantile(seen, 1 - min(look.area * field.size / seen.size, 0.985))
+    visible = field[_resize(lit, half) > 0.5]
+    # A quantile as level gives the wanted area, however much the frame cuts off.
+    level = np.quantile(visible, 1 - min(look.area * field.size / visible.size, 0.985))
     pieces, _ = ndimage.label(field > level)
     inside = ndimage.binary_fill_holes(pieces == np.bincount(pieces[pieces > 0]).argmax())
     distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
@@ -253,11 +240,11 @@ def _skin(rng: np.random.Generator, shape: tuple[int, int], distance: np.ndarray
 
 
 def _lesion(rng: np.random.Generator, look: _Look, distance: np.ndarray) -> np.ndarray:
-    """Logarithm of what the lesion lets through of the skin's colour, float32 (3, H, W)."""
+    """Logarithm of the share of the skin's colour that the lesion transmits, float32 (3, H, W)."""
     shape, inradius = distance.shape, float(distance.max())
-    base, *others = sorted(look.colors, key=lambda color: color not in (3, 4))
+    base, *other_colors = sorted(look.colors, key=lambda color: color not in (3, 4))
     pigment = np.broadcast_to(_PIGMENTS[base], (3, *shape))
-    for color in others:
+    for color in other_colors:
         where = _noise(rng, shape, max(rng.uniform(0.5, 1.0) * inradius, 12))
         where += 0.2 * _noise(rng, shape, 24)
         share = _step(-0.1, rng.uniform(0.8, 2.2), where)
@@ -281,7 +268,7 @@ def _lesion(rng: np.random.Generator, look: _Look, distance: np.ndarray) -> np.n
 
 
 def _mark(rng: np.random.Generator, picture: Image.Image) -> None:
-    """Draws onto `picture` what lies over the skin: hair, a ruler, bubbles and gleams of gel."""
+    """Draws hair, a ruler, bubbles and reflections of gel onto `picture`."""
     size = np.array(picture.size)
     # Drawn at twice the size and reduced, as Pillow's lines have hard edges.
     layers = [Image.new("L", (2 * picture.width, 2 * picture.height)) for _ in range(3)]

@@ -1,0 +1,337 @@
+"""Cases by the names of their files: PH2, ISIC, pairs, and files that do not belong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.layouts import (
+    DIAGNOSES,
+    IMAGES,
+    ROWS,
+    assert_refused,
+    image_path,
+    mask_path,
+    patients,
+    touch,
+    touch_pairs,
+    touch_ph2,
+    txt_row,
+    write_txt,
+)
+from PIL import Image
+
+from seglab.core.errors import InputError
+from seglab.data.cases import Case
+from seglab.data.images import read_mask
+from seglab.data.layouts import find_cases, isic2018_cases, pairs_cases, ph2_cases, scan_cases
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return touch_ph2(tmp_path / "PH2Dataset")
+
+
+@pytest.fixture
+def messages(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    caplog.set_level(logging.INFO, "seglab.data.layouts")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def touch_isic(root: Path) -> list[Case]:
+    """The challenge of 2018, and its cases."""
+    pictures, masks = root / "ISIC2018_Task1-2_Training_Input", root / "GroundTruth"
+    names = ["ISIC_0000000", "ISIC_0000001", "ISIC_0016072"]
+    for i in (2, 0, 1):
+        touch(pictures / f"{names[i]}.jpg")
+        touch(masks / f"{names[i]}_segmentation.png")
+    touch(pictures / "LICENSE.txt")
+    return [
+        Case(name, pictures / f"{name}.jpg", masks / f"{name}_segmentation.png") for name in names
+    ]
+
+
+def test_ph2(root: Path, messages: Callable[[], list[str]]) -> None:
+    write_txt(root)
+    cases = ph2_cases(str(root))
+    assert {case.id: case.diagnosis for case in cases} == DIAGNOSES
+    assert [case.image for case in cases] == [image_path(root, id) for id in ROWS]
+    assert [case.mask for case in cases] == [mask_path(root, id) for id in ROWS]
+    assert {case.patient for case in cases} == {""}
+    assert messages() == [f"{root}: 5 cases"]
+
+
+def test_without_a_table_diagnoses_are_unknown(
+    root: Path, messages: Callable[[], list[str]]
+) -> None:
+    cases = ph2_cases(root)
+    assert [case.id for case in cases] == list(ROWS)
+    assert {case.diagnosis for case in cases} == {"unknown"}
+    assert all(case.tables == () for case in cases)
+    warning, count = messages()
+    assert str(root) in warning and "no PH2_dataset.txt or .xlsx" in warning
+    assert count == f"{root}: 5 cases"
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_the_root_may_be_above_or_below(
+    root: Path, table: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if table:
+        write_txt(root)
+    cases = ph2_cases(root)
+    for folder in (root.parent, root, root / IMAGES):
+        assert ph2_cases(folder) == find_cases(folder) == cases
+        monkeypatch.chdir(folder)
+        assert [case.diagnosis for case in ph2_cases(".")] == [case.diagnosis for case in cases]
+
+
+def test_case_folders_suffice(tmp_path: Path) -> None:
+    shutil.copytree(touch_ph2(tmp_path / "whole") / IMAGES / "IMD003", tmp_path / "IMD003")
+    shutil.rmtree(tmp_path / "whole")
+    write_txt(tmp_path, [txt_row("IMD003")])
+    (tmp_path / "patients.csv").write_text("image_id,patient_id\nIMD003,P1\n")
+    (case,) = ph2_cases(tmp_path)
+    assert (case.id, case.diagnosis, case.patient) == ("IMD003", "common nevus", "P1")
+
+
+def test_other_files_are_ignored(root: Path) -> None:
+    write_txt(root)
+    expected = ph2_cases(root)
+    case = root / IMAGES / "IMD016"
+    touch(root / IMAGES / "Thumbs.db")
+    touch(root / IMAGES / "__MACOSX" / "._IMD003")
+    touch(root / IMAGES / "sort_images.py")
+    touch(case / "IMD016_Dermoscopic_Image" / ".DS_Store")
+    touch(case / "IMD016_Dermoscopic_Image" / "._IMD016.bmp")
+    touch(case / "IMD016_Dermoscopic_Image" / "IMD016.jpg")
+    touch(case / "IMD016_lesion" / "IMD016_lesion.jpg")
+    touch(case / "IMD016_lesion" / "Copy of IMD016_lesion.bmp")
+    touch(case / "IMD016_roi" / "IMD016_R1_Label4.bmp")
+    assert ph2_cases(root) == expected
+
+
+def test_a_cut_copy_is_counted(root: Path, messages: Callable[[], list[str]]) -> None:
+    write_txt(root)
+    shutil.rmtree(root / IMAGES / "IMD003")
+    shutil.rmtree(root / IMAGES / "IMD424")
+    (root / IMAGES / "IMD999").mkdir()
+    touch(root / IMAGES / "IMD998" / "IMD998_Dermoscopic_Image" / "Thumbs.db")
+    cases = ph2_cases(root)
+    assert [case.diagnosis for case in cases] == ["common nevus", "atypical nevus", "melanoma"]
+    first, second = messages()
+    assert first == f"{root}: 3 cases"
+    _, _, counts = second.partition(": left out ")
+    assert sorted(counts.split(", ")) == [
+        "2 folders without pictures",
+        "2 listed cases without a folder",
+    ]
+
+
+def test_an_empty_folder_is_no_missing_folder(
+    root: Path, messages: Callable[[], list[str]]
+) -> None:
+    write_txt(root)
+    image_path(root, "IMD003").unlink()
+    mask_path(root, "IMD003").unlink()
+    assert len(ph2_cases(root)) == 4
+    assert messages() == [f"{root}: 4 cases", f"{root}: left out 1 folders without pictures"]
+
+
+@pytest.mark.parametrize("missing, path", [("mask", mask_path), ("image", image_path)])
+def test_half_a_case_is_refused(
+    missing: str, path: Callable[[Path, str], Path], root: Path
+) -> None:
+    path(root, "IMD076").unlink()
+    touch(root / IMAGES / "IMD076" / "IMD076_roi" / "IMD076_R1_Label4.bmp")
+    touch(path(root, "IMD076").parent / "._IMD076.bmp")
+    folder = str(root / IMAGES / "IMD076")
+    assert_refused(root, folder, f"no {missing}", path(root, "IMD076").name)
+    shutil.rmtree(path(root, "IMD076").parent)
+    assert_refused(root, folder, f"no {missing}")
+
+
+def test_suffixes_of_any_case_and_kind(root: Path) -> None:
+    image, mask = image_path(root, "IMD076"), mask_path(root, "IMD076")
+    image, mask = image.rename(image.with_suffix(".JPG")), mask.rename(mask.with_suffix(".PNG"))
+    case = ph2_cases(root)[2]
+    assert (case.image, case.mask) == (image, mask)
+
+
+@pytest.mark.parametrize("read", [ph2_cases, isic2018_cases, pairs_cases])
+@pytest.mark.parametrize("exists", [True, False])
+def test_no_data_says_how_to_go_on(
+    read: Callable[[str], list[Case]],
+    exists: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if exists:
+        (tmp_path / "data").mkdir()
+    with pytest.raises(InputError) as caught:
+        read("data")
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / "data"))
+    assert "holds no case" in message if exists else "is no folder" in message
+    assert "scripts/prepare_ph2.py" in message
+    assert "data=synthetic" in message
+    assert "\n" not in message
+
+
+def test_ph2_without_case_folders(tmp_path: Path) -> None:
+    (tmp_path / IMAGES).mkdir()
+    write_txt(tmp_path)
+    assert_refused(tmp_path, str(tmp_path), "holds no case", "data=synthetic", read=ph2_cases)
+
+
+def test_isic_2018(tmp_path: Path, messages: Callable[[], list[str]]) -> None:
+    expected = touch_isic(tmp_path)
+    assert isic2018_cases(str(tmp_path)) == find_cases(tmp_path) == expected
+    assert messages()[0] == f"{tmp_path}: 3 cases"
+    csv = tmp_path / "metadata.csv"
+    csv.write_text("isic_id,patient_id\nISIC_0000000,P1\nISIC_0016072,P1\nISIC_9999999,P2\n")
+    cases = isic2018_cases(tmp_path)
+    assert patients(cases) == {"ISIC_0000000": "P1", "ISIC_0000001": "", "ISIC_0016072": "P1"}
+    assert [case.tables for case in cases] == [(csv,), (), (csv,)]
+    assert messages()[-2:] == [
+        f"{tmp_path}: 1 patients are named, for 2 cases",
+        f"{tmp_path}: left out 1 listed cases without an image",
+    ]
+
+
+def test_isic_2017_in_any_folders(tmp_path: Path) -> None:
+    for name in ("ISIC_0000001", "ISIC_0000000"):
+        touch(tmp_path / "images" / f"{name}.jpg")
+        touch(tmp_path / "images" / f"{name}_superpixels.png")
+        touch(tmp_path / "Training_Part1" / f"{name}_Segmentation.png")
+    touch(tmp_path / "__MACOSX" / "images" / "ISIC_0000001.jpg")
+    touch(tmp_path / "images" / "._ISIC_0000001.jpg")
+    # Sorted by id, whatever their folders.
+    touch(tmp_path / "a" / "ISIC_0000003.jpg")
+    touch(tmp_path / "a" / "ISIC_0000003_segmentation.png")
+    cases = find_cases(tmp_path)
+    assert [case.id for case in cases] == ["ISIC_0000000", "ISIC_0000001", "ISIC_0000003"]
+    assert cases[0].image == tmp_path / "images" / "ISIC_0000000.jpg"
+    assert cases[0].mask == tmp_path / "Training_Part1" / "ISIC_0000000_Segmentation.png"
+
+
+def test_isic_images_and_masks_that_do_not_match(
+    tmp_path: Path, messages: Callable[[], list[str]]
+) -> None:
+    expected = touch_isic(tmp_path)
+    touch(tmp_path / "GroundTruth" / "ISIC_0000009_segmentation.png")
+    assert len(isic2018_cases(tmp_path)) == 3
+    assert "1 masks without an image" in messages()[1]
+    second = touch(tmp_path / "z" / "ISIC_0000001.jpg")
+    assert_refused(tmp_path, str(second), str(expected[1].image), "ISIC_0000001")
+    second.unlink()
+    image = touch(tmp_path / "ISIC2018_Task1-2_Training_Input" / "ISIC_0000008.jpg")
+    assert_refused(tmp_path, str(image), "ISIC_0000008", "no mask")
+
+
+def test_pairs_with_subfolders_and_any_suffix(
+    tmp_path: Path, messages: Callable[[], list[str]]
+) -> None:
+    for name in ("b/one.jpg", "one.jpeg", "a/one.PNG", "v1.2.tif", "a/two.bmp", "a/two.jpg"):
+        touch(tmp_path / "images" / name)
+    for name in ("b/one.png", "one.bmp", "a/one.png", "v1.2.png", "a/two.png", "spare.png"):
+        touch(tmp_path / "masks" / name)
+    touch(tmp_path / "images" / "Thumbs.db")
+    touch(tmp_path / "masks" / "a" / ".DS_Store")
+    touch(tmp_path / "masks" / "a" / "two.jpg")
+    pairs = {
+        "a/one": ("a/one.PNG", "a/one.png"),
+        "a/two": ("a/two.bmp", "a/two.png"),
+        "b/one": ("b/one.jpg", "b/one.png"),
+        "one": ("one.jpeg", "one.bmp"),
+        "v1.2": ("v1.2.tif", "v1.2.png"),
+    }
+    assert pairs_cases(str(tmp_path)) == [
+        Case(id, tmp_path / "images" / image, tmp_path / "masks" / mask)
+        for id, (image, mask) in pairs.items()
+    ]
+    assert messages() == [
+        f"{tmp_path}: 5 cases",
+        f"{tmp_path}: left out 1 masks without an image",
+    ]
+
+
+def test_a_pair_without_its_mask(tmp_path: Path) -> None:
+    image = touch(tmp_path / "images" / "a" / "one.jpg")
+    touch(tmp_path / "masks" / "one.png")
+    assert_refused(tmp_path, str(image), "a/one", "no mask", "masks/NAME.png")
+
+
+def test_a_scan_continues_where_reading_stops(root: Path) -> None:
+    table = write_txt(root, [txt_row("IMD003"), "|| x |", txt_row("IMD003"), txt_row("IMD424")])
+    mask_path(root, "IMD016").unlink()
+    image_path(root, "IMD435").unlink()
+    scan = scan_cases(root)
+    assert [case.id for case in scan.cases] == ["IMD003", "IMD076", "IMD424"]
+    errors = [finding.message for finding in scan.findings if finding.is_error]
+    assert len(errors) == 4
+    assert f"{table}: line 3 " in errors[0] and f"{table}: line 4 " in errors[1]
+    assert "IMD016 has no mask" in errors[2] and "IMD435 has no image" in errors[3]
+    assert_refused(root, errors[0])
+    table.unlink()
+    assert_refused(root, errors[2])
+
+
+def test_folders_that_cannot_be_read(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a fake error, because tests may run as root, who can read everything."""
+    shut = image_path(root, "IMD016").parent
+    scandir = os.scandir
+
+    def deny(path: str | Path) -> object:
+        if Path(path) == shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    assert_refused(root, f"{shut}: cannot be read (Permission denied)")
+    shut = touch_pairs(tmp_path / "pairs", "one", "a/two") / "images" / "a"
+    assert_refused(tmp_path / "pairs", f"{shut}: cannot be read (Permission denied)")
+
+
+def test_circular_links_are_ignored(root: Path, tmp_path: Path) -> None:
+    expected = ph2_cases(root)
+    (root / IMAGES / "loop").symlink_to("loop")
+    (root / IMAGES / "IMD003" / "IMD003_lesion" / "up").symlink_to(root)
+    (root / IMAGES / "IMD003" / "IMD003_lesion" / "gone.bmp").symlink_to("nowhere")
+    assert ph2_cases(root) == expected
+    touch_pairs(tmp_path / "pairs", "one")
+    (tmp_path / "pairs" / "images" / "up").symlink_to(tmp_path)
+    (tmp_path / "pairs" / "images" / "loop.jpg").symlink_to("loop.jpg")
+    assert [case.id for case in pairs_cases(tmp_path / "pairs")] == ["one"]
+
+
+def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "other" / "one.jpg")
+    assert_refused(tmp_path / "other", str(tmp_path / "other"), "PH2", "ISIC", "masks/")
+    assert_refused(tmp_path / "none", str(tmp_path / "none"))
+
+
+def test_the_real_cases(ph2: Path) -> None:
+    """Holds for all 200 cases, and for a copy that lacks some."""
+    cases = ph2_cases(ph2)
+    assert len(cases) == sum(path.name.startswith("IMD") for path in (ph2 / IMAGES).iterdir())
+    assert {case.diagnosis for case in cases} == set(DIAGNOSES.values())
+    shares = []
+    for case in cases:
+        with Image.open(case.image) as image, Image.open(case.mask) as mask:
+            assert image.mode == "RGB"
+            assert image.size == mask.size
+            assert 761 <= image.width <= 769
+            assert 553 <= image.height <= 577
+        shares.append(read_mask(case.mask).mean())
+    assert min(shares) > 0.025
+    assert max(shares) < 0.985
+    assert 0.18 < np.median(shares) < 0.28
