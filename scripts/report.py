@@ -14,6 +14,13 @@ def main() -> None:
     parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
     parser.add_argument("--data", metavar="ROOT", help="where the data lies, if that has changed")
+    parser.add_argument(
+        "--cases",
+        metavar="N",
+        type=int,
+        default=24,
+        help="show the N test cases with the lowest Dice (%(default)s)",
+    )
     add_versus(parser)
     add_trust(parser)
     args = parser.parse_args()
@@ -22,7 +29,7 @@ def main() -> None:
     from seglab.analysis.report import report
 
     versus = [tuple(pair) for pair in args.versus]
-    report(args.dirs, args.out, tuple(args.trust), versus, args.data)
+    report(args.dirs, args.out, tuple(args.trust), versus, args.data, args.cases)
 
 
 if __name__ == "__main__":

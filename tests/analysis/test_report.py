@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.tiny import Ended, skip_figures, write_tiny_classes, write_tiny_ph2
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from skimage.draw import disk, polygon2mask
 
@@ -25,8 +23,9 @@ from seglab.analysis import report as module
 from seglab.analysis import statistics as stats
 from seglab.analysis.compare import compare
 from seglab.analysis.figures import error_map
+from seglab.analysis.gallery import MAX_OUTLINES, draw_image, draw_prediction, trace_outlines
 from seglab.analysis.grouping import make_rows
-from seglab.analysis.report import _choose_cases, draw_image, draw_prediction, report, trace
+from seglab.analysis.report import report
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import read_image, read_mask
@@ -118,7 +117,7 @@ def test_numbers_are_those_of_compare_and_of_the_runs(
         for cells, line in zip(table["body"], lines, strict=True):
             shown = dict(zip(table["head"], cells, strict=True))
             assert shown["n"] == line["n"]
-            for metric in module.METRICS:
+            for metric in module.REPORT_METRICS:
                 value, low, high = (float(line[f"{metric}{end}"]) for end in ("", "_low", "_high"))
                 digits = 1 if metric == "hd95" else 3
                 ends = f"[{low:.{digits}f}, {high:.{digits}f}]"
@@ -145,7 +144,7 @@ def test_numbers_are_those_of_compare_and_of_the_runs(
     assert str(swept.parent / "PH2Dataset") in facts["Data"] and facts["Seed"] == "42"
     record = json.loads((swept / "one" / "0" / "run.json").read_text())
     assert (
-        record["start"][:10] in facts["Trained"] and record["versions"]["seglab"] in facts["Code"]
+        record["start"][:10] in facts["Started"] and record["versions"]["seglab"] in facts["Code"]
     )
     (loss,) = [panel for panel in data["curves"] if panel["name"] == "loss"]
     with (swept / "one" / "0" / "metrics.csv").open() as file:
@@ -203,7 +202,7 @@ def test_the_difference_of_rows_is_that_of_compare(
 def test_of_many_rows_those_of_best_val_are_shown(
     swept: Path, labels: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(module, "ROWS", 1)
+    monkeypatch.setattr(module, "MAX_ROWS", 1)
     shutil.copytree(swept, tmp_path / "runs")
     for fold in "01":
         summary = tmp_path / "runs" / name / fold / "summary.json"
@@ -234,86 +233,48 @@ def points_of(path: str, width: float) -> list[np.ndarray]:
 
 
 def test_outlines_enclose_the_mask() -> None:
-    mask = np.zeros((150, 200), bool)
-    mask[disk((60, 180), 50, shape=mask.shape)] = True  # beyond the frame
-    mask[disk((60, 160), 12)] = False
-    mask[disk((120, 40), 20)] = True
-    (path,) = trace(mask, ONE_CLASS, 10**6)
+    mask = np.zeros((150, 200), np.uint8)
+    mask[disk((60, 180), 50, shape=mask.shape)] = 1  # beyond the frame
+    mask[disk((60, 160), 12)] = 0
+    mask[disk((120, 40), 20)] = 1
+    (path,) = trace_outlines(mask, ONE_CLASS)
     inside = np.zeros(mask.shape, bool)
     for points in points_of(path, 200):
         inside ^= polygon2mask(mask.shape, points[:, ::-1] - 0.5)  # pixels' centres
     assert (inside == mask).mean() > 0.99 and len(points_of(path, 200)) == 3
-    assert trace(mask & False, ONE_CLASS, 10**6) == [""]
-    # Each class for itself, and the longest first where not all fit.
+    assert trace_outlines(mask * 0, ONE_CLASS) == [""]
+    # One path for each class.
     three = Classes(("skin", "disc", "square"))
-    numbers = np.zeros((150, 200), np.uint8)
-    numbers[100:140, 20:60], numbers[10:50, 20:60], numbers[10:20, 100:110] = 1, 2, 2
-    first, second = trace(numbers, three, 10**6)
+    mask[:] = 0
+    mask[100:140, 20:60], mask[10:50, 20:60], mask[10:20, 100:110] = 1, 2, 2
+    first, second = trace_outlines(mask, three)
     assert len(points_of(first, 200)) == 1 and len(points_of(second, 200)) == 2
-    (part,) = points_of(trace(numbers, three, 80)[1], 200)
-    assert part.min() >= 10 - 0.5 and part.max() <= 60.5
-    # A jagged one is drawn more coarsely rather than not at all.
-    angle = np.arctan2(*(np.mgrid[:400, :500] - np.array([200, 250])[:, None, None]))
-    radius = np.hypot(*(np.mgrid[:400, :500] - np.array([200, 250])[:, None, None]))
-    star = radius < 150 + 6 * np.sin(90 * angle)
-    fine, coarser = (trace(star, ONE_CLASS, size)[0] for size in (10**6, 700))
-    assert len(coarser) <= 700 < len(fine)
-    (points,) = points_of(coarser, 500)
-    assert (polygon2mask(star.shape, points[:, ::-1] - 0.5) == star).mean() > 0.95
 
 
-@settings(deadline=None, max_examples=8)
-@given(
-    shape=st.tuples(st.integers(1, 250), st.integers(1, 250)),
-    share=st.floats(module._LEAST, 1),
-    grain=st.sampled_from([0.02, 0.5]),
-    is_multiclass=st.booleans(),
-)
-def test_pictures_of_noise_keep_to_their_size(
-    shape: tuple[int, int], share: float, grain: float, is_multiclass: bool
+def test_the_worst_cases_are_shown(
+    swept: Path, tmp_path: Path, script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
-    random = np.random.default_rng(0)
-    image = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    masks = random.random((2, *shape)) < grain
-    classes = ONE_CLASS
-    if is_multiclass:
-        classes = Classes(tuple(f"c{i}" for i in range(9)))
-        masks = (masks * random.integers(0, 9, masks.shape)).astype(np.uint8)
-    size = int(share * module._IMAGE)
-    assert len(json.dumps(draw_image(image, masks[0], classes, size))) <= size + 60
-    size = int(share * module._PREDICTION)
-    assert len(json.dumps(draw_prediction(masks[1], masks[0], classes, size))) <= size
-
-
-@given(n=st.integers(0, 5_000), rows=st.integers(1, 40), room=st.integers(0, 15_000_000))
-def test_chosen_cases_fit(n: int, rows: int, room: int) -> None:
-    cards = [((str(i), "", ""), {0: i / 5_000}) for i in range(n)]
-    chosen, share = _choose_cases(cards, room, rows)  # type: ignore[arg-type]
-    assert module._LEAST <= share <= 1
-    most = share * (module._IMAGE + rows * module._PREDICTION) + module._ENTRY
-    assert len(chosen) * most <= room
-    numbers = [int(case[0]) for case, _ in chosen]
-    assert numbers == sorted({*numbers})
-    if len(chosen) < n:  # the worst half of them, and the best one
-        half = len(chosen) // 2
-        assert numbers[:half] == list(range(half))
-        assert len(chosen) < 4 or numbers[-1] == n - 1
-
-
-def test_a_page_is_bounded_and_says_what_is_left_out(
-    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path
-) -> None:
-    empty = len(page.read_text()) - len(json.dumps(data_of(page)["gallery"]["cases"]))
-    monkeypatch.setattr(module, "LIMIT", empty + 90_000)
-    monkeypatch.setattr(module, "_LEAST", 1.0)
-    out = report([swept / "one"], tmp_path / "deep" / "page.html")
+    out = tmp_path / "deep" / "page.html"
+    ended = script("report", swept / "one", "--out", out, "--cases", "5")
+    assert ended.code == 0, ended.err
     gallery = data_of(out)["gallery"]
-    assert out.stat().st_size <= empty + 90_000
-    assert 0 < len(gallery["cases"]) < 12
-    left = 12 - len(gallery["cases"])
-    assert gallery["notes"][0].startswith(f"{left} of 12 cases are left out")
+    assert gallery["notes"][0].startswith("shown are the 5 of 12 cases with the lowest Dice")
     dice = stored(swept / "one" / "0") | stored(swept / "one" / "1")
-    assert gallery["cases"][0]["rows"]["0"]["dice"] == min(dice.values())
+    lowest = sorted(dice, key=lambda id: (dice[id], id))[:5]
+    assert [card["id"] for card in gallery["cases"]] == lowest
+    assert all("image" in card for card in gallery["cases"])
+
+
+def test_large_images_become_thumbnails() -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (600, 900, 3), dtype=np.uint8)
+    target, pred = (random.random((2, 600, 900)) < 0.5).astype(np.uint8)
+    drawn = draw_image(image, target, ONE_CLASS) | draw_prediction(pred, target, ONE_CLASS)
+    for name in ("image", "target", "prediction", "errors"):
+        assert picture(drawn[name]).shape == (320, 480, 3)
+    assert (drawn["width"], drawn["height"]) == (900, 600)
+    assert drawn["outline"][0].count("z") <= MAX_OUTLINES
+    assert len(json.dumps(drawn)) < 200_000  # whatever the image shows
 
 
 def test_the_page_asks_for_nothing(page: Path) -> None:
@@ -363,7 +324,7 @@ def test_hostile_names_stay_text(hostile: Path, page: Path) -> None:
     assert any(HOSTILE in card["diagnosis"] for card in data["gallery"]["cases"])
     assert HOSTILE in data["title"] and HOSTILE in dict(data["facts"])["Code"]
     # It is not the split that the network was trained on.
-    assert "no pictures of what it predicts" in data["gallery"]["notes"][0]
+    assert "no predictions are shown" in data["gallery"]["notes"][0]
     assert all("image" not in card for card in data["gallery"]["cases"])
 
 
@@ -420,8 +381,7 @@ def test_what_is_gone_or_changed_is_said(
     pictured = {card["id"]: "image" in card for card in gallery["cases"]}
     assert pictured == {changed: False, gone: False} | dict.fromkeys(others, True)
     said = "\n".join(gallery["notes"])
-    assert f"have changed since the run, image or mask: {changed}" in said
-    assert f"are not in the data any more: {gone}" in said
+    assert f"cases that are missing or have changed since the run: {changed}, {gone}" in said
     root.rename(tmp_path / "elsewhere")
     gallery = data_of(report([run], tmp_path / "page.html"))["gallery"]
     assert len(gallery["cases"]) == len(pictured) and str(root) in gallery["notes"][0]
@@ -448,6 +408,7 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
         (run, "--out", tmp_path): "is a folder",
         (run, "--out", tmp_path / "file" / "page.html"): str(tmp_path / "file"),
         (run, "--out", Path("/proc/page.html")): "/proc/page.html",
+        (run, "--cases", -1): "--cases -1: expected a number of cases",
     }.items():
         ended = script("report", *arguments)
         assert ended.code == 1 and said in ended.err, ended.err
