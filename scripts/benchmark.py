@@ -20,7 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from seglab.core.errors import InputError, one_line_errors
+from seglab.cli.errors import one_line_errors
+from seglab.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
 import sys
@@ -15,41 +14,6 @@ from tqdm import tqdm
 log = logging.getLogger("seglab")
 
 _SHOWN = 8  # jobs with a line of their own below the bar
-
-
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of scripts that open runs of anyone."""
-    parser.add_argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="module outside seglab that the run's config may name",
-    )
-
-
-def add_inference(parser: argparse.ArgumentParser) -> None:
-    """Adds what replaces section `inference` of a run; None where nothing is said."""
-    for option, what in (
-        ("--tta", "mean probability of the 8 flips and quarter turns"),
-        ("--largest-component", "keep the largest lesion alone"),
-        ("--fill-holes", "fill what lesion encloses"),
-    ):
-        parser.add_argument(
-            option, action=argparse.BooleanOptionalAction, help=f"{what}; default: as the run does"
-        )
-
-
-def add_versus(parser: argparse.ArgumentParser) -> None:
-    """Adds the option of scripts that make a table of rows."""
-    parser.add_argument(
-        "--versus",
-        metavar=("A", "B"),
-        nargs=2,
-        action="append",
-        default=[],
-        help="paired test of two rows, named by their labels or how these begin; repeatable",
-    )
 
 
 class Console(logging.Handler):

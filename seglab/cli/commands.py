@@ -1,0 +1,330 @@
+"""Main functions of scripts/: each parses its command line and calls one function of seglab.
+
+Heavy imports are inside the functions, so that `--help` and bad options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from seglab.cli.errors import one_line_errors
+from seglab.cli.options import add_inference, add_trust, add_versus
+from seglab.core.errors import InputError
+
+_SOURCE_HELP = (
+    "PH2Dataset.rar, a zip or tar of it, or a folder that is only checked; without it, PH2 is "
+    "downloaded"
+)
+
+
+@one_line_errors
+def train() -> None:
+    """Train a run, or a sweep of runs with -m. Hydra parses the command line."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from seglab.core.signals import stop_with_launcher
+    from seglab.sweeps.plugins import register
+
+    # Errors of a run end here, before Hydra prints about them; Hydra's own end further out.
+    @one_line_errors
+    def train_run(cfg: DictConfig) -> None:
+        from seglab.runs.directory import refuse_early
+
+        refuse_early(cfg)
+        # Imports make a million objects that stay: looking for garbage among them takes seconds.
+        gc.disable()
+        from seglab.training.train import train
+
+        if not gc.get_freeze_count():  # once, where a process trains several runs
+            gc.freeze()
+        gc.enable()
+        train(cfg)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
+    stop_with_launcher()
+    register()
+    conf = Path(__file__).parents[2] / "conf"
+    hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(train_run)()
+
+
+@one_line_errors
+def predict() -> None:
+    """Run `seglab.inference.predict.predict`."""
+    parser = argparse.ArgumentParser(
+        description="Writes a lesion mask for each image: "
+        "python scripts/predict.py RUN IMAGES... --out DIR."
+    )
+    parser.add_argument(
+        "run", metavar="RUN", help="run directory, checkpoint, or .onnx of export.py"
+    )
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="+", help="files, folders, or patterns in quotes"
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="masks go to DIR/masks")
+    parser.add_argument(
+        "--with",
+        metavar="RUN",
+        dest="others",
+        action="append",
+        default=[],
+        help="one more network: the mean probability of all",
+    )
+    for option, what in (
+        ("--probabilities", "16 bits, 65535 for 1"),
+        ("--overlays", "images with the mask's outline"),
+        ("--instances", "each connected lesion its number, and a CSV that measures them"),
+        ("--cutouts", "images within the mask, transparent elsewhere"),
+    ):
+        parser.add_argument(option, action="store_true", help=f"also write {what}")
+    parser.add_argument("--background", metavar="FILE", help="an image to put behind cut-outs")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add_inference(parser)
+    add_trust(parser)
+    args = parser.parse_args()
+
+    from seglab.core.console import log_to_console
+    from seglab.inference.predict import EXTRAS, predict
+
+    log = logging.getLogger("seglab")
+    with log_to_console(log):
+        counts = predict(
+            [args.run, *args.others],
+            args.images,
+            args.out,
+            [kind for kind in EXTRAS if getattr(args, kind)],
+            args.background,
+            args.overwrite,
+            tuple(args.trust),
+            tta=args.tta,
+            largest_component=args.largest_component,
+            fill_holes=args.fill_holes,
+        )
+        done = f"{counts['predicted']} predicted, {counts['there']} there already"
+        if counts["skipped"]:
+            raise InputError(f"{counts['skipped']} skipped, see above; {done}")
+        log.info("%s: %s", args.out, done)
+
+
+@one_line_errors
+def evaluate() -> None:
+    """Run `seglab.inference.evaluate.evaluate`."""
+    parser = argparse.ArgumentParser(
+        description="Scores a run's checkpoint again, or the mean of several: "
+        "python scripts/evaluate.py RUN..."
+    )
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="run directory; of several the mean probability"
+    )
+    parser.add_argument("--data", metavar="ROOT", help="another data set; all cases are scored")
+    parser.add_argument("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
+    add_inference(parser)
+    add_trust(parser)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from seglab.inference.evaluate import evaluate
+
+    evaluate(
+        *(args.runs, args.data, args.out, tuple(args.trust)),
+        tta=args.tta,
+        largest_component=args.largest_component,
+        fill_holes=args.fill_holes,
+    )
+
+
+@one_line_errors
+def export() -> None:
+    """Run `seglab.inference.export.export`."""
+    parser = argparse.ArgumentParser(
+        description="Writes a trained network as ONNX, checked on images: "
+        "python scripts/export.py RUN."
+    )
+    parser.add_argument("run", metavar="RUN", help="run directory, or checkpoint")
+    parser.add_argument("--out", metavar="FILE", help="default: network.onnx in RUN")
+    parser.add_argument(
+        "--images",
+        metavar="IMAGES",
+        nargs="+",
+        default=[],
+        help="images to compare on; default: 20 of the run's test cases",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_trust(parser)
+    args = parser.parse_args()
+
+    from seglab.core.console import log_to_console
+    from seglab.inference.export import export
+
+    log = logging.getLogger("seglab")
+    with log_to_console(log):
+        parity, out = export(args.run, args.out, args.images, args.overwrite, tuple(args.trust))
+        log.info(
+            "%d pictures: probabilities differ by %.1e at most, %.2g %% of masks' pixels change",
+            *(parity.images, parity.difference, 100 * parity.pixels),
+        )
+        log.info(
+            "torch takes %.0f ms a picture, ONNX Runtime %.0f ms",
+            *(parity.torch_ms, parity.onnx_ms),
+        )
+        log.info("written to %s", out)
+
+
+@one_line_errors
+def compare() -> None:
+    """Run `seglab.analysis.compare.compare`."""
+    parser = argparse.ArgumentParser(
+        description="Makes one table of run directories: "
+        "python scripts/compare.py DIR... [--out DIR].",
+        epilog="A failed or missing run is a cell of the table, no error: exit code 0.",
+    )
+    parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
+    parser.add_argument(
+        "--metrics", metavar="A,B,C", help="columns, or 'all'; default: Dice, IoU and accuracy"
+    )
+    parser.add_argument("--by-diagnosis", action="store_true", help="rows for each diagnosis, too")
+    add_versus(parser)
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        default="dice_per_image",
+        help="of the paired tests (%(default)s)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
+    args = parser.parse_args()
+
+    from seglab.analysis.compare import compare
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    versus = [tuple(pair) for pair in args.versus]
+    print(compare(args.dirs, args.metrics, args.by_diagnosis, versus, args.metric, args.out, width))
+
+
+@one_line_errors
+def report() -> None:
+    """Run `seglab.analysis.report.report`."""
+    parser = argparse.ArgumentParser(
+        description="Writes a page of runs, one HTML file: "
+        "python scripts/report.py RUN|SWEEP... [--out FILE]."
+    )
+    parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
+    parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
+    parser.add_argument("--data", metavar="ROOT", help="the data set's folder, if it has moved")
+    parser.add_argument(
+        "--cases",
+        metavar="N",
+        type=int,
+        default=24,
+        help="show the N test cases with the lowest Dice (%(default)s)",
+    )
+    add_versus(parser)
+    add_trust(parser)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from seglab.analysis.report import report
+
+    versus = [tuple(pair) for pair in args.versus]
+    report(args.dirs, args.out, tuple(args.trust), versus, args.data, args.cases)
+
+
+@one_line_errors
+def reproduce() -> None:
+    """Run `seglab.training.reproduce.reproduce`; its verdict is the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Trains a run again and compares, value by value: "
+        "python scripts/reproduce.py RUN [--check].",
+        epilog="exit code: 0 identical, 3 within tolerance (with --check: the data is the same, "
+        "code, versions or machine are not), 4 different, 1 bad input",
+    )
+    parser.add_argument("run", metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--check", action="store_true", help="compare what it needs, train nothing")
+    parser.add_argument("--data", metavar="ROOT", help="the data set's folder, if it has moved")
+    parser.add_argument("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
+    parser.add_argument(
+        "--tolerance",
+        metavar="X",
+        type=float,
+        default=0.01,
+        help="greatest difference of a score on other hardware or versions (%(default)s)",
+    )
+    add_trust(parser)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from seglab.training.reproduce import reproduce
+
+    trust = tuple(args.trust)
+    sys.exit(reproduce(args.run, args.data, args.out, args.check, args.tolerance, trust))
+
+
+@one_line_errors
+def prepare() -> None:
+    """Download or unpack PH2 if it is missing, and check every case of a data set.
+
+    The exit code is 1 if any case is bad.
+    """
+    from seglab.core.files import write_json
+    from seglab.data.checker import check_data
+    from seglab.data.classes import ONE_CLASS, make_classes
+    from seglab.data.download import URL
+
+    parser = argparse.ArgumentParser(
+        description="Gets PH2 ready, or checks any data set:\n"
+        "python scripts/prepare_ph2.py [ARCHIVE or FOLDER] [--out DIR] [--url URL] [--json FILE]\n"
+        "python scripts/prepare_ph2.py --check ROOT [--classes A,B,C [--colours '#..,#..']]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("source", metavar="ARCHIVE or FOLDER", nargs="?", help=_SOURCE_HELP)
+    source.add_argument("--check", metavar="ROOT", help="only check a data set of any layout")
+    add("--classes", metavar="A,B,C", help="with --check: class names, background first")
+    add("--colours", metavar="'#..,#..'", help="of the classes in masks; default: class numbers")
+    add("--out", default="data/PH2Dataset", help="where to unpack (%(default)s)")
+    add("--url", default=URL, help="where to download from (%(default)s)")
+    add("--json", metavar="FILE", help="also write the result to a JSON file")
+    args = parser.parse_args()
+    if args.colours is not None and args.classes is None:
+        parser.error("--colours are those of --classes, which is missing")
+
+    classes, options = ONE_CLASS, ""
+    if args.classes is not None:
+        names, colours = (text and text.split(",") for text in (args.classes, args.colours))
+        classes = make_classes(names, colours, "--")
+        options = f" 'data.classes=[{args.classes}]'"
+        options += " experiment=classes" if classes.is_multiclass else ""
+        if classes.colours is not None:
+            options += f' "data.colours={[*classes.colours]}"'
+    root = _get_data(args.source, args.check, Path(args.out), args.url)
+    report = check_data(root, classes)
+    print(report)
+    if args.json is not None:
+        write_json(args.json, report.to_json())
+    if report.errors:
+        sys.exit(1)
+    print(f"use it: python scripts/train.py data={report.layout} data.root={root}{options}")
+
+
+def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Path:
+    """Return the folder of a data set; PH2 is downloaded and unpacked to `out` if necessary."""
+    from seglab.data.download import download, unpack_ph2
+
+    if check is not None:
+        return Path(check)
+    if source is not None and Path(source).is_dir():
+        return Path(source)
+    if source is not None:
+        unpack_ph2(source, out)
+    elif not out.exists():
+        archive = out.with_name("PH2Dataset.rar")
+        if not archive.exists():
+            download(url, archive)
+        unpack_ph2(archive, out)
+    return out

@@ -1,0 +1,128 @@
+"""Commands: answers without torch, errors as one line, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.tiny import REPO
+from hydra.errors import ConfigCompositionException, InstantiationException
+
+from seglab.cli.errors import find_input_error, one_line_errors
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated
+
+RUN_WITHOUT_TORCH = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        *(
+            (f"{name}.py --help", 0, f"usage: {name}.py")
+            for name in ("predict", "evaluate", "export", "compare", "report", "reproduce")
+        ),
+        ("prepare_ph2.py --help", 0, "--check ROOT"),
+        ("train.py --help", 0, "train is powered by Hydra"),
+        ("train.py --cfg job", 0, "monitor_mode: max"),
+        ("train.py data.sice=64", 1, "error: data.sice: unknown config key"),
+        ("train.py seed=null hydra.run.dir=FOLDER", 1, "error: seed=None: expected an integer"),
+        ("compare.py nowhere", 1, "nowhere: no such folder; expected"),
+        ("prepare_ph2.py --check nowhere", 1, "nowhere: no data set of a known"),
+        ("prepare_ph2.py --colours #000000", 2, "--colours are those of --classes"),
+    ],
+)
+def test_answers_without_torch(command: str, code: int, words: str, tmp_path) -> None:
+    script, *arguments = command.replace("FOLDER", str(tmp_path)).split()
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN_WITHOUT_TORCH, str(REPO / "scripts" / script), *arguments],
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert words in (ended.stderr if code else ended.stdout)
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/run.json")
+UNKNOWN = ConfigCompositionException("Could not override 'model.widht'.\nTo append, use +")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("data.size=0: bad"), "data.size=0: bad"),
+        (caused(InstantiationException("call"), InputError("model: bad")), "model: bad"),
+        (FULL, "runs/a/run.json: No space left on device; make room, then start the same comm"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission denied; choose a"),
+        (UNKNOWN, "model.widht: unknown config key; "),
+        (caused(InstantiationException("a\n a"), ValueError("lr < 0")), "a; lr < 0"),
+        (caused(InstantiationException("call"), KeyError("bug")), None),
+        (ValueError("bug"), None),
+        (OSError("no file"), None),
+    ],
+)
+def test_errors_of_users_are_told_from_bugs(error: Exception, line: str | None) -> None:
+    found = find_input_error(error)
+    assert found is None if line is None else found is not None and found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("one\n line"), 1, "error: one line\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Terminated("(to go on: ...)"), 143, "interrupted (to go on: ...)\n"),
+    ],
+)
+def test_main_functions_end_with_one_line(
+    error: BaseException,
+    code: int,
+    line: str,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @one_line_errors
+    def main() -> None:
+        raise error
+
+    for in_sweep in (False, True):
+        if in_sweep:
+            monkeypatch.setenv(SWEEP_JOB_VARIABLE, "1")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+        err = capsys.readouterr().err
+        assert err.endswith(line)
+        assert ("Traceback" in err) == (in_sweep and code == 1)
+
+
+def test_bugs_keep_their_traceback() -> None:
+    @one_line_errors
+    def main() -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        main()
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} {REPO}/scripts/compare.py --help"
+    code = f"set -o pipefail; {command} | true; exit $?"
+    ended = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
+    assert ended.stderr == ""
+    assert ended.returncode in (0, 141)
