@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.fake_jobs import FakeJobs
+from helpers.sweeps import FakeJobs
 from helpers.tiny import ONE_THREAD, REPO, TINY, Ended
 
 from seglab.sweeps import launcher

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from helpers.sweeps import states_of
 from helpers.tiny import REPO, Ended
 
-from seglab.core.files import read_csv, read_json
+from seglab.core.files import read_json
 from seglab.sweeps import jobs as jobs_module
 from seglab.sweeps import launcher
 from seglab.sweeps.jobs import Job
@@ -29,10 +30,6 @@ def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
         for file in folder.rglob("*")
         if file.is_file()
     }
-
-
-def states_of(folder: Path) -> dict[str, str]:
-    return {row["job"]: row["status"] for row in read_csv(folder / "jobs.csv")}
 
 
 def test_the_printed_command_starts_what_did_not_finish(

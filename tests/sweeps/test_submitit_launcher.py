@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.sweeps import repeat_alone, result_of
 from helpers.tiny import ONE_THREAD, REPO, TINY, wait_until
 
 from seglab.core.errors import InputError
 from seglab.core.files import read_json
-from seglab.runs.checkpoints import read_checkpoint
 from seglab.sweeps import submitit_launcher
 from seglab.sweeps.jobs import Job
 from seglab.sweeps.submitit_launcher import SubmititLauncher
@@ -51,25 +51,6 @@ def sweep(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> Iterator[Callable[
         process.wait()
 
 
-def assert_equal_runs(one: Path, other: Path) -> None:
-    for name in ("metrics.csv", "test_cases.csv"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
-    states = [
-        read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in (one, other)
-    ]
-    assert states[0].keys() == states[1].keys()
-    assert all(value.equal(states[1][key]) for key, value in states[0].items())
-
-
-def alone(run: Path, other: Path) -> Path:
-    """The run of a job again, by the command that its run.json names."""
-    script, *overrides = read_json(run / "run.json")["command"][1:]
-    overrides = [o for o in overrides if not o.startswith("hydra.")]
-    command = [sys.executable, script, *overrides, f"hydra.run.dir={other}"]
-    subprocess.run(command, env=os.environ | ONE_THREAD, check=True, capture_output=True)
-    return other
-
-
 @pytest.mark.long
 def test_a_preempted_job_is_queued_again_and_goes_on(
     sweep: Callable[..., Any], tmp_path: Path
@@ -85,7 +66,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(
     assert [record["status"] for record in records] == ["finished"] * 2
     assert records[0]["resumed"][0]["checkpoint"] == "last.ckpt"
     assert "resumed" not in records[1]
-    assert_equal_runs(runs[0], alone(runs[0], tmp_path / "alone"))
+    assert result_of(runs[0]) == result_of(repeat_alone(runs[0], tmp_path / "alone"))
 
 
 def test_parameters_are_those_of_submitit_and_of_the_cluster() -> None:
@@ -236,4 +217,4 @@ def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
     for i, run in enumerate(runs):
         assert len(record(run)["resumed"]) == 2
         assert record(run)["machine"]["threads"] == 1
-        assert_equal_runs(run, alone(run, tmp_path / f"alone{i}"))
+        assert result_of(run) == result_of(repeat_alone(run, tmp_path / f"alone{i}"))

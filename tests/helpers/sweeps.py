@@ -1,13 +1,19 @@
-"""Jobs of a sweep that write run directories without training."""
+"""Jobs of a sweep that write run directories without training, and what sweeps leave."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+from helpers.tiny import ONE_THREAD
+
+from seglab.core.files import read_csv, read_json
 
 
 class FakeJobs:
@@ -69,3 +75,29 @@ class FakeJobs:
         summary = {"best_epoch": curve.index(best(curve)) + 1, "val": {}, "test": {}}
         (job.path / "summary.json").write_text(json.dumps(summary))
         write("finished")
+
+
+def states_of(folder: Path) -> dict[str, str]:
+    """Returns the status of each job in a sweep's table."""
+    return {row["job"]: row["status"] for row in read_csv(folder / "jobs.csv")}
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """Returns what an interruption, or other jobs at the same time, must not change."""
+    from seglab.runs.checkpoints import hash_weights
+
+    assert read_json(run / "run.json")["status"] == "finished"
+    files = ("metrics.csv", "test_cases.csv", "splits.json")
+    weights = {"weights": hash_weights(run / "checkpoints" / "best.ckpt")}
+    return weights | {name: (run / name).read_bytes() for name in files}
+
+
+def repeat_alone(run: Path, folder: Path) -> Path:
+    """Runs the command in a job's run.json once more, in another directory."""
+    command = read_json(run / "run.json")["command"]
+    arguments = [text for text in command if not text.startswith("hydra.run.dir=")]
+    assert len(arguments) == len(command) - 1
+    environment = os.environ | ONE_THREAD
+    arguments.append(f"hydra.run.dir={folder}")
+    subprocess.run(arguments, check=True, capture_output=True, env=environment)
+    return folder
