@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from seglab.config import check_config, differences
-from seglab.runs.overrides import job_names
+from seglab.runs.overrides import job_names, varying_overrides
 from seglab.sweeps.launcher import SweepLauncher
 
 Sweep = Callable[..., dict[str, list[str]]]
@@ -25,11 +25,15 @@ def planned(script: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> Sw
     jobs: dict[str, list[str]] = {}
 
     def record(
-        self: SweepLauncher, overrides: Sequence[list[str]], varies: Sequence[Mapping[str, str]]
+        self: SweepLauncher,
+        overrides: Sequence[list[str]],
+        index: int,
+        varies: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
+        varies = varying_overrides(overrides) if varies is None else varies
         jobs.update(zip(job_names(varies), overrides, strict=True))
 
-    monkeypatch.setattr(SweepLauncher, "run_sweep", record)
+    monkeypatch.setattr(SweepLauncher, "launch", record)
 
     def plan(*overrides: str) -> dict[str, list[str]]:
         jobs.clear()
