@@ -38,12 +38,20 @@ NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("data.split.seed", int, 0, math.inf, False),
     ("data.split.fold", int, 0, math.inf, True),
     ("data.split.folds", int, 2, math.inf, False),
-    ("task.threshold", float, 0, 1, False),
+    ("task.threshold", float, 0.001, 0.999, False),
+    ("task.encoder_lr_factor", float, 0, 1, False),
     ("trainer.max_epochs", int, 1, math.inf, False),
 )
 # As NUMBERS, of keys that a config may have.
 OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("callbacks.ema.decay", float, 0, 0.9999, False),
+    ("task.loss.alpha", float, 0, 1, False),
+    ("task.loss.beta", float, 0, 1, False),
+    ("task.loss.gamma", float, 0, 10, False),
+    ("task.loss.lesion_weight", float, 0, 1000, False),
+    ("task.loss.window", float, 0, 1, False),
+    ("task.lr_scheduler.epochs", int, 1, math.inf, False),
+    ("task.lr_scheduler.warmup", float, 0, 1, False),
 )
 PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
 PLACES = ("data.cache_dir",)  # does not matter to a result

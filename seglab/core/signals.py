@@ -1,4 +1,4 @@
-"""Signals: the first ends a run where it can be resumed, the second at once."""
+"""Signals: the first stops a run after its current step, the second at once."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupts:
-    """What was asked for by signals while a run lasts.
+    """Handles the signals that ask a process to stop.
 
     Attributes:
-        asked: The signal that came, 0 for none.
-        deferrable: Whether somebody looks at `asked` and stops at the next good moment; else the
-            first signal raises where it comes.
+        received_signal: The signal that was received, 0 for none.
+        deferrable: Whether the process looks at `received_signal` and stops when it can; else the
+            first signal raises at once.
     """
 
     def __init__(self) -> None:
         self.received_signal = 0
         self.deferrable = False
         self._handling = False
-        self._last_words: Callable[[], None] = lambda: None
+        self._on_force_quit: Callable[[], None] = lambda: None
 
     @contextmanager
     def handled(self, on_force_quit: Callable[[], None]) -> Iterator[None]:
-        """Takes the signals over while the body runs.
+        """Handles the signals while the body runs.
 
         Args:
-            on_force_quit: Called before a second signal ends the process, with nothing in between.
+            on_force_quit: Called on a second signal, right before the process ends.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield  # signals reach the main thread alone
+            yield  # Python delivers signals to the main thread alone
             return
-        self._last_words = on_force_quit
-        before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        self._on_force_quit = on_force_quit
+        handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
         self._handling = True
         self.install()
         try:
             yield
         finally:
             self._handling = False
-            for signum, handler in before.items():
+            for signum, handler in handlers.items():
                 signal.signal(signum, handler)
 
     def install(self) -> None:
-        """While signals are handled: puts the handlers in place of those that Lightning has put."""
+        """Installs the handlers again, in place of Lightning's, while signals are handled."""
         if self._handling:
             for signum in SIGNALS:
                 signal.signal(signum, self._handle)
 
     def error(self) -> KeyboardInterrupt:
-        """What to raise for the signal that came."""
+        """Returns the exception to raise for the received signal."""
         return KeyboardInterrupt() if self.received_signal in (0, signal.SIGINT) else Terminated()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.received_signal:
             if SWEEP_JOB_VARIABLE in os.environ:
-                return  # a cluster and the launcher may both have asked; who is in a hurry kills
-            self._last_words()
+                return  # the cluster and the launcher may both send one
+            self._on_force_quit()
             os._exit(128 + signum)
         self.received_signal = signum
         if not self.deferrable:
@@ -77,9 +77,9 @@ class Interrupts:
 
 
 def stop_with_launcher() -> None:
-    """In a job of a sweep: asks it to stop when the pipe to its launcher is closed.
+    """In a job of a sweep: sends SIGTERM to this process when the pipe to its launcher closes.
 
-    That is how the launcher asks, and what happens when the launcher is killed.
+    The launcher stops jobs in this way, and the pipe closes too when the launcher is killed.
     """
     if SWEEP_JOB_VARIABLE not in os.environ:
         return

@@ -1,4 +1,4 @@
-"""Learning rates over a run, stepped once an epoch."""
+"""Learning rate schedulers, stepped once per epoch."""
 
 from __future__ import annotations
 
@@ -7,29 +7,22 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from seglab.core.validation import check_number
-
 
 def cosine(optimizer: Optimizer, epochs: int, warmup: float = 0) -> LambdaLR:
-    """Rises linearly, then falls to nearly 0 along half a cosine (arXiv 1608.03983, 1706.02677).
+    """Linear warmup, then cosine annealing to nearly 0 (arXiv 1706.02677, 1608.03983).
 
     Args:
-        optimizer: Each of its groups moves between 0 and its own rate.
-        epochs: All of the run's; any after them have a rate of 0.
-        warmup: Share of them that rise, all but the last at most; the one after has the whole
-            rate.
-
-    Raises:
-        InputError: No epoch, or no share.
+        optimizer: Each group's rate is scaled by the same factor in [0, 1].
+        epochs: Number of epochs of the run, at least 1; after them the rate is 0.
+        warmup: Share of the epochs with a rising rate, in [0, 1]. At least one epoch is left, and
+            the first one after the warmup has the full rate.
     """
-    check_number("task.lr_scheduler.epochs", epochs, int, 1, math.inf)
-    check_number("task.lr_scheduler.warmup", warmup, float, 0, 1)
-    rising = min(round(warmup * epochs), epochs - 1)
+    warmup_epochs = min(round(warmup * epochs), epochs - 1)
 
-    def share(epoch: int) -> float:
-        if epoch < rising:
-            return (epoch + 1) / (rising + 1)
-        fallen = min((epoch - rising) / (epochs - rising), 1)
-        return 0.5 * (1 + math.cos(math.pi * fallen))
+    def factor(epoch: int) -> float:
+        if epoch < warmup_epochs:
+            return (epoch + 1) / (warmup_epochs + 1)
+        progress = min((epoch - warmup_epochs) / (epochs - warmup_epochs), 1)
+        return 0.5 * (1 + math.cos(math.pi * progress))
 
-    return LambdaLR(optimizer, share)
+    return LambdaLR(optimizer, factor)

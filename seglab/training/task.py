@@ -1,4 +1,4 @@
-"""The task: one step for train, val and test."""
+"""LightningModule that trains and validates a segmentation network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from seglab.core.errors import InputError
-from seglab.core.validation import check_number
 from seglab.data.classes import ONE_CLASS
 from seglab.inference.predictor import probabilities
 from seglab.metrics.modules import PerImageMean, segmentation_metrics
@@ -22,18 +21,22 @@ STAGES = ("train", "val")
 
 
 class SegmentationTask(LightningModule):
-    """Trains a network to tell lesion from background, or several classes, pixel by pixel.
+    """Task for semantic segmentation, of one class or of several.
 
     Args:
-        net: From images (N, 3, H, W) in [0, 1] to logits (N, 1, H, W), or (N, K, H, W) of several
-            classes.
-        loss: From logits and mask to a loss an image (`seglab.losses`).
-        optimizer: From parameters to an optimizer.
-        lr_scheduler: From the optimizer to a learning-rate schedule, stepped once an epoch; None for
-            a constant rate.
-        threshold: Probability above which a pixel is lesion.
-        encoder_lr_factor: Learning rate of the network's `encoder`, over that of the rest.
-        classes: What masks tell apart, as in `seglab.data.classes.Classes`.
+        net: Network from images (N, 3, H, W) in [0, 1] to logits (N, C, H, W), with C = 1 for
+            one class.
+        loss: Function from logits and mask to one loss per image, (N,), as in `seglab.losses`.
+        optimizer: Function from parameters to an optimizer.
+        lr_scheduler: Function from the optimizer to a learning rate scheduler, which is stepped
+            once per epoch; None for a constant rate.
+        threshold: Probability above which a pixel is of the class, in (0, 1); not used with
+            several classes.
+        encoder_lr_factor: Learning rate of `net.encoder` divided by that of the rest, in [0, 1].
+        classes: Class names, as in `seglab.data.classes.Classes`.
+
+    Raises:
+        InputError: `encoder_lr_factor` is not 1, and the network has no `encoder`.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -49,15 +52,12 @@ class SegmentationTask(LightningModule):
         classes: Sequence[str] = ONE_CLASS.names,
     ) -> None:
         super().__init__()
-        if not 0 < threshold < 1:
-            raise InputError(f"task.threshold={threshold}: expected a probability between 0 and 1")
-        check_number("task.encoder_lr_factor", encoder_lr_factor, float, 0, 1)
         if encoder_lr_factor != 1 and not isinstance(getattr(net, "encoder", None), nn.Module):
             raise InputError(
-                f"task.encoder_lr_factor={encoder_lr_factor}: {type(net).__name__} has no part called "
-                "encoder; expected 1"
+                f"task.encoder_lr_factor={encoder_lr_factor}: {type(net).__name__} has no "
+                "submodule called encoder; expected 1"
             )
-        # The layout that CPUs and GPUs convolve fastest in; values are the same.
+        # The memory layout in which CPUs and GPUs convolve fastest; values are the same.
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.optimizer = optimizer
@@ -72,35 +72,50 @@ class SegmentationTask(LightningModule):
         self.losses = nn.ModuleDict({f"{stage}_loss": PerImageMean() for stage in STAGES})
 
     def forward(self, image: Tensor) -> Tensor:
-        """From images (N, 3, H, W) in [0, 1] to logits, as the network gives them."""
+        """Returns logits (N, C, H, W) of images (N, 3, H, W) in [0, 1]."""
         return self.net(image)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Returns the loss to descend."""
+        """Computes the training loss and metrics.
+
+        Args:
+            batch: As `SegmentationDataModule` delivers it.
+            batch_idx: Index of the batch in the epoch.
+
+        Returns:
+            The mean loss over the images, a scalar.
+
+        Raises:
+            InputError: The loss of an image is not finite.
+        """
         return self._step(batch, batch_idx, "train")
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Scores a batch of val."""
+        """Computes the validation loss and metrics; arguments as in `training_step`."""
         self._step(batch, batch_idx, "val")
 
     def on_validation_epoch_start(self) -> None:
-        """Lets all processes validate one network."""
+        """Lets all processes validate the same network."""
         self.share_buffers()
 
     def share_buffers(self) -> None:
-        """Gives all processes the first one's BatchNorm statistics, as its checkpoint has them."""
+        """Gives all processes the first one's BatchNorm statistics, which checkpoints hold."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
-        """Builds the optimizer and the schedule of the config."""
+        """Builds the optimizer and the learning rate scheduler.
+
+        Raises:
+            InputError: The scheduler needs a metric, or does not keep `encoder_lr_factor`.
+        """
         if self.encoder_lr_factor == 1:
             optimizer = self.optimizer(self.net.parameters())
         else:
             encoder = list(self.net.encoder.parameters())  # type: ignore[union-attr]
-            its = {id(parameter) for parameter in encoder}
-            rest = [p for p in self.net.parameters() if id(p) not in its]
+            encoder_ids = {id(parameter) for parameter in encoder}
+            rest = [p for p in self.net.parameters() if id(p) not in encoder_ids]
             optimizer = self.optimizer([{"params": rest}, {"params": encoder}])
             optimizer.param_groups[1]["lr"] *= self.encoder_lr_factor
         if self.lr_scheduler is None:
@@ -108,17 +123,15 @@ class SegmentationTask(LightningModule):
         lr_scheduler = self.lr_scheduler(optimizer)
         if isinstance(lr_scheduler, ReduceLROnPlateau):
             raise InputError(
-                "task.lr_scheduler: ReduceLROnPlateau waits for a value, and schedules are stepped "
+                "task.lr_scheduler: ReduceLROnPlateau needs a metric, and schedulers are stepped "
                 "without one; expected another, such as seglab.training.lr_schedulers.cosine"
             )
-        rates = [group["lr"] for group in optimizer.param_groups]
-        if self.encoder_lr_factor != 1 and not math.isclose(
-            rates[1], rates[0] * self.encoder_lr_factor
-        ):
+        rest_lr, *encoder_lr = (group["lr"] for group in optimizer.param_groups)
+        if encoder_lr and not math.isclose(encoder_lr[0], rest_lr * self.encoder_lr_factor):
             raise InputError(
-                f"task.encoder_lr_factor={self.encoder_lr_factor}: {type(lr_scheduler).__name__} sets rates of "
-                "its own; expected 1, or a schedule that scales them, such as "
-                "seglab.training.lr_schedulers.cosine"
+                f"task.encoder_lr_factor={self.encoder_lr_factor}: {type(lr_scheduler).__name__} "
+                "sets the rates of all groups itself; expected 1, or a scheduler that scales them, "
+                "such as seglab.training.lr_schedulers.cosine"
             )
         return [optimizer], [lr_scheduler]
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows besides scalars."""
+"""TensorBoard logger, and what it shows besides scalars."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from seglab.runs.overrides import shorten_keys
 
-# The curves that matter, side by side: those of val above, those of train below.
+# Charts of TensorBoard's Custom Scalars page.
 _LAYOUT = {
     part: {
         title: ["Multiline", [rf"^{part}/{name}$"]]
@@ -27,40 +27,40 @@ _LAYOUT = {
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger, without the file of parameters that it writes beside the events."""
+    """Lightning's TensorBoardLogger, without its file of hyperparameters."""
 
     def purge_after(self, step: int) -> None:
-        """Hides what was logged after a step: a run goes on from there. Before the first log."""
+        """Hides what was logged after a step, from which a run goes on; call it before any log."""
         self._kwargs["purge_step"] = step + 1
 
     @rank_zero_only
     def save(self) -> None:
-        """Brings what was logged to disk."""
+        """Writes what was logged to disk."""
         self.experiment.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Keeps the file open after fit, since test and the run's end log to it too."""
+        """Keeps the file open after fit, because hyperparameters are logged later."""
         self.save()
 
 
 def log_description(trainer: Trainer, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Logs config and environment as text, where TensorBoard is on.
+    """Logs config and environment as text.
 
     Args:
-        trainer: Of the run.
+        trainer: The run's trainer.
         config: Resolved, plain containers.
-        record: Of the run, as in run.json.
+        record: Content of run.json.
     """
-    writer = _writer(trainer)
+    writer = get_writer(trainer)
     if writer is None:
         return
     packages = ("torch", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-image")
     environment = record["machine"] | record["git"]
     environment |= {name: record["versions"].get(name) for name in ("python", *packages)}
     writer.add_custom_scalars(_LAYOUT)
-    writer.add_text("config", _block(OmegaConf.to_yaml(dict(config))), 0)
-    writer.add_text("environment", _block(OmegaConf.to_yaml(environment)), 0)
+    writer.add_text("config", _code_block(OmegaConf.to_yaml(dict(config))), 0)
+    writer.add_text("environment", _code_block(OmegaConf.to_yaml(environment)), 0)
 
 
 def log_hparams(
@@ -69,49 +69,21 @@ def log_hparams(
     summary: Mapping[str, Any],
     varies: Mapping[str, str] = {},
 ) -> None:
-    """Fills TensorBoard's HParams page: one row for this run.
+    """Logs one row of TensorBoard's HParams page.
 
-    The parameters are what varies in a sweep, of which TensorBoard shows the first few at once,
-    and the same ones for all single runs. Metrics are those of val: what is chosen there must not
-    have seen the test.
+    Its parameters are the ones that vary in the sweep, or the same set for all single runs. Its
+    metrics are those of val, because what is chosen there must not have seen the test.
 
     Args:
-        trainer: Of the run.
+        trainer: The run's trainer.
         config: Resolved, plain containers.
-        summary: With the scores of `val`, of which the headline is shown.
-        varies: Overrides, by key, that differ in the sweep that this run is a job of.
+        summary: Content of summary.json.
+        varies: Overrides, by key, that differ between the jobs of the run's sweep.
     """
     logger = trainer.logger
     if not isinstance(logger, TensorBoard):
         return
-    data, task = config["data"], config["task"]
-    params = {
-        "name": config["name"],
-        "model": _last(config["model"]),
-        "data": _last(data["cases"]),
-        "size": data["size"],
-        "batch_size": data["batch_size"],
-        "fold": "holdout" if data["split"]["fold"] is None else str(data["split"]["fold"]),
-        "augment": data["augment"] is not None,
-        "loss": _last(task["loss"]),
-        "optimizer": _last(task["optimizer"]),
-        "lr": task["optimizer"].get("lr", "default"),
-        "weight_decay": task["optimizer"].get("weight_decay", "default"),
-        "lr_scheduler": _last(task["lr_scheduler"]) if task["lr_scheduler"] else "none",
-        "epochs": config["trainer"]["max_epochs"],
-        "precision": str(config["trainer"]["precision"]),
-        "seed": config["seed"],
-    }
-    if varies:
-        params = {}
-    names = shorten_keys(varies)
-    for key, text in varies.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        # A group, such as model, is known by the name of its file.
-        scalar = isinstance(value, int | float | str)
-        params[names[key]] = value if scalar else text
+    params = _varying_params(config, varies) if varies else _run_params(config)
     metrics = {
         f"hp/val_{name}": summary["val"][name]
         for name in ("dice_per_image", "iou_per_image", "pixel_accuracy")
@@ -121,14 +93,48 @@ def log_hparams(
     logger.experiment.close()
 
 
-def _last(node: Mapping[str, Any]) -> str:
+def _run_params(config: Mapping[str, Any]) -> dict[str, Any]:
+    data, task, fold = config["data"], config["task"], config["data"]["split"]["fold"]
+    return {
+        "name": config["name"],
+        "model": _class_name(config["model"]),
+        "data": _class_name(data["cases"]),
+        "size": data["size"],
+        "batch_size": data["batch_size"],
+        "fold": "holdout" if fold is None else str(fold),
+        "augment": data["augment"] is not None,
+        "loss": _class_name(task["loss"]),
+        "optimizer": _class_name(task["optimizer"]),
+        "lr": task["optimizer"].get("lr", "default"),
+        "weight_decay": task["optimizer"].get("weight_decay", "default"),
+        "lr_scheduler": _class_name(task["lr_scheduler"]) if task["lr_scheduler"] else "none",
+        "epochs": config["trainer"]["max_epochs"],
+        "precision": str(config["trainer"]["precision"]),
+        "seed": config["seed"],
+    }
+
+
+def _varying_params(config: Mapping[str, Any], varies: Mapping[str, str]) -> dict[str, Any]:
+    params = {}
+    names = shorten_keys(varies)
+    for key, text in varies.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        # A group, such as model, is known by the name of its file.
+        params[names[key]] = value if isinstance(value, int | float | str) else text
+    return params
+
+
+def _class_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).rsplit(".", 1)[-1]
 
 
-def _block(text: str) -> str:
+def _code_block(text: str) -> str:
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 
-def _writer(trainer: Trainer) -> Any:
+def get_writer(trainer: Trainer) -> Any:
+    """Returns TensorBoard's SummaryWriter, or None with another logger or none."""
     logger = trainer.logger
     return logger.experiment if isinstance(logger, TensorBoard) else None

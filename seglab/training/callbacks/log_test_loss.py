@@ -1,4 +1,4 @@
-"""Logs the test loss, as the recipe does."""
+"""Callback that logs the test loss, as the published recipe does."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from seglab.metrics.modules import PerImageMean
 
 
 class LogTestLoss(Callback):
-    """Logs the test loss every epoch, as the recipe does. Nothing may read it."""
+    """Logs the mean test loss after each epoch, as the recipe does. Nothing may depend on it."""
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Logs `test/loss`: over all cases, however many devices share them."""
+        """Logs `test/loss`, the mean over all cases on all devices."""
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         module.eval().share_buffers()  # type: ignore[operator]
         mean = PerImageMean().to(module.device)
@@ -24,6 +24,5 @@ class LogTestLoss(Callback):
             logits = module(batch["image"]).float()
             mean.update(module.loss(logits, batch["mask"]))  # type: ignore[operator]
         module.train()
-        module.log(
-            "test/loss", mean.compute(), logger=False, sync_dist=True
-        )  # equal on all devices
+        # `compute` already gathers the devices' cases, so all log the same value.
+        module.log("test/loss", mean.compute(), logger=False, sync_dist=True)

@@ -1,4 +1,4 @@
-"""Logs pictures of predictions to TensorBoard."""
+"""Callback that logs pictures of predictions to TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from seglab.analysis.figures import colorize_mask, error_map, grid
+from seglab.data.datamodule import SegmentationDataModule
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import probabilities
-from seglab.training.tensorboard import _writer
+from seglab.training.tensorboard import get_writer
 
 
 class Pictures(Callback):
-    """Predictions and a precision-recall curve of val at some epochs, and what the run is.
+    """Logs predictions and precision-recall curves of val to TensorBoard, and the network's graph.
 
-    The same cases every time, spread evenly over val (over train, where there is no val). A row
-    a case: input, target, prediction, errors (white found, red false alarm, blue missed). Of
-    several classes a curve each.
+    The pictured cases are the same every time, spread evenly over val (over train without val),
+    one row per case: input, target, prediction, errors (white hit, red false alarm, blue miss).
+    With several classes there is a curve for each but background. Predictions are those of the
+    weights that train, also where an average of them is validated.
 
     Args:
-        every_n_epochs: After which epochs; the last one always.
-        cases: How many cases.
+        every_n_epochs: Number of epochs between two sets of pictures; after the first and the
+            last epoch there are pictures in any case.
+        cases: Number of pictured cases.
     """
 
     def __init__(self, every_n_epochs: int = 5, cases: int = 6) -> None:
@@ -35,38 +38,37 @@ class Pictures(Callback):
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Logs pictures and curve; after the first epoch the network's graph, too."""
-        epoch, writer = trainer.current_epoch + 1, _writer(trainer)
-        last = epoch == trainer.max_epochs or trainer.should_stop
-        if writer is None or not (last or epoch == 1 or epoch % self.every_n_epochs == 0):
+        """Logs pictures and curves; after the first epoch the network's graph, too."""
+        epoch, writer = trainer.current_epoch + 1, get_writer(trainer)
+        is_last = epoch == trainer.max_epochs or trainer.should_stop
+        if writer is None or not (is_last or epoch == 1 or epoch % self.every_n_epochs == 0):
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if epoch == 1:
             _log_graph(writer, module, data.size)
-        part = "val" if data.split.val else "train"
-        rows = data.subset_indices(part)
+        subset = "val" if data.split.val else "train"
+        rows = data.subset_indices(subset)
         spread = np.linspace(0, len(rows) - 1, min(self.cases, len(rows))).round().astype(int)
         pictured = [rows[i] for i in spread]
-        scored = rows if part == "val" else pictured
-        images, masks = data.cache.images, data.cache.masks
-        prob = {row: _probability(module, images[row]) for row in sorted({*pictured, *scored})}
+        prob = {
+            row: _predict(module, data.cache.images[row])
+            for row in (rows if subset == "val" else pictured)
+        }
         tiles = []
         threshold: Any = module.threshold
         for row in pictured:
-            pred, target = predicted_mask(prob[row], threshold), masks[row]
-            masks_shown = [colorize_mask(mask, data.classes) for mask in (target, pred)]
-            tiles.append([images[row], *masks_shown, error_map(pred, target)])
-        step = trainer.global_step
-        name = f"{part}/input_target_prediction_errors"
-        writer.add_image(name, grid(tiles), step, dataformats="HWC")
-        classes = data.classes
-        for number, class_name in classes.foreground.items():
-            channel = classes.numbers.index(number)
-            of_class = [masks[row] == number for row in scored]
-            probs = [prob[row][channel] for row in scored]
-            labels, scores = (np.concatenate([a.ravel() for a in x]) for x in (of_class, probs))
-            name = f"{part}/precision_recall" + f"_{class_name}" * classes.is_multiclass
-            writer.add_pr_curve(name, labels, scores, step)
+            image, target = data.cache.images[row], data.cache.masks[row]
+            pred = predicted_mask(prob[row], threshold)
+            masks = [colorize_mask(mask, data.classes) for mask in (target, pred)]
+            tiles.append([image, *masks, error_map(pred, target)])
+        name = f"{subset}/input_target_prediction_errors"
+        writer.add_image(name, grid(tiles), trainer.global_step, dataformats="HWC")
+        for number, class_name in data.classes.foreground.items():
+            channel = data.classes.numbers.index(number)
+            labels = np.concatenate([(data.cache.masks[r] == number).ravel() for r in prob])
+            scores = np.concatenate([prob[row][channel].ravel() for row in prob])
+            name = f"{subset}/precision_recall" + f"_{class_name}" * data.classes.is_multiclass
+            writer.add_pr_curve(name, labels, scores, trainer.global_step)
 
 
 @torch.no_grad()
@@ -74,15 +76,15 @@ def _log_graph(writer: Any, module: LightningModule, size: int) -> None:
     training = module.training
     net = module.eval().net
     with warnings.catch_warnings():
-        # The graph is a picture: that it holds for one size only is no matter.
+        # The graph is only looked at, so that it holds for one image size does not matter.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         writer.add_graph(net, torch.zeros(1, 3, size, size, device=module.device))
     module.train(training)
 
 
 @torch.no_grad()
-def _probability(module: LightningModule, image: np.ndarray) -> np.ndarray:
-    """From a cached image, uint8 (S, S, 3), to probabilities, float32 (C, S, S)."""
+def _predict(module: LightningModule, image: np.ndarray) -> np.ndarray:
+    """Returns probabilities, float32 (C, S, S), of a cached image, uint8 (S, S, 3)."""
     training = module.training
     module.eval()
     batch = torch.from_numpy(np.array(image)).to(module.device)[None].permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Progress of training on the terminal and in the log."""
+"""Callback that shows the progress of training on the terminal and in the log."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ log = logging.getLogger(__name__)
 
 
 class Progress(ProgressBar):
-    """One bar over all epochs with loss, the monitored metric and the time left.
+    """Progress bar over all epochs with loss, monitored metric and time left.
 
-    Where there is no terminal it is a line an epoch instead; train.log gets that line always.
+    Without a terminal it logs one line per epoch instead; train.log gets that line in any case.
 
     Args:
-        monitor: Name of the metric to show beside the loss, if any.
+        monitor: Name of the metric to show beside the loss, or None.
     """
 
     def __init__(self, monitor: str | None = None) -> None:
         super().__init__()
         self.monitor = monitor
         self.bar: tqdm | None = None
-        self._began = 0.0
+        self._start = 0.0
         self._first_epoch = 0
 
     def disable(self) -> None:
-        """Lightning's way to silence processes other than the first."""
+        """Hides the bar; Lightning calls it in all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """The reverse."""
+        """Shows the bar."""
         self._enabled = True
 
     _enabled = True
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Draws the bar."""
-        self._began, self._first_epoch = time.monotonic(), trainer.current_epoch
+        """Creates the bar."""
+        self._start, self._first_epoch = time.monotonic(), trainer.current_epoch
         steps = int(trainer.num_training_batches)
         self.bar = tqdm(
             total=steps * (trainer.max_epochs or 1),
@@ -53,55 +53,52 @@ class Progress(ProgressBar):
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
-        self._describe(trainer)
+        self._update_texts(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar by a step."""
+        """Advances the bar by one step."""
         assert self.bar is not None
-        # Reading the loss waits for the device, so only when the bar is drawn anew.
-        if not self.bar.disable and time.monotonic() - self._drawn > 0.3:
-            self._describe(trainer, float(outputs["loss"]))
+        # Reading the loss waits for the device, so it is read only now and then.
+        if not self.bar.disable and time.monotonic() - self._updated > 0.3:
+            self._update_texts(trainer, float(outputs["loss"]))
         self.bar.update()
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Says how the epoch went."""
+        """Logs the epoch's loss and monitored metric."""
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         metrics = trainer.callback_metrics
-        shown = [
+        texts = [
             f"{name} {metrics[name].item():.4f}"
             for name in dict.fromkeys(("train/loss", "val/loss", "test/loss", self.monitor))
             if name in metrics
         ]
-        took = time.monotonic() - self._began
-        left = took / (epoch - self._first_epoch) * (epochs - epoch)
-        line = f"epoch {epoch}/{epochs}  {'  '.join(shown)}  {_span(took)}, {_span(left)} left"
-        # Under a bar the line goes to train.log alone.
+        elapsed = time.monotonic() - self._start
+        left = elapsed / (epoch - self._first_epoch) * (epochs - epoch)
+        times = f"{tqdm.format_interval(elapsed)}, {tqdm.format_interval(left)} left"
+        line = f"epoch {epoch}/{epochs}  {'  '.join(texts)}  {times}"
+        # With a bar the line goes to train.log alone.
         level = logging.INFO if self.bar is None or self.bar.disable else logging.DEBUG
         rank_zero_only(log.log)(level, line)
-        self._describe(trainer, metrics["train/loss"].item())
+        self._update_texts(trainer, metrics["train/loss"].item())
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Leaves the bar."""
+        """Closes the bar."""
         if self.bar is not None:
             self.bar.close()
 
     def on_exception(self, *args: Any) -> None:
-        """Leaves the bar where it stood."""
+        """Closes the bar where it is."""
         if self.bar is not None:
             self.bar.close()
 
-    def _describe(self, trainer: Trainer, loss: float | None = None) -> None:
+    def _update_texts(self, trainer: Trainer, loss: float | None = None) -> None:
         assert self.bar is not None
-        self._drawn = time.monotonic()
+        self._updated = time.monotonic()
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
         self.bar.set_description_str(f"epoch {epoch}/{trainer.max_epochs}", refresh=False)
-        parts = [] if loss is None else [f"loss {loss:.3f}"]
+        texts = [] if loss is None else [f"loss {loss:.3f}"]
         if self.monitor in trainer.callback_metrics:
-            parts.append(f"{self.monitor} {trainer.callback_metrics[self.monitor].item():.3f}")
-        self.bar.set_postfix_str(", ".join(parts))
-
-
-def _span(seconds: float) -> str:
-    return tqdm.format_interval(seconds)
+            texts.append(f"{self.monitor} {trainer.callback_metrics[self.monitor].item():.3f}")
+        self.bar.set_postfix_str(", ".join(texts))

@@ -192,7 +192,7 @@ class RunRecorder(Checkpoint):
 
 
 def _begin_next_epoch(trainer: Trainer) -> None:
-    """Lets a resumed run begin an epoch: with max_steps Lightning 2.6 repeats the end of the last."""
+    """Begins the next epoch: with max_steps, Lightning 2.6 repeats the end of the saved one."""
     loop = trainer.fit_loop
     loop.epoch_progress.increment_completed()
     loop.epoch_loop.restarting = False
