@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from seglab.data.classes import Classes
 from seglab.inference.drawing import CONTOUR, OUTSIDE, draw_contours, soften_mask
 
 
@@ -39,3 +40,14 @@ def test_a_cut_out_is_opaque_within_and_clear_without() -> None:
     assert 128 <= opacity[250, 300] < 255
     assert 0 < opacity[250, 299] < 128
     assert opacity[250, 300] + opacity[250, 299] == pytest.approx(255, abs=1)
+
+
+def test_each_class_is_outlined_in_its_colour() -> None:
+    classes = Classes(("skin", "disc", "square"), ("#000000", "#ff0080", "#00ff00"))
+    image = np.full((40, 60, 3), 77, np.uint8)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:35, 5:30], mask[5:35, 30:55] = 1, 2
+    out = draw_contours(image, mask, classes)
+    assert (out[5:35, 29] == classes.palette[1]).all()  # where they touch, too
+    assert (out[5:35, 30] == classes.palette[2]).all()
+    assert (out[15, 10:25] == 77).all() and (out[0] == 77).all()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import skimage.measure
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis.extra.numpy import array_shapes, arrays
 
+from seglab.config import Inference
 from seglab.core.errors import InputError
+from seglab.data.classes import Classes
 from seglab.inference.postprocessing import (
     measure_instances,
     number_instances,
+    predicted_mask,
 )
 
 MASKS = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -81,3 +84,57 @@ def test_every_edge_is_the_frame(place: tuple[int, int]) -> None:
     mask[place] = True
     (row,) = measure_instances(number_instances(mask), mask, mask[None].astype(np.float32))
     assert row["touches_frame"] == (place != (3, 3))
+
+
+def test_the_most_probable_class_is_taken_of_equal_ones_the_first() -> None:
+    prob = np.array([[[0.2, 0.4]], [[0.5, 0.4]], [[0.3, 0.2]]], np.float32)
+    mask = predicted_mask(prob, 0.5)
+    assert mask.dtype == np.uint8 and mask.tolist() == [[1, 0]]
+
+
+def test_each_class_is_cleaned_by_itself() -> None:
+    mask = np.array(
+        [
+            [1, 1, 1, 0, 2],
+            [1, 0, 1, 0, 0],
+            [1, 1, 1, 0, 1],
+            [0, 0, 0, 0, 0],
+            [2, 2, 2, 2, 2],
+            [2, 0, 2, 1, 2],
+            [2, 2, 2, 2, 2],
+        ]
+    )
+    prob = np.stack([mask == k for k in range(3)]).astype(np.float32)
+    cleaned = predicted_mask(prob, 0.5, Inference(largest_component=True, fill_holes=True))
+    assert cleaned.tolist() == [
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0],
+        [2, 2, 2, 2, 2],
+        [2, 2, 2, 2, 2],  # what was of class 1 there was removed before
+        [2, 2, 2, 2, 2],
+    ]
+    assert predicted_mask(prob, 0.5).tolist() == mask.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    mask=arrays(
+        np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)
+    )
+)
+def test_instances_are_scikit_images(mask: np.ndarray) -> None:
+    numbered = number_instances(mask)
+    expected, n = skimage.measure.label(mask, background=0, connectivity=2, return_num=True)
+    assert numbered.max() == n and numbered.dtype == np.uint16
+    pairs = {*zip(numbered.ravel().tolist(), expected.ravel().tolist(), strict=True)}
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    sizes = np.bincount(numbered.ravel())[1:]
+    assert (np.diff(sizes) <= 0).all()
+    classes = Classes(("none", "a", "b", "c"))
+    prob = np.stack([np.full(mask.shape, (k + 1) / 8, np.float32) for k in range(4)])
+    for row in measure_instances(numbered, mask, prob, classes):
+        (number,) = np.unique(mask[numbered == row["lesion"]])
+        assert row["class"] == classes.names[number]
+        assert row["mean_probability"] == pytest.approx((number + 1) / 8)
