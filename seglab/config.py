@@ -76,7 +76,7 @@ class Inference:
 
 
 DEFAULT_INFERENCE = Inference()
-OFF = asdict(DEFAULT_INFERENCE)
+INFERENCE_KEYS = tuple(asdict(DEFAULT_INFERENCE))
 # In files under conf/: how many channels of logits a network gives. What is no list is refused
 # later, in seglab's words.
 OmegaConf.register_new_resolver(
@@ -96,19 +96,11 @@ def stored_inference(stored: Any, where: str | Path) -> Inference:
     """
     if (
         not isinstance(stored, Mapping)
-        or stored.keys() != OFF.keys()
+        or stored.keys() != {*INFERENCE_KEYS}
         or not all(type(value) is bool for value in stored.values())
     ):
         raise InputError(f"{where}: does not say how its masks come about (inference); restore it")
     return Inference(**stored)
-
-
-# What runs were made with that are older than these keys.
-BEFORE = {
-    "inference": OFF,
-    "task": {"encoder_lr_factor": 1},
-    "data": {"classes": [*ONE_CLASS.names], "colours": None},
-}
 
 
 def check_config(cfg: DictConfig) -> dict[str, Any]:
@@ -138,9 +130,6 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     That takes torch and Lightning, and so seconds.
     """
     config = resolve_config(cfg)
-    config.setdefault("inference", dict(OFF))
-    if isinstance(config.get("data"), dict):
-        config["data"] = BEFORE["data"] | config["data"]
     _check_keys(config, "", SECTIONS, SECTIONS)
     for section in PARTS:
         if section != "logger" and not isinstance(config[section], dict):
@@ -195,7 +184,7 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
         # Of a data set of one's own; networks ask how many they are.
         own = cfg.copy()
         OmegaConf.set_struct(own, False)
-        own.data.classes = BEFORE["data"]["classes"]
+        own.data.classes = [*ONE_CLASS.names]
         cfg = own
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for key in PATHS:
@@ -226,7 +215,7 @@ def takes_weights(model: Mapping[str, Any]) -> bool:
 
 def comparable(config: Any) -> dict[str, Any]:
     """What of a resolved config matters to a result: values by dotted key, lists as text."""
-    flat = _flat(BEFORE) | _flat(config)
+    flat = _flat(config)
     run_dir = flat.get("run_dir")
     flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir is not None}
     return {key: value for key, value in flat.items() if key not in PLACES}
@@ -305,7 +294,7 @@ def _check_split_file(split: dict[str, Any]) -> None:
 def _check_inference(inference: Any, split: dict[str, Any], classes: Classes) -> None:
     if not isinstance(inference, dict):
         raise InputError(f"inference={inference}: expected keys, see conf/train.yaml")
-    _check_keys(inference, "inference.", OFF, OFF)
+    _check_keys(inference, "inference.", INFERENCE_KEYS, INFERENCE_KEYS)
     for key, value in inference.items():
         if not isinstance(value, bool):
             raise InputError(f"inference.{key}={value}: expected true or false")

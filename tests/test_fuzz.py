@@ -584,7 +584,7 @@ def checked_open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Any:
     from torch import nn
 
     from seglab.data.splits import Split
-    from seglab.runs.directory import open_run
+    from seglab.runs.opening import open_run
 
     run = open_run(path, trust)
     assert isinstance(run.net, nn.Module) and not run.net.training

@@ -20,7 +20,8 @@ from seglab.core.errors import InputError
 from seglab.core.files import write_atomic, write_csv
 from seglab.metrics.names import DEFAULT_METRICS, METRICS
 from seglab.metrics.scores import PER_IMAGE
-from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs, read_curve
+from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
+from seglab.runs.tables import read_metric_history
 
 # Columns after the metrics: headings, and formats of `COSTS`.
 COST_HEADINGS = ("parameters", "multiply-adds", "train s", "images/s")
@@ -227,7 +228,10 @@ def _write(
     lines: Sequence[TableLine],
 ) -> None:
     curves = {
-        row.label: (row.monitor, [read_curve(run, row.monitor) for run in row.finished])
+        row.label: (
+            row.monitor,
+            [read_metric_history(run.folder, row.monitor) for run in row.finished],
+        )
         for row in rows
         if row.finished
     }

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,10 +19,8 @@ from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.data.cases import with_classes
 from seglab.data.classes import Classes
-from seglab.runs.records import Case, Run
-
-if TYPE_CHECKING:
-    from seglab.runs.directory import Run as OpenedRun
+from seglab.runs.records import Run
+from seglab.runs.tables import Case
 
 MAX_EDGE = 480  # pixels of a thumbnail's longer edge
 WEBP_QUALITY = 70
@@ -133,7 +131,7 @@ def _draw_cases(
         Images and targets by the case's hash and the names of classes; and notes on what is
         missing.
     """
-    from seglab.runs.directory import open_run  # torch
+    from seglab.runs.opening import open_run  # torch
 
     images: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     notes = []
@@ -144,9 +142,9 @@ def _draw_cases(
         try:
             opened = open_run(run.folder, trust)
             if data_root is not None:
-                opened.config.data.root = str(Path(data_root).absolute())
+                opened.config["data"]["root"] = str(Path(data_root).absolute())
             name = f"predicting, run {number} of {len(jobs)}"
-            for sha256, image, target, pred, classes in _predict(opened, wanted, name, lost):
+            for sha256, image, target, pred, classes in _predict(opened, trust, wanted, name, lost):
                 key = sha256, report_row.row.classes
                 if key not in images:
                     images[key] = draw_image(image, target, classes)
@@ -163,12 +161,13 @@ def _draw_cases(
 
 
 def _predict(
-    run: OpenedRun, wanted: set[str], name: str, lost: list[str]
+    run: Run, trust: tuple[str, ...], wanted: set[str], name: str, lost: list[str]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray, Classes]]:
     """Predict test cases as `seglab.inference.evaluate.evaluate` does.
 
     Args:
-        run: The run.
+        run: The run, as `open_run` returns it.
+        trust: As in `open_run`.
         wanted: Hashes of the cases.
         name: Title of the progress bar.
         lost: Gets ids of cases whose files are missing or have changed.
@@ -183,18 +182,18 @@ def _predict(
     from seglab.inference.evaluate import model_of, read_cases
     from seglab.inference.predictor import predict_cases
 
-    model = model_of(run)
+    model = model_of(run, trust)
     try:
         cases = read_cases(run)
     except InputError as error:
-        root = run.config.data.root
+        root = run.config["data"]["root"]
         raise InputError(
             f"{root}: the data cannot be read; if it has moved, name its folder with --data"
         ) from error
     by_id = {case.id: case for case in with_classes(cases, model.classes)}
-    hashes = run.split.sha256
+    hashes = run.sha256
     unchanged = []
-    for id in (id for id in run.split.test if hashes[id] in wanted):
+    for id in (id for id in run.ids["test"] if hashes[id] in wanted):
         try:
             case = by_id[id]
             is_unchanged = hash_cases([case], hash_files([case]))[id] == hashes[id]

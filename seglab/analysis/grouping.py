@@ -8,8 +8,8 @@ from pathlib import Path
 
 from seglab.analysis.labels import label_rows, natural_key
 from seglab.analysis.rows import Row
-from seglab.runs.paths import RunPaths
-from seglab.runs.records import STATUSES, Case, CaseCounts, Run, read_cases
+from seglab.runs.records import STATUSES, Run
+from seglab.runs.tables import Case, CaseCounts, read_case_counts
 
 
 def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
@@ -100,8 +100,10 @@ def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
         counts_by_name: dict[str, CaseCounts] = defaultdict(dict)
         for run in row.finished:
             if run.seed == seed:
-                file = RunPaths(run.folder).baseline_cases
-                for name, counts in read_cases(run, file, "baseline").items():
+                file = run.paths.baseline_cases
+                for name, counts in read_case_counts(
+                    file, run.sha256, run.classes, "baseline"
+                ).items():
                     counts_by_name[name] |= counts
         for name, counts in sorted(counts_by_name.items()):
             label = name if len(case_sets) == 1 else f"{name} (cases of {row.label})"

@@ -20,8 +20,8 @@ import yaml
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Row, Score, format_score, make_single_row
 from seglab.metrics.names import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
-from seglab.runs.loading import ALL_ALLOWED_TARGETS
-from seglab.runs.records import Run, RunProvenance, read_provenance, read_run
+from seglab.runs.allowed_targets import ALL_ALLOWED_TARGETS
+from seglab.runs.records import Run, RunProvenance, read_data_files, read_run, to_text
 
 WORST_CASES = 5
 MAX_DIAGNOSES = 10
@@ -48,7 +48,8 @@ def make_model_card(run_dir: Path) -> str:
     Raises:
         InputError: It is no run directory, has no scores yet, or a file is damaged.
     """
-    run, provenance = read_run(run_dir), read_provenance(run_dir)
+    run = read_run(run_dir, is_scored=True)
+    provenance = run.provenance
     row = make_single_row(run)
     targets = {v for k, v in run.settings.items() if k.split(".")[-1] == "_target_"}
     outside = sorted({target.partition(".")[0] for target in targets - ALL_ALLOWED_TARGETS})
@@ -108,7 +109,7 @@ def _front_matter(run: Run, provenance: RunProvenance) -> str:
 def _model_facts(run: Run, provenance: RunProvenance) -> dict[str, str]:
     mask = "class of the highest probability"
     if len(run.classes) == 1:
-        mask = f"probability above {provenance.threshold:g}"
+        mask = f"probability above {run.threshold:g}"
     return {
         "network": _constructor(run, "model"),
         "size": f"{run.costs['parameters']:,.0f} parameters, "
@@ -124,16 +125,18 @@ def _model_facts(run: Run, provenance: RunProvenance) -> dict[str, str]:
 def _data_facts(run: Run, provenance: RunProvenance) -> dict[str, str]:
     diagnoses = [f"{n} {code_span(name)}" for name, n in _diagnoses(run).items()]
     patients = "not named in the data: one may have images in several parts"
-    if provenance.tables:
-        names = _join(map(code_span, provenance.tables))
+    files = (Path(to_text(name)).name for name in read_data_files(run.folder))
+    tables = sorted({name for name in files if name.lower().endswith(".csv")})
+    if tables:
+        names = _join(map(code_span, tables))
         patients = f"all images in one part, as far as {names} names patients"
     return {
         "data set": f"{code_span(_dataset(run))}, read by {_constructor(run, 'data.cases')}",
-        "cases": ", ".join(f"{len(ids):,} {part}" for part, ids in provenance.ids.items()),
+        "cases": ", ".join(f"{len(ids):,} {part}" for part, ids in run.ids.items()),
         "test cases by diagnosis": ", ".join(diagnoses),
         "split": code_span(_split(run)),
         "patients": patients,
-        "SHA-256 of the data": code_span(run.data),
+        "SHA-256 of the data": code_span(provenance.data),
         "SHA-256 of the split": code_span(provenance.split_hash),
     }
 
@@ -141,10 +144,10 @@ def _data_facts(run: Run, provenance: RunProvenance) -> dict[str, str]:
 def _training_facts(run: Run, provenance: RunProvenance) -> dict[str, str]:
     callbacks = [key for key in run.settings if re.fullmatch(r"callbacks\.[^.]+\._target_", key)]
     monitor = run.settings.get("monitor", "null")
-    epoch = f"{provenance.best_epoch}, the last: nothing was monitored"
+    epoch = f"{run.best_epoch}, the last: nothing was monitored"
     if monitor != "null":
         mode = code_span(run.settings.get("monitor_mode", ""))
-        epoch = f"{provenance.best_epoch}, chosen by {code_span(monitor)} ({mode})"
+        epoch = f"{run.best_epoch}, chosen by {code_span(monitor)} ({mode})"
     settings = [f"{key}={run.settings.get(key)}" for key in ("data.batch_size",)]
     return {
         "loss": _constructor(run, "task.loss"),
@@ -169,7 +172,7 @@ def _provenance_facts(run: Run, provenance: RunProvenance) -> dict[str, str]:
         "versions": code_span(", ".join(versions)),
         "commit": provenance.commit
         and code_span(provenance.commit) + ", with uncommitted changes" * bool(provenance.dirty),
-        "SHA-256 of the source": code_span(run.source),
+        "SHA-256 of the source": code_span(provenance.source),
         "trained": f"{code_span(provenance.started[:10])}, "
         f"{run.costs['training_seconds']:,.0f} s of training steps",
         "device": code_span(f"{provenance.device}: {provenance.machine}"),
@@ -187,7 +190,7 @@ def _evaluation(run: Run, provenance: RunProvenance, row: Row) -> dict[str, str]
     """Values of the placeholders that hold scores."""
     metric, scores, diagnoses = "dice_per_image", row.scores(METRICS), _diagnoses(run)
     is_narrow = min([len(run.tested), *diagnoses.values()]) < MIN_CASES_FOR_INTERVAL
-    best = max(provenance.baselines, key=lambda name: provenance.baselines[name][metric])
+    best = max(run.baselines, key=lambda name: run.baselines[name][metric])
     by_class = {name: row.scores(METRICS, class_name=name) for name in row.classes[1:]}
     by_diagnosis = {
         f"{name or 'unknown'} ({n})": row.scores(METRICS, name)
@@ -197,9 +200,9 @@ def _evaluation(run: Run, provenance: RunProvenance, row: Row) -> dict[str, str]
     return {
         "dice": format_score(metric, scores[metric]),
         "best_baseline": code_span(best),
-        "best_baseline_dice": f"{provenance.baselines[best][metric]:.3f}",
+        "best_baseline_dice": f"{run.baselines[best][metric]:.3f}",
         "caution": f"\n**Caution:** {NARROW_INTERVAL_CAUTION}.\n" * is_narrow,
-        "metrics_table": _metrics_table(scores, provenance.baselines),
+        "metrics_table": _metrics_table(scores, run.baselines),
         "classes_note": note * bool(row.classes),
         "class_table": _group_table("class", by_class),
         "diagnosis_table": _group_table("diagnosis (n)", by_diagnosis),
@@ -248,7 +251,7 @@ def _diagnoses(run: Run) -> dict[str, int]:
 
 def _is_ph2(run: Run, provenance: RunProvenance) -> bool:
     """Whether the data is PH2, and not other images in PH2's layout."""
-    ids = [id for part in provenance.ids.values() for id in part]
+    ids = [id for part in run.ids.values() for id in part]
     layout = run.settings.get("data.cases._target_", "")
     return layout.endswith(".ph2_cases") and all(re.fullmatch(r"IMD\d{3}", id) for id in ids)
 

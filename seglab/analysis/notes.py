@@ -112,7 +112,7 @@ def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
     notes = [NARROW_INTERVAL_CAUTION] * any(n < MIN_CASES_FOR_INTERVAL for n in sizes)
     if len({row.classes for row in rows if row.classes}) > 1:
         notes.append("rows tell other classes apart: their means are of different things")
-    sources = {run.source for row in rows for run in row.finished} - {""}
+    sources = {run.provenance.source for row in rows for run in row.finished} - {""}
     if len(sources) > 1:
         notes.append(f"runs of {len(sources)} states of seglab's code stand in one table")
     by_protocol: dict[frozenset[tuple[str, str]], list[Row]] = defaultdict(list)
@@ -120,7 +120,7 @@ def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
         if row.finished:
             by_protocol[row.protocol_key].append(row)
     for members in by_protocol.values():
-        if len({run.data for row in members for run in row.finished} - {""}) > 1:
+        if len({run.provenance.data for row in members for run in row.finished} - {""}) > 1:
             labels = " | ".join(row.label for row in members)
             notes.append(f"runs of one protocol read different data: {labels}")
     is_pruned = any(run.status == "pruned" for row in rows for run in row.runs)

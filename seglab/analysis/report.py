@@ -29,7 +29,8 @@ from seglab.analysis.rows import Row
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic
-from seglab.runs.records import Run, find_runs, read_curve, read_provenance
+from seglab.runs.records import Run, find_runs
+from seglab.runs.tables import read_metric_history
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def _make_title(report_rows: Sequence[ReportRow], dirs: Sequence[str | Path]) ->
 
 def _make_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return where the numbers come from, by heading."""
-    provenances = [read_provenance(run.folder) for run in runs]
+    provenances = [run.provenance for run in runs]
     code, splits = set(), set()
     for run, provenance in zip(runs, provenances, strict=True):
         changes = ", with uncommitted changes" if provenance.dirty else ""
@@ -151,7 +152,10 @@ def _make_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         splits.add(f"{run.settings['protocol']}, {seed if file == 'null' else Path(file).name}")
     times = sorted(provenance.started[:16].replace("T", " ") for provenance in provenances)
     facts = {
-        "Data": {f"{run.settings.get('data.root')} ({run.data[:12] or 'unknown'})" for run in runs},
+        "Data": {
+            f"{run.settings.get('data.root')} ({run.provenance.data[:12] or 'unknown'})"
+            for run in runs
+        },
         "Split": splits,
         "Seed": {run.seed for run in runs},
         "Started": {f"{time} UTC" for time in (times[0], times[-1])},
@@ -206,7 +210,7 @@ def _make_curves(report_rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
         row = report_row.row
         for name in ("loss", row.monitor.removeprefix("val/")):
             for part in ("train", "val"):
-                curves = [read_curve(run, f"{part}/{name}") for run in row.finished]
+                curves = [read_metric_history(run.folder, f"{part}/{name}") for run in row.finished]
                 epochs = sorted({epoch for curve in curves for epoch in curve})
                 if epochs:
                     ends = np.linspace(0, len(epochs) - 1, min(len(epochs), MAX_CURVE_POINTS))

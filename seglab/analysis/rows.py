@@ -13,7 +13,8 @@ import numpy as np
 
 from seglab.analysis.statistics import intervals
 from seglab.metrics.scores import calibration_error, mean_terms, ratio_of_sums, score_terms
-from seglab.runs.records import COSTS, STATUSES, Case, CaseCounts, Run
+from seglab.runs.records import COSTS, STATUSES, Run
+from seglab.runs.tables import Case, CaseCounts
 
 DEFAULT_MONITOR = "val/dice_per_image_net"  # drawn for runs that monitor no value of val
 ACCURACY_OF_ALL_CLASSES = "accuracy of all classes"

@@ -26,7 +26,7 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
         OSError: It cannot be written; what was there stays. Its `filename` is `path`.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    partial = partial_path(path)
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     try:
         with name_file_in_errors(path):
@@ -38,6 +38,11 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
             _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Returns where this process writes a file before it is renamed to `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
 
 
 @contextmanager

@@ -1,9 +1,14 @@
-"""Text from files of others, made safe to print."""
+"""Text from untrusted files, made safe to print."""
 
 from __future__ import annotations
 
 
 def sanitize_text(text: str) -> str:
-    """A stranger's text as a part of one line, without what a terminal would obey."""
+    """Returns text for one line of a message: quoted if it holds control characters, cut if long."""
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def printable(text: str) -> str:
+    """Returns text with '?' for characters that are not printable, such as a terminal's codes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
+from seglab.config import stored_inference
 from seglab.core.errors import InputError
 from seglab.core.files import write_csv, write_json
 from seglab.core.memory import keep_freed_memory
@@ -22,8 +22,9 @@ from seglab.data.layouts import find_cases, ph2_cases
 from seglab.inference.models import Model, ensemble, refuse_twice
 from seglab.inference.predictor import make_predictor
 from seglab.inference.scoring import score_cases
-from seglab.runs.directory import Run, open_run
+from seglab.runs.opening import load_run_network, open_run
 from seglab.runs.paths import RunPaths
+from seglab.runs.records import Run
 
 log = logging.getLogger(__name__)
 
@@ -58,18 +59,17 @@ def evaluate(
             that are no ensemble: of other test cases, or that clean masks otherwise.
     """
     keep_freed_memory()
-    given = {key: value for key, value in inference.items() if value is not None}
     paths = [paths] if isinstance(paths, str | Path) else paths
     refuse_twice(paths)
     runs = [open_run(path, trust) for path in paths]
-    runs = [replace(run, inference=replace(run.inference, **given)) for run in runs]
-    model = ensemble([model_of(run) for run in runs])
+    models = [model_of(run, trust, **inference) for run in runs]
+    model = ensemble(models)
     cases = _test_cases(runs) if data_root is None else find_cases(data_root)
     cases = with_classes(cases, model.classes)
     hashes = hash_cases(cases, hash_files(cases))
     seen = _changed_or_trained_on(runs, cases, hashes, own=data_root is None)
     scored = score_cases(model.predict, cases, model.threshold, model.inference)
-    tta = [run.inference.tta for run in runs]
+    tta = [model.inference.tta for model in models]
     summary = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
@@ -82,14 +82,14 @@ def evaluate(
             "fill_holes": model.inference.fill_holes,
         },
         "trained_on": seen,
-        "data": str(Path(data_root or runs[0].config.data.root).absolute()),
+        "data": str(Path(data_root or runs[0].config["data"]["root"]).absolute()),
     }
-    absolute = [str(run.path.absolute()) for run in runs]
+    absolute = [str(run.folder.absolute()) for run in runs]
     summary |= {"run": absolute[0]} if len(runs) == 1 else {"runs": absolute}
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
         name = name if len(runs) == 1 else f"{name}-of-{len(runs)}-runs"
-        out = RunPaths(runs[0].path).evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        out = runs[0].paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -110,40 +110,48 @@ def evaluate(
 
 def read_cases(run: Run) -> list[Case]:
     """Reads the cases of the data set that a run was trained on."""
-    data: DictConfig = run.config.data
+    data = run.config["data"]
     # A synthetic set is in PH2's layout; reading a run must not draw one.
-    drawn = data.cases["_target_"].endswith(".synthetic_cases")
-    read = ph2_cases if drawn else instantiate(data.cases)
-    return read(data.root)
+    drawn = data["cases"]["_target_"].endswith(".synthetic_cases")
+    read = ph2_cases if drawn else instantiate(data["cases"])
+    return read(data["root"])
 
 
-def model_of(run: Run) -> Model:
-    """What an opened run predicts with, on the kind of device that it was trained on."""
+def model_of(run: Run, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:
+    """Loads the network of an opened run, on the kind of device that it was trained on.
+
+    Args:
+        run: As `open_run` returns it.
+        trust: As in `open_run`.
+        inference: As in `evaluate`.
+    """
+    net, stored = load_run_network(run, trust)
+    given = {key: value for key, value in inference.items() if value is not None}
+    settings = replace(stored_inference(run.config["inference"], run.paths.config), **given)
     device = "cpu"
-    if run.record.get("device") == "cuda" and torch.cuda.is_available():
+    if run.provenance.device == "cuda" and torch.cuda.is_available():
         device = "cuda"
-    predict = make_predictor(run.net, run.config.data.size, device, run.inference.tta)
-    return Model(run.path, predict, run.classes, run.threshold, run.inference)
+    predict = make_predictor(net, run.config["data"]["size"], device, settings.tta)
+    return Model(run.folder, predict, stored["classes"], stored["threshold"], settings)
 
 
 def _test_cases(runs: list[Run]) -> list[Case]:
     run, *others = runs
-    tested = {id: run.split.sha256[id] for id in run.split.test}
+    tested = {id: run.sha256[id] for id in run.ids["test"]}
     for other in others:
-        if {id: other.split.sha256[id] for id in other.split.test} != tested:
+        if {id: other.sha256[id] for id in other.ids["test"]} != tested:
             raise InputError(
-                f"{other.path}: has other test cases than {run.path}; name the cases to score with "
-                "--data"
+                f"{other.folder}: has other test cases than {run.folder}; name the cases to score "
+                "with --data"
             )
-    data: DictConfig = run.config.data
     by_id = {case.id: case for case in read_cases(run)}
-    missing = [id for id in run.split.test if id not in by_id]
+    missing = [id for id in run.ids["test"] if id not in by_id]
     if missing:
         raise InputError(
-            f"{data.root}: {len(missing)} of the run's {len(run.split.test)} test cases are not "
+            f"{run.config['data']['root']}: {len(missing)} of the run's {len(tested)} test cases are not "
             f"there ({missing[0]}, ...); restore them, or score another data set with --data"
         )
-    return [by_id[id] for id in run.split.test]
+    return [by_id[id] for id in run.ids["test"]]
 
 
 def _changed_or_trained_on(
@@ -151,7 +159,7 @@ def _changed_or_trained_on(
 ) -> int:
     """Refuses test cases that are not what they were; counts foreign ones that any trained on."""
     if own:
-        then = runs[0].split.sha256
+        then = runs[0].sha256
         changed = [case for case in cases if hashes[case.id] != then.get(case.id)]
         if changed:
             raise InputError(
@@ -159,8 +167,7 @@ def _changed_or_trained_on(
                 f" ({len(changed)} such cases); restore it, or score what is there with --data"
             )
         return 0
-    splits = [run.split for run in runs]
-    fitted = {split.sha256[id] for split in splits for id in (*split.train, *split.val)}
+    fitted = {run.sha256[id] for run in runs for id in (*run.ids["train"], *run.ids["val"])}
     seen = sum(hash in fitted for hash in hashes.values())
     if seen:
         log.warning(

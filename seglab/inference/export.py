@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from seglab.config import OFF, stored_inference
+from seglab.config import stored_inference
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, write_atomic
 from seglab.data.images import read_image
@@ -38,7 +38,7 @@ from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor, probabilities
 from seglab.networks.fast_conv import reference_ops
 from seglab.runs.checkpoints import load_network
-from seglab.runs.directory import open_run
+from seglab.runs.opening import open_run
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def export(
         raise InputError(f"{out}: is there already; replace it with --overwrite, or name --out")
     net, stored = load_network(file, trust)
     pictures = _pictures(path, images, trust)
-    inference = stored_inference(stored["config"].get("inference", OFF), file)
+    inference = stored_inference(stored["config"]["inference"], file)
     metadata = {
         "size": stored["config"]["data"]["size"],
         "threshold": stored["threshold"],
@@ -139,9 +139,9 @@ def _pictures(path: Path, images: Sequence[str | Path], trust: tuple[str, ...]) 
     try:
         run = open_run(path, trust)
         by_id = {case.id: case.image for case in read_cases(run)}
-        pictures = [by_id[id] for id in run.split.test if id in by_id][:_IMAGES]
+        pictures = [by_id[id] for id in run.ids["test"] if id in by_id][:_IMAGES]
         if not pictures:
-            raise InputError(f"{run.config.data.root}: none of the run's test cases is there")
+            raise InputError(f"{run.config['data']['root']}: none of the run's test cases is there")
         return pictures
     except InputError as error:
         raise InputError(f"{error}; or name pictures to compare on with --images") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seglab.config import OFF, Inference, stored_inference
+from seglab.config import DEFAULT_INFERENCE, Inference, stored_inference
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, read_json
 from seglab.data.classes import Classes, make_classes
@@ -79,8 +79,7 @@ def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
 
     net, stored = load_network(file, trust)
     config = stored["config"]
-    # Of an older run there is none.
-    own = replace(stored_inference(config.get("inference", OFF), file), **given)
+    own = replace(stored_inference(config.get("inference", DEFAULT_INFERENCE), file), **given)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predict = make_predictor(net, config["data"]["size"], device, own.tta)
     sha256 = (hash_file(file),)

@@ -1,14 +1,12 @@
-"""A run directory: write it, go on in it, read it, check it. All that comes later reads these."""
+"""Writes a run directory, and goes on in one after an interruption."""
 
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.config import OFF, Inference, check_values, differences, resolve_config
-from seglab.core.console import Console
+from seglab.config import check_values, differences, resolve_config
 from seglab.core.errors import InputError
 from seglab.core.files import (
     hash_json,
@@ -30,95 +27,95 @@ from seglab.core.files import (
     write_json,
 )
 from seglab.core.signals import Interrupts
-from seglab.core.text import sanitize_text
-from seglab.data.classes import Classes
 from seglab.runs import provenance
-from seglab.runs.loading import check_run_folder, parse_config, read_config
+from seglab.runs.loading import check_run_folder, parse_config
 from seglab.runs.overrides import format_command
-from seglab.runs.paths import RunPaths
+from seglab.runs.paths import FORMAT, RunPaths, check_format
+from seglab.runs.records import read_data_files
+from seglab.runs.run_log import RunLog
 
-# What takes torch, Lightning or scikit-image is imported where it is needed: a run that is refused
-# for a value of its config is refused at once.
+# Modules that import torch or scikit-image are imported where they are needed: a run that is
+# refused for a value of its config is refused at once.
 if TYPE_CHECKING:
-    from torch import nn
-
     from seglab.data.splits import Split
 
 log = logging.getLogger("seglab")
 
 
 class RunDirectory:
-    """The directory that a run writes, and goes on in after an interruption.
+    """Directory of one run, written while the run lasts.
 
-    config.yaml is the last file that `begin` writes: without it a directory holds nothing yet
+    config.yaml is the last file that :meth:`begin` writes: a directory without it holds nothing
     that could be lost.
 
     Args:
-        path: Made when the first file is written.
+        path: The directory; made when the first file is written.
+
+    Attributes:
+        path: The directory, absolute.
+        paths: Paths of its files.
+        record: run.json of this run.
+        earlier: run.json of the interrupted or finished run that this one goes on with; empty
+            for a new run.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self.paths = RunPaths(self.path)
         self.record: dict[str, Any] = {}
-        self.earlier: dict[str, Any] = {}  # run.json of the run that lies here already
-        self._begun = False  # in this process
+        self.earlier: dict[str, Any] = {}
+        self._begun = False  # by this process
+        self._log = RunLog()
+        self._environment: dict[str, Any] = {}
+        self._code_diff = ""
 
     def update(self, **values: Any) -> None:
-        """Adds to run.json."""
+        """Adds values to run.json."""
         self.record |= values
         write_json(self.paths.record, self.record)
 
     @contextmanager
     def recording(self, cfg: DictConfig, interrupts: Interrupts) -> Iterator[None]:
-        """Keeps run.json and train.log while the body runs, and says how it ended.
+        """Keeps run.json and train.log while the body runs, and records how it ended.
 
-        The log reaches its file with `begin`. A run that is refused before leaves run.json alone,
-        or, where a run lies here already, everything as it was.
+        train.log is written from :meth:`begin` on. A run that is refused before leaves only
+        run.json, or, where an earlier run lies here, everything as it was.
 
         Args:
-            cfg: Of the run, as composed.
+            cfg: Config of the run, as composed.
             interrupts: Handled while the body runs.
 
         Raises:
             InputError: The directory cannot be written, holds something else, or another process
-                is at work in it.
+                uses it.
             KeyboardInterrupt: The body was interrupted.
         """
-        if not _is_first_process():
-            # The first process of a distributed run keeps the books.
+        if not _is_first_process():  # of a distributed run; the first one writes
             with interrupts.handled(lambda: None):
                 self.earlier = self._read_earlier()
                 yield
             return
-        with self._locked(), self._logging(), interrupts.handled(self._leave):
+        refusal = (
+            f"{self.path}: another process is at work on this run; wait for it, or name another "
+            "directory with hydra.run.dir=..."
+        )
+        with (
+            lock_folder(self.path, refusal),
+            self._log.attached(),
+            interrupts.handled(self._on_force_quit),
+        ):
             self.earlier = self._read_earlier()
-            self._now, self._diff = self._present()
-            if self.earlier:
-                self.record = dict(self.earlier)
-            else:
-                self.update(
-                    status="running",
-                    seed=cfg.seed,
-                    start=_now(),
-                    end=None,
-                    error=None,
-                    **self._now,
-                    **self._planned(),
-                )
+            self._environment, self._code_diff = _read_environment()
+            self._start_record(cfg)
             try:
                 yield
-            except BaseException as error:
+            except (KeyboardInterrupt, SystemExit) as error:
                 # Lightning turns Ctrl-C into sys.exit, which would end a whole sweep.
-                if isinstance(error, KeyboardInterrupt | SystemExit):
-                    log.debug("interrupted")
-                    self._close("interrupted", None)
-                    raise type(interrupts.error())(self._how_to_go_on()) from error
-                log.debug("ended by an error", exc_info=True)
-                if not self._begun and not self.earlier:
-                    with suppress(OmegaConfBaseException):  # which may be the error itself
-                        self.record["config"] = resolve_config(cfg)
-                self._close("failed", f"{type(error).__name__}: {error}")
+                log.debug("interrupted")
+                self._close("interrupted", None)
+                raise type(interrupts.error())(self._how_to_go_on()) from error
+            except BaseException as error:
+                self._record_failure(cfg, error)
                 if isinstance(error, OSError) and error.filename is None:
                     with name_file_in_errors(self.path):
                         raise
@@ -126,7 +123,7 @@ class RunDirectory:
             self._close("finished", None)
 
     def is_finished(self, config: dict[str, Any]) -> bool:
-        """Whether this run was trained to its end already.
+        """Returns whether this run was already trained to its end.
 
         Args:
             config: Resolved, plain containers.
@@ -136,8 +133,7 @@ class RunDirectory:
         """
         if not self.earlier:
             return False
-        then = OmegaConf.to_container(parse_config(self.paths.config), resolve=False)
-        changed = differences(then, config)
+        changed = differences(parse_config(self.paths.config), config)
         if changed:
             raise InputError(
                 f"{self.path}: holds a run of another config ({', '.join(changed[:5])}); name "
@@ -146,44 +142,38 @@ class RunDirectory:
         return self.earlier["status"] == "finished"
 
     def begin(
-        self,
-        config: dict[str, Any],
-        split: Split,
-        files: dict[str, str],
-        modules: dict[str, str],
+        self, config: dict[str, Any], split: Split, files: dict[str, str], modules: dict[str, str]
     ) -> None:
-        """Writes what is known before the first step, or holds it against what is written.
+        """Writes what is known before the first step, or compares it with what is written.
 
-        Of the processes of a distributed run only the first does.
+        In a distributed run only the first process calls it.
 
         Args:
             config: Resolved, plain containers.
-            split: Of the cases.
+            split: Split of the cases.
             files: SHA-256 of every file that was read as data, by its path below the data's root.
-            modules: SHA-256 of what the config names outside seglab, modules and weights.
+            modules: SHA-256 of modules and weights outside seglab that the config names.
 
         Raises:
             InputError: The run that lies here was begun on other data.
         """
-        self._now["machine"] = provenance.describe_machine()
+        self._environment["machine"] = provenance.describe_machine()
         if self.earlier:
-            self._go_on(split, files, modules)
+            self._check_unchanged(split, files, modules)
+            check_run_folder(self.path)
+            self._record_resumption()
         self._begun = True
         remove_partial(self.path)
-        log_file = _LogFile(self.paths.log, encoding="utf-8")
-        log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._memory.setTarget(log_file)
-        self._memory.flush()
-        self._memory.flushLevel = logging.DEBUG
+        self._log.write_to(self.paths.log)
         if self.earlier:
             self.update(status="running", end=None, error=None)
             return
         write_json(self.paths.split, split.to_json())
         write_json(self.paths.data, {"root": config["data"]["root"], "files": files})
-        if self._diff:
-            write_atomic(self.paths.code_diff, self._diff)
+        if self._code_diff:
+            write_atomic(self.paths.code_diff, self._code_diff)
         self.update(
-            machine=self._now["machine"],
+            machine=self._environment["machine"],
             data_fingerprint=hash_json(files),
             split_hash=split.hash,
             modules=modules,
@@ -192,81 +182,29 @@ class RunDirectory:
         write_atomic(self.paths.config, OmegaConf.to_yaml(config))
 
     def checkpoint_to_resume(self, metadata: dict[str, Any]) -> tuple[Path | None, int]:
-        """Finds the newest checkpoint that is whole: last.ckpt, or the earlier best.ckpt.
-
-        What is damaged is said. A run whose best.ckpt is lost begins anew, to find it again.
+        """Finds the newest valid checkpoint, as `seglab.runs.checkpoints.find_checkpoint` does.
 
         Args:
-            metadata: What the checkpoints of this run say of themselves.
+            metadata: Section 'seglab' of this run's checkpoints.
 
         Returns:
-            The checkpoint and its step; None and -1 to begin at the beginning.
+            The checkpoint and its step; None and -1 to start at the beginning.
         """
-        from seglab.runs.checkpoints import read_checkpoint
+        from seglab.runs.checkpoints import find_checkpoint
 
-        found: dict[Path, dict[str, Any]] = {}
-        for file in (self.paths.last_checkpoint, self.paths.best_checkpoint):
-            if self.earlier and file.exists():
-                try:
-                    checkpoint = read_checkpoint(file)
-                    stored = checkpoint["seglab"]
-                    if stored["split_hash"] != metadata["split_hash"] or differences(
-                        stored["config"], metadata["config"]
-                    ):
-                        raise InputError(f"{file}: is of another run")
-                    checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
-                    found[file] = checkpoint
-                except (InputError, KeyError, TypeError) as error:
-                    log.warning("not used: %s", str(error).rpartition(";")[0] or f"{file}: {error}")
-        for file, checkpoint in found.items():
-            best_epoch = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
-            best = found.get(self.paths.best_checkpoint, {"epoch": -1})
-            # An older best.ckpt is that of a run that began anew, and was interrupted too.
-            if best_epoch is None or best["epoch"] + 1 >= best_epoch:
-                step = checkpoint["global_step"]
-                log.info("going on after step %d, from %s", step, file)
-                if self._begun:
-                    self.record["resumed"][-1] |= {"checkpoint": file.name, "step": step}
-                return file, step
-        if self.earlier:
+        if not self.earlier:
+            return None, -1
+        file, step = find_checkpoint(self.paths, metadata)
+        if file is None:
             log.info("no checkpoint to go on from: training from the beginning")
-        return None, -1
-
-    def _go_on(self, split: Split, files: dict[str, str], modules: dict[str, str]) -> None:
-        from seglab.data.splits import read_split
-
-        key = "model.weights"
-        if self.earlier.get("modules", {}).get(key) != modules.get(key):
-            raise InputError(
-                f"{self.path}: {key} is another file than when this run began; restore it to go on,"
-                " or name another directory with hydra.run.dir=..."
-            )
-        changed = provenance.describe_changed_files(read_files(self.path), files)
-        if changed:
-            raise InputError(
-                f"{self.path}: the data has changed since this run began ({'; '.join(changed[:5])}"
-                f"{'; ...' if len(changed) > 5 else ''}); restore it to go on, or name another "
-                "directory with hydra.run.dir=..."
-            )
-        if read_split(self.paths.split).hash != split.hash:
-            raise InputError(
-                f"{self.paths.split}: is not the split of this config and data; restore "
-                "it to go on, or name another directory with hydra.run.dir=..."
-            )
-        other = {key: now for key, now in self._now.items() if now != self.earlier.get(key)}
-        changed = [what for what in ("git", "versions", "machine") if what in other]
-        if changed:
-            log.warning(
-                "not as it was when this run began: %s; the result may differ from that of a run "
-                "without interruption",
-                ", ".join(changed),
-            )
-        check_run_folder(self.path)
-        resumed = [*self.earlier.get("resumed", []), {"time": _now(), **other}]
-        self.record["resumed"] = resumed
+        else:
+            log.info("going on after step %d, from %s", step, file)
+            if self._begun:
+                self.record["resumed"][-1] |= {"checkpoint": file.name, "step": step}
+        return file, step
 
     def _read_earlier(self) -> dict[str, Any]:
-        """The record of the run that lies here; empty where nothing can be lost."""
+        """Reads the record of the run that lies here; empty where nothing can be lost."""
         if not self.paths.config.exists():
             if any(self.paths.best_checkpoint.parent.glob("*.ckpt")):
                 raise InputError(
@@ -277,10 +215,26 @@ class RunDirectory:
         record = read_json(self.paths.record)
         if not isinstance(record, dict) or "status" not in record:
             raise InputError(f"{self.paths.record}: is no record of a run; restore it")
+        check_format(record, self.paths.record)
         return record
 
-    def _planned(self) -> dict[str, Any]:
-        """What the sweep that this run is a job of has left here for it."""
+    def _start_record(self, cfg: DictConfig) -> None:
+        if self.earlier:
+            self.record = dict(self.earlier)
+            return
+        self.update(
+            format=FORMAT,
+            status="running",
+            seed=cfg.seed,
+            start=_now(),
+            end=None,
+            error=None,
+            **self._environment,
+            **self._read_planned(),
+        )
+
+    def _read_planned(self) -> dict[str, Any]:
+        """Reads what a sweep has noted in run.json: which of the job's overrides vary."""
         try:
             planned = read_json(self.paths.record)
         except InputError:
@@ -288,58 +242,62 @@ class RunDirectory:
         varies = planned.get("varies") if isinstance(planned, dict) else None
         return {"varies": varies} if isinstance(varies, dict) else {}
 
-    def _present(self) -> tuple[dict[str, Any], str]:
-        code, diff = provenance.read_code_state()
-        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-        return {
-            "command": [sys.executable, *sys.argv],
-            "overrides": list(overrides),
-            "directory": str(Path.cwd()),
-            "git": code,
-            "versions": provenance.installed_versions(),
-        }, diff
+    def _check_unchanged(
+        self, split: Split, files: dict[str, str], modules: dict[str, str]
+    ) -> None:
+        """Refuses to go on with other weights, data or split than the run was begun with."""
+        from seglab.data.splits import read_split
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return lock_folder(
-            self.path,
-            f"{self.path}: another process is at work on this run; wait for it, or name another "
-            "directory with hydra.run.dir=...",
-        )
+        advice = "restore it to go on, or name another directory with hydra.run.dir=..."
+        key = "model.weights"
+        if self.earlier["modules"].get(key) != modules.get(key):
+            raise InputError(
+                f"{self.path}: {key} is another file than when this run began; {advice}"
+            )
+        changed = provenance.describe_changed_files(read_data_files(self.path), files)
+        if changed:
+            more = "; ..." if len(changed) > 5 else ""
+            raise InputError(
+                f"{self.path}: the data has changed since this run began "
+                f"({'; '.join(changed[:5])}{more}); {advice}"
+            )
+        if read_split(self.paths.split).hash != split.hash:
+            raise InputError(
+                f"{self.paths.split}: is not the split of this config and data; {advice}"
+            )
 
-    @contextmanager
-    def _logging(self) -> Iterator[None]:
-        console = Console()
-        self._memory = logging.handlers.MemoryHandler(10**6, flushLevel=logging.CRITICAL + 1)
-        level, propagate = log.level, log.propagate
-        log.setLevel(logging.DEBUG)
-        log.propagate = False
-        log.addHandler(console)
-        log.addHandler(self._memory)
-        try:
-            yield
-        finally:
-            for handler in (console, self._memory):
-                log.removeHandler(handler)
-                handler.flush()
-            if self._memory.target is not None:
-                with suppress(OSError):
-                    self._memory.target.close()
-            log.setLevel(level)
-            log.propagate = propagate
+    def _record_resumption(self) -> None:
+        """Notes in the record that the run goes on, and what has changed since it began."""
+        changes = {k: now for k, now in self._environment.items() if now != self.earlier.get(k)}
+        changed = [kind for kind in ("git", "versions", "machine") if kind in changes]
+        if changed:
+            log.warning(
+                "changed since this run began: %s; the result may differ from that of a run "
+                "without interruption",
+                ", ".join(changed),
+            )
+        entry = {"time": _now(), **changes}
+        self.record["resumed"] = [*self.earlier.get("resumed", []), entry]
+
+    def _record_failure(self, cfg: DictConfig, error: BaseException) -> None:
+        log.debug("ended by an error", exc_info=True)
+        if not self._begun and not self.earlier:
+            with suppress(OmegaConfBaseException):  # which may be the error itself
+                self.record["config"] = resolve_config(cfg)
+        self._close("failed", f"{type(error).__name__}: {error}")
 
     def _close(self, status: str, error: str | None) -> None:
         if self.earlier and not self._begun:
-            return  # the run that lies here is left as it was
+            return  # the earlier run is left as it was
         try:
             self.update(status=status, error=error, end=_now())
         except OSError:
             if status == "finished":
                 raise
-            # run.json says 'running' still, of a process that is gone: it can be gone on with.
+            # run.json still says 'running', of a process that is gone: the run can be resumed.
             log.warning("%s: cannot be written", self.paths.record)
 
-    def _leave(self) -> None:
-        """The last words of a process that is told twice to stop."""
+    def _on_force_quit(self) -> None:
         with suppress(Exception):
             self._close("interrupted", None)
 
@@ -350,7 +308,7 @@ class RunDirectory:
 
 
 def refuse_early(cfg: DictConfig) -> None:
-    """Refuses a config for its values, as training would, before anything heavy is imported.
+    """Refuses a config for its values, as training would, before torch is imported.
 
     Args:
         cfg: As composed.
@@ -365,105 +323,17 @@ def refuse_early(cfg: DictConfig) -> None:
             raise
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run directory holds, opened.
-
-    Attributes:
-        path: The directory.
-        record: run.json.
-        config: config.yaml.
-        split: splits.json.
-        net: The network with its chosen weights.
-        classes: What it tells apart.
-        threshold: Probability above which a pixel is lesion.
-        inference: How its masks come about besides.
-    """
-
-    path: Path
-    record: dict[str, Any]
-    config: DictConfig
-    split: Split
-    net: nn.Module
-    classes: Classes
-    threshold: float
-    inference: Inference
-
-
-def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
-    """Opens a run directory of anyone: nothing in it is unpickled or run.
-
-    Args:
-        path: The directory.
-        trust: Modules whose names its config may use besides seglab's own, such as a library
-            that a network comes from.
-
-    Raises:
-        InputError: A file is missing or damaged, names code that is not trusted or a path outside
-            the directory, or the checkpoint holds another network than the config.
-    """
-    from seglab.data.splits import read_split
-    from seglab.runs.checkpoints import load_network
-
-    path = Path(path)
-    paths = RunPaths(path)
-    if not paths.record.is_file():
-        raise InputError(
-            f"{path}: no run directory (it holds no run.json); expected one of train.py's"
-        )
-    check_run_folder(path)
-    record = read_json(paths.record)
-    parts = ("git", "modules", "versions", "machine")
-    if not isinstance(record, dict) or not all(isinstance(record.get(p, {}), dict) for p in parts):
-        raise InputError(f"{paths.record}: is no record of a run; restore it")
-    file = paths.config
-    config = read_config(file, trust)
-    checkpoint = paths.best_checkpoint
-    net, stored = load_network(checkpoint, trust)
-    split = read_split(paths.split)
-    unknown = {*split.train, *split.val, *split.test} - split.sha256.keys()
-    if unknown:
-        raise InputError(
-            f"{paths.split}: holds no hash of case {sanitize_text(min(unknown))}; restore it"
-        )
-    if split.hash != stored["split_hash"]:
-        raise InputError(
-            f"{paths.split}: is not the split that {checkpoint} was trained on; put the "
-            "run's own files back"
-        )
-    then = stored["config"]
-    for key, old, new in (
-        ("model", then["model"], config.model),
-        ("data.size", then["data"]["size"], config.data.size),
-    ):
-        if old != new:
-            raise InputError(
-                f"{checkpoint}: holds another network than {file} says ({key}: {old}, not {new}); "
-                "put the run's own files back"
-            )
-    inference = Inference(**config.get("inference", OFF))  # of an older run there is none
-    classes, threshold = stored["classes"], stored["threshold"]
-    return Run(path, record, config, split, net, classes, threshold, inference)
-
-
-def read_files(run: Path) -> dict[str, str]:
-    """Reads data.json of a run: SHA-256 of the data's files, by their path below its root.
-
-    Raises:
-        InputError: It is missing or damaged.
-    """
-    file = RunPaths(run).data
-    stored = read_json(file)
-    if not isinstance(stored, dict) or not isinstance(stored.get("files"), dict):
-        raise InputError(f"{file}: holds no files; restore it")
-    return stored["files"]
-
-
-class _LogFile(logging.FileHandler):
-    """A log that a full disk does not reach: what is at stake will say so itself."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        pass
+def _read_environment() -> tuple[dict[str, Any], str]:
+    """Returns what run.json says of command, code and versions, and the diff of the code."""
+    code, diff = provenance.read_code_state()
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return {
+        "command": [sys.executable, *sys.argv],
+        "overrides": list(overrides),
+        "directory": str(Path.cwd()),
+        "git": code,
+        "versions": provenance.installed_versions(),
+    }, diff
 
 
 def _is_first_process() -> bool:

@@ -1,12 +1,16 @@
-"""Names of the files in a run directory; no other package knows one."""
+"""Names of the files in a run directory, and the number of their format."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from seglab.core.errors import InputError
+
+# In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
+FORMAT = 1
 
 
-@dataclass(frozen=True)
 class RunPaths:
     """Paths of the files and folders in a run directory, whether they exist or not.
 
@@ -17,94 +21,44 @@ class RunPaths:
         folder: The run directory.
     """
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Written before the first step, config.yaml last.
+        self.record = folder / "run.json"  # status, command, seed, times, versions, machine
+        self.split = folder / "splits.json"  # ids of train, val and test, hash of each case
+        self.data = folder / "data.json"  # SHA-256 of every file that was read as data
+        self.code_diff = folder / "code.diff"  # uncommitted code, if there is any
+        self.config = folder / "config.yaml"  # the resolved config
+        # Written while the run lasts.
+        self.log = folder / "train.log"  # messages of training, with times
+        self.job_log = folder / "job.log"  # output of the process that a sweep started
+        self.best_checkpoint = folder / "checkpoints" / "best.ckpt"  # weights of the best epoch
+        self.last_checkpoint = folder / "checkpoints" / "last.ckpt"  # where a run is resumed
+        self.metrics = folder / "metrics.csv"  # one row per epoch
+        # Written when it is scored.
+        self.test_cases = folder / "test_cases.csv"  # one row per test case and class
+        self.baseline_cases = folder / "baseline_cases.csv"  # the same of each baseline
+        self.figures = folder / "figures"
+        self.summary = folder / "summary.json"  # scores of val, test and baselines
+        self.model_card = folder / "MODEL_CARD.md"
+        # Written by later commands.
+        self.evaluations = folder / "evaluations"  # each with a summary.json and test_cases.csv
+        self.reproductions = folder / "reproductions"  # each a run directory with:
+        self.reproduction = folder / "reproduction.json"  # how it differs from the original
 
-    @property
-    def config(self) -> Path:
-        """The resolved config, the last file that is written before the first step."""
-        return self.folder / "config.yaml"
 
-    @property
-    def record(self) -> Path:
-        """Status, command, seed, times, git commit, versions and machine."""
-        return self.folder / "run.json"
+def check_format(stored: dict[str, Any], file: str | Path) -> None:
+    """Refuses a file of another version of seglab.
 
-    @property
-    def split(self) -> Path:
-        """Ids of train, val and test, with the hash of each case."""
-        return self.folder / "splits.json"
+    Args:
+        stored: What the file holds.
+        file: Its path, for the message.
 
-    @property
-    def data(self) -> Path:
-        """SHA-256 of every file that was read as data."""
-        return self.folder / "data.json"
-
-    @property
-    def code_diff(self) -> Path:
-        """Uncommitted code, if there was any."""
-        return self.folder / "code.diff"
-
-    @property
-    def log(self) -> Path:
-        """Messages of training, with times."""
-        return self.folder / "train.log"
-
-    @property
-    def job_log(self) -> Path:
-        """Output of the process that a sweep started for this run."""
-        return self.folder / "job.log"
-
-    @property
-    def best_checkpoint(self) -> Path:
-        """Weights of the best epoch, or of the last one where nothing is monitored."""
-        return self.folder / "checkpoints" / "best.ckpt"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        """State at the end of the last epoch, from which an interrupted run continues."""
-        return self.folder / "checkpoints" / "last.ckpt"
-
-    @property
-    def metrics(self) -> Path:
-        """One row per epoch."""
-        return self.folder / "metrics.csv"
-
-    @property
-    def test_cases(self) -> Path:
-        """One row per test case and class."""
-        return self.folder / "test_cases.csv"
-
-    @property
-    def baseline_cases(self) -> Path:
-        """One row per baseline, test case and class."""
-        return self.folder / "baseline_cases.csv"
-
-    @property
-    def summary(self) -> Path:
-        """Scores of val, test and baselines; the last table that is written."""
-        return self.folder / "summary.json"
-
-    @property
-    def model_card(self) -> Path:
-        """Description of the network for its users."""
-        return self.folder / "MODEL_CARD.md"
-
-    @property
-    def figures(self) -> Path:
-        """Folder of figures."""
-        return self.folder / "figures"
-
-    @property
-    def evaluations(self) -> Path:
-        """Folder of later evaluations, each with its own summary and table of cases."""
-        return self.folder / "evaluations"
-
-    @property
-    def reproductions(self) -> Path:
-        """Folder of repetitions, each a run directory."""
-        return self.folder / "reproductions"
-
-    @property
-    def reproduction(self) -> Path:
-        """In a repetition: how it differs from the run that it repeats."""
-        return self.folder / "reproduction.json"
+    Raises:
+        InputError: Its `format` is not `FORMAT`.
+    """
+    if stored.get("format") != FORMAT:
+        raise InputError(
+            f"{file}: written by another version of seglab (format {stored.get('format')}, this "
+            f"one reads {FORMAT}); read it with that version, or train again with this one"
+        )

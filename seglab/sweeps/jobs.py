@@ -14,8 +14,8 @@ from typing import Any
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import read_csv, read_json, write_json
 from seglab.runs.overrides import quote_value
-from seglab.runs.paths import RunPaths
-from seglab.runs.records import read_val
+from seglab.runs.paths import FORMAT, RunPaths
+from seglab.runs.tables import read_val_scores
 
 
 @dataclass(eq=False)
@@ -85,7 +85,7 @@ class Job:
         """Return the monitored value of val of a finished job."""
         if monitor is not None and self.status == "finished":
             with suppress(InputError):  # compare.py names files that are damaged
-                return read_val(self.path).get(monitor)
+                return read_val_scores(self.path).get(monitor)
         return None
 
     def describe(self, monitor: str | None) -> str:
@@ -108,7 +108,7 @@ class Job:
         values: dict[str, Any] = {"status": "planned", "error": None}
         if not self.paths.config.exists():
             values |= {"varies": dict(self.varies), "overrides": list(self.overrides)}
-            values["config"] = self.config
+            values |= {"format": FORMAT, "config": self.config}
         self.update_record(**values)
 
     def update_record(self, **values: Any) -> None:

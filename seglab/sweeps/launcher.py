@@ -268,7 +268,7 @@ class SweepLauncher(Launcher):
             if job_hash in earlier:
                 job.path = earlier[job_hash]
             elif job.path in earlier.values():
-                stored = OmegaConf.to_container(parse_config(job.paths.config))
+                stored = parse_config(job.paths.config)
                 changed = ", ".join(differences(stored, job.config)[:5])
                 raise InputError(
                     f"{job.path}: holds a run of another config ({changed}); name another "

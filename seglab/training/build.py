@@ -21,6 +21,7 @@ from seglab.data.datamodule import SegmentationDataModule
 from seglab.losses import check_channels
 from seglab.networks import EncoderUNet
 from seglab.runs.checkpoints import SealedCheckpoints
+from seglab.runs.paths import FORMAT
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.task import SegmentationTask
 
@@ -62,6 +63,7 @@ def build(
     data.setup()
     check_val(data, config)
     metadata = {
+        "format": FORMAT,
         "config": config,
         "classes": [*data.classes.names],
         "colours": None if data.classes.colours is None else [*data.classes.colours],

@@ -1,10 +1,11 @@
-"""Runs a run again and says, value by value, whether the same came out."""
+"""Trains a finished run again and compares the two, value by value."""
 
 from __future__ import annotations
 
 import logging
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, requires
@@ -18,16 +19,18 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 from seglab.core.errors import InputError
-from seglab.core.files import read_csv, read_json, write_json
+from seglab.core.files import read_csv, write_json
 from seglab.core.text import sanitize_text
 from seglab.data.cache import default_dir, hash_files
 from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
 from seglab.runs import provenance
 from seglab.runs.checkpoints import hash_weights
-from seglab.runs.directory import Run, open_run, read_files
 from seglab.runs.loading import list_modules
+from seglab.runs.opening import load_run_network, open_run
 from seglab.runs.paths import RunPaths
+from seglab.runs.records import Run, read_data_files, read_run
+from seglab.runs.tables import reading
 from seglab.training.train import train
 
 log = logging.getLogger(__name__)
@@ -39,20 +42,27 @@ VERDICTS = {
     WITHIN_TOLERANCE: "within tolerance",
     DIFFERENT: "different",
 }
-# An HD95 is in pixels; so many stand for 1 of a score in [0, 1]. Over seeds on PH2, whose diagonal
-# is about 950, the one moves by about 10 where Dice moves by 0.01.
+CHECK_VERDICTS = {
+    IDENTICAL: "everything is as it was: expect identical values",
+    WITHIN_TOLERANCE: "data and split are as they were, the rest is not: values may differ",
+    DIFFERENT: "different",
+}
+# A difference of so many pixels of HD95 counts as 1 of a score in [0, 1]. Over seeds on PH2, whose
+# images have a diagonal of about 950, HD95 moves by about 10 where Dice moves by 0.01.
 _HD95_UNIT = 1000
-# What a machine computes with; its name and kernel are no matter.
-_MACHINE = ("processor", "threads", "cpu_capability", "cuda")
+# Entries of run.json's `machine` that values depend on.
+_HARDWARE = ("processor", "threads", "cpu_capability", "cuda")
+_SUMMARY = "summary.json"
+_MAX_LISTED = 10
 
 
 @dataclass
 class Comparison:
-    """What differs between a run and today, or between a run and its repetition.
+    """Differences between a run and the present state, or between a run and its repetition.
 
     Attributes:
-        inputs: Differences in words, by what they are of: code, versions, machine, data, split.
-        values: Differing values, by name: then, now.
+        inputs: Differences in words, by topic: code, versions, machine, data, split.
+        values: Differing values by name, each (then, now).
         compared: How many values were compared.
         verdict: IDENTICAL, WITHIN_TOLERANCE or DIFFERENT.
     """
@@ -71,205 +81,189 @@ def reproduce(
     tolerance: float = 0.01,
     trust: tuple[str, ...] = (),
 ) -> int:
-    """Compares a run with today, trains its config again, and compares what came out.
+    """Compares a run with the present state, trains its config again, and compares the results.
 
-    Nothing is checked out or fetched: code, versions and data are those that are here.
+    Nothing is checked out or fetched: it uses the code, versions and data that are here.
 
     Args:
         path: Directory of a finished run; its own files stay as they are.
-        data_root: Where the run's data lies today; None for where it lay.
-        out: The new run directory; by default a new folder under the run's `reproductions`. Gets
-            reproduction.json as well.
+        data_root: Folder of the run's data; None for the folder in its config.
+        out: The new run directory, which also gets reproduction.json; by default a new folder
+            under the run's `reproductions`.
         check: Only compare code, versions, machine, data and split.
         tolerance: Greatest absolute difference of any score of val, test and baselines, in
-            [0, 1] or thousands of pixels, to pass as the same on other hardware or with other
-            versions.
+            [0, 1] or thousands of pixels, that passes as the same on other hardware or with
+            other versions.
         trust: As in `open_run`.
 
     Returns:
         IDENTICAL: every value and weight; with `check`, everything a run depends on.
         WITHIN_TOLERANCE: the scores, but not every value; with `check`, the data and the split.
-        DIFFERENT: beyond that, or the data or the split is another; then nothing is trained.
+        DIFFERENT: beyond that, or the data or the split differs; then nothing is trained.
 
     Raises:
-        InputError: The run cannot be read or is not finished, or its data is not there.
+        InputError: The run cannot be read or is not finished, or its data is missing.
     """
     run = open_run(path, trust)
-    if run.record.get("status") != "finished":
+    if run.status != "finished":
         raise InputError(
-            f"{run.path}: is not finished (status {run.record.get('status')}); start its command "
-            "again to go on with it first"
+            f"{run.folder}: is not finished (status {run.status}); start its command again to go "
+            "on with it first"
         )
+    load_run_network(run, trust)  # refuses a damaged checkpoint before hours of training
     if data_root is not None:
-        run.config.data.root = str(Path(data_root).absolute())
-    found = Comparison()
-    _compare_inputs(run, found)
-    for what, differences in found.inputs.items():
-        few = [sanitize_text(text) for text in differences[:10]]
-        more = ["..."] if len(differences) > 10 else []
-        log.info("%-9s %s", what, "; ".join([*few, *more]) or "the same")
-    if found.verdict == DIFFERENT or check:
-        log.info("%s", VERDICTS[found.verdict] if not check else _of_check(found.verdict))
-        return found.verdict
+        run.config["data"]["root"] = str(Path(data_root).absolute())
+    comparison = Comparison()
+    _compare_inputs(run, comparison)
+    for topic, differences in comparison.inputs.items():
+        listed = [sanitize_text(text) for text in differences[:_MAX_LISTED]]
+        more = ["..."] if len(differences) > _MAX_LISTED else []
+        log.info("%-9s %s", topic, "; ".join([*listed, *more]) or "the same")
+    if comparison.verdict == DIFFERENT or check:
+        log.info("%s", CHECK_VERDICTS[comparison.verdict])
+        return comparison.verdict
 
     if out is None:
-        out = RunPaths(run.path).reproductions / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-        sys.argv += ["--out", str(out)]  # where the other processes of a distributed run go too
+        out = run.paths.reproductions / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        sys.argv += ["--out", str(out)]  # for the other processes of a distributed run
     out = Path(out).absolute()
-    log.info("training it again, into %s", out)
-    torch.set_num_threads(_threads(run))
-    before = _values(run.path)  # which can be wrong, before hours of training
-    try:
-        train(OmegaConf.create(_config_in(run, out)))
-    except KeyboardInterrupt as error:
-        command = shlex.join(["scripts/reproduce.py", str(run.path), "--out", str(out)])
-        raise type(error)(f"(to go on: python {command})") from error
+    before = _read_values(run.folder)
+    _train_again(run, out)
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return IDENTICAL
-    _compare_values(before, _values(out), found, tolerance)
-    log_differences(found, tolerance)
+    _compare_values(before, _read_values(out), comparison, tolerance)
+    log_differences(comparison, tolerance)
+    file = RunPaths(out).reproduction
     write_json(
-        RunPaths(out).reproduction,
+        file,
         {
-            "of": str(run.path.absolute()),
-            "verdict": VERDICTS[found.verdict],
+            "of": str(run.folder.absolute()),
+            "verdict": VERDICTS[comparison.verdict],
             "tolerance": tolerance,
-            "inputs": found.inputs,
-            "values_compared": found.compared,
-            "values_that_differ": found.values,
+            "inputs": comparison.inputs,
+            "values_compared": comparison.compared,
+            "values_that_differ": comparison.values,
         },
     )
-    log.info("%s (%s)", VERDICTS[found.verdict], RunPaths(out).reproduction)
-    return found.verdict
+    log.info("%s (%s)", VERDICTS[comparison.verdict], file)
+    return comparison.verdict
 
 
-def _compare_inputs(run: Run, found: Comparison) -> None:
-    """Fills `inputs`, and the verdict on them."""
+def log_differences(comparison: Comparison, tolerance: float) -> None:
+    """Logs which values differ between two runs."""
+    differing = comparison.values
+    same = comparison.compared - len(differing)
+    log.info("%d of %d values are identical", same, comparison.compared)
+    for name, (then, now) in list(differing.items())[:_MAX_LISTED]:
+        log.info("  %s", sanitize_text(f"{name}: {then} then, {now} now"))
+    if len(differing) > _MAX_LISTED:
+        log.info("  ...")
+    differences = [
+        _score_difference(name, then, now)
+        for name, (then, now) in differing.items()
+        if isinstance(then, float) and isinstance(now, float)
+    ]
+    if differences:
+        log.info("greatest difference of a score %.3g, tolerance %.3g", max(differences), tolerance)
+
+
+def _train_again(run: Run, out: Path) -> None:
+    log.info("training it again, into %s", out)
+    torch.set_num_threads(_threads(run))
+    try:
+        train(OmegaConf.create(_moved_config(run, out)))
+    except KeyboardInterrupt as error:
+        command = shlex.join(["scripts/reproduce.py", str(run.folder), "--out", str(out)])
+        raise type(error)(f"(to go on: python {command})") from error
+
+
+def _compare_inputs(run: Run, comparison: Comparison) -> None:
+    """Fills `inputs` and the verdict on them."""
+    record, inputs = run.record, comparison.inputs
     code, _ = provenance.read_code_state()
-    then = run.record.get("git", {})
-    same_code = code["source_sha256"] == then.get("source_sha256")
-    found.inputs["code"] = [] if same_code else _pairs(then, code)
-    if same_code and code["commit"] != then.get("commit"):
-        log.info(
-            "%s",
-            sanitize_text(f"{_pairs(then, code, ['commit'])[0]}, with the same code in seglab/"),
-        )
-    # What the config names elsewhere was imported to check it.
-    modules = provenance.hash_modules(list_modules(OmegaConf.to_container(run.config)))
-    modules |= provenance.hash_pretrained_weights(run.config.model)
-    found.inputs["code"] += _pairs(run.record.get("modules", {}), modules)
-    found.inputs["versions"] = _pairs(
-        run.record.get("versions", {}), provenance.installed_versions(), _needed()
+    git = record["git"]
+    same_code = code["source_sha256"] == git["source_sha256"]
+    inputs["code"] = [] if same_code else _describe_pairs(git, code)
+    if same_code and code["commit"] != git["commit"]:
+        commits = _describe_pairs(git, code, ["commit"])[0]
+        log.info("%s", sanitize_text(f"{commits}, with the same code in seglab/"))
+    # Checking the config has imported the modules that it names.
+    modules = provenance.hash_modules(list_modules(run.config))
+    modules |= provenance.hash_pretrained_weights(run.config["model"])
+    inputs["code"] += _describe_pairs(record["modules"], modules)
+    inputs["versions"] = _describe_pairs(
+        record["versions"], provenance.installed_versions(), _required_packages()
     )
-    now = provenance.describe_machine() | {
-        "threads": _threads(run)
-    }  # which are set before training
-    found.inputs["machine"] = _pairs(run.record.get("machine", {}), now, _MACHINE)
-    if any(found.inputs.values()):
-        found.verdict = WITHIN_TOLERANCE
+    machine = provenance.describe_machine() | {"threads": _threads(run)}  # set before training
+    inputs["machine"] = _describe_pairs(record["machine"], machine, _HARDWARE)
+    if any(inputs.values()):
+        comparison.verdict = WITHIN_TOLERANCE
 
-    root = run.config.data.root
-    # Read anew: the cache's memory of hashes is not asked.
+    root = run.config["data"]["root"]
     cases = read_cases(run)
-    files = files_below(root, hash_files(cases))
-    changed = provenance.describe_changed_files(read_files(run.path), files)
-    found.inputs["data"] = [f"{Path(root, name)}" for name in changed]
+    files = files_below(root, hash_files(cases))  # read anew, not from the cache
+    changed = provenance.describe_changed_files(read_data_files(run.folder), files)
+    inputs["data"] = [str(Path(root, name)) for name in changed]
     if changed:
-        found.verdict = DIFFERENT
+        comparison.verdict = DIFFERENT
         return
-    data = instantiate(_config_in(run, run.path)["data"], cases=lambda _: cases)
+    data = instantiate(_moved_config(run, run.folder)["data"], cases=lambda _: cases)
     data.setup()
-    found.inputs["split"] = []
-    if data.split.hash != run.split.hash:
-        found.inputs["split"] = ["this config gives another one today"]
-        found.verdict = DIFFERENT
+    inputs["split"] = []
+    if data.split.hash != run.provenance.split_hash:
+        inputs["split"] = ["this config gives another one today"]
+        comparison.verdict = DIFFERENT
 
 
 def _compare_values(
-    before: dict[str, Any], after: dict[str, Any], found: Comparison, tolerance: float
+    before: dict[str, Any], after: dict[str, Any], comparison: Comparison, tolerance: float
 ) -> None:
-    """Fills `values`, and the verdict on them."""
+    """Fills `values` and the verdict on them."""
     names = list(dict.fromkeys((*before, *after)))
-    found.compared = len(names)
-    found.values = {
-        name: (before.get(name), after.get(name))
-        for name in names
-        if before.get(name) != after.get(name)
-    }
-    # What the run did not have, an older one, cannot be another.
-    scores = {name for name in before if name.startswith("summary.json ")}
+    pairs = {name: (before.get(name), after.get(name)) for name in names}
+    comparison.compared = len(names)
+    comparison.values = {name: (then, now) for name, (then, now) in pairs.items() if then != now}
     beyond = [
         name
-        for name, (a, b) in found.values.items()
-        if name in scores and not (b is not None and _gap(name, a, b) <= tolerance)
+        for name, (then, now) in comparison.values.items()
+        if name.startswith(_SUMMARY)
+        and not (None not in (then, now) and _score_difference(name, then, now) <= tolerance)
     ]
-    found.verdict = DIFFERENT if beyond else WITHIN_TOLERANCE if found.values else IDENTICAL
+    comparison.verdict = (
+        DIFFERENT if beyond else WITHIN_TOLERANCE if comparison.values else IDENTICAL
+    )
 
 
-def _values(run: Path) -> dict[str, Any]:
-    """Everything that a run came to, by name: weights by their hash, values at full precision."""
-    paths = RunPaths(run)
+def _read_values(folder: Path) -> dict[str, Any]:
+    """Returns all results of a run by name: hashes of weights, scores and cells of tables."""
+    run, paths = read_run(folder, is_scored=True), RunPaths(folder)
     values: dict[str, Any] = {
-        f"{file.relative_to(run).as_posix()} weights": hash_weights(file)
+        f"{file.relative_to(folder).as_posix()} weights": hash_weights(file)
         for file in (paths.best_checkpoint, paths.last_checkpoint)
     }
-    try:
-        summary = read_json(paths.summary)
-        for part in ("val", "test", *summary["baselines"]):
-            scores = summary[part] if part in ("val", "test") else summary["baselines"][part]
-            values |= {f"summary.json {part} {name}": float(v) for name, v in scores.items()}
-        for file, key in ((paths.metrics, "epoch"), (paths.test_cases, "id")):
+    values |= {f"{_SUMMARY} {name.replace('/', ' ')}": v for name, v in run.values.items()}
+    for baseline, scores in run.baselines.items():
+        values |= {f"{_SUMMARY} {baseline} {name}": value for name, value in scores.items()}
+    for file, keys in (
+        (paths.metrics, ("epoch",)),
+        (paths.test_cases, ("id", "class")),
+        (paths.baseline_cases, ("baseline", "id", "class")),
+    ):
+        with reading(file):
             for row in read_csv(file):
-                metadata = " ".join(
-                    [file.name, row[key], *([row["class"]] if "class" in row else [])]
-                )
-                values |= {f"{metadata} {name}": value for name, value in row.items()}
-        for row in read_csv(paths.baseline_cases):
-            metadata = f"baseline_cases.csv {row['baseline']} {row['id']} {row.get('class', '')}"
-            values |= {f"{metadata} {name}": value for name, value in row.items()}
-    except InputError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"{run}: summary.json or a table beside it is not what a run leaves ({error!r}); "
-            "restore it"
-        ) from error
+                place = " ".join([file.name, *(row[key] for key in keys if key in row)])
+                values |= {f"{place} {column}": cell for column, cell in row.items()}
     return values
 
 
-def log_differences(found: Comparison, tolerance: float) -> None:
-    """Logs what differs between two runs."""
-    same = found.compared - len(found.values)
-    log.info("%d of %d values are identical", same, found.compared)
-    for name, (then, now) in list(found.values.items())[:10]:
-        log.info("  %s", sanitize_text(f"{name}: {then} then, {now} now"))
-    if len(found.values) > 10:
-        log.info("  ...")
-    gaps = [
-        _gap(name, then, now)
-        for name, (then, now) in found.values.items()
-        if isinstance(then, float) and isinstance(now, float)
-    ]
-    if gaps:
-        log.info("greatest difference of a score %.3g, tolerance %.3g", max(gaps), tolerance)
-
-
-def _gap(name: str, then: float, now: float) -> float:
-    """How far apart two values of a score are, in [0, 1] or thousands of pixels."""
+def _score_difference(name: str, then: float, now: float) -> float:
+    """Returns how far two values of a score are apart, in [0, 1] or thousands of pixels."""
     return abs(then - now) / (_HD95_UNIT if name.endswith(" hd95") else 1)
 
 
-def _of_check(verdict: int) -> str:
-    return {
-        IDENTICAL: "everything is as it was: expect identical values",
-        WITHIN_TOLERANCE: "data and split are as they were, the rest is not: values may differ",
-        DIFFERENT: "different",
-    }[verdict]
-
-
-def _config_in(run: Run, out: Path) -> dict[str, Any]:
-    """The run's config, with its own paths moved to `out`; it was checked to name no others."""
-    old = run.config.run_dir
+def _moved_config(run: Run, out: Path) -> dict[str, Any]:
+    """Returns the run's config with its paths moved to `out`; `open_run` refuses any others."""
+    old = run.config["run_dir"]
 
     def move(node: Any) -> Any:
         if isinstance(node, dict):
@@ -280,38 +274,40 @@ def _config_in(run: Run, out: Path) -> dict[str, Any]:
             return str(out / Path(node).relative_to(old))
         return node
 
-    config: Any = OmegaConf.to_container(run.config)
-    data = config.pop("data")
+    data = dict(run.config["data"]) | {"cache_dir": default_dir()}
     if data["split"]["file"] is not None:
-        data["split"]["file"] = str(RunPaths(run.path).split)
-    return move(config) | {"data": data | {"cache_dir": default_dir()}}
+        data["split"] = data["split"] | {"file": str(run.paths.split)}
+    others = {key: value for key, value in run.config.items() if key != "data"}
+    return move(others) | {"data": data}
 
 
 def _threads(run: Run) -> int:
-    threads = run.record.get("machine", {}).get("threads")
-    # As many as then, for values may depend on it; bounded, for a stranger may have written it.
-    return threads if isinstance(threads, int) and 0 < threads <= 1024 else torch.get_num_threads()
+    """Returns the run's number of threads, for values may depend on it."""
+    threads = run.record["machine"].get("threads")
+    is_valid = isinstance(threads, int) and 0 < threads <= 1024  # the record is not trusted
+    return threads if is_valid else torch.get_num_threads()
 
 
-def _needed() -> list[str]:
-    """Python and the distributions that seglab names: what computes."""
+def _required_packages() -> list[str]:
+    """Returns Python and the distributions that seglab requires."""
     try:
-        named = [Requirement(line) for line in requires("seglab") or []]
+        requirements = [Requirement(line) for line in requires("seglab") or []]
     except PackageNotFoundError:  # run from a folder, not installed
-        named = []
-    return ["python", *(r.name for r in named if r.marker is None)]
+        requirements = []
+    return ["python", *(r.name for r in requirements if r.marker is None)]
 
 
-def _pairs(then: dict[str, Any], now: dict[str, Any], keys: Any = None) -> list[str]:
-    """Entries that differ, in words."""
-    keys = keys or dict.fromkeys((*then, *now))
+def _describe_pairs(
+    then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str] | None = None
+) -> list[str]:
+    """Returns the entries that differ, in words."""
     return [
-        f"{key} {_short(then.get(key))} then, {_short(now.get(key))} now"
-        for key in keys
+        f"{key} {_shorten_hash(then.get(key))} then, {_shorten_hash(now.get(key))} now"
+        for key in keys or dict.fromkeys((*then, *now))
         if then.get(key) != now.get(key)
     ]
 
 
-def _short(value: Any) -> str:
+def _shorten_hash(value: Any) -> str:
     text = str(value)
-    return f"{text[:12]}..." if len(text) >= 40 and text.isalnum() else text  # a hash
+    return f"{text[:12]}..." if len(text) >= 40 and text.isalnum() else text

@@ -26,7 +26,7 @@ from seglab.core.signals import Interrupts
 from seglab.runs import provenance
 from seglab.runs.directory import RunDirectory
 from seglab.runs.loading import list_modules
-from seglab.runs.records import read_val
+from seglab.runs.tables import read_val_scores
 from seglab.training.build import Components, build
 from seglab.training.summary import draw_training_pairs, log_summary, score_run
 from seglab.training.tensorboard import TensorBoard, log_description, log_hparams
@@ -61,7 +61,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if run.is_finished(config):
             log.info("finished already, %s", run.record.get("end"))
             log_summary(run.paths)
-            return read_val(run.path)
+            return read_val_scores(run.path)
         keep_freed_memory()
         seed_everything(cfg.seed)
         components = build(config, run.path, interrupts)
@@ -87,7 +87,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         }
         finish(run, config, components, summary)
         log_summary(run.paths)
-        return read_val(run.path)
+        return read_val_scores(run.path)
 
 
 def seed_everything(seed: int) -> None:

@@ -74,6 +74,8 @@ def config_of(folder: Path, model: str, seed: int, fold: int | None, **more: Any
         "data": {
             "root": "/data/PH2",
             "size": 128,
+            "classes": ["lesion"],
+            "colours": None,
             "cache_dir": f"/cache/{folder.name}",
             "seed": seed,
             "cases": {"_target_": "seglab.data.layouts.ph2_cases"},
@@ -108,7 +110,6 @@ def write_run(
     error: str | None = None,
     varies: dict[str, Any] | None = None,
     cases: dict[str, str] = CASES,
-    older: bool = False,
     source: str = "code",
     data: str = "data",
     **more: Any,
@@ -116,7 +117,7 @@ def write_run(
     """A run directory: `more` changes its config, `task__optimizer__lr=...`."""
     folder.mkdir(parents=True)
     config = config_of(folder, model, seed, fold, **more)
-    record: dict[str, Any] = {"status": status, "error": error}
+    record: dict[str, Any] = {"format": 1, "status": status, "error": error}
     if varies is not None:
         record["varies"] = varies
     record |= {"git": {"source_sha256": source}, "data_fingerprint": data}
@@ -128,15 +129,15 @@ def write_run(
     if status != "finished":
         return folder
     ids = cases_of(fold, cases)
-    write_json(folder / "splits.json", {"sha256": {id: f"hash of {id}" for id in ids}})
+    sha256 = {id: f"hash of {id}" for id in ids}
+    write_json(folder / "splits.json", {"train": [], "val": [], "test": ids, "sha256": sha256})
 
     def rows(who: str, seed: object) -> list[dict[str, Any]]:
         out = []
         for id in ids:
             row = {"id": id, "diagnosis": cases[id]}
             row |= dict(zip(("tp", "fp", "fn", "tn"), counts_of(who, seed, id), strict=True))
-            if not older:
-                row |= zip(("hd95", "surface_dice"), boundary_of(who, seed, id), strict=True)
+            row |= zip(("hd95", "surface_dice"), boundary_of(who, seed, id), strict=True)
             out.append(row)
         return out
 
@@ -150,12 +151,15 @@ def write_run(
     summary: dict[str, Any] = {
         "val": {"dice_per_image": 0.5 + seed},
         "test": {"dice_per_image": 0.25},
+        "baselines": {},
+        "best_epoch": 3,
+        "threshold": 0.5,
+        "calibration": {"test": bins_of(seed, fold)},
         "parameters": 1000,
+        "multiply_adds": 5_000_000,
         "seconds": {"fit": 99.0, "training_steps": 10.0 + seed},
         "images_per_second": 20.0 + (fold or 0),
     }
-    if not older:
-        summary |= {"multiply_adds": 5_000_000, "calibration": {"test": bins_of(seed, fold)}}
     write_json(folder / "summary.json", summary)
     return folder
 
@@ -450,7 +454,7 @@ def test_runs_without_a_config_are_rows_of_what_was_overridden(
         )
     ):
         (root / f"{i}").mkdir()
-        write_json(root / f"{i}" / "run.json", record)
+        write_json(root / f"{i}" / "run.json", {"format": 1} | record)
     out = script("compare", root).out
     assert re.search(r"^unet +64 +- +planned +planned +planned +- +0 of 2 ", out, re.M)
     assert "model=unet, size=64: planned: seed 0, seed 1" in out
@@ -568,7 +572,8 @@ def test_equal_ids_of_other_pictures_are_other_cases(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     write_run(root / "a")
     write_run(root / "b", "SegNet")
-    write_json(root / "b" / "splits.json", {"sha256": {id: "other" for id in CASES}})
+    split = {"train": [], "val": [], "test": [*CASES]}
+    write_json(root / "b" / "splits.json", split | {"sha256": {id: "other" for id in CASES}})
     text = compare([root], versus=[("unet", "segnet")])
     assert "rows were not tested on the same cases" in text
     assert re.search(r"UNet +SegNet +0 +1, 1 +- +- +-$", text, re.M)
@@ -624,7 +629,16 @@ def test_paired_tests(tmp_path: Path, script: Script) -> None:
     write_run(tmp_path / "apart" / "b", "SegNet", cases=better)
     for name, dice in (("a", 900), ("b", 1)):
         rows = [
-            {"id": id, "diagnosis": "", "tp": dice, "fp": 9, "fn": i, "tn": 1}
+            {
+                "id": id,
+                "diagnosis": "",
+                "tp": dice,
+                "fp": 9,
+                "fn": i,
+                "tn": 1,
+                "hd95": 1,
+                "surface_dice": 1,
+            }
             for i, id in enumerate(CASES)
         ]
         write_csv(tmp_path / "apart" / name / "test_cases.csv", rows)
@@ -823,7 +837,7 @@ def test_columns_are_what_tells_rows_apart(tmp_path: Path) -> None:
     assert found == [["model", "size"], ["SegNet, size=2"], ["UNet, size=1"]]
     # A name that a run without a config does not say tells nothing.
     (tmp_path / "all" / "bare").mkdir()
-    bare = {"status": "failed", "error": "E", "varies": {"model": "x", "data.size": 3}}
+    bare = {"format": 1, "status": "failed", "error": "E", "varies": {"model": "x", "data.size": 3}}
     write_json(tmp_path / "all" / "bare" / "run.json", bare)
     assert columns("all") == found
     # Four digits where they tell rows apart; the file for programs has them all.

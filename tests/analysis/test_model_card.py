@@ -407,8 +407,8 @@ def test_hostile_names_are_nothing_but_text(holdout: Path) -> None:
         ("summary.json", '{"val": {}, "test": {}, "seconds": {"training_steps": 1}}', "damaged"),
         ("splits.json", '{"sha256": {}, "train": 3}', "damaged"),
         ("data.json", "[1]", "damaged"),
-        ("run.json", '{"status": "finished", "machine": 3}', "damaged"),
-        ("config.yaml", "a: &x 1\nb: *x", "damaged"),
+        ("run.json", '{"format": 1, "status": "finished", "machine": 3}', "damaged"),
+        ("config.yaml", "a: &x 1\nb: *x", "cannot be read"),
         ("test_cases.csv", None, "no such file"),
     ],
 )

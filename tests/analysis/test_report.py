@@ -32,7 +32,7 @@ from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import ph2_cases
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor
-from seglab.runs.directory import open_run
+from seglab.runs.opening import load_run_network, open_run
 from seglab.runs.records import find_runs
 
 Script = Callable[..., Ended]
@@ -163,8 +163,8 @@ def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None
         for fold in ("0", "1"):
             name = "one" if "tta=true" in row["label"] else "two"
             run = open_run(swept / name / fold)
-            predict = make_predictor(run.net, 32, tta=name == "one")
-            for id in run.split.test:
+            predict = make_predictor(load_run_network(run)[0], 32, tta=name == "one")
+            for id in run.ids["test"]:
                 image, target = read_image(cases[id].image), read_mask(cases[id].mask)
                 pred = predicted_mask(predict(image), run.threshold, run.inference)
                 card, own = cards[id], cards[id]["rows"][str(number)]
@@ -339,7 +339,8 @@ def test_several_classes(folder: Path, tiny_train: Script, tmp_path: Path) -> No
     data = data_of(report([run], tmp_path / "page.html"))
     (row,), cases = data["gallery"]["rows"], data["gallery"]["cases"]
     opened = open_run(run)
-    palette = opened.classes.palette
+    net, metadata = load_run_network(opened)
+    palette = metadata["classes"].palette
     assert (
         row["legend"]
         == [[name, "#" + bytes(colour).hex()] for name, colour in zip(names, palette, strict=True)][
@@ -349,7 +350,7 @@ def test_several_classes(folder: Path, tiny_train: Script, tmp_path: Path) -> No
     with (run / "test_cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {card["id"] for card in cases} == {row["id"] for row in rows}
-    predict = make_predictor(opened.net, 32)
+    predict = make_predictor(net, 32)
     for card in cases:
         own = [r for r in rows if r["id"] == card["id"] and r["class"] != "skin"]
         mean = sum(float(r["dice_per_image"]) for r in own) / 2

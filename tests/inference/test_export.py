@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from helpers.tiny import ONE_THREAD, REPO, Ended, written
 from PIL import Image
 
-from seglab.config import OFF
+from seglab.config import DEFAULT_INFERENCE
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -150,7 +151,7 @@ def test_networks_of_anyone_are_refused_in_one_line(
     )
     model = onnx.load_from_string(buffer.getvalue())
     stored = {p.key: p.value for p in onnx.load(exported).metadata_props}[METADATA]
-    metadata = json.loads(stored) | {"sha256": UNSEALED, "inference": OFF}
+    metadata = json.loads(stored) | {"sha256": UNSEALED, "inference": asdict(DEFAULT_INFERENCE)}
     onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
     file = tmp_path / "hostile.onnx"
     file.write_bytes(sealed(model.SerializeToString()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from helpers.tiny import Ended, skip_figures, write_ph2_case
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import seglab.training.case_pictures
 import seglab.training.summary
-from seglab.config import DEFAULT_INFERENCE, OFF, Inference, check_values, differences
+from seglab.config import DEFAULT_INFERENCE, INFERENCE_KEYS, Inference, check_values
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.classes import ONE_CLASS
@@ -32,10 +33,10 @@ from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.networks import UNet
 from seglab.runs.checkpoints import hash_weights, load_network, read_checkpoint
-from seglab.runs.directory import open_run
+from seglab.runs.opening import load_run_network, open_run
 from seglab.training.train import train
 
-ON = [f"inference.{key}=true" for key in OFF]
+ON = [f"inference.{key}=true" for key in INFERENCE_KEYS]
 CLEAN = {"largest_component": True, "fill_holes": True}
 CLEANING = Inference(**CLEAN)
 
@@ -304,11 +305,11 @@ def test_a_run_scores_by_its_checkpoints_threshold(
     for part in ("val", "test"):
         values = score_cases(predict, cases_of(on, part), chosen, CLEANING).values
         assert {k: v for k, v in summary_of(on)[part].items() if k[-4:] != "_net"} == values
-    assert open_run(on).inference == Inference(True, True, True, True)
-    assert open_run(off).inference == Inference()
+    assert open_run(on).config["inference"] == asdict(Inference(True, True, True, True))
+    assert open_run(off).config["inference"] == asdict(Inference())
     for run, options, used in (
         (on, [], {"tta": True, **CLEAN}),
-        (off, [], {key: value for key, value in OFF.items() if key != "tune_threshold"}),
+        (off, [], {key: False for key in INFERENCE_KEYS if key != "tune_threshold"}),
         (on, ["--no-tta", "--no-fill-holes"], {"tta": False, **CLEAN, "fill_holes": False}),
         (off, ["--tta", "--largest-component"], {"tta": True, **CLEAN, "fill_holes": False}),
     ):
@@ -343,8 +344,8 @@ def test_an_ensemble_of_runs(
     assert found["inference"] == {"tta": [True, False], **CLEAN}
     threshold = (summary_of(on)["threshold"] + 0.5) / 2
     assert found["threshold"] == pytest.approx(threshold, rel=1e-15)
-    first = make_predictor(open_run(on).net, 32, tta=True)
-    second = make_predictor(open_run(off).net, 24)
+    first = make_predictor(load_run_network(open_run(on))[0], 32, tta=True)
+    second = make_predictor(load_run_network(open_run(off))[0], 24)
 
     def mean(image: np.ndarray) -> np.ndarray:
         return ((first(image).astype(float) + second(image)) / 2).astype(np.float32)
@@ -455,31 +456,3 @@ def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
     assert ended.code == 0, ended.err
     assert "going on after step" in ended.err
     assert values_of(run) == values_of(runs[0])
-
-
-def test_an_older_run_has_it_all_off(
-    runs: tuple[Path, Path],
-    script: Callable[..., Ended],
-    tiny_train: Callable[..., Ended],
-    tmp_path: Path,
-) -> None:
-    run = Path(shutil.copytree(runs[1], tmp_path / "run"))
-    config = OmegaConf.load(run / "config.yaml")
-    now: Any = OmegaConf.to_container(config)
-    assert config.pop("inference") == OFF
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    then = OmegaConf.to_container(config)
-    assert differences(then, now) == differences(now, then) == []
-    now["inference"]["tta"] = True
-    assert differences(then, now) == ["inference.tta: False then, True now"]
-    assert open_run(run).inference == Inference()
-    ended = script("evaluate", run, "--out", tmp_path / "again")
-    assert ended.code == 0, ended.err
-    assert summary_of(tmp_path / "again")["test"] == summary_of(run)["test"]
-    assert script("reproduce", run, "--check").code == 0
-    ended = tiny_train(run, *PLAIN, *OFF24)
-    assert ended.code == 0, ended.err
-    assert "finished already" in ended.err
-    ended = tiny_train(run, *PLAIN, *OFF24, "inference.tta=true")
-    assert ended.code == 1
-    assert "inference.tta: False then, True now" in ended.err

@@ -32,6 +32,7 @@ from hypothesis import strategies as st
 from seglab.core.errors import InputError
 from seglab.core.files import hash_json
 from seglab.networks.encoders import EfficientNetLite0
+from seglab.runs.allowed_targets import ALLOWED_TARGETS
 from seglab.runs.checkpoints import (
     _SEAL,
     SealedCheckpoints,
@@ -39,8 +40,8 @@ from seglab.runs.checkpoints import (
     load_network,
     read_checkpoint,
 )
-from seglab.runs.directory import open_run
-from seglab.runs.loading import ALLOWED_TARGETS, check_targets
+from seglab.runs.loading import check_targets
+from seglab.runs.opening import open_run
 
 BEST = "checkpoints/best.ckpt"
 SCRIPTS = (("evaluate",), ("reproduce", "--check"))

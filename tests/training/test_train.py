@@ -28,7 +28,7 @@ from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import ph2_cases
 from seglab.data.resizing import to_network_size
 from seglab.runs.checkpoints import load_network
-from seglab.runs.directory import open_run
+from seglab.runs.opening import load_run_network, open_run
 from seglab.training.train import train
 
 FILES = {
@@ -422,7 +422,12 @@ def test_any_network_of_a_library_is_a_model_by_yaml_alone(
     assert ended.code == 1
     assert "--trust torch" in ended.err
     assert script("evaluate", run, "--trust", "torch.nn").code == 0
-    assert open_run(run, ("torch.nn",)).net.weight.shape == (1, 3, 1, 1)
+    assert load_run_network(open_run(run, ("torch.nn",)), ("torch.nn",))[0].weight.shape == (
+        1,
+        3,
+        1,
+        1,
+    )
 
 
 # Each takes a tenth of a second or more to import.

@@ -1,0 +1,88 @@
+"""Opens untrusted run directories, and loads their networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seglab.core.errors import InputError
+from seglab.core.text import sanitize_text
+from seglab.data.splits import read_split
+from seglab.runs.loading import check_run_folder, read_config
+from seglab.runs.paths import RunPaths
+from seglab.runs.records import Run, read_run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
+    """Opens a run directory of anyone: nothing in it is unpickled or run.
+
+    After this its config may be used to build data and network.
+
+    Args:
+        path: The directory.
+        trust: Modules that its config may name besides seglab's allowed targets, such as a
+            library that a network comes from.
+
+    Raises:
+        InputError: A file is missing or damaged, or the directory names code that is not trusted
+            or a path outside it.
+    """
+    path = Path(path)
+    paths = RunPaths(path)
+    if not paths.record.is_file():
+        raise InputError(
+            f"{path}: no run directory (it holds no run.json); expected one of train.py's"
+        )
+    check_run_folder(path)
+    read_config(paths.config, trust)
+    run = read_run(path)
+    split = read_split(paths.split)
+    unknown = {*split.train, *split.val, *split.test} - split.sha256.keys()
+    if unknown:
+        raise InputError(
+            f"{paths.split}: holds no hash of case {sanitize_text(min(unknown))}; restore it"
+        )
+    if split.hash != run.provenance.split_hash:
+        raise InputError(
+            f"{paths.split}: is not the split that the run was trained on; put the run's own files "
+            "back"
+        )
+    return run
+
+
+def load_run_network(run: Run, trust: tuple[str, ...] = ()) -> tuple[nn.Module, dict[str, Any]]:
+    """Loads the chosen network of a run, and checks that the checkpoint is of this run.
+
+    Args:
+        run: As `open_run` returns it.
+        trust: As in `load_network`.
+
+    Returns:
+        As `load_network`.
+
+    Raises:
+        InputError: As `load_network`; or the checkpoint was made with another split or config.
+    """
+    from seglab.runs.checkpoints import load_network  # imports torch
+
+    file = run.paths.best_checkpoint
+    net, metadata = load_network(file, trust)
+    if run.provenance.split_hash != metadata["split_hash"]:
+        raise InputError(
+            f"{run.paths.split}: is not the split that {file} was trained on; put the run's own "
+            "files back"
+        )
+    stored = metadata["config"]
+    for key, old, new in (
+        ("model", stored["model"], run.config["model"]),
+        ("data.size", stored["data"]["size"], run.config["data"]["size"]),
+    ):
+        if old != new:
+            raise InputError(
+                f"{file}: holds another network than {run.paths.config} says ({key}: {old}, not "
+                f"{new}); put the run's own files back"
+            )
+    return net, metadata

@@ -1,0 +1,139 @@
+"""Reads the tables of run directories: counts of cases, metrics of epochs, scores of val."""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from seglab.core.errors import InputError
+from seglab.core.files import read_csv, read_json
+from seglab.core.text import printable
+from seglab.runs.loading import MAX_RECORD_BYTES
+from seglab.runs.paths import RunPaths
+
+Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis
+# By case float64 (K, 6) of its K classes: tp, fp, fn, tn, hd95 and surface_dice. In the binary case
+# K is 1; otherwise the first class is background.
+CaseCounts = dict[Case, np.ndarray]
+# What a value raises that is not of the expected kind.
+_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+def read_case_counts(
+    file: Path, sha256: Mapping[str, str], classes: tuple[str, ...], group_by: str | None = None
+) -> dict[str, CaseCounts]:
+    """Reads test_cases.csv or baseline_cases.csv.
+
+    Args:
+        file: The table.
+        sha256: Of each case's files, by id.
+        classes: Names of the classes that each case must have, in order.
+        group_by: Column that groups the rows, such as 'baseline'; None for one group.
+
+    Returns:
+        Counts by the group's name, '' for the whole table.
+
+    Raises:
+        InputError: The table is missing or damaged.
+    """
+    groups: dict[str, dict[Case, dict[str, list[float]]]] = defaultdict(dict)
+    with reading(file):
+        rows = read_csv(file)
+        for row in rows:
+            case = (printable(row["id"]), sha256.get(row["id"], ""), printable(row["diagnosis"]))
+            counts = [int(row[name]) for name in ("tp", "fp", "fn", "tn")]
+            hd95, surface_dice = (parse_number(row[name]) for name in ("hd95", "surface_dice"))
+            class_name = printable(row.get("class", ""))
+            group = printable(row[group_by]) if group_by else ""
+            by_class = groups[group].setdefault(case, {})
+            if class_name in by_class or min(counts) < 0 or not 0 < sum(counts) < 2**53:
+                raise ValueError(f"case {case[0]}: twice there, or impossible counts")
+            if hd95 < 0 or not 0 <= surface_dice <= 1:
+                raise ValueError(f"case {case[0]}: impossible hd95 or surface_dice")
+            by_class[class_name] = [*counts, hd95, surface_dice]
+        if not rows:
+            raise ValueError("holds no case")
+        expected = classes if len(classes) > 1 else ("",)
+        for case, by_class in (item for cases in groups.values() for item in cases.items()):
+            if tuple(by_class) != expected:
+                raise ValueError(f"case {case[0]}: not of the classes that its config names")
+    return {
+        group: {case: np.array([*by_class.values()], float) for case, by_class in cases.items()}
+        for group, cases in groups.items()
+    }
+
+
+def read_metric_history(folder: Path, metric: str) -> dict[int, float]:
+    """Reads the values of one column of metrics.csv, by epoch.
+
+    Raises:
+        InputError: The table is missing or damaged.
+    """
+    with reading(RunPaths(folder).metrics) as file:
+        rows = read_csv(file)
+        return {int(row["epoch"]): parse_number(row[metric]) for row in rows if row.get(metric)}
+
+
+def read_val_scores(folder: Path) -> dict[str, float]:
+    """Reads scores and loss of val at the chosen epoch, named `val/...`.
+
+    Args:
+        folder: Directory of a run that is scored.
+
+    Raises:
+        InputError: Its summary.json or metrics.csv is missing or damaged.
+    """
+    paths = RunPaths(folder)
+    with reading(paths.summary) as file:
+        summary = read_json(file)
+        row = read_csv(paths.metrics)[summary["best_epoch"] - 1]
+        values = {name: float(v) for name, v in row.items() if name.startswith("val/") and v}
+        return values | {f"val/{name}": float(value) for name, value in summary["val"].items()}
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[Path]:
+    """Turns whatever a damaged file raises in the body into one line that names the file.
+
+    Raises:
+        InputError: The file is damaged, larger than any that a run writes, or no regular file.
+    """
+    with suppress(OSError):
+        status = file.stat()
+        # Reading a pipe may never end.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_RECORD_BYTES:
+            raise InputError(
+                f"{file}: expected a regular file of at most {MAX_RECORD_BYTES >> 20} MiB; restore "
+                "it, or move its run elsewhere"
+            )
+    try:
+        yield file
+    except InputError:
+        if not file.exists():
+            raise InputError(
+                f"{file}: no such file; restore it, or move its run elsewhere"
+            ) from None
+        raise
+    except _DAMAGE as error:
+        reason = printable(" ".join(str(error).split()))[:100]
+        raise InputError(
+            f"{file}: damaged ({reason}); restore it, or move its run elsewhere"
+        ) from error
+
+
+def parse_number(value: object) -> float:
+    """Returns a finite number from a value of JSON or CSV.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is no number")
+    return number
