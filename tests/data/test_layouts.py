@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,12 +25,16 @@ from helpers.layouts import (
     txt_row,
     write_txt,
 )
+from helpers.tiny import REPO, Ended
 from PIL import Image
 
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.images import read_mask
 from seglab.data.layouts import find_cases, isic2018_cases, pairs_cases, ph2_cases, scan_cases
+from seglab.data.splits import read_split
+
+KINDS = ("python", "yaml")
 
 
 @pytest.fixture
@@ -317,6 +322,34 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
     touch(tmp_path / "other" / "one.jpg")
     assert_refused(tmp_path / "other", str(tmp_path / "other"), "PH2", "ISIC", "masks/")
     assert_refused(tmp_path / "none", str(tmp_path / "none"))
+
+
+def test_a_layout_and_an_augmentation_of_ones_own(
+    tiny_ph2: Path,
+    tiny_train: Callable[..., Ended],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the two files that the README of seglab.data shows."""
+    readme = (REPO / "seglab" / "data" / "README.md").read_text()
+    module, config = (re.search(f"```{kind}\n(.*?)```", readme, re.DOTALL)[1] for kind in KINDS)
+    augmentation = "\ndef darken(image, mask, generator):\n    return image * 0.9, mask\n"
+    (tmp_path / "my_data.py").write_text(module + augmentation)
+    touch(tmp_path / "conf" / "data" / "mine.yaml").write_text(config)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "images").mkdir()
+    for case in ph2_cases(tiny_ph2):
+        Image.open(case.image).save(tmp_path / "images" / f"{case.id}.jpg")
+        Image.open(case.mask).save(tmp_path / "images" / f"{case.id}.mask.png")
+    ended = tiny_train(
+        tmp_path / "run",
+        *(f"hydra.searchpath=[file://{tmp_path}/conf]", "data=mine", "logger=none"),
+        *(f"data.root={tmp_path}/images", "+data.augment._target_=my_data.darken"),
+        *("+data.augment._partial_=true", "trainer.max_epochs=1"),
+    )
+    assert ended.code == 0, ended.err
+    split = read_split(tmp_path / "run" / "splits.json")
+    assert len(split.train + split.val + split.test) == 20
 
 
 def test_the_real_cases(ph2: Path) -> None:

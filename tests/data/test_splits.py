@@ -1,8 +1,7 @@
-"""Splits: complete, disjoint, stratified, the same everywhere; equal pictures stay together."""
+"""Splits: complete, disjoint, stratified, the same everywhere, and checked when they are read."""
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import subprocess
@@ -16,16 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from seglab.core.errors import InputError
 from seglab.core.files import write_json
-from seglab.data.cache import open_cache
 from seglab.data.cases import Case
-from seglab.data.duplicates import same_pictures, thumbnail
-from seglab.data.images import read_image
-from seglab.data.layouts import find_cases, ph2_cases
 from seglab.data.splits import Split, load_split, make_split
 
 KINDS = ("atypical nevus", "common nevus", "melanoma")
@@ -136,27 +129,15 @@ def test_folds_test_every_case_once(
 
 
 @QUICK
-@given(st.lists(st.integers(0, 12), min_size=30, max_size=40), SEEDS, st.integers(-1, 2))
-def test_groups_are_never_parted(groups: list[int], seed: int, fold: int) -> None:
-    if len(set(groups)) < 8:
-        return
-    cases = cases_of((len(groups) - 9, 6, 3))
-    settings = {"fold": None if fold < 0 else fold, "folds": 3}
-    split = split_of(cases, groups, seed=seed, test=0.2, **settings)
-    side = {id: name for name in ("train", "val", "test") for id in getattr(split, name)}
-    assert sorted(side) == [case.id for case in cases]
-    sides = Counter({(group, side[case.id]) for case, group in zip(cases, groups, strict=True)})
-    assert len(sides) == len(set(groups))
-
-
-@QUICK
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=30, max_size=40),
     SEEDS,
     st.integers(-1, 2),
 )
-def test_patients_are_never_parted(keys: list[tuple[int, int]], seed: int, fold: int) -> None:
-    """Nor is anything that hangs together by pictures and patients in turn."""
+def test_pictures_and_patients_are_never_parted(
+    keys: list[tuple[int, int]], seed: int, fold: int
+) -> None:
+    """Nor are cases that are connected by pictures and patients in turn."""
     bare = cases_of((len(keys) - 9, 6, 3))
     # Half of the cases name a patient.
     cases = [
@@ -296,165 +277,10 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str)
     assert "\n" not in str(caught.value)
 
 
-def test_folds_are_counted_in_different_pictures() -> None:
-    groups = [0] * 8 + [1, 2, 3, 4]
-    assert split_of(GOLDEN_CASES, groups, fold=4, folds=5, val=0).test
-    with pytest.raises(InputError, match="only 5 different cases"):
-        split_of(GOLDEN_CASES, groups, fold=0, folds=6)
-
-
-def test_test_does_not_matter_to_folds() -> None:
-    assert split_of(GOLDEN_CASES, fold=0, test=0).test == GOLDEN_FOLDS[0]
-
-
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_too_few_cases_are_refused(n: int) -> None:
     with pytest.raises(InputError, match=f"{n} cases are too few"):
         split_of(GOLDEN_CASES[:n])
-
-
-def picture(seed: int) -> np.ndarray:
-    """Smooth blotches without any symmetry, like no other seed's."""
-    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(90, 120, 3)), (6, 6, 0))
-    return np.clip(120 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
-
-
-def reencoded(image: np.ndarray) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=30)
-    return np.asarray(Image.open(file))
-
-
-def halved(image: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((60, 45), Image.Resampling.BICUBIC))
-
-
-def groups_of(images: Sequence[np.ndarray]) -> list[int]:
-    return same_pictures(np.stack([thumbnail(image) for image in images]))
-
-
-def test_different_pictures_are_not_the_same() -> None:
-    assert groups_of([picture(seed) for seed in range(40)]) == list(range(40))
-
-
-def test_alike_is_not_the_same() -> None:
-    """As two lesions in the middle of the skin are: their gradients correlate, but below 0.9."""
-
-    def mixed(share: float) -> np.ndarray:
-        return np.clip(picture(0) + share * (picture(1) - 120.0), 0, 255).astype(np.uint8)
-
-    assert groups_of([picture(0), mixed(0.7)]) == [0, 1]
-    assert groups_of([picture(0), mixed(0.3)]) == [0, 0]
-
-
-CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "equal": lambda image: image.copy(),
-    "re-encoded": reencoded,
-    "halved": halved,
-    "brightened": lambda image: np.clip(image * 1.2, 0, 255).astype(np.uint8),
-    "mirrored": lambda image: image[:, ::-1],
-    "upside down": lambda image: image[::-1],
-    "turned by 90": lambda image: np.rot90(image),
-    "turned by 180": lambda image: np.rot90(image, 2),
-    "turned by 270": lambda image: np.rot90(image, 3),
-    "transposed": lambda image: image.swapaxes(0, 1),
-    "transposed the other way": lambda image: np.rot90(image, 2).swapaxes(0, 1),
-    "much": lambda image: reencoded(halved(np.rot90(image[:, ::-1]).copy())),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_the_same_picture_is_found(name: str) -> None:
-    images = [picture(seed) for seed in range(6)]
-    images.insert(4, np.ascontiguousarray(CHANGES[name](images[1])))
-    assert groups_of(images) == [0, 1, 2, 3, 1, 5, 6]
-
-
-def test_a_group_is_closed() -> None:
-    """Each is the same as the next, and so all are one, whatever their order."""
-    images = [picture(0), picture(1)]
-    images += [np.rot90(images[0]).copy(), reencoded(images[1]), halved(images[0])]
-    images += [np.rot90(images[2]).copy()]
-    assert groups_of(images) == [0, 1, 0, 1, 0, 0]
-    assert groups_of(images[::-1]) == [0, 0, 2, 0, 2, 0]
-
-
-def test_the_real_pictures_all_differ(ph2: Path) -> None:
-    cases = ph2_cases(ph2)
-    images = [read_image(case.image) for case in cases]
-    assert groups_of(images) == list(range(len(cases)))
-    planted = [np.rot90(reencoded(image)).copy() for image in images[:5]]
-    assert groups_of(images + planted) == [*range(len(cases)), *range(5)]
-
-
-PLANTED: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "flipped": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
-    "resized": lambda image: image.resize((256, 256), Image.Resampling.BICUBIC),
-    "brightened": lambda image: image.point(lambda value: min(255, round(1.2 * value))),
-    "jpeg30": lambda image: image,
-    "jpeg75": lambda image: image,
-}
-
-
-def test_planted_copies_of_real_pictures(ph2: Path, tmp_path: Path) -> None:
-    """Under other ids: found by the cache, kept together by a split, refused in a file."""
-    real = ph2_cases(ph2)[::10]
-    for part in ("images", "masks"):
-        (tmp_path / "data" / part).mkdir(parents=True)
-    copies: dict[str, set[str]] = {case.id: {case.id} for case in real}
-    for i, case in enumerate(real):
-        image_file = tmp_path / "data" / "images" / case.id
-        mask_file = tmp_path / "data" / "masks" / case.id
-        image_file.with_suffix(".bmp").symlink_to(case.image)
-        mask_file.with_suffix(".bmp").symlink_to(case.mask)
-        if i % 3:
-            continue
-        image, mask = Image.open(case.image), Image.open(case.mask).convert("L")
-        for name, change in PLANTED.items():
-            id = f"{name}_{i}"
-            suffix, settings = (
-                (".jpg", {"quality": int(name[4:])}) if "jpeg" in name else (".png", {})
-            )
-            change(image).save(image_file.with_name(id + suffix), **settings)
-            moved = mask if name == "brightened" else change(mask)
-            moved.save(mask_file.with_name(f"{id}.png"))
-            copies[case.id].add(id)
-    cases = find_cases(tmp_path / "data")
-    cache = open_cache(cases, 32, tmp_path / "cache")
-    found: dict[int, set[str]] = {}
-    for case, group in zip(cases, cache.groups, strict=True):
-        found.setdefault(group, set()).add(case.id)
-    assert sorted(found.values(), key=sorted) == sorted(copies.values(), key=sorted)
-
-    split_settings = [{"fold": None, "seed": seed} for seed in range(20)]
-    split_settings += [{"fold": fold, "seed": 42} for fold in range(5)]
-    for settings in split_settings:
-        split = make_split(cases, cache.groups, cache.sha256, val=0.2, test=0.2, **settings)
-        for same in copies.values():
-            assert any(same <= set(part) for part in parts(split))
-
-    path = tmp_path / "splits.json"
-    others = [case.id for case in real[1:]]
-    for id in copies[real[0].id] - {real[0].id}:
-        write_json(path, {"train": [real[0].id, *others], "test": [id]})
-        with pytest.raises(InputError, match=f"{id} in 'test' are the same picture, or nearly"):
-            load_split(path, cases, cache.groups, cache.sha256)
-
-
-def test_blank_pictures_are_told_apart_by_brightness() -> None:
-    levels = [0, 100, 255, 101, 100, 0]
-    images = [np.full((9, 12, 3), level, np.uint8) for level in levels]
-    assert groups_of([*images, picture(0)]) == [0, 1, 2, 3, 1, 0, 6]
-
-
-def test_many_pictures_are_compared_in_parts() -> None:
-    thumbnails = np.random.default_rng(0).integers(0, 256, (1030, 32, 32), np.uint8)
-    thumbnails[1029] = thumbnails[3]
-    thumbnails[1028] = thumbnails[1026].T
-    expected = list(range(1030))
-    expected[1029], expected[1028] = 3, 1026
-    assert same_pictures(thumbnails) == expected
 
 
 @pytest.fixture
