@@ -1,1 +1,1 @@
-"""Errors, files, console, signals: what needs neither torch nor Hydra."""
+"""Errors, files, console and signals, without torch and Hydra."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-# In the environment of a sweep's job: its output is a log that nobody watches.
+# Set in the environment of a job that a sweep has started: its output goes to a log file.
 SWEEP_JOB_VARIABLE = "SEGLAB_JOB"
 
 
@@ -17,9 +17,9 @@ class InputError(ValueError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as cluster schedulers send it before they kill: Ctrl-C of another sender."""
+    """SIGTERM, which cluster schedulers send before they kill; handled like Ctrl-C."""
 
 
 def signal_number(error: KeyboardInterrupt) -> int:
-    """The signal behind an interruption."""
+    """Returns the signal that raised an interruption."""
     return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Reads and writes files; a written file is complete or not there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTIAL = ".partial"
 
 
 def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Writes beside `path`, then renames: a reader sees the old file or the new one.
+    """Writes a file beside `path`, then renames it: a reader sees the old file or the new one.
 
     Raises:
         OSError: It cannot be written; what was there stays. Its `filename` is `path`.
@@ -47,7 +47,7 @@ def partial_path(path: Path) -> Path:
 
 @contextmanager
 def name_file_in_errors(path: str | Path) -> Iterator[None]:
-    """Makes an OSError of the body name a file: a full disk is noticed by calls that know none."""
+    """Makes an OSError of the body name a file; a full disk is often noticed without a name."""
     try:
         yield
     except OSError as error:
@@ -55,11 +55,11 @@ def name_file_in_errors(path: str | Path) -> Iterator[None]:
 
 
 def remove_partial(folder: str | Path, name: str = "*") -> None:
-    """Removes what processes that were killed left half-written, at any depth.
+    """Removes partial files of processes that were killed, at any depth.
 
     Args:
-        folder: Where nobody is writing.
-        name: Of the files that were written, as a pattern.
+        folder: Folder in which no process is writing.
+        name: Pattern of the names that the complete files would have.
     """
     for file in Path(folder).rglob(f".{name}.[0-9]*{PARTIAL}"):
         if file.name.removesuffix(PARTIAL).rpartition(".")[2].isdigit():
@@ -114,12 +114,12 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def lock_folder(
     folder: Path, refusal: str, option: str = "hydra.run.dir=... or hydra.sweep.dir=..."
 ) -> Iterator[None]:
-    """One process at a time in a folder, which is made; a process that is killed holds nothing.
+    """Makes a folder and locks it for this process; the lock of a killed process is released.
 
     Args:
-        folder: Where the lock lies, as .lock.
-        refusal: What to say where another process holds it.
-        option: What names another folder.
+        folder: Folder that gets the file .lock.
+        refusal: Message of the error if another process holds the lock.
+        option: Command line option that names another folder, for a message.
 
     Raises:
         InputError: Another process holds it, or the folder cannot be written.
@@ -139,12 +139,12 @@ def lock_folder(
         yield
     finally:
         with suppress(OSError):
-            (folder / ".lock").unlink()  # held still: whoever waits for it looks again
+            (folder / ".lock").unlink()  # while it is held: a waiting process then opens a new one
         lock.release()
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is at work in a folder, as `locked`."""
+    """Whether a process holds the lock of `lock_folder` on a folder."""
     if not (folder / ".lock").exists():
         return False
     lock = FileLock(folder / ".lock", blocking=False)
@@ -157,18 +157,18 @@ def is_locked(folder: Path) -> bool:
 
 
 def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
+    """Returns the SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of plain containers, by their canonical JSON."""
+    """Returns the SHA-256 of plain containers, by their JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings a renaming to disk, so that a power cut cannot undo it."""
+    """Writes a folder's entries to disk, so that a power cut cannot undo a rename."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network file systems refuse it

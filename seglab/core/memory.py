@@ -1,4 +1,4 @@
-"""How a process keeps its memory."""
+"""Sets how the C library manages freed memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
     """Keeps memory that was freed for the next use, where the C library is glibc.
 
     Otherwise each large tensor is taken from the system and given back, which clears its pages
-    one by one: half of the time of a training step, on a virtual machine. What a process has
-    used at most it then holds until it ends.
+    one by one: half of the time of a training step on a virtual machine. The process then
+    holds the most memory that it has used until it ends.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

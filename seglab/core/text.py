@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def sanitize_text(text: str) -> str:
-    """Returns text for one line of a message: quoted if it holds control characters, cut if long."""
+    """Returns text for one line of a message, without control characters and cut if long."""
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 300 else f"{text[:300]}..."
 

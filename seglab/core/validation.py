@@ -1,4 +1,4 @@
-"""Checks of single values, for configs and constructors."""
+"""Checks single values of configs."""
 
 from __future__ import annotations
 

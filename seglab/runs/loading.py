@@ -43,7 +43,8 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
             # A stored config is resolved; oc.create and oc.env in an interpolation would run.
             if isinstance(text, str) and ("${" in text or text == "???"):
                 raise InputError(
-                    f"{source}: holds an interpolation, {sanitize_text(text)}; expected plain values"
+                    f"{source}: holds an interpolation, {sanitize_text(text)}; expected plain "
+                    "values"
                 )
     for place, name in _targets(config):
         section, _, callback = place.partition(".")

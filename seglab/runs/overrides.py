@@ -1,4 +1,4 @@
-"""Overrides, as Hydra's command line takes them: quoted, told apart, given again."""
+"""Formats and parses Hydra's command line overrides, and names jobs by them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_NAME = 120  # file systems take 255 bytes
 
 
 def quote_value(text: str | Path) -> str:
-    """A text as Hydra reads it whole, whatever characters it holds."""
+    """Returns a value quoted so that Hydra reads it as one text, whatever characters it holds."""
     text = str(text)
     if re.fullmatch(r"/[A-Za-z0-9_./+-]*", text):
         return text
@@ -25,27 +25,26 @@ def quote_value(text: str | Path) -> str:
 
 
 def format_command(key: str, folder: Path) -> str:
-    """The command that this process was started with, on a directory that exists already.
+    """Returns the command that this process was started with, on a given directory.
 
     Args:
         key: `hydra.run.dir` or `hydra.sweep.dir`.
         folder: Its value.
     """
     script, *arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
-    # Beside the others: argparse takes no overrides on both sides of an option.
-    others = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
-    at = others[0] if others else len(arguments)
-    arguments.insert(at, f"{key}={quote_value(folder)}")
+    # Next to the other overrides: argparse takes none on both sides of an option.
+    positions = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
+    arguments.insert(positions[0] if positions else len(arguments), f"{key}={quote_value(folder)}")
     return f"python {shlex.join([script, *arguments])}"
 
 
 def format_run_command(overrides: Sequence[str]) -> str:
-    """The command of a single run."""
+    """Returns the command that trains a single run with these overrides."""
     return f"python {shlex.join([sys.argv[0], *overrides])}"
 
 
 def hydra_flags(config: DictConfig) -> list[str]:
-    """What of a sweep's command line its jobs need besides their overrides: where configs lie.
+    """Returns the flags of a sweep's command line that its jobs need too, such as --config-dir.
 
     Args:
         config: Hydra's own part, under `hydra`.
@@ -59,18 +58,18 @@ def hydra_flags(config: DictConfig) -> list[str]:
     ]
     if config.hydra.job.config_name != "train":
         flags.append(f"--config-name={config.hydra.job.config_name}")
-    own = re.compile(r"[+~]*hydra[./](mode|run|sweep|sweeper|launcher)\b")
-    return flags + [o for o in config.hydra.overrides.hydra if not own.match(o)]
+    of_sweep = re.compile(r"[+~]*hydra[./](mode|run|sweep|sweeper|launcher)\b")
+    return flags + [o for o in config.hydra.overrides.hydra if not of_sweep.match(o)]
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
-    """Overrides `key=value` by key, without the signs that add or remove a key."""
+    """Returns the values of overrides `key=value` by key, without the signs + and ~."""
     parts = (override.lstrip("+~").partition("=") for override in overrides)
     return {key: value for key, _, value in parts}
 
 
 def varying_overrides(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
-    """What tells the jobs of a sweep apart.
+    """Returns the overrides in which the jobs of a sweep differ.
 
     Args:
         jobs: Overrides of each.
@@ -78,14 +77,14 @@ def varying_overrides(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     Returns:
         For each job the overrides, by key, that are not the same in all of them.
     """
-    every = [parse_overrides(job) for job in jobs]
-    keys = dict.fromkeys(key for job in every for key in job)
-    varied = [key for key in keys if len({job.get(key) for job in every}) > 1]
-    return [{key: job[key] for key in varied if key in job} for job in every]
+    parsed = [parse_overrides(job) for job in jobs]
+    keys = dict.fromkeys(key for job in parsed for key in job)
+    varying = [key for key in keys if len({job.get(key) for job in parsed}) > 1]
+    return [{key: job[key] for key in varying if key in job} for job in parsed]
 
 
 def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Of dotted keys the last parts, where that tells them apart."""
+    """Returns the last part of each dotted key, or the whole key where that is not unique."""
     last = {key: key.rpartition(".")[2] for key in keys}
     return {k: name if [*last.values()].count(name) == 1 else k for k, name in last.items()}
 
@@ -99,14 +98,14 @@ def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
         jobs: As `varying_overrides` returns them.
 
     Returns:
-        A name for each, one that no other has unless they are the same.
+        A unique name for each; the same only for equal jobs.
     """
     short = shorten_keys(key for job in jobs for key in job)
     names = [
         re.sub(r"[^A-Za-z0-9_.+-]", "_", "_".join(f"{short[k]}-{v}" for k, v in job.items()))
         for job in jobs
     ]
-    # Some file systems do not tell a from A.
+    # Some file systems ignore case.
     alike: dict[str, set[str]] = {}
     for job, name in zip(jobs, names, strict=True):
         alike.setdefault(name.casefold(), set()).add(str(job))

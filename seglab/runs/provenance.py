@@ -1,4 +1,4 @@
-"""What a run ran on: code, versions, machine, data."""
+"""Describes what a run depends on: code, versions, machine, data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_CODE = 2**20
 
 
 def read_code_state() -> tuple[dict[str, Any], str]:
-    """State of the code that seglab is imported from.
+    """Reads the state of the code that seglab is imported from.
 
     Returns:
         `source_sha256`, over seglab's own Python files; `commit`, `dirty` and `diff_sha256`,
@@ -62,7 +62,7 @@ def read_code_state() -> tuple[dict[str, Any], str]:
 
 
 def hash_modules(modules: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files of modules outside seglab, by name; of what has no file, nothing."""
+    """Returns the SHA-256 of the files of modules outside seglab, by name, if they have a file."""
     hashes = {}
     for name in sorted(modules):
         file = getattr(sys.modules.get(name), "__file__", None)
@@ -99,14 +99,14 @@ def hash_pretrained_weights(model: Mapping[str, Any]) -> dict[str, str]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Python's and every installed distribution's version, by name."""
+    """Returns the version of Python and of each installed distribution, by name."""
     every = (distribution.metadata for distribution in distributions())  # a file read for each
     found = {metadata["Name"]: metadata["Version"] for metadata in every if metadata["Name"]}
     return {"python": platform.python_version()} | dict(sorted(found.items(), key=str))
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, threads and accelerators."""
+    """Returns host, processor, number of threads and accelerators."""
     import torch
 
     return {
@@ -121,7 +121,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def determinism_flags() -> dict[str, Any]:
-    """The flags that decide whether the same command gives the same weights."""
+    """Returns the flags that decide whether the same command gives the same weights."""
     import torch
 
     return {
@@ -136,7 +136,7 @@ def determinism_flags() -> dict[str, Any]:
 
 
 def describe_changed_files(then: dict[str, str], now: dict[str, str]) -> list[str]:
-    """What differs between two states of the data's files, in words, sorted by name."""
+    """Returns which of the data's files differ between two states, in words, sorted by name."""
     words = {name: "changed" for name in then if now.get(name) != then[name]}
     words |= {name: "is missing" for name in then if name not in now}
     words |= {name: "is new" for name in now if name not in then}
@@ -144,7 +144,7 @@ def describe_changed_files(then: dict[str, str], now: dict[str, str]) -> list[st
 
 
 def _as_diff(root: Path, name: str) -> str:
-    """Code that git does not track, as git would show it; empty for anything else."""
+    """Returns an untracked file of code as git would show it; empty for any other file."""
     if not name.endswith(_CODE):
         return ""
     file = root / name

@@ -282,7 +282,7 @@ class SweepLauncher(Launcher):
         for job in [job for job in waiting if job.is_done]:
             waiting.remove(job)
             watch(job, job.new_epochs())
-            display.count_ended(job.name, f"{job.status} before", before=True)
+            display.count_ended(job.name, f"{job.status} before", was_finished=True)
 
     def _start_waiting(self, waiting: list[Job], running: list[Job], display: JobBars) -> None:
         """Start jobs up to `n_jobs`, but none that another process is running."""
