@@ -96,45 +96,6 @@ def test_light_leaves_the_mask_alone() -> None:
 STRONG = Augment(brightness=0.9, contrast=0.9, saturation=0.9, scale=1, shift=0.5)
 
 
-def test_what_was_added_is_off_and_what_was_there_gives_the_same_numbers() -> None:
-    """The formulas of the first version, out of place."""
-
-    def first_version(image: Tensor, mask: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        def draw() -> Tensor:
-            return torch.empty(N).uniform_(-1, 1, generator=g)
-
-        angle = draw() * math.radians(180)
-        zoom = torch.exp(draw() * math.log1p(0.2))
-        mirror = torch.ones(N, 2)
-        mirror[torch.stack([draw(), draw()], 1) < 0] = -1
-        shift = torch.stack([draw(), draw()], 1) * 2 * 0.1
-        cos, sin = torch.cos(angle), torch.sin(angle)
-        turn = torch.stack([cos, -sin, sin, cos], 1).view(N, 2, 2)
-        affine = turn / zoom.view(N, 1, 1) * mirror.view(N, 1, 2)
-        theta = torch.cat([affine, shift.unsqueeze(2)], 2)
-        grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-        image, mask = (
-            F.grid_sample(what, grid, mode, padding_mode="reflection", align_corners=False)
-            for what, mode in ((image, "bilinear"), (mask, "nearest"))
-        )
-        grey = image.mean(1, keepdim=True)
-        image = grey + (image - grey) * (1 + (draw() * 0.2).view(N, 1, 1, 1))
-        level = image.mean((1, 2, 3), keepdim=True)
-        contrast, brightness = ((draw() * most).view(N, 1, 1, 1) for most in (0.2, 0.1))
-        image = level + (image - level) * (1 + contrast) + brightness
-        return image.clamp(0, 1), mask
-
-    image, mask = lesions()
-    ours, theirs = seeded(), seeded()
-    for layout in (torch.contiguous_format, torch.channels_last):
-        came = image.contiguous(memory_format=layout)
-        for one, two in zip(
-            Augment()(came, mask, ours), first_version(came, mask, theirs), strict=True
-        ):
-            assert torch.equal(one, two)
-        assert torch.equal(ours.get_state(), theirs.get_state())
-
-
 @given(data=st.data(), channels_last=st.booleans(), seed=st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_all_settings_give_images_and_masks(
@@ -162,18 +123,6 @@ def test_all_settings_give_images_and_masks(
     assert torch.equal(augment(image, mask, seeded(seed))[0][0], changed[0])
 
 
-@pytest.mark.parametrize("augment", [Augment(), STRONG, *GEOMETRY.values()])
-def test_shapes_types_and_ranges(augment: Augment) -> None:
-    image, mask = lesions(8)
-    changed, moved = augment(image, mask, seeded())
-    assert changed.shape == image.shape
-    assert moved.shape == mask.shape
-    assert changed.dtype == moved.dtype == torch.float32
-    assert changed.min() >= 0
-    assert changed.max() <= 1
-    assert set(moved.unique().tolist()) == {0, 1}
-
-
 def test_the_batch_that_came_stays_as_it_is() -> None:
     image, mask = lesions(4)
     before = image.clone(), mask.clone()
@@ -194,23 +143,6 @@ def test_the_generator_alone_decides(augment: Augment) -> None:
     assert torch.equal(first[1], again[1])
     for one, two in zip(first, other, strict=True):
         assert ((one - two).abs().mean((1, 2, 3)) > 0.005).all()
-
-
-@pytest.mark.parametrize(
-    "augment", [only(**{name: 0.3}) for name in ("scale", "shift", "brightness", "contrast")]
-)
-def test_a_generator_goes_on(augment: Augment) -> None:
-    image, mask = lesions(2)
-    generator = seeded()
-    first, second = (augment(image, mask, generator)[0] for _ in range(2))
-    assert not torch.allclose(first, second)
-
-
-def test_elements_of_a_batch_differ() -> None:
-    image, mask = lesions(1)
-    changed, moved = Augment()(image.repeat(N, 1, 1, 1), mask.repeat(N, 1, 1, 1), seeded())
-    assert len({tuple(one.flatten().tolist()) for one in moved}) == N
-    assert all(not torch.allclose(changed[0], other, atol=0.01) for other in changed[1:])
 
 
 STRENGTHS = dict.fromkeys(("scale", "shift", "brightness", "contrast", "saturation"), 0.3) | ADDED
@@ -302,14 +234,6 @@ def test_what_comes_in_from_outside_is_mirrored() -> None:
     after, before = row[edge + 1 :], row[:edge].flip(0)
     n = min(len(after), len(before))
     assert torch.allclose(after[:n], before[:n], atol=1 / S)
-
-
-def test_brightness_adds_as_much_as_set() -> None:
-    image, mask = torch.rand(400, 3, 8, 8) * 0.2 + 0.4, torch.zeros(400, 1, 8, 8)
-    change = only(brightness=0.15)(image, mask, seeded())[0] - image
-    assert (change - change.mean((1, 2, 3), keepdim=True)).abs().max() < 1e-5
-    assert 0.14 < change.max() <= 0.1501
-    assert -0.14 > change.min() >= -0.1501
 
 
 def test_contrast_stretches_about_the_mean_as_much_as_set() -> None:
@@ -442,20 +366,6 @@ def test_hair_is_thin_dark_and_brown() -> None:
     darker, same = only(hair=1)(image, mask, seeded())
     assert torch.equal(same, mask)
     assert (darker <= image + 1e-5).all()
-
-
-def test_hair_looks_alike_at_every_size() -> None:
-    """Antialiased: drawn four times as large and then averaged, it is nearly the same."""
-    small, large = hair(64), F.avg_pool2d(hair(256), 4)
-    assert (small - large).abs().max() < 0.3
-    assert (small - large).abs().mean() < 0.15 * (1 - large).mean()
-    assert (1 - small).mean() == pytest.approx((1 - large).mean().item(), rel=0.1)
-
-
-def test_hair_that_leaves_the_picture_leaves_no_trace() -> None:
-    taken = 1 - hair(64, 400)
-    for edge in (taken[:, :, 0], taken[:, :, -1], taken[..., 0], taken[..., -1]):
-        assert edge.mean() < taken.mean()
 
 
 def test_hair_comes_as_often_as_set() -> None:

@@ -201,14 +201,6 @@ def test_tables_are_hashed_too(own_data: Path) -> None:
     assert hash_files(cases)[table] == hashlib.sha256(table.read_bytes()).hexdigest()
 
 
-def test_an_index_keeps_what_other_data_put_there(data: Path, own_data: Path) -> None:
-    index = own_data / "hashes.json"
-    hash_files(pairs_cases(data), index)
-    hash_files(pairs_cases(own_data), index)
-    known = json.loads(index.read_text())
-    assert len(known) == 4 * N
-
-
 @pytest.mark.parametrize(
     "content", ["", "{", "\0\0\0", "[]", "null", "7", '"text"', "{PATH: 5}", "{PATH: [1, 2, 3]}"]
 )
@@ -229,15 +221,6 @@ def test_a_damaged_index_is_made_anew(content: str, data: Path, cache_dir: Path)
     assert len(folders(cache_dir)) == 1
 
 
-def test_a_lost_index_is_made_anew(data: Path, cache_dir: Path) -> None:
-    cases = pairs_cases(data)
-    expected = open_cache(cases, SIZE, cache_dir)
-    whole = (cache_dir / "hashes.json").read_bytes()
-    (cache_dir / "hashes.json").unlink()
-    assert open_cache(cases, SIZE, cache_dir).sha256 == expected.sha256
-    assert (cache_dir / "hashes.json").read_bytes() == whole
-
-
 @pytest.mark.parametrize("part", ["images", "masks"])
 def test_a_bad_file_leaves_no_cache(part: str, own_data: Path, cache_dir: Path) -> None:
     cases = pairs_cases(own_data)
@@ -249,14 +232,6 @@ def test_a_bad_file_leaves_no_cache(part: str, own_data: Path, cache_dir: Path) 
     assert folders(cache_dir) == []
     path.write_bytes(whole)
     assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
-
-
-def test_a_missing_file_leaves_no_cache(own_data: Path, cache_dir: Path) -> None:
-    cases = pairs_cases(own_data)
-    cases[4].mask.unlink()
-    with pytest.raises(InputError, match=re.escape(str(cases[4].mask))):
-        open_cache(cases, SIZE, cache_dir)
-    assert folders(cache_dir) == []
 
 
 def test_an_interrupted_build_leaves_no_cache(
@@ -288,13 +263,6 @@ def test_a_mask_of_another_size_is_refused(own_data: Path, cache_dir: Path) -> N
     assert folders(cache_dir) == []
 
 
-def test_a_mask_that_lies_on_its_side_is_refused(own_data: Path) -> None:
-    path = own_data / "masks" / "p02.png"
-    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
-    with pytest.raises(InputError, match="22 x 29 pixels, its image 29 x 22"):
-        read_pair(pairs_cases(own_data)[2])
-
-
 def test_caches_may_be_deleted_at_any_time(data: Path, cache_dir: Path) -> None:
     cases = pairs_cases(data)
     first = open_cache(cases, SIZE, cache_dir)
@@ -305,20 +273,6 @@ def test_caches_may_be_deleted_at_any_time(data: Path, cache_dir: Path) -> None:
     shutil.rmtree(cache_dir)
     assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
     assert np.array_equal(first.images, expected)  # what is open stays readable
-
-
-def test_the_data_stays_as_it_is(data: Path, cache_dir: Path) -> None:
-    before = times(data)
-    open_cache(pairs_cases(data), SIZE, cache_dir)
-    assert times(data) == before
-
-
-def test_a_home_folder_is_found(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    open_cache(pairs_cases(data), SIZE, "~/caches")
-    assert len(folders(tmp_path / "caches")) == 1
 
 
 OPEN_WHEN_TOLD = """

@@ -159,20 +159,6 @@ def test_pictures_and_patients_are_never_parted(
                 assert side[one.id] == side[other.id]
 
 
-@QUICK
-@given(st.lists(st.integers(0, 12), min_size=30, max_size=40), SEEDS, st.sampled_from([None, 0, 2]))
-def test_a_patient_is_as_good_as_a_picture(names: list[int], seed: int, fold: int | None) -> None:
-    """Cases of one patient are kept together in the same way as cases of one picture."""
-    cases = cases_of((len(names) - 9, 6, 3))
-    named = [replace(case, patient=f"P{name}") for case, name in zip(cases, names, strict=True)]
-    settings = {"seed": seed, "fold": fold, "folds": 3, "test": 0.2}
-    try:
-        expected = split_of(cases, names, **settings)
-    except InputError:
-        return
-    assert split_of(named, **settings) == split_of(named, names, **settings) == expected
-
-
 def with_patients(**patient: str) -> list[Case]:
     return [replace(case, patient=patient.get(case.id, "")) for case in GOLDEN_CASES]
 
@@ -197,14 +183,6 @@ def test_the_seed_changes_the_split() -> None:
     assert len({split.hash for split in splits}) == 5
     shared = set.intersection(*(set(split.test) for split in splits[:2]))
     assert len(shared) < 10
-
-
-def test_val_does_not_change_what_is_tested() -> None:
-    cases = cases_of((8, 8, 4))
-    none, some = split_of(cases, val=0), split_of(cases, val=0.3)
-    assert none.val == []
-    assert none.test == some.test
-    assert none.train == sorted(some.train + some.val)
 
 
 # Worked by hand. Within a diagnosis cases stand by SHA-256 of 'seed/id', for seed 42:
