@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 
 from seglab.core.errors import InputError
@@ -53,7 +54,8 @@ def build(
         net = instantiate(config["model"])
         if isinstance(net, EncoderUNet):
             net.load_weights()
-    data = instantiate(config["data"])
+    with _naming("data"):
+        data = instantiate(config["data"])
     with _naming("task"):
         task = instantiate(config["task"], net=net, classes=data.classes.names)
     check_network(task, data)
@@ -74,7 +76,8 @@ def build(
     recorder = RunRecorder(
         run_dir, metadata, config["monitor"], config["monitor_mode"], interrupts or Interrupts()
     )
-    trainer = build_trainer(config, recorder)
+    with _naming("trainer, callbacks or logger"):
+        trainer = build_trainer(config, recorder)
     check_devices(trainer, data)
     return Components(data, task, trainer, recorder)
 
@@ -179,14 +182,15 @@ def check_devices(trainer: Trainer, data: SegmentationDataModule) -> None:
 @contextmanager
 def _naming(subject: str) -> Iterator[None]:
     """Turns what a library refuses a value with into an InputError about `subject`."""
+    refusals = (MisconfigurationException, RuntimeError, TypeError, ValueError, ImportError)
     try:
         yield
     except InputError:
         raise
-    except (InstantiationException, RuntimeError, TypeError, ValueError) as error:
+    except (InstantiationException, *refusals) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, InputError):
             raise cause from error
-        if not isinstance(cause, RuntimeError | TypeError | ValueError | ImportError):
+        if not isinstance(cause, refusals):
             raise
-        raise InputError(f"{subject}: {cause}") from error
+        raise InputError(f"{subject}: {' '.join(str(cause).split())}") from error

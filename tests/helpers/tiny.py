@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import multiprocessing
 import os
 import resource
@@ -149,6 +150,25 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def files_below(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(ended: Ended, run: Path | None, *words: str) -> None:
+    """Checks for exactly one line of error, which holds all words; the run holds run.json at most."""
+    assert ended.code == 1, ended.err
+    assert "Traceback" not in ended.err
+    (line,) = (line for line in ended.err.splitlines() if line.startswith("error: "))
+    assert ended.err.splitlines()[-1] == line
+    assert all(word in line for word in words), line
+    if run is not None and run.exists():
+        assert files_below(run) == {"run.json"}
+        record = json.loads((run / "run.json").read_text())
+        assert record["status"] == "failed"
+        assert record["end"]
+        assert all(word in record["error"] for word in words)
 
 
 def end_of(process: subprocess.Popen) -> Ended:

@@ -487,6 +487,50 @@ def script_of(name: str) -> str:
     return str(REPO / "scripts" / f"{name}.py")
 
 
+def test_a_run_of_no_step_says_so(tiny_train: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = tiny_train(tmp_path / "run", "trainer.limit_train_batches=0")
+    assert ended.code == 1
+    assert "not one epoch was trained" in ended.err.splitlines()[-1]
+
+
+def test_a_ruined_epoch_without_val_is_not_saved(
+    tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    ended = tiny_train(run, "experiment=recipe", "trainer.max_epochs=4", "task.optimizer.lr=1e25")
+    assert ended.code == 1
+    assert "test/loss not finite after epoch 1" in ended.err.splitlines()[-1]
+    assert not (run / "checkpoints" / "last.ckpt").exists()
+    assert not (run / "metrics.csv").exists()
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(
+    tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    ended = tiny_train(
+        run,
+        "trainer.max_epochs=5",
+        # The second epoch's rate is beyond all measure.
+        "task.lr_scheduler={_target_: torch.optim.lr_scheduler.MultiStepLR, _partial_: true, "
+        "milestones: [1], gamma: 1e30}",
+    )
+    assert ended.code == 1
+    line = ended.err.splitlines()[-1]
+    assert line.startswith("error: loss is ")
+    assert "epoch 2" in line
+    assert "IMD0" in line  # which batch
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "loss is" in record["error"]
+    for name in ("best", "last"):
+        kept = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert kept["epoch"] == 0
+        assert all(torch.isfinite(v).all() for v in kept["state_dict"].values())
+    assert "loss is" in (run / "train.log").read_text()
+    assert not (run / "summary.json").exists()
+
+
 @pytest.mark.parametrize(
     "variables",
     [{}, {"RANK": "1"}, {"SLURM_PROCID": "3"}, {"LOCAL_RANK": "0", "SLURM_PROCID": "3"}],

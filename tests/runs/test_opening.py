@@ -1,0 +1,103 @@
+"""Opening a finished run: damaged, foreign and changed files are refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import Ended, files_below, refused
+from PIL import Image
+
+from seglab.runs.checkpoints import SealedCheckpoints
+
+
+def image_of(root: Path, id: str) -> Path:
+    return root / "PH2 Dataset images" / id / f"{id}_Dermoscopic_Image" / f"{id}.bmp"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a finished run is put by the first test that needs it."""
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tiny_train: Callable[..., Ended], tmp_path: Path) -> Path:
+    """A finished run of its own, to be spoilt."""
+    if not finished.exists():
+        assert tiny_train(finished, "trainer.max_epochs=1").code == 0
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    run: Path, tiny_train: Callable[..., Ended], script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    assert tiny_train(other, "model=segnet", "trainer.max_epochs=1").code == 0
+    shutil.copy(other / "checkpoints" / "best.ckpt", run / "checkpoints" / "best.ckpt")
+    before = files_below(run)
+    refused(script("evaluate", run), None, "best.ckpt", "another network", "UNet", "SegNet")
+    assert files_below(run) == before
+
+
+def test_weights_that_do_not_fit_are_refused(run: Path, script: Callable[..., Ended]) -> None:
+    file = run / "checkpoints" / "best.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["net.head.weight"] = torch.zeros(1, 99, 1, 1)
+    SealedCheckpoints().save_checkpoint(content, file)
+    refused(script("evaluate", run), None, "best.ckpt", "not those of the network", "head.weight")
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign", "gone"])
+def test_a_damaged_checkpoint_is_refused(
+    damage: str, run: Path, script: Callable[..., Ended]
+) -> None:
+    file = run / "checkpoints" / "best.ckpt"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:5000])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "text":
+        file.write_text("no checkpoint")
+    elif damage == "foreign":
+        torch.save({"weights": torch.zeros(3)}, file)
+    else:
+        file.unlink()
+    refused(script("evaluate", run), None, str(file))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"test": 5}', "test = train", "junk"])
+def test_a_foreign_split_is_refused(content: str, run: Path, script: Callable[..., Ended]) -> None:
+    file = run / "splits.json"
+    if content == "test = train":
+        split = json.loads(file.read_text())
+        content = json.dumps(split | {"test": split["train"]})
+    file.write_text(content)
+    refused(script("evaluate", run), None, str(file))
+
+
+def test_what_is_no_run_is_refused(script: Callable[..., Ended], tmp_path: Path) -> None:
+    refused(script("evaluate", tmp_path / "nowhere"), None, str(tmp_path / "nowhere"))
+    refused(script("evaluate", tmp_path), None, str(tmp_path), "run.json")
+    (tmp_path / "run.json").write_text("[1]")
+    refused(script("evaluate", tmp_path), None, str(tmp_path / "run.json"), "no record")
+
+
+def test_a_run_whose_test_images_changed_is_refused(
+    run: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    config = (run / "config.yaml").read_text()
+    root = next(line.split()[1] for line in config.splitlines() if line.strip().startswith("root:"))
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    (run / "config.yaml").write_text(config.replace(root, str(copy)))
+    assert script("evaluate", run).code == 0
+    id = json.loads((run / "splits.json").read_text())["test"][0]
+    pixels = np.array(Image.open(image_of(copy, id)))
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(image_of(copy, id))
+    refused(script("evaluate", run), None, id, "changed")

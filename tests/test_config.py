@@ -1,0 +1,152 @@
+"""Config checks: a bad value is refused in one line that names its key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.tiny import Ended, files_below, refused
+from omegaconf import DictConfig
+
+from seglab.config import check_config
+from seglab.core.errors import InputError
+
+COSINE = "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, _partial_: true, "
+# Values by key, each refused with key and value.
+BAD_VALUES = {
+    "data.batch_size": ("0", "-1", "2.5", "abc"),
+    "data.cache_dir": ("[a]",),
+    "data.eval_batch_size": ("0", "-1", "2.5", "abc"),
+    "data.num_workers": ("-1", "null"),
+    "data.root": ("5", "null"),
+    "data.seed": ("abc",),
+    "data.size": ("0", "big"),
+    "data.split": ("null", "3"),
+    "data.split.file": ("5", "[1]"),
+    "data.split.fold": ("x", "1.5", "true", "-1"),
+    "data.split.folds": ("null", "1"),
+    "data.split.seed": ("abc", "null"),
+    "data.split.test": ("abc",),
+    "data.split.val": ("abc", "null", "[0.1]", "1.5"),
+    "model._target_": ("seglab.networks", "seglab.networks.unet", "seglab.networks.UNett"),
+    "monitor": ("5", "val/dice"),
+    "seed": ("18446744073709551616", "-1", "null"),
+    "task": ("null",),
+    "task.encoder_lr_factor": ("2", "abc"),
+    "task.threshold": ("abc", "0", "1", "50"),
+    "trainer.max_epochs": ("0", "abc", "1.5", "null"),
+}
+BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
+    *(
+        ([f"callbacks={name}", f"callbacks.{name}.{key}={value}"], [f"callbacks.{name}.{key}="])
+        for name, key, value in (("ema", "decay", "1"), ("ema", "decay", "abc"))
+    ),
+    *(
+        ([f"task.loss._target_=seglab.losses.{loss}", f"+task.loss.{key}=-1"], [f"task.loss.{key}"])
+        for loss, key in (
+            ("focal", "gamma"),
+            ("focal", "lesion_weight"),
+            ("tversky", "alpha"),
+            ("tversky", "beta"),
+            ("structure", "window"),
+        )
+    ),
+    ([COSINE + "epochs: 0}"], ["task.lr_scheduler.epochs=0", "expected a"]),
+    ([COSINE + "epochs: 2, warmup: 2}"], ["task.lr_scheduler.warmup=2", "expected a"]),
+    (["data.split.file=x.json", "data.split.fold=1"], ["data.split.fold=1", "x.json"]),
+    (["+data.sice=64"], ["data.sice", "unknown"]),
+    (["+colour=red"], ["colour", "unknown"]),
+    (["+model.widht=8"], ["model.widht", "width"]),
+    (["+data.split.tset=0.2"], ["data.split.tset"]),
+    (["+trainer.max_epoch=2"], ["trainer.max_epoch"]),
+    (["monitor=test/dice_per_image_net"], ["monitor=test/dice_per_image_net", "may not choose"]),
+    (
+        [
+            "+callbacks.s._target_=lightning.pytorch.callbacks.EarlyStopping",
+            "+callbacks.s._args_=[test/loss,100,1]",
+        ],
+        ["callbacks.s._args_.0=test/loss", "may not choose or stop"],
+    ),
+    (["+task.lr_scheduler.x.monitor=test/loss"], ["task.lr_scheduler.x.monitor=test/loss"]),
+    (["+trainer.callbacks=[]"], ["trainer.callbacks", "built from the rest"]),
+    (["+trainer.default_root_dir=x"], ["trainer.default_root_dir"]),
+    (["+trainer.barebones=true"], ["trainer.barebones", "metrics"]),
+    (["monitor=val/loss"], ["monitor=val/loss", "monitor_mode=min"]),
+    (["data.split.val=0"], ["data.split.val", "val/dice_per_image_net"]),
+    (["inference.tta=1"], ["inference.tta=1"]),
+    (["monitor=null", "data.split.val=0", "inference.tune_threshold=true"], ["data.split.val=0"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        *(([f"{key}={v}"], [f"{key}="]) for key, values in BAD_VALUES.items() for v in values),
+        *BAD_COMBINATIONS,
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_bad_values_are_refused(
+    overrides: list[str],
+    words: list[str],
+    tiny_config: Callable[..., DictConfig],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InputError) as caught:
+        check_config(tiny_config(tmp_path / "run", *overrides))
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refusal_is_one_line_and_in_run_json(
+    tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    refused(tiny_train(tmp_path / "run", "data.size=0"), tmp_path / "run", "data.size=0")
+
+
+def test_a_run_directory_inside_the_data_is_refused(
+    tiny_config: Callable[..., DictConfig], tiny_ph2: Path
+) -> None:
+    with pytest.raises(InputError, match=r"hydra\.run\.dir=.*outside the data"):
+        check_config(tiny_config(tiny_ph2 / "run"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("modle=unet", ["modle"]),
+        ("model=unett", ["unett", "segnet"]),
+        ("data.sice=64", ["data.sice"]),
+        ("task.optimizer.l=1", ["task.optimizer.l"]),
+        ("experiment=basline", ["basline", "recipe"]),
+        ("model=", ["model"]),
+        ("logger=null", ["logger=none"]),
+    ],
+)
+def test_misspelt_overrides_make_no_run_directory(
+    override: str, words: list[str], tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    refused(tiny_train(tmp_path / "run", override), None, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_run_directory_is_refused(
+    tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    refused(tiny_train(tmp_path / "file" / "run"), None, str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_run_is_not_overwritten(tiny_train: Callable[..., Ended], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert tiny_train(run, "data.size=30").code == 1
+    assert tiny_train(run, "trainer.max_epochs=1").code == 0  # a refused run can be started again
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    before = {name: (run / name).read_bytes() for name in files_below(run)}
+    ended = tiny_train(run, "seed=1")
+    assert ended.code == 1
+    assert "holds a run of another config" in ended.err
+    assert {name: (run / name).read_bytes() for name in files_below(run)} == before
