@@ -34,6 +34,7 @@ class JobSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Build the launcher that Hydra has composed."""
+        self.sweeper_config = config.hydra.sweeper
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -61,20 +62,7 @@ class GridSweeper(JobSweeper):
     """
 
     def __init__(self, params: Mapping[str, str], jobs: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(params)  # `setup` reads the jobs
-
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Build the launcher, and read the jobs."""
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.jobs: dict[str, list[str]] = {}
-        # Interpolations stay as they are: each job resolves them in its own config.
-        jobs: Any = OmegaConf.to_container(config.hydra.sweeper.jobs, resolve=False)
-        for name, items in jobs.items():
-            if not isinstance(items, list):
-                raise InputError(f"hydra.sweeper.jobs.{name}={items}: expected a list of overrides")
-            self.jobs[name] = [x for item in items for x in self.jobs.get(item, [item])]
+        super().__init__(params)  # `sweep` reads the jobs from the config
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs."""
@@ -91,10 +79,11 @@ class GridSweeper(JobSweeper):
                     "an interval"
                 )
         combinations = [list(combination) for combination in itertools.product(*choices)]
-        if not self.jobs:
+        jobs = self._read_jobs()
+        if not jobs:
             return self.launcher.launch(combinations, 0)
         overrides, names = [], []
-        for name, items in self.jobs.items():
+        for name, items in jobs.items():
             for combination in combinations:
                 # Hydra refuses a group that is chosen twice: what all jobs are given counts.
                 given = parse_overrides(combination)
@@ -102,3 +91,14 @@ class GridSweeper(JobSweeper):
                 overrides.append([*kept, *combination, f"name={name}"])
                 names.append([f"name={name}", *combination])
         return self.launcher.launch(overrides, 0, varying_overrides(names))
+
+    def _read_jobs(self) -> dict[str, list[str]]:
+        """Return the overrides of each named job."""
+        jobs: dict[str, list[str]] = {}
+        # Interpolations stay as they are: each job resolves them in its own config.
+        stored: Any = OmegaConf.to_container(self.sweeper_config.jobs, resolve=False)
+        for name, items in stored.items():
+            if not isinstance(items, list):
+                raise InputError(f"hydra.sweeper.jobs.{name}={items}: expected a list of overrides")
+            jobs[name] = [override for item in items for override in jobs.get(item, [item])]
+        return jobs

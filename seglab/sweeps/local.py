@@ -26,7 +26,9 @@ class LocalLauncher(SweepLauncher):
         check_number("hydra.launcher.threads", threads, int, 1, null=True)
         self.n_jobs = n_jobs
         if threads is None and n_jobs > 1:
-            threads = max(1, _count_cores() // n_jobs)
+            has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+            cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+            threads = max(1, cores // n_jobs)
         self.environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
 
     def start(self, jobs: Sequence[Job]) -> None:
@@ -65,9 +67,3 @@ class LocalLauncher(SweepLauncher):
             )
         hint = "; was the memory full?" if code == -signal.SIGKILL else f"; see {job.paths.job_log}"
         return f"killed by {signal.Signals(-code).name}{hint}"
-
-
-def _count_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

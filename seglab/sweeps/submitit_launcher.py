@@ -9,26 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seglab.core.errors import InputError
 from seglab.core.files import is_locked, read_json, write_json
+from seglab.runs.paths import RunPaths
 from seglab.sweeps.jobs import Job, start_process
 from seglab.sweeps.launcher import SweepLauncher
 
 _QUERY_SECONDS = 2.0  # between two calls of squeue
 # Parameters that submitit names alike for every cluster; the others are SLURM's.
 SHARED_PARAMETERS = (
-    "name",
-    "timeout_min",
-    "mem_gb",
-    "nodes",
-    "tasks_per_node",
-    "cpus_per_task",
-    "gpus_per_node",
+    *("name", "timeout_min", "mem_gb", "nodes"),
+    *("tasks_per_node", "cpus_per_task", "gpus_per_node"),
 )
 
 
@@ -42,12 +37,10 @@ class ClusterJob:
     Attributes:
         command: Command of the job.
         run: Run directory.
-        log: Its output is appended to this file.
     """
 
     command: list[str]
     run: Path
-    log: Path
 
     def __call__(self) -> int:
         """Run the command and return its exit code."""
@@ -58,7 +51,7 @@ class ClusterJob:
             time.sleep(1)  # an earlier process of this run is still saving
         threads = os.environ.get("SLURM_CPUS_PER_TASK")
         environment = {"OMP_NUM_THREADS": threads} if threads else {}
-        process = start_process(self.command, self.log, environment)
+        process = start_process(self.command, RunPaths(self.run).job_log, environment)
         while process.poll() is None:
             if received_signals and process.stdin is not None:
                 process.stdin.close()
@@ -110,9 +103,8 @@ class SubmititLauncher(SweepLauncher):
                 "pip install -e '.[slurm]'"
             ) from None
         folder = self.folder / ".submitit"
-        submitted: dict[str, str] = {}
-        with suppress(InputError):  # the first start
-            submitted = read_json(folder / "jobs.json")
+        ids_file = folder / "jobs.json"
+        submitted = read_json(ids_file) if ids_file.exists() else {}
         new = []
         for job in jobs:
             job.handle = submitted.get(job.path.name)
@@ -128,10 +120,7 @@ class SubmititLauncher(SweepLauncher):
             slurm_conf = {k: v for k, v in os.environ.items() if k == "SLURM_CONF"}
             with clean_env(), executor.batch():
                 os.environ.update(slurm_conf)
-                handles = [
-                    executor.submit(ClusterJob(job.command(), job.path, job.paths.job_log))
-                    for job in new
-                ]
+                handles = [executor.submit(ClusterJob(job.command(), job.path)) for job in new]
         # Errors of submitit's own checks, and of sbatch.
         except (RuntimeError, LookupError, TypeError, ValueError, *errors) as error:
             raise InputError(f"hydra.launcher: {self.cluster} refuses the jobs: {error}") from error
@@ -139,7 +128,7 @@ class SubmititLauncher(SweepLauncher):
             job.handle = handle.job_id if self.cluster == "slurm" else handle
             self._active.add(handle.job_id)
         ids = {job.path.name: handle.job_id for job, handle in zip(new, handles, strict=True)}
-        write_json(folder / "jobs.json", submitted | ids)
+        write_json(ids_file, submitted | ids)
 
     def has_ended(self, job: Job) -> bool:
         """Whether squeue does not list the job: it neither waits nor runs."""

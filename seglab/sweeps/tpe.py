@@ -88,15 +88,15 @@ class TPESweeper(JobSweeper):
                 self._run_generation(study, numbers)
                 if self.launcher.interrupts.received_signal:
                     break
-            is_successful = any(trial.state.name == "COMPLETE" for trial in study.trials)
-            if is_successful:
+            completed = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+            if completed:
                 params = [f"{key}={value}" for key, value in study.best_params.items()]
                 self.launcher.remarks += [
                     f"best         trial {study.best_trial.number:03}, {self.monitor} "
                     f"{study.best_value:.4f}",
                     f"again        {format_run_command([*self.fixed, *params, 'hydra.mode=RUN'])}",
                 ]
-        if not is_successful:
+        if not completed:
             raise InputError(
                 f"{self.launcher.folder}: no trial finished; jobs.csv says why, and job.log in the "
                 "directory of each"
@@ -188,8 +188,6 @@ def _make_distribution(override: Override) -> optuna.distributions.BaseDistribut
 
     sweep: Any = override.value()
     if not isinstance(sweep, IntervalSweep):
-        if getattr(sweep, "shuffle", False):
-            raise InputError(f"{override.input_line}: a search takes no shuffle(...)")
         return distributions.CategoricalDistribution([*override.sweep_string_iterator()])
     is_integer = isinstance(sweep.start, int) and isinstance(sweep.end, int)
     kind: Any = distributions.IntDistribution if is_integer else distributions.FloatDistribution
