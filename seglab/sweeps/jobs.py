@@ -108,7 +108,7 @@ class Job:
         values: dict[str, Any] = {"status": "planned", "error": None}
         if not self.paths.config.exists():
             values |= {"varies": dict(self.varies), "overrides": list(self.overrides)}
-            values |= {"format": FORMAT, "config": self.config}
+            values["config"] = self.config
         self.update_record(**values)
 
     def update_record(self, **values: Any) -> None:
@@ -117,7 +117,7 @@ class Job:
         try:
             self.path.mkdir(exist_ok=True)
             record = read_json(file) if file.exists() else {}
-            write_json(file, record | values)
+            write_json(file, {"format": FORMAT} | record | values)
         except InputError as error:
             self.failure = str(error)
         except OSError as error:

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.config import comparable, differences, resolve_config
@@ -330,6 +330,6 @@ class SweepLauncher(Launcher):
             self.log_job_table()
 
 
-def _hash_config(config: dict[str, Any] | DictConfig) -> str:
+def _hash_config(config: dict[str, Any]) -> str:
     """Return the same hash for configs that differ only in where their runs lie."""
-    return hash_json(comparable(OmegaConf.to_container(OmegaConf.create(config))))
+    return hash_json(comparable(config))
