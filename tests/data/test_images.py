@@ -337,6 +337,29 @@ def test_a_bad_file_is_named_in_one_line(
     assert "\n" not in message
 
 
+@settings(QUICK, max_examples=100)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    suffix, encode = ENCODINGS[data.draw(st.sampled_from(sorted(ENCODINGS)))]
+    path = write(tmp_path_factory.mktemp("damaged") / f"mask{suffix}", encode(lesion(9, 13)))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.sampled_from([0, 1, 1, 20]))] = data.draw(
+            st.binary(max_size=4)
+        )
+    path.write_bytes(content)
+    for read, n_axes in ((read_image, 3), (read_mask, 2)):
+        try:
+            array = read(path)
+        except InputError as error:
+            assert str(error).startswith(f"{path}: ")
+        else:
+            assert array.dtype == np.uint8 and array.ndim == n_axes and array.size
+
+
 def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
     for content in (
         image_of(photograph()).convert("L"),
