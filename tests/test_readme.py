@@ -1,4 +1,4 @@
-"""README's commands: those of its first steps and on sweeps, as they stand, on smaller data."""
+"""Commands of the READMEs: first steps and sweeps, as they stand, on smaller data; and links."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from helpers.tiny import ONE_THREAD, REPO, TINY, Ended
 from seglab.core.files import read_csv
 
 
-def commands(section: str) -> list[str]:
-    page = (REPO / "README.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+def commands(readme: str, section: str) -> list[str]:
+    page = (REPO / readme).read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return [
         line.partition("#")[0].strip()
         for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
@@ -66,7 +66,7 @@ def test_commands_of_the_page_on_sweeps_do_what_it_says(
 
     tiny = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY]
     left = dict(SMALLER)
-    for command in commands("Sweeps"):
+    for command in commands("seglab/sweeps/README.md", "Commands"):
         key = next((key for key in left if f"train.py {key}" in command), None)
         if "compare.py" in command:
             ended = run(command)
@@ -111,7 +111,7 @@ def test_first_steps_do_what_they_say(tiny_ph2: Path, cache_dir: Path, tmp_path:
     (tmp_path / "pictures").symlink_to(tmp_path / "mine" / "images")
     env = os.environ | ONE_THREAD | {"SEGLAB_CACHE": str(cache_dir)}
     left = dict(QUICK)
-    for command in commands("First steps"):
+    for command in commands("README.md", "First steps"):
         program, *arguments = shlex.split(command)
         if program == "tensorboard":
             server = subprocess.Popen(
@@ -147,16 +147,34 @@ def test_first_steps_do_what_they_say(tiny_ph2: Path, cache_dir: Path, tmp_path:
     assert masks == {f"IMD{i:03}.png" for i in range(20)}
 
 
-def test_links_within_readme_lead_somewhere() -> None:
-    page = (REPO / "README.md").read_text()
-    anchors = {
-        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", page, re.MULTILINE)
-    }
-    links = re.findall(r"\]\(([^)\s]+)\)", page)
-    assert len(links) > 10
-    for link in links:
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not link.startswith("https://"):
-            assert (REPO / link).exists(), link
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+PAGES = [
+    REPO / "README.md",
+    *(p for folder in ("conf", "scripts", "seglab") for p in (REPO / folder).rglob("README.md")),
+]
+
+
+@pytest.mark.parametrize(
+    "page",
+    PAGES,
+    ids=lambda page: page.relative_to(REPO).as_posix(),
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_root_readme_links_to_every_other() -> None:
+    text = (REPO / "README.md").read_text()
+    for page in PAGES[1:]:
+        assert page.relative_to(REPO).as_posix() in text
