@@ -8,10 +8,8 @@
 # %%
 """The lesson on segmentation, as cells: open it as a notebook or run it."""
 
-import itertools
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,9 +29,7 @@ import seglab
 from seglab.analysis.compare import compare
 from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
 from seglab.analysis.statistics import correct_holm, paired_test
-from seglab.core.errors import InputError
 from seglab.core.files import hash_json, read_csv, read_json
-from seglab.data.cache import open_cache
 from seglab.data.cases import read_pair
 from seglab.inference.drawing import draw_contours
 from seglab.inference.models import open_model
@@ -438,7 +434,7 @@ show("8-edge", figure)
 runs = [double, plain, unet]
 try:
     ENCODERS["efficientnet_lite0"]().weights_file()
-except InputError as error:
+except ValueError as error:
     print(error)
 else:
     pretrained = run("pretrained", "model=unet_efficientnet_lite0", "task.optimizer.lr=1e-3")
@@ -451,28 +447,8 @@ print(compare(runs, metrics="dice_per_image,surface_dice,pixel_accuracy", width=
 # ## 10. Where the time goes
 # Images are read and resized once, into a cache that later runs map into memory. Then there are
 # steps (forward, backward, optimizer), validation and files between them, and scoring at native
-# resolution. `summary.json` has the seconds of each run. Torch shares a step among its threads
-# (`OMP_NUM_THREADS`); of small tensors the sharing itself may cost more than it brings.
-
-# %%
-with tempfile.TemporaryDirectory() as folder:
-    for what_is_done in ("read, hash, resize", "map the cache"):
-        began = time.perf_counter()
-        open_cache(data.cases, data.size, folder)
-        print(f"{what_is_done:20}{time.perf_counter() - began:8.3f} s, {len(data.cases)} cases")
-began = time.perf_counter()
-batches = [data.scale(batch) for batch in data.train_dataloader()]
-print(f"{'batches of an epoch':20}{time.perf_counter() - began:8.3f} s, {len(batches)} batches")
-net, threads = UNet(), torch.get_num_threads()
-for n in sorted({1, os.cpu_count() or 1}):
-    torch.set_num_threads(n)
-    seconds = []
-    for batch in itertools.islice(itertools.cycle(batches), 6):
-        began = time.perf_counter()
-        bce(net(batch["image"]), batch["mask"]).mean().backward()
-        seconds.append(time.perf_counter() - began)
-    print(f"{'a U-Net step':20}{np.median(seconds[1:]):8.3f} s, {n} thread(s)")
-torch.set_num_threads(threads)
+# resolution. `summary.json` has the seconds of each run; `python scripts/benchmark.py` measures
+# training, prediction and reading on your machine.
 
 # %%
 names = ("steps", "between", "score")
