@@ -18,7 +18,7 @@ from seglab.core.errors import InputError
 from seglab.data.classes import Classes
 from seglab.data.images import read_mask
 from seglab.inference.evaluate import evaluate
-from seglab.inference.models import open_model, refuse_twice
+from seglab.inference.models import open_model
 from seglab.inference.predict import predict
 from seglab.runs.checkpoints import hash_weights
 from seglab.runs.records import find_runs
@@ -269,7 +269,6 @@ def test_an_export_predicts_the_same(
 def test_networks_of_other_classes_are_no_ensemble(
     run: Path, other_run: Path, data: Path, tmp_path: Path
 ) -> None:
-    refuse_twice([run, other_run])
     with pytest.raises(InputError, match="tells skin, disc, ring apart"):
         predict([run, other_run], [data / "images"], tmp_path / "out")
 

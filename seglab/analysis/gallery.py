@@ -179,10 +179,10 @@ def _predict(
         InputError: Checkpoint or data cannot be read.
     """
     from seglab.data.cache import hash_cases, hash_files
-    from seglab.inference.evaluate import model_of, read_cases
+    from seglab.inference.evaluate import load_run_model, read_cases
     from seglab.inference.predictor import predict_cases
 
-    model = model_of(run, trust)
+    model = load_run_model(run, trust)
     try:
         cases = read_cases(run)
     except InputError as error:

@@ -1,39 +1,44 @@
-"""Trained networks, ready for pictures: from run directories, checkpoints and exported files."""
+"""Opens trained networks for prediction: run directories, checkpoints, ONNX files, ensembles."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seglab.config import DEFAULT_INFERENCE, Inference, stored_inference
+from seglab.config import Inference, stored_inference
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, read_json
 from seglab.data.classes import Classes, make_classes
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.runs.paths import RunPaths
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 log = logging.getLogger(__name__)
 
-ONNX = ".onnx"
+ONNX_SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a picture's mask comes from: a network, or several as one.
+    """A network, or several as an ensemble, with everything that is needed to predict masks.
 
     Attributes:
-        path: What it was read from.
-        predict: From image to probability, both at native size.
-        classes: What it tells apart.
-        threshold: Probability above which a pixel is lesion; of no use with several classes.
-        inference: How its masks come about besides.
-        sha256: Of the files it was read from, where that is asked for.
+        path: Where it was read from.
+        predict: Maps an image, uint8 (H, W, 3), to probabilities, float32 (C, H, W).
+        classes: Its classes.
+        threshold: Probability above which a pixel is of class 1; not used with several classes.
+        inference: Test-time augmentation and post-processing.
+        sha256: Of each file it was read from.
     """
 
     path: Path
@@ -41,7 +46,7 @@ class Model:
     classes: Classes
     threshold: float
     inference: Inference
-    sha256: tuple[str, ...] = ()
+    sha256: tuple[str, ...]
 
     def make_mask(self, prob: np.ndarray) -> np.ndarray:
         """Turn probabilities, float32 (C, H, W), into class numbers, uint8 (H, W)."""
@@ -49,56 +54,78 @@ class Model:
 
 
 def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:
-    """Opens a trained network of anyone: nothing in its files is unpickled or run.
+    """Open a trained network, which may be a stranger's: nothing in its files is executed.
 
     Args:
-        path: A run directory, of which the checkpoint is read; a checkpoint; or a file of
-            `scripts/export.py`, for which torch is not imported.
-        trust: Modules whose names its config may use besides seglab's own, such as a library
-            that a network comes from.
-        inference: `tta`, `largest_component` and `fill_holes`, in place of what it says itself;
-            None for that.
+        path: A run directory, whose best checkpoint is read; a checkpoint; or an ONNX file of
+            `seglab.inference.export`, for which torch is not imported.
+        trust: Modules that its config may name in addition to seglab's, such as the library that
+            a network comes from.
+        inference: `tta`, `largest_component` and `fill_holes`, to replace its own settings; None
+            keeps them.
 
     Raises:
         InputError: It cannot be read, is damaged, or names code that is not trusted.
     """
     file = find_network(path)
-    given = {key: value for key, value in inference.items() if value is not None}
-    if file.suffix.lower() == ONNX:
-        from seglab.inference.onnx_predictor import exported_predictor, open_exported
-
-        session, metadata = open_exported(file.read_bytes(), file)
-        own = replace(stored_inference(metadata["inference"], file), **given)
-        classes = make_classes(metadata["classes"], metadata.get("colours"), f"{file}: ")
-        predict = exported_predictor(session, metadata["size"], len(classes.names), own.tta)
-        return Model(file, predict, classes, metadata["threshold"], own, (hash_file(file),))
+    if file.suffix.lower() == ONNX_SUFFIX:
+        return open_onnx_model(file, file.read_bytes(), **inference)
     import torch
 
-    from seglab.inference.predictor import make_predictor
     from seglab.runs.checkpoints import load_network
 
-    net, stored = load_network(file, trust)
-    config = stored["config"]
-    own = replace(stored_inference(config.get("inference", DEFAULT_INFERENCE), file), **given)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    predict = make_predictor(net, config["data"]["size"], device, own.tta)
-    sha256 = (hash_file(file),)
-    return Model(file, predict, stored["classes"], stored["threshold"], own, sha256)
+    net, stored = load_network(file, trust)
+    return make_model(file, net, stored, device, **inference)
 
 
-def refuse_twice(paths: Sequence[str | Path]) -> None:
-    """Refuses an ensemble that counts one network twice.
+def make_model(
+    file: Path,
+    net: nn.Module,
+    stored: dict[str, Any],
+    device: torch.device | str = "cpu",
+    **inference: bool | None,
+) -> Model:
+    """Make a model of what `seglab.runs.checkpoints.load_network` returns.
+
+    Args:
+        file: The checkpoint.
+        net: The network.
+        stored: The checkpoint's metadata.
+        device: Where to compute.
+        inference: As of `open_model`.
+    """
+    from seglab.inference.predictor import make_predictor
+
+    settings = _replace_settings(stored["config"]["inference"], file, inference)
+    predict = make_predictor(net, stored["config"]["data"]["size"], device, settings.tta)
+    classes, threshold = stored["classes"], stored["threshold"]
+    return Model(file, predict, classes, threshold, settings, (hash_file(file),))
+
+
+def open_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Model:
+    """Open an exported network.
+
+    Args:
+        file: Its path.
+        content: Its content.
+        inference: As of `open_model`.
 
     Raises:
-        InputError: Two are one file or folder.
+        InputError: As `seglab.inference.onnx_predictor.open_exported`.
     """
-    twice = [path for path, n in Counter(Path(p).resolve() for p in paths).items() if n > 1]
-    if twice:
-        raise InputError(f"{twice[0]}: given twice; expected runs that differ")
+    from seglab.inference.onnx_predictor import make_exported_predictor, open_exported
+
+    session, metadata = open_exported(content, file)
+    settings = _replace_settings(metadata["inference"], file, inference)
+    classes = make_classes(metadata["classes"], metadata.get("colours"), f"{file}: ")
+    predict = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
+    sha256 = (hashlib.sha256(content).hexdigest(),)
+    return Model(file, predict, classes, metadata["threshold"], settings, sha256)
 
 
 def find_network(path: str | Path) -> Path:
-    """The file that holds a network: of a run directory its chosen checkpoint.
+    """Return the file that holds a network: of a run directory its best checkpoint.
 
     Raises:
         InputError: There is none.
@@ -111,40 +138,42 @@ def find_network(path: str | Path) -> Path:
     paths = RunPaths(path)
     if not paths.record.is_file():
         raise InputError(
-            f"{path}: no run directory (it holds no run.json); expected one of train.py's, a "
-            "checkpoint, or a file of export.py's"
+            f"{path}: no run directory (it holds no run.json); expected one of train.py, a "
+            "checkpoint, or a file of export.py"
         )
     record = read_json(paths.record)
     status = record.get("status") if isinstance(record, dict) else None
     if status != "finished":
-        log.warning("%s: the run has not finished (%s), so neither has its network", path, status)
+        log.warning("%s: the run has not finished (%s); its network may get better", path, status)
     return paths.best_checkpoint
 
 
 def ensemble(models: Sequence[Model]) -> Model:
-    """Makes several one: the mean of their probabilities, and of their thresholds.
+    """Combine models: the mean of their probabilities, and of their thresholds.
 
     Args:
-        models: At least one. Each keeps its own `inference.tta`; that of the whole says nothing.
+        models: At least one. Each predicts with its own `inference.tta`.
 
     Raises:
-        InputError: They tell other classes apart, or clean masks otherwise: of an ensemble there
-            is one mask.
+        InputError: Two are the same, or they have different classes or post-processing.
     """
     first = models[0]
-    for model in models:
+    paths = [model.path.resolve() for model in models]
+    for model, path in zip(models, paths, strict=True):
+        if paths.count(path) > 1:
+            raise InputError(f"{model.path}: given twice; expected different networks")
         if model.classes.names != first.classes.names:
             raise InputError(
-                f"{model.path}: tells {', '.join(model.classes.names)} apart, {first.path} "
-                f"{', '.join(first.classes.names)}; expected networks of the same classes"
+                f"{model.path}: has the classes {', '.join(model.classes.names)}, {first.path} "
+                f"{', '.join(first.classes.names)}; expected networks with the same classes"
             )
         for key in ("largest_component", "fill_holes"):
             value = getattr(model.inference, key)
             if value != getattr(first.inference, key):
                 option = key.replace("_", "-")
                 raise InputError(
-                    f"{model.path}: cleans its masks otherwise than {first.path} (inference.{key}: "
-                    f"{value}, not {not value}); say --{option} or --no-{option}"
+                    f"{model.path}: has another post-processing than {first.path} (inference.{key}:"
+                    f" {value}, not {not value}); choose --{option} or --no-{option}"
                 )
     return replace(
         first,
@@ -165,3 +194,8 @@ def mean_predictor(predictors: Sequence[Predictor]) -> Predictor:
         return total / np.float32(len(predictors))
 
     return predict
+
+
+def _replace_settings(stored: Any, file: Path, given: dict[str, bool | None]) -> Inference:
+    settings = {key: value for key, value in given.items() if value is not None}
+    return replace(stored_inference(stored, file), **settings)

@@ -1,4 +1,4 @@
-"""Networks that `seglab.inference.export` has written, run by ONNX Runtime: no torch."""
+"""Predicts with networks that `seglab.inference.export` has written, by ONNX Runtime. No torch."""
 
 from __future__ import annotations
 
@@ -14,107 +14,116 @@ from scipy.ndimage import zoom
 from seglab.core.errors import InputError
 from seglab.data.resizing import image_to_network_size
 from seglab.inference.postprocessing import Predictor
+from seglab.inference.tta import make_views, undo_views
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-METADATA = "seglab"
-# In its metadata a file names its own hash, taken with this in that place.
-UNSEALED = "0" * 64
+METADATA = "seglab"  # key of the metadata, which are JSON
 IMAGE, PROBABILITY = "image", "probability"
+# A file's metadata hold its own SHA-256, computed with this in its place.
+HASH_PLACEHOLDER = b"0" * 64
+# ONNX Runtime's sigmoid may leave [0, 1] by a rounding error.
+ROUNDING = 1e-5
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-_EXPECTED = {
+_METADATA_CHECKS = {
     "size": lambda value: type(value) is int and 0 < value <= 2**14,
     "threshold": lambda value: type(value) is float and 0 < value < 1,
     "inference": lambda value: isinstance(value, dict),
     "classes": lambda value: isinstance(value, list) and value,
-    "sha256": lambda value: type(value) is str and len(value) == len(UNSEALED),
+    "sha256": lambda value: type(value) is str and len(value) == len(HASH_PLACEHOLDER),
 }
 
 
 def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, dict[str, Any]]:
-    """Opens an exported network.
+    """Open an exported network.
 
     Args:
-        content: Of a file of `scripts/export.py`.
-        path: Where it lies, for messages.
+        content: Content of a file of `seglab.inference.export.export`.
+        path: Its path, for messages.
 
     Returns:
-        The session, on CUDA where ONNX Runtime has it, and what the file says of itself, as
-        `seglab.inference.export.export` writes it.
+        The session, on CUDA where ONNX Runtime has it, and the file's metadata.
 
     Raises:
-        InputError: ONNX Runtime is not installed, or the file is missing, damaged or of others.
+        InputError: ONNX Runtime is not installed, or the file is damaged or was not written by
+            `export`.
     """
     try:
         import onnxruntime
     except ImportError:
         raise InputError(
-            f"{path}: takes ONNX Runtime to run; install it with pip install -e '.[onnx]'"
+            f"{path}: needs ONNX Runtime; install it with pip install -e '.[onnx]'"
         ) from None
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong is said below
-    # Weights in other files than this one are not looked for.
+    options.log_severity_level = 4  # errors are raised, so they need not be printed, too
+    # A file from a stranger must not read weights from other files.
     options.add_session_config_entry(_WEIGHTS_FOLDER, os.devnull)
-    known = onnxruntime.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in known]
+    available = onnxruntime.get_available_providers()
+    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
     try:
         session = onnxruntime.InferenceSession(content, options, providers)
-        stored = session.get_modelmeta().custom_metadata_map[METADATA]
-        metadata = json.loads(stored)
-        wrong = [key for key, is_right in _EXPECTED.items() if not is_right(metadata.get(key))]
+        metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
+        wrong = [key for key, check in _METADATA_CHECKS.items() if not check(metadata.get(key))]
         if wrong:
-            raise ValueError(f"its metadata lack {', '.join(wrong)}")
-        unsealed = content.replace(metadata["sha256"].encode(), UNSEALED.encode())
-        if hashlib.sha256(unsealed).hexdigest() != metadata["sha256"]:
-            raise ValueError("it does not have the hash that it names")
-        sides = session.get_inputs(), session.get_outputs()
-        ends = [[(node.name, node.type) for node in nodes] for nodes in sides]
+            raise ValueError(f"its metadata have no valid {', '.join(wrong)}")
+        if insert_hash(content.replace(metadata["sha256"].encode(), HASH_PLACEHOLDER)) != content:
+            raise ValueError("its content does not have the SHA-256 in its metadata")
+        ends = [
+            [(node.name, node.type) for node in nodes]
+            for nodes in (session.get_inputs(), session.get_outputs())
+        ]
         if ends != [[(IMAGE, "tensor(uint8)")], [(PROBABILITY, "tensor(float)")]]:
-            raise ValueError(f"it takes and gives {ends}")
-    except Exception as error:  # ONNX Runtime's own kinds have no common one
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"its inputs and outputs are {ends}")
+    except Exception as error:  # the exceptions of ONNX Runtime have no common class
         raise InputError(
-            f"{path}: is no network of export.py's, or damaged ({reason}); export it again"
+            f"{path}: is no network of export.py, or damaged ({_first_line(error)}); export it "
+            "again"
         ) from error
     return session, metadata
 
 
-def sealed(content: bytes) -> bytes:
-    """Puts a file's own hash in the place of `UNSEALED`."""
-    return content.replace(UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode())
+def insert_hash(content: bytes) -> bytes:
+    """Replace `HASH_PLACEHOLDER` in a file's content by the content's SHA-256."""
+    return content.replace(HASH_PLACEHOLDER, hashlib.sha256(content).hexdigest().encode())
 
 
-def exported_predictor(
-    session: InferenceSession, size: int, classes: int = 1, tta: bool = False
+def make_exported_predictor(
+    session: InferenceSession, size: int, channels: int, tta: bool = False
 ) -> Predictor:
-    """Makes a predictor of an exported network: `seglab.inference.predictor.make_predictor`, to rounding.
+    """Make a predictor of an exported network.
+
+    Its probabilities are those of `seglab.inference.predictor.make_predictor`, but for rounding.
 
     Args:
         session: Of `open_exported`.
         size: Edge of the square network input, in pixels.
-        classes: How many it gives.
-        tta: As there.
+        channels: How many probabilities the network gives for each pixel.
+        tta: Test-time augmentation, as of `make_predictor`.
     """
 
     def predict(image: np.ndarray) -> np.ndarray:
         small = image_to_network_size(image, size)
-        turned = [np.rot90(x, k) for x in (small, small[:, ::-1]) for k in range(4)]
-        batch = np.stack(turned if tta else [small]).transpose(0, 3, 1, 2)
+        views = (make_views(small) if tta else small[None]).transpose(0, 3, 1, 2)
         try:
-            (probs,) = session.run([PROBABILITY], {IMAGE: np.ascontiguousarray(batch)})
-        except Exception as error:  # ONNX Runtime's own kinds have no common one
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"the exported network cannot be run ({reason})") from error
-        expected = (len(batch), classes, size, size)
-        if probs.shape != expected or not ((probs >= 0) & (probs <= 1)).all():
+            (prob,) = session.run([PROBABILITY], {IMAGE: np.ascontiguousarray(views)})
+        except Exception as error:  # the exceptions of ONNX Runtime have no common class
+            raise InputError(
+                f"the exported network cannot be run ({_first_line(error)})"
+            ) from error
+        is_probability = (prob >= -ROUNDING) & (prob <= 1 + ROUNDING)  # False for NaN
+        if prob.shape != (len(views), channels, size, size) or not is_probability.all():
             raise InputError("the exported network gives no probabilities; export it again")
-        prob = probs[0]
-        if tta:
-            back = [np.rot90(view, -(i % 4), (1, 2)) for i, view in enumerate(probs)]
-            prob = np.mean(back[:4] + [view[..., ::-1] for view in back[4:]], axis=0)
+        prob = prob.clip(0, 1)
+        mean_prob = undo_views(prob).mean(0) if tta else prob[0]
         height, width = image.shape[:2]
         scale = height / size, width / size
-        return np.stack([zoom(p, scale, order=1, mode="nearest", grid_mode=True) for p in prob])
+        return np.stack(
+            [zoom(p, scale, order=1, mode="nearest", grid_mode=True) for p in mean_prob]
+        )
 
     return predict
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -32,7 +32,7 @@ from seglab.inference.manifest import (
     output_folders,
     prediction_settings,
 )
-from seglab.inference.models import Model, ensemble, open_model, refuse_twice
+from seglab.inference.models import Model, ensemble, open_model
 from seglab.inference.postprocessing import measure_instances, number_instances
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,6 @@ def predict(
     if unknown := set(extras) - set(EXTRAS):
         raise InputError(f"{min(unknown)}: expected of {', '.join(EXTRAS)}")
     files = find_images(images, out)
-    refuse_twice(paths)
     model = ensemble([open_model(path, trust, **inference) for path in paths])
     kinds = {MASKS, *extras}
     behind, cutouts = None, "transparent" if CUTOUTS in kinds else None

@@ -18,6 +18,7 @@ from helpers.tiny import ONE_THREAD, REPO, Ended, written
 from PIL import Image
 
 from seglab.config import DEFAULT_INFERENCE
+from seglab.inference.onnx_predictor import make_exported_predictor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,7 +114,7 @@ def test_a_file_in_the_way_and_bad_files_are_refused(
         ended = script("predict", bad, tmp_path / "picture.png", "--out", tmp_path / "out")
         (line,) = ended.err.splitlines()
         assert ended.code == 1
-        assert line.startswith(f"error: {bad}: is no network of export.py's, or damaged (")
+        assert line.startswith(f"error: {bad}: is no network of export.py, or damaged (")
     ended = script("predict", exported, tmp_path, "--with", exported, "--out", tmp_path / "o")
     assert ended.code == 1 and "given twice" in ended.err
 
@@ -134,7 +135,7 @@ def test_networks_of_anyone_are_refused_in_one_line(
     import onnx
     import torch
 
-    from seglab.inference.onnx_predictor import METADATA, UNSEALED, sealed
+    from seglab.inference.onnx_predictor import HASH_PLACEHOLDER, METADATA, insert_hash
 
     class Hostile(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -151,35 +152,43 @@ def test_networks_of_anyone_are_refused_in_one_line(
     )
     model = onnx.load_from_string(buffer.getvalue())
     stored = {p.key: p.value for p in onnx.load(exported).metadata_props}[METADATA]
-    metadata = json.loads(stored) | {"sha256": UNSEALED, "inference": asdict(DEFAULT_INFERENCE)}
+    metadata = json.loads(stored) | {
+        "sha256": HASH_PLACEHOLDER.decode(),
+        "inference": asdict(DEFAULT_INFERENCE),
+    }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
     file = tmp_path / "hostile.onnx"
-    file.write_bytes(sealed(model.SerializeToString()))
+    file.write_bytes(insert_hash(model.SerializeToString()))
     Image.new("RGB", (9, 9), "white").save(tmp_path / "picture.png")
     ended = script("predict", file, tmp_path / "picture.png", "--out", tmp_path / "out")
     assert ended.code == 1
     line = ended.err.splitlines()[0]
-    assert "gives no probabilities" in line or "it takes and gives" in line
+    assert "gives no probabilities" in line or "its inputs and outputs are" in line
     assert not written(tmp_path / "out")
 
 
-def test_one_that_predicts_otherwise_is_not_written(
+def test_one_that_predicts_something_else_is_not_written(
     runs: tuple[Path, Path],
     script: Callable[..., Ended],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    import seglab.inference.export
+    import torch
 
-    to_onnx = seglab.inference.export._to_onnx
-
-    def other(net: object, size: int, metadata: dict[str, str], path: Path) -> bytes:
-        from seglab.runs.checkpoints import load_network
-
-        return to_onnx(load_network(runs[1] / "checkpoints" / "best.ckpt")[0], size, metadata, path)
-
-    monkeypatch.setattr(seglab.inference.export, "_to_onnx", other)
+    monkeypatch.setattr("seglab.inference.export.probabilities", lambda x: torch.sigmoid(x) / 2)
     ended = script("export", runs[0], "--out", tmp_path / "x.onnx")
     assert ended.code == 1
-    assert "ONNX Runtime predicts otherwise than torch, by up to 0." in ended.err
+    assert "predictions of ONNX Runtime differ from those of torch by up to 0." in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_probabilities_a_rounding_error_beyond_one_are_clipped(tta: bool) -> None:
+    class Session:
+        def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            n, _, height, width = inputs["image"].shape
+            return [np.full((n, 1, height, width), 1.0000001, np.float32)]
+
+    session: Any = Session()
+    predict = make_exported_predictor(session, 8, 1, tta)
+    assert (predict(np.zeros((5, 6, 3), np.uint8)) == 1).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import skimage.measure
+from helpers.predicting import clean_by_skimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -13,6 +14,7 @@ from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.data.classes import Classes
 from seglab.inference.postprocessing import (
+    clean,
     measure_instances,
     number_instances,
     predicted_mask,
@@ -138,3 +140,61 @@ def test_instances_are_scikit_images(mask: np.ndarray) -> None:
         (number,) = np.unique(mask[numbered == row["lesion"]])
         assert row["class"] == classes.names[number]
         assert row["mean_probability"] == pytest.approx((number + 1) / 8)
+
+
+def drawn(*lines: str) -> np.ndarray:
+    return np.array([[character == "#" for character in line] for line in lines])
+
+
+def test_clean_by_hand() -> None:
+    # A ring that is closed by corners alone, a dot in it, and a blob of more pixels than the ring.
+    mask = drawn(
+        ".#....####",
+        "#.#...####",
+        ".#........",
+        "......#..#",
+    )
+    largest = drawn(
+        "......####",
+        "......####",
+        "..........",
+        "..........",
+    )
+    filled = mask.copy()
+    filled[1, 1] = True
+    assert np.array_equal(clean(mask), mask)
+    assert np.array_equal(clean(mask, largest_component=True), largest)
+    assert np.array_equal(clean(mask, fill_holes=True), filled)
+    # The picture's edge encloses nothing.
+    open_to_the_edge = drawn("#.#", "#.#", "###")
+    assert np.array_equal(
+        clean(open_to_the_edge, largest_component=True, fill_holes=True), open_to_the_edge
+    )
+    # A blob of 49 pixels in a ring of 40, such as a lens leaves: filled, it would be all there is.
+    blob = np.pad(np.ones((7, 7), bool), 2)
+    ring = np.pad(np.zeros((9, 9), bool), 1, constant_values=True)
+    assert np.array_equal(clean(blob | ring, largest_component=True, fill_holes=True), blob)
+    assert clean(blob | ring, fill_holes=True).all()
+    # Of equal ones the topmost; of none, none.
+    assert np.array_equal(
+        clean(drawn("...", "#.#"), largest_component=True, fill_holes=True), drawn("...", "#..")
+    )
+    for value in (False, True):
+        assert np.array_equal(
+            clean(np.full((2, 3), value), largest_component=True, fill_holes=True),
+            np.full((2, 3), value),
+        )
+
+
+@given(
+    arrays(bool, st.tuples(*[st.integers(1, 9)] * 2), elements=st.booleans()),
+    st.booleans(),
+    st.booleans(),
+)
+def test_clean_is_scikit_images(mask: np.ndarray, largest: bool, fill: bool) -> None:
+    before = mask.copy()
+    ours = clean(mask, largest, fill)
+    assert ours.dtype == bool
+    assert np.array_equal(ours, clean_by_skimage(mask, largest, fill))
+    assert np.array_equal(mask, before)
+    assert np.array_equal(clean(ours, largest, fill), ours)

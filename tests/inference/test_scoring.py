@@ -1,41 +1,28 @@
-"""Scores at native resolution, of stub predictors, networks and baselines, on files on disk."""
+"""Scores at native resolution, of predictors with known answers and of baselines."""
 
 from __future__ import annotations
 
 import math
-import random as python_random
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
-from PIL import Image
+from helpers.predicting import make_lookup_predictor, write_cases
+from helpers.tiny import write_ph2_case
 from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
-from skimage.transform import resize
-from torch import Tensor, nn
 
+from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.layouts import ph2_cases
-from seglab.inference.predictor import make_predictor
 from seglab.inference.scoring import ScoredCase, baseline_predictors, score_cases
 from seglab.metrics.scores import calibration_counts, calibration_error
-from seglab.networks import SegNet, UNet
-from seglab.networks.cost import multiply_adds
 
 # Sizes differ from case to case, and no image is square.
 SHAPES = {"IMD001": (20, 30), "IMD002": (21, 28), "IMD003": (18, 33), "IMD004": (25, 24)}
-
-
-def write_case(root: Path, id: str, image: np.ndarray, mask: np.ndarray) -> None:
-    for kind, name, pixels in (("Dermoscopic_Image", id, image), ("lesion", f"{id}_lesion", mask)):
-        folder = root / "PH2 Dataset images" / id / f"{id}_{kind}"
-        folder.mkdir(parents=True)
-        Image.fromarray(pixels).save(folder / f"{name}.bmp")
 
 
 def disc(shape: tuple[int, int], y: float, x: float, radius: float) -> np.ndarray:
@@ -61,7 +48,7 @@ def cases(
 ) -> list[Case]:
     root = tmp_path_factory.mktemp("PH2Dataset")
     for id, (image, mask) in pictures.items():
-        write_case(root, id, image, mask)
+        write_ph2_case(root, id, image, mask)
     lines = [
         f"|| {id} || || {i % 3} || 0 | T | A | A | A | A || 3 ||" for i, id in enumerate(SHAPES)
     ]
@@ -70,7 +57,7 @@ def cases(
 
 
 def case_of(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
-    write_case(folder, "IMD009", image, mask)
+    write_ph2_case(folder, "IMD009", image, mask)
     return ph2_cases(folder)[0]
 
 
@@ -232,164 +219,6 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     assert "6 x 4" in str(caught.value)
 
 
-class Fixed(nn.Module):
-    """Answers every image with these probabilities, as logits."""
-
-    def __init__(self, prob: list[list[float]]) -> None:
-        super().__init__()
-        self.logits = torch.logit(torch.tensor(prob))[None, None]
-
-    def forward(self, image: Tensor) -> Tensor:
-        assert image.shape == (1, 3, *self.logits.shape[2:])
-        return self.logits
-
-
-def test_probabilities_are_resized_and_then_cut(tmp_path: Path) -> None:
-    # Weight of the first of two samples at 8 pixels, each sample in the middle of its half.
-    along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
-    weight = np.outer(along, along)
-    first_resized = 0.4 + 0.5 * weight > 0.5
-    first_cut = weight > 0.5
-    assert first_resized.sum() > first_cut.sum() + 5
-    case = case_of(tmp_path, grey(7, (8, 8)), first_resized)
-    predict = make_predictor(Fixed([[0.9, 0.4], [0.4, 0.4]]), 2)
-    np.testing.assert_allclose(predict(grey(7, (8, 8))), 0.4 + 0.5 * weight[None], atol=1e-6)
-    rows, values, *_ = score_cases(predict, [case], 0.5)
-    assert [rows[0][k] for k in ("tp", "fp", "fn")] == [first_resized.sum(), 0, 0]
-    assert values["iou_per_image"] == 1
-
-
-def test_probabilities_are_resized_and_not_logits() -> None:
-    along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
-    ours = make_predictor(Fixed([[0.999, 0.1], [0.1, 0.1]]), 2)(grey(7, (8, 8)))
-    np.testing.assert_allclose(ours, 0.1 + 0.899 * np.outer(along, along)[None], atol=1e-6)
-
-
-class Noisy(nn.Module):
-    """A network that gives other values in training mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 1, 3, padding=1)
-        self.norm = nn.BatchNorm2d(1)
-        self.drop = nn.Dropout(0.5)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.drop(self.norm(self.conv(image)))
-
-
-@pytest.fixture
-def net() -> Noisy:
-    torch.manual_seed(0)
-    net = Noisy()
-    with torch.no_grad():
-        net.conv.weight.mul_(5)
-    net.norm.running_mean.fill_(0.3)
-    return net.train()
-
-
-def test_network_predictor_is_the_plain_computation(
-    net: Noisy, pictures: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> None:
-    plain = Noisy().eval()
-    plain.load_state_dict(net.state_dict())
-    predict = make_predictor(net, 16)
-    assert not any(module.training for module in net.modules())
-    # Twice, and large ones after small ones: an image's value depends on nothing but the image.
-    for image, _ in [*pictures.values(), *reversed(pictures.values())]:
-        small = resize(image.astype(np.float32), (16, 16), order=1, anti_aliasing=True)
-        x = torch.tensor(np.rint(small) / 255).permute(2, 0, 1)[None].float()
-        with torch.no_grad():
-            prob = torch.sigmoid(plain(x))
-        size = image.shape[:2]
-        expected = F.interpolate(prob, size, mode="bilinear", align_corners=False)[0].numpy()
-        ours = predict(image)
-        assert ours.dtype == np.float32
-        assert ours.shape == (1, *size)
-        assert np.ptp(expected) > 0.05
-        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
-        assert 0 <= ours.min() <= ours.max() <= 1
-    assert not any(module.training for module in net.modules())
-    assert all(p.grad is None for p in net.parameters())
-    assert int(net.norm.num_batches_tracked) == 0
-
-
-def test_an_image_of_network_size_is_not_resized(net: Noisy) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    before = image.copy()
-    ours = make_predictor(net, 16)(image)
-    with torch.no_grad():
-        x = torch.tensor(image / 255, dtype=torch.float32).permute(2, 0, 1)[None]
-        expected = torch.sigmoid(net(x))[0].numpy()
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
-    assert np.array_equal(image, before)
-
-
-class Counted(nn.Module):
-    """Layers whose multiply-adds can be told by hand; moody, for those that count them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.norm, self.drop = nn.BatchNorm2d(8), nn.Dropout(0.5)
-        self.each = nn.Conv2d(8, 8, 5, padding=2, groups=4)
-        self.gate = nn.Linear(8, 8)
-        self.up = nn.ConvTranspose2d(8, 1, 2, stride=2)
-        self.register_buffer("calls", torch.zeros(2))
-
-    def forward(self, image: Tensor) -> Tensor:
-        assert torch.is_tensor(self.calls.add_(1)) and not self.training
-        x = self.drop(torch.relu(self.norm(self.down(image))))
-        x = self.each(x) + torch.rand_like(x) + python_random.random() + np.random.random()
-        x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[..., None, None]
-        return self.up(x)
-
-
-def random_states() -> list[object]:
-    numpy_state = np.random.get_state()[1].tolist()  # type: ignore[index]
-    return [python_random.getstate(), numpy_state, torch.get_rng_state().tolist()]
-
-
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_multiply_adds_by_hand_and_nothing_changes(device: str) -> None:
-    net = Counted().to(device).train()
-    net.norm.eval()  # frozen, as fine-tuning has it
-    modes = {name: module.training for name, module in net.named_modules()}
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    states = random_states()
-    # 12 px in, 6 px within.
-    by_hand = 36 * 8 * 3 * 9 + 36 * 8 * 2 * 25 + 8 * 8 + 36 * 8 * 4
-    ours = multiply_adds(net, 12)
-    assert type(ours) is int
-    assert ours == by_hand
-    assert random_states() == states
-    assert {name: module.training for name, module in net.named_modules()} == modes
-    assert set(net.state_dict()) == set(before)
-    assert all(parameter.grad is None for parameter in net.parameters())
-    if device == "cpu":
-        assert all(value.equal(before[name]) for name, value in net.state_dict().items())
-
-
-# U-Net's head is no layer that is called: 8 channels at 16 px, 4 at 32 px.
-@pytest.mark.parametrize(("kind", "head"), [(UNet, 8 * 16 * 16 + 4 * 32 * 32), (SegNet, 0)])
-def test_multiply_adds_are_those_of_the_layers(kind: Callable[..., nn.Module], head: int) -> None:
-    net, expected = kind(width=4, depth=2), head
-
-    def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        nonlocal expected
-        # A weight is used once a pixel: of the output, or of a transposed convolution's input.
-        pixels = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
-        expected += pixels.shape[2] * pixels.shape[3] * layer.weight.numel()
-
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            layer.register_forward_hook(count)
-    net.eval()(torch.zeros(1, 3, 32, 32))
-    # Nor is the decoder's convolution, at 16 px.
-    by_layer = expected + 16 * 16 * net.decoder[0][0].weight.numel()
-    assert multiply_adds(net, 32) == by_layer > 10_000
-
-
 def test_baselines_have_their_names() -> None:
     assert list(baseline_predictors(np.zeros((1, 2, 2)))) == ["all_background", "mean_mask", "otsu"]
 
@@ -446,3 +275,20 @@ def test_otsu_finds_nothing_in_a_constant_image(value: int) -> None:
     prob = baseline_predictors(np.zeros((1, 2, 2)))["otsu"](grey(value, (6, 8)))
     assert prob.shape == (1, 6, 8)
     assert not prob.any()
+
+
+def test_scores_are_of_cleaned_masks_and_calibration_of_probabilities(tmp_path: Path) -> None:
+    lesion = np.zeros((12, 12), bool)
+    lesion[2:8, 2:8] = True
+    prob = lesion * 0.9
+    prob[4, 4], prob[11, 11] = 0.1, 0.9
+    cases = write_cases(tmp_path, [lesion])
+    rough, cleaned = (
+        score_cases(make_lookup_predictor([prob]), cases, 0.5, inference)
+        for inference in (DEFAULT_INFERENCE, Inference(largest_component=True, fill_holes=True))
+    )
+    pixels = [[s.rows[0][k] for k in ("tp", "fp", "fn", "tn")] for s in (rough, cleaned)]
+    assert pixels == [[35, 1, 1, 107], [36, 0, 0, 108]]
+    assert (cleaned.values["hd95"], cleaned.values["surface_dice"]) == (0, 1)
+    assert rough.values["surface_dice"] < 1
+    assert np.array_equal(rough.calibration, cleaned.calibration)

@@ -1,0 +1,263 @@
+"""evaluate.py, for runs and ensembles; the threshold and scores that training leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.predicting import clean_by_skimage
+from helpers.tiny import Ended, skip_figures
+from omegaconf import DictConfig
+
+import seglab.training.case_pictures
+import seglab.training.summary
+from seglab.config import INFERENCE_KEYS, Inference, check_values
+from seglab.core.errors import InputError
+from seglab.data.cases import Case
+from seglab.data.classes import ONE_CLASS
+from seglab.data.images import read_image, read_mask
+from seglab.data.layouts import ph2_cases
+from seglab.inference.predictor import make_predictor, tune_threshold
+from seglab.inference.scoring import score_cases
+from seglab.runs.checkpoints import hash_weights, load_network, read_checkpoint
+from seglab.runs.opening import load_run_network, open_run
+from seglab.training.train import train
+
+ON = [f"inference.{key}=true" for key in INFERENCE_KEYS]
+CLEAN = {"largest_component": True, "fill_holes": True}
+CLEANING = Inference(**CLEAN)
+ON4 = [*ON, "data.batch_size=4"]
+OFF24 = ["data.size=24", "seed=1", "trainer.max_epochs=6"]
+PLAIN = ["logger=none", "callbacks.pictures=null", "task.optimizer.lr=0.02", "data.split.val=0.3"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("inference.tta=1", "inference.tta=1: expected true or false"),
+        ("inference.fill_holes=null", "inference.fill_holes=None: expected true or false"),
+        ("+inference.holes=true", "inference.holes: unknown config key"),
+        ("~inference.tta", "inference.tta: missing"),
+        ("inference=null", "inference=None: expected keys"),
+    ],
+)
+def test_bad_values_are_named(
+    override: str, said: str, tiny_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        check_values(tiny_config(tmp_path / "run", override))
+    assert str(caught.value).startswith(said)
+
+
+def test_a_threshold_needs_val(
+    tiny_config: Callable[..., DictConfig], runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    choose = ["inference.tune_threshold=true", "monitor=null"]
+    with pytest.raises(InputError, match=r"tune_threshold=true: .*data\.split\.val=0"):
+        check_values(tiny_config(tmp_path / "run", *choose, "data.split.val=0"))
+    split = json.loads((runs[0] / "splits.json").read_text())
+    split["train"] += split.pop("val")
+    file = tmp_path / "splits.json"
+    file.write_text(json.dumps({**split, "val": []}))
+    with pytest.raises(InputError, match=r"splits.json: holds no val for .*tune_threshold"):
+        train(tiny_config(tmp_path / "run", *choose, f"data.split.file={file}"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def runs(folder: Path, tiny_train: Callable[..., Ended]) -> tuple[Path, Path]:
+    """One with everything on, and one with everything off, at other sizes; read-only."""
+    on, off = folder / "on", folder / "off"
+    if not on.exists():
+        for run, overrides in ((on, ON4), (off, OFF24)):
+            ended = tiny_train(run, *PLAIN, *overrides)
+            assert ended.code == 0, ended.err
+    return on, off
+
+
+def summary_of(folder: Path) -> Any:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def cases_of(run: Path, part: str) -> list[Case]:
+    split = json.loads((run / "splits.json").read_text())
+    root = json.loads((run / "data.json").read_text())["root"]
+    by_id = {case.id: case for case in ph2_cases(root)}
+    return [by_id[id] for id in split[part]]
+
+
+def test_a_run_scores_by_its_checkpoints_threshold(
+    runs: tuple[Path, Path], script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    on, off = runs
+    assert summary_of(off)["threshold"] == 0.5
+    net, metadata = load_network(on / "checkpoints" / "best.ckpt")
+    predict = make_predictor(net, 32, tta=True)
+    chosen = tune_threshold(predict, cases_of(on, "val"), 0.5, CLEANING)
+    assert summary_of(on)["threshold"] == metadata["threshold"] == open_run(on).threshold == chosen
+    assert chosen != 0.5
+    for part in ("val", "test"):
+        values = score_cases(predict, cases_of(on, part), chosen, CLEANING).values
+        assert {k: v for k, v in summary_of(on)[part].items() if k[-4:] != "_net"} == values
+    assert open_run(on).config["inference"] == asdict(Inference(True, True, True, True))
+    assert open_run(off).config["inference"] == asdict(Inference())
+    for run, options, used in (
+        (on, [], {"tta": True, **CLEAN}),
+        (off, [], {key: False for key in INFERENCE_KEYS if key != "tune_threshold"}),
+        (on, ["--no-tta", "--no-fill-holes"], {"tta": False, **CLEAN, "fill_holes": False}),
+        (off, ["--tta", "--largest-component"], {"tta": True, **CLEAN, "fill_holes": False}),
+    ):
+        out = tmp_path / f"{run.name}{len(options)}"
+        ended = script("evaluate", run, *options, "--out", out)
+        assert ended.code == 0, ended.err
+        again, stored = summary_of(out), summary_of(run)
+        assert again["inference"] == used
+        assert again["threshold"] == stored["threshold"]
+        assert again["run"] == str(run) and "runs" not in again
+        same = again["test"] == stored["test"] and again["calibration"] == stored["calibration"]
+        assert same == (not options)
+        tables = [(folder / "test_cases.csv").read_bytes() for folder in (out, run)]
+        assert tables[0] == tables[1] or options
+
+
+def test_an_ensemble_of_runs(
+    runs: tuple[Path, Path], tiny_ph2: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    on, off = runs
+    ended = script("evaluate", on, off, "--out", tmp_path / "refused")
+    (line,) = ended.err.splitlines()
+    assert ended.code == 1
+    assert line.startswith(f"error: {off}") and "has another post-processing than" in line
+    assert line.endswith("choose --largest-component or --no-largest-component")
+
+    options = ["--largest-component", "--fill-holes"]
+    ended = script("evaluate", on, off, *options, "--out", tmp_path / "two")
+    assert ended.code == 0, ended.err
+    found = summary_of(tmp_path / "two")
+    assert found["runs"] == [str(on), str(off)] and "run" not in found
+    assert found["inference"] == {"tta": [True, False], **CLEAN}
+    threshold = (summary_of(on)["threshold"] + 0.5) / 2
+    assert found["threshold"] == pytest.approx(threshold, rel=1e-15)
+    first = make_predictor(load_run_network(open_run(on))[0], 32, tta=True)
+    second = make_predictor(load_run_network(open_run(off))[0], 24)
+
+    def mean(image: np.ndarray) -> np.ndarray:
+        return ((first(image).astype(float) + second(image)) / 2).astype(np.float32)
+
+    expected = score_cases(mean, cases_of(on, "test"), found["threshold"], CLEANING)
+    assert found["test"] == pytest.approx(expected.values, rel=1e-6)
+    assert found["n"] == len(expected.rows) and found["trained_on"] == 0
+
+    # Beside the first run's own evaluations, where nothing is said.
+    assert script("evaluate", on).code == 0
+    (out,) = (on / "evaluations").iterdir()
+    assert summary_of(out)["test"] == summary_of(on)["test"]
+    ended = script("evaluate", on, f"{on}/.")
+    assert ended.code == 1 and ended.err.endswith("given twice; expected different networks\n")
+    shutil.rmtree(on / "evaluations")
+
+
+def test_an_ensemble_of_folds_scores_other_cases(
+    runs: tuple[Path, Path],
+    tiny_train: Callable[..., Ended],
+    tiny_ph2: Path,
+    script: Callable[..., Ended],
+    tmp_path: Path,
+) -> None:
+    fold = tmp_path / "fold"
+    assert tiny_train(fold, *PLAIN, "data.split.fold=1", "data.split.folds=3").code == 0
+    ended = script("evaluate", runs[1], fold)
+    (line,) = ended.err.splitlines()
+    assert ended.code == 1
+    assert line.startswith(f"error: {fold}: has other test cases than {runs[1]}; ")
+    assert "--data" in line
+    used = [{c.id for part in ("train", "val") for c in cases_of(r, part)} for r in (runs[1], fold)]
+    assert len(used[0] | used[1]) > max(map(len, used))
+    for trained, names in ((used[0], [runs[1]]), (used[0] | used[1], [runs[1], fold])):
+        out = tmp_path / f"of{len(names)}"
+        assert script("evaluate", *names, "--data", tiny_ph2, "--out", out).code == 0
+        assert (summary_of(out)["n"], summary_of(out)["trained_on"]) == (20, len(trained))
+
+
+def test_the_worst_cases_come_first(
+    tiny_config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    figures: dict[str, tuple[dict[str, list[np.ndarray]], list[str]]] = {}
+
+    def save(path: Path, columns: Any, names: Any, **_: Any) -> None:
+        figures[path.name] = columns, names
+
+    monkeypatch.setattr(seglab.training.case_pictures, "save_cases", save)
+    run = tmp_path / "run"
+    split = ["data.split.test=0.6", "data.split.val=0.2", "trainer.max_epochs=1"]
+    train(tiny_config(run, *PLAIN, *split, "inference.fill_holes=true"))
+    test = cases_of(run, "test")
+    assert len(test) == 12
+    net, _ = load_network(run / "checkpoints" / "best.ckpt")
+    predict = make_predictor(net, 32)
+    scored = score_cases(predict, test, 0.5, Inference(fill_holes=True))
+    dice = [row["dice_per_image"] for row in scored.rows]
+    columns, names = figures["worst.png"]
+    order = np.argsort(dice, kind="stable")[:10]
+    assert [name.split("\n")[0] for name in names] == [test[i].id for i in order]
+    assert names[0].split("\n")[1:] == [test[order[0]].diagnosis, f"Dice {min(dice):.3f}"]
+    assert list(columns) == ["image", "target", "prediction", "probability", "errors"]
+    for row, i in enumerate(order):
+        image, mask = read_image(test[i].image), read_mask(test[i].mask)
+        prob = predict(image)[0]
+        pred = clean_by_skimage(prob > 0.5, False, True)
+        masks = [ONE_CLASS.palette[m.astype(int)] for m in (mask, pred)]
+        pictures = image, *masks, prob
+        for title, picture in zip(columns, pictures, strict=False):
+            assert np.array_equal(columns[title][row], picture), title
+    shown = [name.split("\n")[0] for name in figures["predictions.png"][1]]
+    assert shown == [case.id for case in test[:5]]
+
+
+def values_of(run: Path) -> list[Any]:
+    summary, best = summary_of(run), run / "checkpoints" / "best.ckpt"
+    return [
+        *(summary[key] for key in ("val", "test", "threshold", "best_epoch")),
+        *(read_checkpoint(best)["seglab"]["threshold"], hash_weights(best)),
+        (run / "test_cases.csv").read_bytes(),
+    ]
+
+
+@pytest.mark.parametrize("name", ["tune_threshold", "set_threshold", "score_cases"])
+@pytest.mark.parametrize("lost", [False, True], ids=["", "last.ckpt lost"])
+def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
+    name: str,
+    lost: bool,
+    runs: tuple[Path, Path],
+    tiny_train: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    run, command = tmp_path / "run", [*PLAIN, *ON4]
+    skip_figures(monkeypatch)
+    with monkeypatch.context() as patched:
+
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            raise KeyboardInterrupt
+
+        patched.setattr(seglab.training.summary, name, stop)
+        assert tiny_train(run, *command).code == 130
+    stored = read_checkpoint(run / "checkpoints" / "best.ckpt")["seglab"]["threshold"]
+    assert (stored == 0.5) == (name != "score_cases")
+    if lost:
+        (run / "checkpoints" / "last.ckpt").unlink()
+    ended = tiny_train(run, *command)
+    assert ended.code == 0, ended.err
+    assert "going on after step" in ended.err
+    assert values_of(run) == values_of(runs[0])

@@ -1,0 +1,90 @@
+"""Opening networks, and ensembles of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.tiny import Ended, written
+
+from seglab.data.images import read_image
+from seglab.inference.image_files import find_images
+from seglab.inference.models import ensemble, mean_predictor, open_model
+from seglab.inference.postprocessing import Predictor, clean
+from seglab.inference.predict import predict
+
+
+@pytest.fixture
+def runs(predicting_runs: tuple[Path, Path]) -> tuple[Path, Path]:
+    return predicting_runs
+
+
+def test_an_ensemble_has_the_mean_probability() -> None:
+    image = np.zeros((2, 3, 3), np.uint8)
+    fixed: list[Predictor] = [
+        lambda image, p=p: np.full((1, *image.shape[:2]), p, np.float32) for p in (0.2, 0.9, 0.7)
+    ]
+    mean = mean_predictor(fixed)(image)
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, np.full((1, 2, 3), 0.6), rtol=1e-6)
+    # One is an ensemble too, bit for bit.
+    prob = np.random.default_rng(0).random((1, 2, 3), np.float32)
+    assert np.array_equal(mean_predictor([lambda image: prob])(image), prob)
+
+
+def test_an_ensemble_is_the_mean(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    on, off = runs
+    ended = script("predict", on, pictures, "--with", off, "--out", tmp_path / "out")
+    (line,) = ended.err.splitlines()
+    assert ended.code == 1 and "has another post-processing than" in line
+    same = {"largest_component": True, "fill_holes": False}
+    predict([on, off], [pictures], tmp_path / "out", ["probabilities"], **same)
+    members = [open_model(run, **same) for run in runs]
+    both = ensemble(members)
+    assert both.threshold == sum(member.threshold for member in members) / 2
+    for name, path in find_images([pictures], tmp_path).items():
+        image = read_image(path)
+        mean = (members[0].predict(image)[0].astype(float) + members[1].predict(image)[0]) / 2
+        files = written(tmp_path / "out")
+        assert abs(files[f"probabilities/{name}.png"] / 65535 - mean).max() < 1e-5
+        expected = clean(mean > both.threshold, **same)
+        assert np.count_nonzero((files[f"masks/{name}.png"] > 0) ^ expected) <= 1
+
+
+def test_a_checkpoint_alone_is_enough(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(runs[0] / "checkpoints" / "best.ckpt", alone)
+    for network, out in ((alone, "of-file"), (runs[0], "of-run")):
+        ended = script("predict", network, pictures / "b", "--out", tmp_path / out)
+        assert ended.code == 0, ended.err
+    files = [written(tmp_path / out) for out in ("of-file", "of-run")]
+    assert all(np.array_equal(files[0][name], files[1][name]) for name in files[1])
+    for bad, said in (
+        (tmp_path / "nowhere", "no file; expected a run directory, a checkpoint or .onnx"),
+        (tmp_path, "no run directory (it holds no run.json)"),
+        (pictures / "a" / "one.png", "cannot be read as a checkpoint"),
+    ):
+        ended = script("predict", bad, pictures, "--out", tmp_path / "none")
+        (line,) = ended.err.splitlines()
+        assert ended.code == 1 and said in line
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_unfinished_run_is_said(
+    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[0], run)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    ended = script("predict", run, pictures / "b", "--out", tmp_path / "out")
+    assert ended.code == 0
+    assert ended.err.startswith(f"{run}: the run has not finished (interrupted)")
