@@ -269,7 +269,7 @@ def test_an_export_predicts_the_same(
 def test_networks_of_other_classes_are_no_ensemble(
     run: Path, other_run: Path, data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="tells skin, disc, ring apart"):
+    with pytest.raises(InputError, match="has the classes skin, disc, ring"):
         predict([run, other_run], [data / "images"], tmp_path / "out")
 
 
