@@ -238,7 +238,7 @@ def main() -> None:
         raise InputError(f"--size={args.size}: expected a multiple of 16, as the networks need")
     if args.json is not None and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"--json {args.json}: expected a file in an existing folder")
-    # Contenders and multiprocessing's resource tracker, about processes that are killed, inherit it.
+    # For contenders, and for the resource tracker that warns about killed processes.
     os.environ["PYTHONWARNINGS"] = "ignore"
     with tempfile.TemporaryDirectory() as folder:
         report = benchmark(args, folder)
