@@ -1,0 +1,294 @@
+"""Checkpoints: written atomically with a hash, read without running code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.spoil import (
+    BEST,
+    Payload,
+    change_checkpoint,
+    put_at,
+    seal,
+    to_archive,
+    to_old_archive,
+    to_pickle,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seglab.core.errors import InputError
+from seglab.runs.checkpoints import (
+    SealedCheckpoints,
+    find_checkpoint,
+    hash_weights,
+    link_checkpoint,
+    load_network,
+    read_checkpoint,
+    set_threshold,
+)
+from seglab.runs.paths import RunPaths
+
+Form = Callable[[Any], bytes]
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["no seal", "sealed"])
+@pytest.mark.parametrize("form", [to_archive, to_old_archive, to_pickle])
+def test_a_payload_is_not_unpickled(
+    form: Form, sealed: bool, run: Path, marker: Path, refuses: Callable[..., None]
+) -> None:
+    content = form(torch.load(run / BEST, weights_only=True) | {"x": Payload(marker)})
+    (run / BEST).write_bytes(seal(content) if sealed else content)
+    refuses(run, "best.ckpt")
+    with pytest.raises(InputError, match=r"best\.ckpt: "):
+        hash_weights(run / BEST)
+    assert not marker.exists()
+
+
+def test_the_payload_would_run(marker: Path) -> None:
+    """Otherwise the tests of payloads show nothing."""
+    torch.load(io.BytesIO(to_archive({"x": Payload(marker)})), weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda content, payload: content.update({payload: 1}),
+        lambda content, payload: content["state_dict"].update({"net.head.weight": payload}),
+        lambda content, payload: content["seglab"]["config"]["model"].update(width=payload),
+        lambda content, payload: content["optimizer_states"].append([{"a": (payload,)}]),
+    ],
+    ids=["key", "weight", "config", "optimizer"],
+)
+def test_a_payload_is_found_anywhere(
+    place: Callable[[Any, Payload], object],
+    run: Path,
+    marker: Path,
+    refuses: Callable[..., None],
+) -> None:
+    change_checkpoint(run, lambda content: place(content, Payload(marker)))
+    refuses(run, "best.ckpt")
+
+
+class Identity(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_a_torchscript_program_is_not_loaded(run: Path, refuses: Callable[..., None]) -> None:
+    out = io.BytesIO()
+    torch.jit.save(torch.jit.script(Identity()), out)
+    (run / BEST).write_bytes(seal(out.getvalue()))
+    refuses(run, "best.ckpt")
+
+
+def nested(levels: int, times: int) -> list[Any]:
+    out: list[Any] = []
+    for _ in range(levels):
+        out = [out] * times
+    return out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put_at("state_dict.net\0", 1),
+        lambda c: c["state_dict"].update({"net.head.weight": torch.zeros(1).expand(10**12)}),
+        lambda c: c["state_dict"].update({"net.head.weight": torch.zeros(9, device="meta")}),
+        lambda c: c["state_dict"].update({"net.head.weight": torch.zeros(9).to_sparse()}),
+        lambda c: c["state_dict"].update({f"net.x{i}": torch.zeros(9) for i in range(3)}),
+        put_at("seglab.config.model.width", 100_000),
+        put_at("seglab.config.model.width", 0.5),
+        put_at("seglab.config.model.depth", 60),
+        put_at("seglab.config.model.depth", 10**6),
+        put_at("seglab.config.model.classes", 10**9),
+        put_at("seglab.config.data.size", 2**40),
+        lambda c: c["seglab"]["config"].update(x=c["seglab"]["config"]),
+        put_at("seglab.config.x", nested(40, 2)),
+        put_at("seglab.config.x", nested(300, 1)),
+    ],
+)
+def test_more_than_the_file_holds_is_refused(
+    change: Callable[[Any], object], run: Path, refuses: Callable[..., None]
+) -> None:
+    change_checkpoint(run, change)
+    refuses(run, "best.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    {
+        "epoch": (None, "3", -1, 0.5, 2**70),
+        "global_step": (None, "3"),
+        "state_dict": (None, [], torch.ones(1), {5: torch.ones(1)}, {"net.x": "no tensor"}),
+        "seglab": (None, "config", [], torch.ones(1)),
+        "seglab.format": (None, 0, 2, "1"),
+        "seglab.threshold": (None, "0.5", 0.0, 1.0, float("nan"), torch.tensor(0.5), True),
+        "seglab.split_hash": (None, 5, torch.ones(1)),
+        "seglab.config": (None, [], "model", {}),
+        "seglab.config.model": (None, [], "model", {}),
+        "seglab.config.x": (torch.ones(1), b"bytes", (1, 2), {(1, 2): 3}, 2**70, {1j}),
+    }.items(),
+)
+def test_a_checkpoint_with_a_wrong_value_is_refused(key: str, values: tuple, run: Path) -> None:
+    whole = (run / BEST).read_bytes()
+    for value in values:
+        change_checkpoint(run, put_at(key, value))
+        with pytest.raises(InputError, match=r"best\.ckpt: "):
+            load_network(run / BEST)
+        (run / BEST).write_bytes(whole)
+
+
+def test_another_format_is_refused_in_one_line(run: Path) -> None:
+    change_checkpoint(run, put_at("seglab.format", 2))
+    with pytest.raises(InputError, match=r"best\.ckpt: written by another version.*format 2"):
+        read_checkpoint(run / BEST)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(
+    value: float, run: Path, refuses: Callable[..., None]
+) -> None:
+    change_checkpoint(run, lambda content: content["state_dict"]["net.head.bias"].fill_(value))
+    refuses(run, "best.ckpt", "not finite")
+
+
+def test_a_checkpoint_of_another_config_or_split_is_refused(
+    run: Path, refuses: Callable[..., None]
+) -> None:
+    whole = (run / BEST).read_bytes()
+    change_checkpoint(run, put_at("seglab.split_hash", "0"))
+    refuses(run, "splits.json", "is not the split")
+    (run / BEST).write_bytes(whole)
+    change_checkpoint(run, put_at("seglab.config.data.size", 64))
+    refuses(run, "best.ckpt", "data.size: 64")
+
+
+def write_changed(file: Path, position: int, bits: int) -> Path:
+    content = bytearray(file.read_bytes())
+    content[position] ^= bits
+    out = file.with_name("changed.ckpt")
+    out.write_bytes(content)
+    return out
+
+
+def test_the_hash_catches_any_changed_byte(run: Path) -> None:
+    size = (run / BEST).stat().st_size
+
+    def check(position: int, bits: int) -> None:
+        with pytest.raises(InputError, match=r"changed\.ckpt: "):
+            read_checkpoint(write_changed(run / BEST, position, bits))
+
+    anywhere = given(st.integers(0, size - 1), st.integers(1, 255))
+    settings(max_examples=100, deadline=None, derandomize=True, database=None)(anywhere(check))()
+    for position in (*range(size - 100, size), *range(30)):  # the hash, the archive's first header
+        check(position, 1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 79, 80, 81, 1000, -1, -79])
+def test_a_checkpoint_that_is_cut_short_is_refused(
+    length: int, run: Path, refuses: Callable[..., None]
+) -> None:
+    (run / BEST).write_bytes((run / BEST).read_bytes()[:length])
+    refuses(run, "best.ckpt")
+
+
+def test_a_sparse_file_is_not_read_to_its_end(run: Path) -> None:
+    os.truncate(run / BEST, 2**40)
+    with pytest.raises(InputError, match=r"best\.ckpt"):
+        read_checkpoint(run / BEST)
+
+
+def test_equal_weights_have_equal_hashes_whatever_else_a_file_holds(run: Path) -> None:
+    expected = hash_weights(run / BEST)
+
+    def change(content: dict[str, Any]) -> None:
+        content["epoch"], content["x"] = 77, torch.rand(5)
+        content["optimizer_states"].clear()
+        weights = content["state_dict"]
+        items = list(weights.items())
+        weights.clear()
+        for name, tensor in reversed(items):  # another order, other places in memory
+            channels_last = tensor.dim() == 4
+            weights[name] = (
+                tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor
+            )
+
+    change_checkpoint(run, change)
+    set_threshold(run / BEST, 0.25)
+    assert hash_weights(run / BEST) == expected
+    assert read_checkpoint(run / BEST)["seglab"]["threshold"] == 0.25
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.update({"net.head.bias": torch.nextafter(w["net.head.bias"], torch.ones(1))}),
+        lambda w: w.update({"net.head.bias": w["net.head.bias"].reshape(1, 1)}),
+        lambda w: w.update({"net.head.bias": w["net.head.bias"].view(torch.int32)}),
+        lambda w: w.update({"net.head.bais": w.pop("net.head.bias")}),
+        lambda w: w.pop("net.head.bias"),
+        lambda w: w.update({"x": torch.zeros(0)}),
+    ],
+    ids=["value", "shape", "type", "name", "fewer", "more"],
+)
+def test_other_weights_have_another_hash(change: Callable[[Any], object], run: Path) -> None:
+    before = hash_weights(run / BEST)
+    change_checkpoint(run, lambda content: change(content["state_dict"]))
+    assert hash_weights(run / BEST) != before
+
+
+@pytest.mark.parametrize("links_work", [True, False])
+def test_a_linked_checkpoint_stays_when_the_other_is_rewritten(
+    links_work: bool, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    if not links_work:
+        monkeypatch.setattr(os, "link", refuse)
+    best, last = run / BEST, run / "checkpoints" / "last.ckpt"
+    link_checkpoint(best, last)
+    assert best.samefile(last) is links_work
+    whole = best.read_bytes()
+    set_threshold(best, 0.25)
+    assert last.read_bytes() == whole != best.read_bytes()
+    assert {file.name for file in best.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = (run / BEST).read_bytes()
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=re.escape(str(run / BEST))):
+        SealedCheckpoints().save_checkpoint({"a": 1}, run / BEST)
+    assert (run / BEST).read_bytes() == whole
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_best(run: Path) -> None:
+    paths = RunPaths(run)
+    metadata = read_checkpoint(paths.best_checkpoint)["seglab"]
+    file, step = find_checkpoint(paths, metadata)
+    assert file == paths.last_checkpoint and step > 0
+    paths.last_checkpoint.write_bytes(b"")
+    assert find_checkpoint(paths, metadata) == (paths.best_checkpoint, step)
+    assert find_checkpoint(paths, metadata | {"split_hash": "other"}) == (None, -1)
+    paths.best_checkpoint.unlink()
+    assert find_checkpoint(paths, metadata) == (None, -1)
+
+
+def test_a_whole_checkpoint_is_read(run: Path) -> None:
+    net, metadata = load_network(run / BEST)
+    assert not net.training
+    assert metadata["epoch"] == 1 and metadata["classes"].names == ("lesion",)

@@ -1,0 +1,267 @@
+"""Run directories of anyone: only read, refused in one line where a file is not as it should be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.spoil import BEST, Payload, change_checkpoint, change_config, put_at
+from helpers.tiny import Ended
+
+from seglab.core.errors import InputError
+from seglab.networks.encoders import EfficientNetLite0
+from seglab.runs.checkpoints import hash_weights
+from seglab.runs.opening import open_run
+
+SCRIPTS = (("evaluate",), ("reproduce", "--check"))
+
+
+def test_a_whole_run_is_opened(run: Path, script: Callable[..., Ended]) -> None:
+    """The other tests change what is accepted here."""
+    assert script("evaluate", run).code == 0
+    assert script("reproduce", run, "--check").code in (0, 3)
+
+
+def test_scripts_refuse_a_payload_in_one_line(
+    run: Path, marker: Path, script: Callable[..., Ended]
+) -> None:
+    change_checkpoint(run, put_at("x", Payload(marker)))
+    for name, *options in SCRIPTS:
+        ended = script(name, run, *options)
+        assert ended.code == 1 and not marker.exists()
+        assert len(ended.err.splitlines()) == 1 and ended.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("file", ["run.json", "splits.json"])
+def test_another_format_or_no_record_is_refused(
+    file: str, run: Path, refuses: Callable[..., None]
+) -> None:
+    for content in ("[1]", "{}", '{"format": 2}', "", "[" * 10**5, '{"a": ' + "9" * 10**5 + "}"):
+        (run / file).write_text(content)
+        refuses(run, file)
+    (run / file).write_bytes(b"\xff")
+    refuses(run, file)
+    os.truncate(run / file, 2**40)
+    refuses(run, file)
+
+
+def test_a_record_of_another_format_is_refused_in_one_line(
+    run: Path, script: Callable[..., Ended]
+) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"format": 2}))
+    for name in ("evaluate", "reproduce", "compare"):
+        ended = script(name, run)
+        assert ended.code == 1 and len(ended.err.splitlines()) == 1
+        assert "run.json: written by another version of seglab (format 2" in ended.err
+
+
+@pytest.mark.parametrize("value", [None, 5, [], "delete"])
+def test_a_split_without_the_hash_of_a_case_is_refused(
+    value: Any, run: Path, refuses: Callable[..., None]
+) -> None:
+    split = json.loads((run / "splits.json").read_text())
+    split["sha256"][split["train"][0]] = value
+    if value == "delete":
+        del split["sha256"][split["train"][0]]
+    (run / "splits.json").write_text(json.dumps(split))
+    refuses(run, "splits.json")
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "splits.json", BEST, "data.json", "x/y"])
+def test_a_pipe_is_not_waited_on(file: str, run: Path) -> None:
+    (run / file).unlink(missing_ok=True)
+    (run / file).parent.mkdir(exist_ok=True)
+    os.mkfifo(run / file)
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        open_run(run)
+    if file == BEST:
+        with pytest.raises(InputError, match="not a regular file"):
+            hash_weights(run / file)
+
+
+@pytest.mark.parametrize(
+    "link", ["evaluations", "reproductions", "train.log", "checkpoints", "a/b/c", "splits.json"]
+)
+def test_a_link_that_leads_out_of_the_run_is_refused(
+    link: str, run: Path, tmp_path: Path, refuses: Callable[..., None]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    place = run / link
+    if place.exists():
+        place.rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+        place.parent.mkdir(parents=True, exist_ok=True)
+    for target in (elsewhere, Path(os.path.relpath(elsewhere, place.parent)), tmp_path / "none"):
+        place.symlink_to(target)
+        refuses(run, link, "link")
+        place.unlink()
+
+
+def test_a_link_to_itself_is_refused(run: Path, refuses: Callable[..., None]) -> None:
+    (run / "evaluations").symlink_to("evaluations")
+    refuses(run, "evaluations", "link")
+
+
+def test_a_link_inside_the_run_is_no_matter(run: Path, script: Callable[..., Ended]) -> None:
+    (run / "checkpoints").rename(run / "weights")
+    (run / "checkpoints").symlink_to("weights")
+    assert script("evaluate", run).code == 0
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Whatever is written in a folder changes it, and a lock that comes and goes as well."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def data(tiny_ph2: Path, tmp_path: Path) -> Path:
+    """Data of a stranger's choice: in a folder of its own, to see what is written around it."""
+    return Path(shutil.copytree(tiny_ph2, tmp_path / "around" / "data"))
+
+
+def synthetic(config: dict[str, Any]) -> None:
+    config["data"]["cases"] = {
+        "_target_": "seglab.data.synthetic.synthetic_cases",
+        "_partial_": True,
+        "n": 3,
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize("change", [lambda config: None, synthetic], ids=["ph2", "synthetic"])
+def test_data_is_only_read(
+    change: Callable[[dict[str, Any]], object],
+    run: Path,
+    data: Path,
+    script: Callable[..., Ended],
+    tmp_path: Path,
+) -> None:
+    """Training on synthetic data draws it where there is none; opening a run does not."""
+    change_config(run, change)
+    for root in (data, data.parent / "none", data.parent):
+        change_config(run, lambda config, root=root: config["data"].update(root=str(root)))
+        before = state(data.parent)
+        for name, *more in SCRIPTS:
+            ended = script(name, run, *more, *(("--out", tmp_path / "out") if not more else ()))
+            assert "Traceback" not in ended.err
+            assert (ended.code != 1) == (root == data), ended
+        assert state(data.parent) == before
+
+
+def test_a_repetition_writes_to_no_path_of_the_config(
+    run: Path, data: Path, finished: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+
+    def lead_elsewhere(config: dict[str, Any]) -> None:
+        config["run_dir"] = config["logger"]["save_dir"] = str(elsewhere / "run")
+        config["data"] |= {"cache_dir": str(elsewhere / "cache"), "root": str(data)}
+        config["data"]["split"]["file"] = str(elsewhere / "splits.json")
+
+    change_config(run, lead_elsewhere)
+    before, there = state(run), state(data.parent)
+    ended = script("reproduce", run, "--out", tmp_path / "again")
+    assert ended.code in (0, 3), ended.err
+    assert (tmp_path / "again" / "tensorboard").is_dir()
+    assert not elsewhere.exists()
+    assert state(run) == before
+    assert state(data.parent) == there
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    {
+        "git": (None, [], "x", {"source_sha256": []}),
+        "versions": (None, [], "x", {"torch": []}),
+        "machine": (None, [], "x", {"threads": "x"}, {"threads": 10**9}),
+        "status": (None, "running", []),
+    }.items(),
+)
+def test_a_record_may_hold_anything(
+    key: str, values: tuple, run: Path, script: Callable[..., Ended]
+) -> None:
+    record = json.loads((run / "run.json").read_text())
+    for value in values:
+        (run / "run.json").write_text(json.dumps(record | {key: value}))
+        ended = script("reproduce", run, "--check")
+        assert "Traceback" not in ended.err
+        assert ended.code in (0, 1, 3), ended.err
+        if ended.code == 1:
+            assert "run.json" in ended.err.splitlines()[-1] or str(run) in ended.err
+
+
+def test_weights_may_lie_outside_and_are_only_read(
+    script: Callable[..., Ended],
+    tiny_ph2: Path,
+    cache_dir: Path,
+    marker: Path,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "weights.pth"
+    weights = EfficientNetLite0().state_dict()
+    torch.save(weights, file)
+    options = [
+        *("model=unet_efficientnet_lite0", f"model.weights={file}", "model.decoder=[4,4,4,4]"),
+        *("model.freeze=0", f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "data.size=32"),
+        *("trainer.max_epochs=1", "logger=none", "callbacks.pictures=null"),
+    ]
+    ended = script("train", *options, f"hydra.run.dir={run}")
+    assert ended.code == 0, ended.err
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert json.loads((run / "run.json").read_text())["modules"]["model.weights"] == digest
+    assert script("reproduce", run, "--check").code == 0
+    # Others.
+    torch.save(weights | {"conv_stem.weight": torch.ones(32, 3, 3, 3)}, file)
+    with caplog.at_level("INFO"):
+        assert script("reproduce", run, "--check").code == 3
+    assert f"model.weights {digest[:12]}" in caplog.text
+    begun = tmp_path / "begun"
+    shutil.copytree(run, begun)
+    record = json.loads((begun / "run.json").read_text())
+    (begun / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    ended = script("train", *options, f"hydra.run.dir={begun}")
+    assert ended.code == 1 and "model.weights is another file than when this run" in ended.err
+    # What would run if it were unpickled.
+    torch.save({"conv_stem.weight": Payload(marker)}, file)
+    assert script("evaluate", run).code == 0
+    ended = script("reproduce", run, "--out", tmp_path / "again")
+    assert ended.code == 1 and not marker.exists()
+    assert ended.err.splitlines()[-1].startswith(
+        f"error: model: {file}: does not hold the encoder's weights"
+    )
+    # None: whoever scores has no need of them.
+    file.unlink()
+    assert script("evaluate", run).code == 0
+    ended = script("reproduce", run, "--check")
+    assert ended.code == 1
+    assert f"error: model: weights={file}: no such file" in ended.err
+
+
+@pytest.mark.parametrize("value", [1e38, -1e38])
+def test_a_network_that_gives_no_numbers_is_refused(
+    value: float, run: Path, script: Callable[..., Ended]
+) -> None:
+    """Finite weights may give infinite values, and their differences nothing."""
+
+    def ruin(content: dict[str, Any]) -> None:
+        for tensor in content["state_dict"].values():
+            if tensor.is_floating_point():
+                tensor.fill_(value)
+
+    change_checkpoint(run, ruin)
+    ended = script("evaluate", run)
+    assert ended.code == 1, ended.err
+    assert str(run) in ended.err.splitlines()[-1] or "IMD" in ended.err.splitlines()[-1]
