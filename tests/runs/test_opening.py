@@ -85,7 +85,7 @@ def test_what_is_no_run_is_refused(script: Callable[..., Ended], tmp_path: Path)
     refused(script("evaluate", tmp_path / "nowhere"), None, str(tmp_path / "nowhere"))
     refused(script("evaluate", tmp_path), None, str(tmp_path), "run.json")
     (tmp_path / "run.json").write_text("[1]")
-    refused(script("evaluate", tmp_path), None, str(tmp_path / "run.json"), "no record")
+    refused(script("evaluate", tmp_path), None, str(tmp_path))
 
 
 def test_a_run_whose_test_images_changed_is_refused(

@@ -1,0 +1,117 @@
+"""A loss, a network, a data layout and an augmentation of one's own: one file and one YAML each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from helpers.tiny import ONE_THREAD, REPO, TINY
+
+
+class Extension(NamedTuple):
+    code: str
+    group: str
+    yaml: str
+
+
+EXTENSIONS = {
+    "loss": Extension(
+        """
+import torch
+
+def squared_error(logits, mask):
+    return (torch.sigmoid(logits) - mask).square().flatten(1).mean(1)
+""",
+        "experiment",
+        """# @package _global_
+name: mine
+task:
+  loss:
+    _target_: mine.squared_error
+    _partial_: true
+""",
+    ),
+    "network": Extension(
+        """
+from torch import nn
+
+class Pixelwise(nn.Sequential):
+    def __init__(self, classes, width=8):
+        super().__init__(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, classes, 1))
+""",
+        "model",
+        "_target_: mine.Pixelwise\nclasses: ${len:${data.classes}}\n",
+    ),
+    "data layout": Extension(
+        """
+from pathlib import Path
+from seglab.data.layouts import ph2_cases
+
+def first_cases(root, n):
+    return ph2_cases(root)[:n]
+""",
+        "data",
+        """defaults:
+  - default
+  - _self_
+
+cases:
+  _target_: mine.first_cases
+  _partial_: true
+  n: 12
+root: data
+""",
+    ),
+    "augmentation": Extension(
+        """
+import torch
+
+class Darken:
+    def __init__(self, most):
+        self.most = most
+
+    def __call__(self, image, mask, generator):
+        factor = 1 - self.most * torch.rand(len(image), 1, 1, 1, generator=generator)
+        return image * factor.to(image), mask
+""",
+        "experiment",
+        """# @package _global_
+name: mine
+data:
+  augment:
+    _target_: mine.Darken
+    most: 0.3
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_an_extension_trains(name: str, tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> None:
+    extension, run = EXTENSIONS[name], tmp_path / "run"
+    (tmp_path / "mine.py").write_text(extension.code)
+    config = tmp_path / "conf" / extension.group / "mine.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(extension.yaml)
+    command = [
+        *(sys.executable, str(REPO / "scripts" / "train.py"), "--config-dir", tmp_path / "conf"),
+        *(f"{extension.group}=mine", "trainer.max_epochs=1", "data.size=32"),
+        *([] if extension.group == "model" else TINY[:2]),
+        *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", f"hydra.run.dir={run}"),
+    ]
+    path = os.pathsep.join([str(tmp_path), str(REPO)])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert "mine." in (run / "config.yaml").read_text()
