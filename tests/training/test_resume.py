@@ -1,0 +1,367 @@
+"""Runs that are interrupted or damaged and go on end as if nothing had happened."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.resume import CHECKPOINTS, PLAIN, SECOND_IS_BEST, SHORT, assert_same
+from helpers.tiny import (
+    MOODY,
+    Ended,
+    skip_figures,
+)
+from omegaconf import DictConfig
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import seglab.training.train
+from seglab.core.files import read_csv, read_json
+from seglab.runs import provenance
+from seglab.runs.checkpoints import SealedCheckpoints
+from seglab.training.callbacks.recorder import RunRecorder
+from seglab.training.train import train
+
+# What fixtures hand out.
+Compose = Callable[..., DictConfig]
+Ends = Callable[..., Ended]
+Interrupt = Callable[..., None]
+Command = Callable[..., subprocess.Popen]
+
+
+def files_of(run: Path) -> dict[str, tuple[bytes, int]]:
+    """Content and time of every file."""
+    return {
+        str(file.relative_to(run)): (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in run.rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures: they take most of a tiny run's time, and nothing here looks at them."""
+    skip_figures(monkeypatch)
+    for name, cached in _PROVENANCE.items():
+        monkeypatch.setattr(provenance, name, cached)
+
+
+_PROVENANCE = {
+    name: functools.cache(getattr(provenance, name))
+    for name in ("installed_versions", "read_code_state")
+}
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Sends this process SIGINT in the given step, counted (epoch, batch) from 0, once."""
+    original = RunRecorder.on_train_batch_start
+
+    def arm(*step: int) -> None:
+        armed = [True]
+
+        def start(self: RunRecorder, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            if armed[0] and (trainer.current_epoch, batch_idx) == step:
+                armed[0] = False
+                os.kill(os.getpid(), signal.SIGINT)
+            original(self, trainer, module, batch, batch_idx)
+
+        monkeypatch.setattr(RunRecorder, "on_train_batch_start", start)
+
+    return arm
+
+
+BY_LOSS = ["monitor=val/loss", "monitor_mode=min"]
+CONFIGS: dict[str, list[str]] = {
+    "baseline": ["task.optimizer.lr=0.02", *BY_LOSS],
+    "augmented": ["experiment=augmented", "trainer.max_epochs=3", *BY_LOSS],
+    "random": [
+        *("model._target_=moody.Moody", *BY_LOSS),
+        *("task.optimizer._target_=torch.optim.SGD", "+task.optimizer.momentum=0.9"),
+        "+task.lr_scheduler._target_=torch.optim.lr_scheduler.CosineAnnealingLR",
+        *("+task.lr_scheduler._partial_=true", "+task.lr_scheduler.T_max=3"),
+    ],
+    "ema": [
+        *(
+            "callbacks=ema",
+            "callbacks.ema.decay=0.9",
+            "task.encoder_lr_factor=0.3",
+            "task.optimizer.lr=0.02",
+            *BY_LOSS,
+        ),
+        *(
+            "+task.lr_scheduler._target_=seglab.training.lr_schedulers.cosine",
+            "+task.lr_scheduler._partial_=true",
+        ),
+        *("+task.lr_scheduler.epochs=3", "+task.lr_scheduler.warmup=0.3"),
+    ],
+    "recipe": ["experiment=recipe", "trainer.max_epochs=3"],
+    "two batches a step": [
+        *("+trainer.accumulate_grad_batches=2", "+trainer.check_val_every_n_epoch=2"),
+    ],
+    "steps": ["+trainer.max_steps=10", *BY_LOSS],
+    "val twice": ["+trainer.val_check_interval=0.5", *BY_LOSS],
+    "overfit": ["+trainer.overfit_batches=2", *BY_LOSS],
+    "loader process": ["data.num_workers=1", "trainer.max_epochs=2"],
+}
+# Inside an epoch; in an epoch's last step; twice in one epoch; in the very last step.
+STEPS = {
+    "baseline": [(0, 3), (1, 0), (1, 2), (2, 3)],
+    "random": [(0, 1), (1, 2)],
+    "steps": [(1, 1), (2, 0)],
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (i > 3)) for i, name in enumerate(CONFIGS)],
+)
+@pytest.mark.usefixtures("quick")
+def test_a_run_stopped_at_many_steps_ends_as_if_it_had_not_been(
+    name: str,
+    tiny_config: Compose,
+    interrupt_at: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "moody.py").write_text(MOODY)
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = [*PLAIN, *CONFIGS[name]]
+    reference = train(tiny_config(tmp_path / "reference", *overrides))
+    run = tmp_path / "run"
+    for i, step in enumerate(STEPS.get(name, [(1, 1)])):
+        interrupt_at(*step)
+        with pytest.raises(KeyboardInterrupt, match="to go on"):
+            train(tiny_config(run, *overrides))
+        record = read_json(run / "run.json")
+        assert record["status"] == "interrupted"
+        assert len(record.get("resumed", [])) == i
+    assert train(tiny_config(run, *overrides)) == reference
+    assert_same(run, tmp_path / "reference")
+
+
+STOPS_EARLY = [
+    *PLAIN,
+    "trainer.max_epochs=5",
+    "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
+    "+callbacks.stop.monitor=val/loss",
+    "+callbacks.stop.mode=min",
+    "+callbacks.stop.patience=1",
+    "+callbacks.stop.min_delta=10",  # which no epoch reaches: it stops after the second
+]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_stopped_early_trains_no_further(
+    tiny_config: Compose, interrupt_at: Interrupt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reference, run = tmp_path / "reference", tmp_path / "run"
+    values = train(tiny_config(reference, *STOPS_EARLY))
+    assert (reference / "metrics.csv").read_text().count("\n") == 1 + 2
+    for step in ((1, 1), (1, 3)):  # after the second it stops anyway
+        interrupt_at(*step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(run, *STOPS_EARLY))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            seglab.training.train, "score_run", lambda *a: os.kill(os.getpid(), signal.SIGINT)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(run, *STOPS_EARLY))
+    assert read_json(run / "run.json")["status"] == "interrupted"
+    assert train(tiny_config(run, *STOPS_EARLY)) == values
+    assert_same(run, reference)
+
+
+@pytest.mark.usefixtures("quick")
+def test_tensorboard_shows_each_epoch_of_an_interrupted_run_once(
+    tiny_config: Compose, interrupt_at: Interrupt, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for step in ((0, 3), (2, 1)):
+        interrupt_at(*step)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(run, *SHORT))
+    train(tiny_config(run, *SHORT))
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    rows = read_csv(run / "metrics.csv")
+    assert [point.step for point in events.Scalars("val/loss")] == [4, 8, 12]
+    values = [point.value for point in events.Scalars("val/loss")]
+    assert values == [np.float32(row["val/loss"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def reference(folder: Path, quick: None, tiny_train: Ends) -> Path:
+    """A run that was never interrupted; read-only by agreement."""
+    run = folder / "reference"
+    if not run.exists():
+        assert tiny_train(run, *SECOND_IS_BEST).code == 0
+        assert read_json(run / "summary.json")["best_epoch"] == 2
+    return run
+
+
+@pytest.fixture
+def interrupted(
+    folder: Path, quick: None, tiny_train: Ends, interrupt_at: Interrupt, tmp_path: Path
+) -> Path:
+    """A copy of a run that was interrupted in its last epoch."""
+    run = folder / "interrupted"
+    if not run.exists():
+        interrupt_at(2, 1)
+        assert tiny_train(run, *SECOND_IS_BEST).code == 130
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def damage(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    middle = len(content) // 2
+    file.unlink()
+    if how == "a bit flipped":
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif how == "cut":
+        file.write_bytes(content[:middle])
+    elif how == "zeros":  # what a power cut may leave
+        file.write_bytes(bytes(len(content)))
+    else:
+        assert how == "missing"
+
+
+@pytest.mark.parametrize("how", ["missing", "a bit flipped", "zeros"])
+def test_a_damaged_last_checkpoint_is_named_and_the_best_is_taken(
+    how: str, interrupted: Path, reference: Path, tiny_train: Ends
+) -> None:
+    file = interrupted / "checkpoints" / "last.ckpt"
+    damage(file, how)
+    ended = tiny_train(interrupted, *SECOND_IS_BEST)
+    assert ended.code == 0, ended.err
+    assert how == "missing" or str(file) in ended.err
+    assert f"going on after step 8, from {file.with_name('best.ckpt')}" in ended.err
+    assert_same(interrupted, reference)
+
+
+@pytest.mark.parametrize(
+    ("how", "names"),
+    [("missing", ["best.ckpt"]), ("cut", ["best.ckpt"]), ("zeros", CHECKPOINTS)],
+)
+def test_without_a_best_checkpoint_a_run_begins_anew(
+    how: str, names: list[str], interrupted: Path, reference: Path, tiny_train: Ends, script: Ends
+) -> None:
+    files = [interrupted / "checkpoints" / name for name in names]
+    for file in files:
+        damage(file, how)
+    ended = script("evaluate", interrupted)
+    assert ended.code == 1
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"error: {files[0]}: ")
+    ended = tiny_train(interrupted, *SECOND_IS_BEST)
+    assert ended.code == 0, ended.err
+    assert how == "missing" or all(str(file) in ended.err for file in files)
+    assert "training from the beginning" in ended.err
+    assert_same(interrupted, reference)
+
+
+def test_half_written_files_are_cleared_away(
+    interrupted: Path, reference: Path, tiny_train: Ends, tmp_path: Path
+) -> None:
+    begun_no_further = tmp_path / "begun"
+    begun_no_further.mkdir()
+    (begun_no_further / ".run.json.1.partial").write_bytes(b"half of it")
+    for name in (".run.json.1.partial", "checkpoints/.last.ckpt.77.partial"):
+        (interrupted / name).write_bytes(b"half of it")
+    (interrupted / ".lock").touch()
+    for run in (begun_no_further, interrupted):
+        assert tiny_train(run, *SECOND_IS_BEST).code == 0
+        assert_same(run, reference)
+
+
+def test_a_finished_run_is_recognised_and_left_alone(
+    reference: Path, tiny_config: Compose, tiny_train: Ends
+) -> None:
+    before = files_of(reference)
+    ended = tiny_train(reference, *SECOND_IS_BEST)
+    assert ended.code == 0, ended.err
+    assert ended.err.startswith("finished already")
+    values = train(tiny_config(reference, *SECOND_IS_BEST))
+    for name, value in read_json(reference / "summary.json")["val"].items():
+        assert values[f"val/{name}"] == value
+    assert files_of(reference) == before
+
+
+OTHER = {
+    "seed=1": "seed: 42 then, 1 now",
+    "data.size=16": "data.size: 32 then, 16 now",
+    "task.lr_scheduler=null": "task.lr_scheduler.gamma: 10000 then, not there now",
+    "experiment=augmented": "data.augment._target_",
+    "trainer.max_epochs=4": "trainer.max_epochs: 3 then, 4 now",
+}
+
+
+def test_another_config_is_refused_with_what_differs(
+    interrupted: Path, reference: Path, tiny_train: Ends
+) -> None:
+    for run, override in (*((interrupted, override) for override in OTHER), (reference, "seed=1")):
+        before = files_of(run)
+        ended = tiny_train(run, *SECOND_IS_BEST, override)
+        assert ended.code == 1
+        (line,) = ended.err.splitlines()
+        assert line.startswith(f"error: {run}: ")
+        assert OTHER[override] in line
+        assert files_of(run) == before
+
+
+def test_a_moved_run_goes_on(
+    interrupted: Path, reference: Path, tiny_train: Ends, tmp_path: Path
+) -> None:
+    moved = interrupted.rename(tmp_path / "elsewhere")
+    assert tiny_train(moved, *SECOND_IS_BEST).code == 0
+    assert_same(moved, reference)
+
+
+def test_data_that_has_changed_is_refused(
+    interrupted: Path, tiny_ph2: Path, tiny_train: Ends, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(tiny_ph2, tmp_path / "PH2Dataset"))
+    config = interrupted / "config.yaml"
+    config.write_text(config.read_text().replace(str(tiny_ph2), str(root)))
+    before = files_of(interrupted)
+    (file,) = root.rglob("IMD004.bmp")
+    image = np.array(Image.open(file))
+    image[3, 4, 0] ^= 1
+    Image.fromarray(image).save(file)
+    ended = tiny_train(interrupted, *SECOND_IS_BEST, f"data.root={root}")
+    assert ended.code == 1
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    assert str(file.relative_to(root)) in line
+    assert files_of(interrupted) == before
+
+
+def test_a_run_that_was_killed_while_it_began_anew_forgets_its_old_checkpoint(
+    interrupted: Path, reference: Path, tiny_train: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (interrupted / "checkpoints" / "best.ckpt").unlink()
+    save = SealedCheckpoints.save_checkpoint
+
+    def die(self: SealedCheckpoints, checkpoint: Any, path: Any, **options: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            raise KeyboardInterrupt
+        save(self, checkpoint, path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SealedCheckpoints, "save_checkpoint", die)
+        assert tiny_train(interrupted, *SECOND_IS_BEST).code == 130
+    # What lies there now: the first epoch's best.ckpt, and a last.ckpt of the third.
+    assert tiny_train(interrupted, *SECOND_IS_BEST).code == 0
+    assert_same(interrupted, reference)
