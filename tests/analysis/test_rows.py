@@ -1,0 +1,424 @@
+"""Rows of the results table: grouping, labels, scores and paired tests, by hand."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from helpers.fake_runs import (
+    CASES,
+    FOLDS,
+    SEEDS,
+    assert_values,
+    bins_of,
+    boundary_of,
+    by_hand,
+    cases_of,
+    counts_of,
+    read_table,
+    table_of,
+    write_run,
+    write_sweep,
+)
+from helpers.tiny import Ended
+
+from seglab.analysis import statistics as stats
+from seglab.analysis.compare import compare
+from seglab.analysis.grouping import make_rows
+from seglab.core.files import write_csv, write_json
+from seglab.runs.records import find_runs
+
+Script = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 99)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take half a second."""
+    monkeypatch.setattr("seglab.analysis.compare.draw_figures", lambda *args: None)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_folds_seeds_and_models_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 9_999)
+    table = table_of(tmp_path / "out", write_sweep(tmp_path / "sweep"))
+    assert list(table) == ["SegNet", "UNet", "all_background", "otsu"]
+    for model in ("SegNet", "UNet"):
+        record = table[model]
+        assert_values(record, by_hand(model, SEEDS, list(CASES)))
+        eces = []
+        for seed in SEEDS:
+            bins = np.array([bins_of(seed, fold) for fold in range(FOLDS)], float).sum(0)
+            eces.append(abs(bins[:, 2] / 2**24 - bins[:, 1]).sum() / bins[:, 0].sum())
+        assert float(record["ece"]) == pytest.approx(np.mean(eces), abs=1e-12)
+        assert float(record["ece_sd"]) == pytest.approx(np.std(eces, ddof=1), abs=1e-12)
+        assert record["ece_low"] == ""
+        counts = np.array([[counts_of(model, s, id) for id in CASES] for s in SEEDS], float)
+        tp, fp, fn, _ = np.moveaxis(counts, -1, 0)
+        plain = scipy.stats.bootstrap(
+            ((2 * tp / (2 * tp + fp + fn)).mean(0),), np.mean, random_state=np.random.default_rng(0)
+        ).confidence_interval
+        ends = [float(record[f"dice_per_image_{end}"]) for end in ("low", "high")]
+        # Rounding breaks ties there that are ties here.
+        assert ends == pytest.approx([*plain], abs=1e-3)
+        assert (record["n"], record["runs"], record["finished"]) == ("9", "6", "6")
+        assert [float(record[k]) for k in ("parameters", "multiply_adds")] == [1000, 5e6]
+        assert float(record["training_seconds"]) == 11
+        assert float(record["images_per_second"]) == 20.5
+    for name in ("all_background", "otsu"):
+        assert_values(table[name], by_hand(name, (0,), list(CASES)))
+        assert table[name]["status"] == "baseline"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_sweep_that_keeps_to_one_fold_lacks_no_other(tmp_path: Path, script: Script) -> None:
+    for fold in (0, 1):
+        for model in ("UNet", "SegNet"):
+            for seed in (0, 1):
+                folder = tmp_path / f"sweep{fold}" / f"{model}-{seed}"
+                write_run(folder, model, seed, fold, varies={"model": model, "seed": seed})
+    ended = script("compare", tmp_path / "sweep1")
+    first, *lines = ended.out.splitlines()
+    assert first.startswith("4 test cases; fold 1 of 2; split seed 42; ")
+    assert "missing" not in ended.out
+    assert not any(line.startswith("*") for line in lines)
+    ended = script("compare", tmp_path / "sweep0", tmp_path / "sweep1")
+    assert ended.out.startswith("9 test cases; 2 folds, each case out of fold once; ")
+    write_run(tmp_path / "sweep1" / "UNet-1-0", "UNet", 1, 0, "interrupted", varies={"seed": 1})
+    ended = script("compare", tmp_path / "sweep1")
+    assert ended.out.startswith("4 test cases; 2 folds, each case out of fold once; ")
+    assert "missing" in ended.out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_values_are_of_seeds_that_tested_the_same_cases(tmp_path: Path) -> None:
+    root = write_sweep(tmp_path / "runs", ("UNet",))
+    options: dict[str, Any] = {"versus": [("baseline, unet", "otsu")], "by_diagnosis": True}
+    # A fold that no seed should have is a cell and a note, and no gap.
+    write_run(root / "odd", "UNet", 0, 7, "failed", "no such fold", {"data.split.fold": 7})
+    text = compare([root], out=tmp_path / "out", **options)
+    table = read_table(tmp_path / "out" / "table.csv")
+    assert_values(table["baseline, UNet"], by_hand("UNet", SEEDS, list(CASES)))
+    assert " 6 of 7 " in text
+    assert "UNet: failed (no such fold): seed 0 fold 7\n" in text
+    assert "*" not in text
+    # A seed that tested fewer cases than another is left out.
+    shutil.rmtree(root / "UNet-1-1")
+    few = dict(list(CASES.items())[:-2])
+    write_run(root / "UNet-1-1", "UNet", 1, 1, cases=few, varies={"seed": 1})
+    text = compare([root], out=tmp_path / "out", **options)
+    table = read_table(tmp_path / "out" / "table.csv")
+    kept = (0, 2)
+    assert_values(table["baseline, UNet"], by_hand("UNet", kept, list(CASES)))
+    melanomas = [id for id, named in CASES.items() if named == "melanoma"]
+    assert_values(table["baseline, UNet, melanoma"], by_hand("UNet", kept, melanomas))
+    assert (table["baseline, UNet"]["status"], table["baseline, UNet"]["training_seconds"]) == (
+        "incomplete",
+        "11.0",
+    )
+    assert "8 of 9 cases: seed 1; left out of the values, as incomplete: seed 1" in text
+    (test,) = csv.DictReader((tmp_path / "out" / "versus.csv").open(newline=""))
+    dice, otsu = (
+        by_hand(who, seeds, list(CASES))["dice_per_image"]
+        for who, seeds in (("UNet", kept), ("otsu", (0,)))
+    )
+    difference = statistics.mean(dice) - otsu[0]
+    assert float(test["difference"]) == pytest.approx(difference, abs=1e-12)
+    assert re.search(r"^baseline, UNet\* +otsu +9 +2, 1 ", text, re.M)
+    assert "\n- \\* incomplete: the" in (tmp_path / "out" / "versus.md").read_text()
+    # Seed 0 has the first fold, seeds 1 and 2 have the second: a case counts once.
+    for name in ("UNet-0-1", "UNet-1-0", "UNet-2-0", "UNet-1-1"):
+        shutil.rmtree(root / name)
+    write_run(root / "UNet-1-1", "UNet", 1, 1, varies={"seed": 1})
+    text = compare([root], "all", out=tmp_path / "out", **options)
+    record = read_table(tmp_path / "out" / "table.csv")["baseline, UNet"]
+    parts = [((0,), cases_of(0)), ((1, 2), cases_of(1))]
+    by_case = [[by_hand("UNet", seeds, [id]) for id in ids] for seeds, ids in parts]
+    for name in ("dice_per_image", "hd95"):
+        values = [statistics.mean(found[name]) for own in by_case for found in own]
+        assert float(record[name]) == pytest.approx(statistics.mean(values), abs=1e-12)
+    counts = [
+        np.mean([counts_of("UNet", seed, id) for seed in seeds], axis=0)
+        for seeds, ids in parts
+        for id in ids
+    ]
+    tp, fp, fn, _ = np.sum(counts, axis=0)
+    assert float(record["dice_pooled"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-12)
+    assert (record["n"], record["dice_per_image_sd"], record["ece"]) == ("9", "", "")
+    assert "no seed is complete: values are means over those that have a case" in text
+
+
+def test_runs_without_a_config_are_rows_of_what_was_overridden(
+    tmp_path: Path, script: Script
+) -> None:
+    root = tmp_path / "runs"
+    write_run(root / "a")
+    for i, record in enumerate(
+        (
+            {"status": "planned", "varies": {"model": "unet", "data.size": 64, "seed": 0}},
+            {"status": "planned", "varies": {"model": "unet", "data.size": 64, "seed": 1}},
+            {"status": "failed", "error": "E", "overrides": ["model=nets", "hydra.run.dir=x"]},
+            {"status": "failed", "error": None},
+        )
+    ):
+        (root / f"{i}").mkdir()
+        write_json(root / f"{i}" / "run.json", {"format": 1} | record)
+    out = script("compare", root).out
+    assert re.search(r"^unet +64 +- +planned +planned +planned +- +0 of 2 ", out, re.M)
+    assert "model=unet, size=64: planned: seed 0, seed 1" in out
+    assert "model=nets: failed (E): seed -" in out
+    assert "\n3: failed: seed -" in out  # by its path
+
+
+def test_one_case_alone(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a", cases={"C1": ""})
+    table = table_of(tmp_path / "out", tmp_path / "runs", by_diagnosis=True)
+    assert_values(table["baseline, UNet"], by_hand("UNet", (0,), ["C1"]))
+    assert_values(table["baseline, UNet, -"], by_hand("UNet", (0,), ["C1"]))
+    assert table["baseline, UNet"]["dice_per_image_sd"] == ""
+    record = table["baseline, UNet"]
+    assert record["dice_per_image"] == record["dice_per_image_low"]
+    above = (tmp_path / "out" / "table.md").read_text()
+    assert above.startswith("1 test case; holdout; split seed 42; scored at native resolution; ")
+    assert "seed 0: value [95 % interval over cases]\n" in above
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_rows_of_each_diagnosis(tmp_path: Path) -> None:
+    table = table_of(tmp_path / "out", write_sweep(tmp_path / "runs"), by_diagnosis=True)
+    assert list(table)[:3] == ["SegNet", "SegNet, common nevus", "SegNet, melanoma"]
+    for who, seeds in (("UNet", SEEDS), ("otsu", (0,))):
+        for diagnosis in ("common nevus", "melanoma"):
+            ids = [id for id, named in CASES.items() if named == diagnosis]
+            record = table[f"{who}, {diagnosis}"]
+            assert record["n"] == str(len(ids))
+            assert_values(record, by_hand(who, seeds, ids))
+            assert record["ece"] == ""
+
+
+def test_seeds_that_rows_should_share(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    write_run(root / "a", data__split__val=0, varies={"seed": 0})
+    write_run(root / "b", seed=1, varies={"seed": 1})
+    write_run(root / "c", data__root="/elsewhere", seed=2)
+    # Weights of one seed, batches of two: two cells.
+    write_run(root / "d", data__root="/elsewhere", seed=2, data__seed=7)
+    rows, notes = make_rows(find_runs([root]))
+    cells = {
+        row.label: [(*key, run.path if run else "") for key, run in row.cells.items()]
+        for row in rows
+        if row.finished
+    }
+    assert cells == {
+        "root=/data/PH2, data.split.val=0": [("0", "", "a"), ("1", "", "")],
+        "root=/data/PH2, data.split.val=0.1": [("0", "", ""), ("1", "", "b")],
+        "root=/elsewhere, data.split.val=0.1": [("2", "", "c"), ("2 (data.seed 7)", "", "d")],
+    }
+    assert notes == []
+    # Jobs of another sweep, and single runs, were never meant to have these seeds.
+    write_run(root / "other" / "e", task__optimizer__lr=1.0, seed=3, varies={"seed": 3})
+    write_run(root / "f", task__optimizer__lr=2.0, seed=4)
+    rows, _ = make_rows(find_runs([root]))
+    assert {row.settings["task.optimizer.lr"]: [*row.cells] for row in rows if row.finished} == {
+        **{"1.0": [("3", "")], "2.0": [("4", "")]},
+        "0.001": [("2", ""), ("2 (data.seed 7)", "")],
+    }
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_of_two_runs_of_one_config_one_is_used(tmp_path: Path, script: Script) -> None:
+    root = tmp_path / "runs"
+    for name in ("b", "a", "c/deep"):
+        write_run(root / name)
+    write_run(root / "0", status="failed", error="E")
+    write_run(root / "1", status="interrupted", seed=1)
+    write_run(root / "2", status="failed", error="E", seed=1)
+    out = script("compare", root, "--out", tmp_path / "out").out
+    assert "a and b have the same config: the first is used" in out
+    assert "a and c/deep have the same config: the first is used" in out
+    assert "* baseline, UNet: interrupted: seed 1" in out
+    runs = list(csv.DictReader((tmp_path / "out" / "runs.csv").open(newline="")))
+    assert [r["run"] for r in runs if r["used"] == "True"] == ["1", "a"]
+    assert {r["row"] for r in runs} == {"baseline, UNet"}
+
+
+def test_a_case_tested_twice_sets_runs_apart(tmp_path: Path, script: Script) -> None:
+    root = tmp_path / "runs"
+    write_run(root / "a", fold=0)
+    write_run(root / "b", fold=1, cases=dict(list(CASES.items())[1:]))
+    ended = script("compare", root)
+    assert ended.code == 0
+    assert "a and b test the same case, C2: each run has a row" in ended.out
+    assert re.search(r"^a +5 .*\]  +0.500 +1  +1,000 ", ended.out, re.M)
+    assert "rows were not tested on the same cases" in ended.out
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_baselines_of_every_set_of_cases(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    write_sweep(root / "folds", ("UNet",))
+    few = dict(list(CASES.items())[:4])
+    write_run(root / "holdout", cases=few)
+    text = compare([root], out=tmp_path / "out")
+    table = read_table(tmp_path / "out" / "table.csv")
+    assert list(table)[:2] == ["2 folds", "holdout"]
+    assert_values(table["otsu (cases of 2 folds)"], by_hand("otsu", (0,), list(CASES)))
+    assert_values(table["otsu (cases of holdout)"], by_hand("otsu", (0,), list(few)))
+    assert "rows were not tested on the same cases" in text
+    assert "4 to 9 test cases; 2 folds, each case out of fold once and holdout; " in text
+    # Rows that lack folds need no baselines of their own.
+    shutil.rmtree(root / "holdout")
+    write_run(root / "part", "SegNet", 0, 0)
+    table = table_of(tmp_path / "out", root)
+    assert list(table) == ["SegNet", "UNet", "all_background", "otsu"]
+    shutil.rmtree(root / "folds")
+    table = table_of(tmp_path / "out", root)
+    assert_values(table["otsu"], by_hand("otsu", (0,), cases_of(0)))
+
+
+def test_equal_ids_of_other_pictures_are_other_cases(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    write_run(root / "a")
+    write_run(root / "b", "SegNet")
+    split = {"train": [], "val": [], "test": [*CASES]}
+    write_json(root / "b" / "splits.json", split | {"sha256": {id: "other" for id in CASES}})
+    text = compare([root], versus=[("unet", "segnet")])
+    assert "rows were not tested on the same cases" in text
+    assert re.search(r"UNet +SegNet +0 +1, 1 +- +- +-$", text, re.M)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_paired_tests(tmp_path: Path, script: Script) -> None:
+    root = write_sweep(tmp_path / "runs")
+    write_run(root / "gone", "Other", 0, 0, "failed", "E")
+    out = tmp_path / "out"
+    options = ("--versus", "unet", "otsu", "--versus", "UNet", "seg", "--versus", "other", "unet")
+    ended = script("compare", root, *options, "--metric", "hd95", "--out", out)
+    assert (ended.code, ended.err) == (0, "")
+    tests = list(csv.DictReader((out / "versus.csv").open(newline="")))
+    assert [(t["a"], t["b"]) for t in tests] == [
+        *(("UNet", "otsu"), ("UNet", "SegNet"), ("Other", "UNet"))
+    ]
+    mean = {
+        who: np.mean([[boundary_of(who, s, id)[0] for id in CASES] for s in seeds], axis=0)
+        for who, seeds in (("UNet", SEEDS), ("SegNet", SEEDS), ("otsu", (0,)))
+    }
+    p = []
+    for test, other in zip(tests, ("otsu", "SegNet"), strict=False):
+        differences = mean["UNet"] - mean[other]
+        plain = stats.paired_test(differences)
+        signs = 1 - 2 * np.array(list(np.ndindex(*[2] * 9)))
+        flipped = abs((signs * differences).mean(1))
+        p.append(float(np.mean(flipped >= abs(differences.mean()) - 1e-9)))
+        assert int(test["n"]) == 9
+        assert float(test["difference"]) == pytest.approx(differences.mean(), abs=1e-12)
+        assert float(test["low"]) == pytest.approx(plain.low, abs=1e-9)
+        assert float(test["high"]) == pytest.approx(plain.high, abs=1e-9)
+    # 512 flips are more than 99 here: exact where RESAMPLES is as shipped.
+    assert all(0 < float(t["p"]) <= 1 for t in tests[:2])
+    first, second = sorted(float(t["p"]) for t in tests[:2])
+    holm = sorted(float(t["p_holm"]) for t in tests[:2])
+    assert holm == pytest.approx([min(1, 2 * first), max(min(1, 2 * first), second)])
+    assert (tests[2]["n"], tests[2]["p"]) == ("0", "")
+    for text in ((out / "versus.md").read_text(), (out / "versus.tex").read_text(), ended.out):
+        assert "over cases, for these trained networks" in text
+        assert "less is better" in text
+    assert re.search(r"UNet +otsu +9 +3, 1 ", ended.out)
+    # A pair is tested once, in whatever order; files of an earlier call do not outlive it.
+    again = (*options[:3], "--versus", "otsu", "UNet", *options[:3], "--metric", "hd95")
+    assert (
+        len(re.findall(r"^(?:UNet +otsu|otsu +UNet) ", script("compare", root, *again).out, re.M))
+        == 1
+    )
+    assert script("compare", root, "--out", out).code == 0
+    assert not list(out.glob("versus.*"))
+    better = {id: "" for id in CASES}
+    write_run(tmp_path / "apart" / "a", cases=better)
+    write_run(tmp_path / "apart" / "b", "SegNet", cases=better)
+    for name, dice in (("a", 900), ("b", 1)):
+        rows = [
+            {
+                "id": id,
+                "diagnosis": "",
+                "tp": dice,
+                "fp": 9,
+                "fn": i,
+                "tn": 1,
+                "hd95": 1,
+                "surface_dice": 1,
+            }
+            for i, id in enumerate(CASES)
+        ]
+        write_csv(tmp_path / "apart" / name / "test_cases.csv", rows)
+    # Of 99 random flips none was as extreme: p is 2 / 100 or less.
+    ended = script("compare", tmp_path / "apart", "--versus", "unet", "segnet")
+    assert re.search(r"\]  <= 0.0200  <= 0.0200$", ended.out, re.M)
+
+
+def test_columns_are_what_tells_rows_apart(tmp_path: Path) -> None:
+    def columns(name: str, *runs: dict[str, Any]) -> list[list[str]]:
+        for i, options in enumerate(runs):
+            write_run(tmp_path / name / str(i), **options)
+        rows, _ = make_rows(find_runs([tmp_path / name]))
+        return [list(rows[0].labels), *([row.label] for row in rows if row.finished)]
+
+    assert columns("one", {}) == [["experiment", "model"], ["baseline, UNet"]]
+    # The batch order's seed, the cache and what follows the run directory are no differences.
+    assert columns("seeds", {"seed": 0}, {"seed": 1})[1:] == [["baseline, UNet"]]
+    lr = {"task__optimizer__lr": 1e-05, "model": "SegNet", "name": "x", "model__width": 8}
+    # Each tells both rows apart: the first in order does.
+    assert columns("first", {}, lr) == [["experiment"], ["baseline"], ["x"]]
+    rates = [{"task__optimizer__lr": rate} for rate in (0.1, 0.01, 10.0, 2.0, 1e-05)]
+    assert columns("rates", *rates) == [
+        *(["lr"], ["lr=1e-05"], ["lr=0.01"], ["lr=0.1"], ["lr=2.0"], ["lr=10.0"])
+    ]
+    losses = [{"task__loss___target_": name} for name in ("a.bce", "a.dice")]
+    assert columns("losses", *losses) == [["loss"], ["bce"], ["dice"]]
+    losses = [{"task__loss___target_": name} for name in ("a.bce", "b.bce")]
+    assert columns("full", *losses) == [["loss"], ["a.bce"], ["b.bce"]]
+    # What a sweep varied comes before what came with it.
+    swept = [
+        {"data__size": size, "data__batch": size // 2, "varies": {"data.size": size}}
+        for size in (64, 128)
+    ]
+    assert columns("swept", *swept) == [["size"], ["size=64"], ["size=128"]]
+    # What a sweep varied is shown, even where less would tell rows apart.
+    models = [("UNet", "unet", 1), ("SegNet", "segnet", 2)]
+    swept = [
+        {"model": m, "data__size": n, "name": m, "varies": {"model": low, "data.size": n}}
+        for m, low, n in models
+    ]
+    found = columns("all", *swept)
+    assert found == [["model", "size"], ["SegNet, size=2"], ["UNet, size=1"]]
+    # A name that a run without a config does not say tells nothing.
+    (tmp_path / "all" / "bare").mkdir()
+    bare = {"format": 1, "status": "failed", "error": "E", "varies": {"model": "x", "data.size": 3}}
+    write_json(tmp_path / "all" / "bare" / "run.json", bare)
+    assert columns("all") == found
+    # Four digits where they tell rows apart; the file for programs has them all.
+    rates = [{"task__optimizer__lr": rate} for rate in (0.00123456, 2.0, 12345.678)]
+    assert columns("digits", *rates)[1:] == [["lr=0.001235"], ["lr=2.0"], ["lr=1.235e+04"]]
+    compare([tmp_path / "digits"], out=tmp_path / "out")
+    table = read_table(tmp_path / "out" / "table.csv")
+    assert table["lr=0.001235"]["lr"] == "0.00123456"
+    assert "0.00123456" not in (tmp_path / "out" / "table.md").read_text()
+    rates = [{"task__optimizer__lr": rate} for rate in (0.00123456, 0.00123457)]
+    assert columns("close", *rates)[1:] == [["lr=0.00123456"], ["lr=0.00123457"]]
+    # Equal last names, and names that the table has already.
+    sizes = [
+        {"data__size": a, "model__size": b, "data__n": c}
+        for a, b, c in ((1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2))
+    ]
+    assert columns("sizes", *sizes)[0] == ["data.n", "data.size", "model.size"]

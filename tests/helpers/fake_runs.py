@@ -1,0 +1,201 @@
+"""Run directories that no training wrote, and their scores in plain loops."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from seglab.analysis.compare import compare
+from seglab.core.files import write_csv, write_json
+from seglab.metrics.names import METRICS
+
+CASES = {f"C{i}": ("common nevus", "melanoma")[i % 3 == 2] for i in range(9)}
+SEEDS = (0, 1, 2)
+FOLDS = 2
+
+
+def counts_of(model: str, seed: object, id: str) -> tuple[int, ...]:
+    random = np.random.default_rng([*f"{model} {seed} {id}".encode()])
+    return tuple(int(n) for n in random.integers(5, 1000, 4))
+
+
+def boundary_of(model: str, seed: object, id: str) -> tuple[float, float]:
+    tp, fp, *_ = counts_of(model, seed, id)
+    return tp / 10, fp / 1000
+
+
+def bins_of(seed: object, fold: object) -> list[list[int]]:
+    random = np.random.default_rng([*f"{seed} {fold}".encode()])
+    n = random.integers(10, 100, 15)
+    return [[int(k), int(k // 3), int(k) * 2**22 + i] for i, k in enumerate(n)]
+
+
+def config_of(folder: Path, model: str, seed: int, fold: int | None, **more: Any) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "name": "baseline",
+        "seed": seed,
+        "monitor": "val/dice_per_image_net",
+        "run_dir": str(folder),
+        "data": {
+            "root": "/data/PH2",
+            "size": 128,
+            "classes": ["lesion"],
+            "colours": None,
+            "cache_dir": f"/cache/{folder.name}",
+            "seed": seed,
+            "cases": {"_target_": "seglab.data.layouts.ph2_cases"},
+            "split": {
+                **{"val": 0.1, "test": 0.1, "fold": fold, "folds": FOLDS, "seed": 42},
+                "file": None,
+            },
+        },
+        "model": {"_target_": f"seglab.networks.{model}", "width": 16},
+        "task": {"loss": {"_target_": "seglab.losses.bce"}, "optimizer": {"lr": 0.001}},
+        "logger": {"save_dir": str(folder), "log": f"{folder}/log"},
+    }
+    for key, value in more.items():
+        *path, last = key.split("__")
+        node = config
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return config
+
+
+def cases_of(fold: int | None, cases: dict[str, str] = CASES) -> list[str]:
+    return list(cases)[:: 1 if fold is None else FOLDS] if not fold else list(cases)[fold::FOLDS]
+
+
+def write_run(
+    folder: Path,
+    model: str = "UNet",
+    seed: int = 0,
+    fold: int | None = None,
+    status: str = "finished",
+    error: str | None = None,
+    varies: dict[str, Any] | None = None,
+    cases: dict[str, str] = CASES,
+    source: str = "code",
+    data: str = "data",
+    **more: Any,
+) -> Path:
+    """A run directory: `more` changes its config, `task__optimizer__lr=...`."""
+    folder.mkdir(parents=True)
+    config = config_of(folder, model, seed, fold, **more)
+    record: dict[str, Any] = {"format": 1, "status": status, "error": error}
+    if varies is not None:
+        record["varies"] = varies
+    record |= {"git": {"source_sha256": source}, "data_fingerprint": data}
+    if status in ("planned", "failed"):
+        write_json(folder / "run.json", record | {"config": config})
+        return folder
+    write_json(folder / "run.json", record)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    if status != "finished":
+        return folder
+    ids = cases_of(fold, cases)
+    sha256 = {id: f"hash of {id}" for id in ids}
+    write_json(folder / "splits.json", {"train": [], "val": [], "test": ids, "sha256": sha256})
+
+    def rows(who: str, seed: object) -> list[dict[str, Any]]:
+        out = []
+        for id in ids:
+            row = {"id": id, "diagnosis": cases[id]}
+            row |= dict(zip(("tp", "fp", "fn", "tn"), counts_of(who, seed, id), strict=True))
+            row |= zip(("hd95", "surface_dice"), boundary_of(who, seed, id), strict=True)
+            out.append(row)
+        return out
+
+    write_csv(folder / "test_cases.csv", rows(model, seed))
+    write_csv(
+        folder / "baseline_cases.csv",
+        [{"baseline": b, **row} for b in ("otsu", "all_background") for row in rows(b, seed)],
+    )
+    metrics = [{"epoch": e, "val/dice_per_image_net": 0.1 * e + seed / 100} for e in (1, 2, 3)]
+    write_csv(folder / "metrics.csv", metrics)
+    summary: dict[str, Any] = {
+        "val": {"dice_per_image": 0.5 + seed},
+        "test": {"dice_per_image": 0.25},
+        "baselines": {},
+        "best_epoch": 3,
+        "threshold": 0.5,
+        "calibration": {"test": bins_of(seed, fold)},
+        "parameters": 1000,
+        "multiply_adds": 5_000_000,
+        "seconds": {"fit": 99.0, "training_steps": 10.0 + seed},
+        "images_per_second": 20.0 + (fold or 0),
+    }
+    write_json(folder / "summary.json", summary)
+    return folder
+
+
+def write_sweep(root: Path, models: tuple[str, ...] = ("UNet", "SegNet")) -> Path:
+    for model in models:
+        for seed in SEEDS:
+            for fold in range(FOLDS):
+                varies = {"model": model, "seed": seed, "data.split.fold": fold}
+                write_run(root / f"{model}-{seed}-{fold}", model, seed, fold, varies=varies)
+    return root
+
+
+def read_table(file: Path) -> dict[str, dict[str, str]]:
+    with file.open(newline="") as text:
+        return {
+            row["label"]
+            if row["diagnosis"] == "all"
+            else f"{row['label']}, {row['diagnosis']}": row
+            for row in csv.DictReader(text)
+        }
+
+
+def table_of(out: Path, *dirs: Path, **options: Any) -> dict[str, dict[str, str]]:
+    compare(dirs, out=out, **options)
+    return read_table(out / "table.csv")
+
+
+def by_hand(who: str, seeds: tuple[object, ...], ids: list[str]) -> dict[str, list[float]]:
+    """Metrics of each seed, in plain loops."""
+    out: dict[str, list[float]] = {name: [] for name in METRICS if name != "ece"}
+    for seed in seeds:
+        counts = {id: counts_of(who, seed, id) for id in ids}
+        dice = [2 * tp / (2 * tp + fp + fn) for tp, fp, fn, tn in counts.values()]
+        iou = [tp / (tp + fp + fn) for tp, fp, fn, tn in counts.values()]
+        tp, fp, fn, tn = map(sum, zip(*counts.values(), strict=True))
+        hd95, surface = zip(*(boundary_of(who, seed, id) for id in ids), strict=True)
+        means = {
+            **{"dice_per_image": dice, "iou_per_image": iou, "hd95": hd95},
+            "surface_dice": surface,
+            "thresholded_iou": [v if v >= 0.65 else 0 for v in iou],
+        }
+        found = {name: sum(values) / len(ids) for name, values in means.items()} | {
+            "pixel_accuracy": (tp + tn) / (tp + fp + fn + tn),
+            "iou_pooled": tp / (tp + fp + fn),
+            "dice_pooled": 2 * tp / (2 * tp + fp + fn),
+            "sensitivity": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+        }
+        for name, value in found.items():
+            out[name].append(value)
+    return out
+
+
+def assert_values(record: dict[str, str], values: dict[str, list[float]]) -> None:
+    for name, seeds in values.items():
+        assert float(record[name]) == pytest.approx(sum(seeds) / len(seeds), abs=1e-12), name
+        sd = statistics.stdev(seeds) if len(seeds) > 1 else None
+        assert (
+            record[f"{name}_sd"] == ""
+            if sd is None
+            else float(record[f"{name}_sd"]) == pytest.approx(sd, abs=1e-12)
+        ), name
+        assert float(record[f"{name}_low"]) <= float(record[f"{name}_high"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
