@@ -26,6 +26,7 @@ from seglab.analysis.figures import error_map
 from seglab.analysis.gallery import MAX_OUTLINES, draw_image, draw_prediction, trace_outlines
 from seglab.analysis.grouping import make_rows
 from seglab.analysis.report import report
+from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import read_image, read_mask
@@ -166,7 +167,9 @@ def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None
             predict = make_predictor(load_run_network(run)[0], 32, tta=name == "one")
             for id in run.ids["test"]:
                 image, target = read_image(cases[id].image), read_mask(cases[id].mask)
-                pred = predicted_mask(predict(image), run.threshold, run.inference)
+                pred = predicted_mask(
+                    predict(image), run.threshold, Inference(**run.config["inference"])
+                )
                 card, own = cards[id], cards[id]["rows"][str(number)]
                 for url, mask in ((own["prediction"], pred), (card["target"], target)):
                     assert np.array_equal(
@@ -399,7 +402,9 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
     run = swept / "one" / "0"
     failed = tmp_path / "failed" / "0"
     failed.mkdir(parents=True)
-    (failed / "run.json").write_text(json.dumps({"status": "failed", "error": "X: full"}))
+    (failed / "run.json").write_text(
+        json.dumps({"format": 1, "status": "failed", "error": "X: full"})
+    )
     (tmp_path / "file").write_text("")
     for arguments, said in {
         (tmp_path / "no",): "no such folder",
