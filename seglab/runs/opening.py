@@ -39,6 +39,9 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
     check_run_folder(path)
     read_config(paths.config, trust)
     run = read_run(path)
+    sections = ("git", "modules", "versions", "machine")
+    if not all(isinstance(run.record.get(section), dict) for section in sections):
+        raise InputError(f"{paths.record}: is no record of a run; restore it")
     split = read_split(paths.split)
     unknown = {*split.train, *split.val, *split.test} - split.sha256.keys()
     if unknown:

@@ -182,9 +182,9 @@ def _compare_inputs(run: Run, comparison: Comparison) -> None:
     record, inputs = run.record, comparison.inputs
     code, _ = provenance.read_code_state()
     git = record["git"]
-    same_code = code["source_sha256"] == git["source_sha256"]
+    same_code = code["source_sha256"] == git.get("source_sha256")
     inputs["code"] = [] if same_code else _describe_pairs(git, code)
-    if same_code and code["commit"] != git["commit"]:
+    if same_code and code["commit"] != git.get("commit"):
         commits = _describe_pairs(git, code, ["commit"])[0]
         log.info("%s", sanitize_text(f"{commits}, with the same code in seglab/"))
     # Checking the config has imported the modules that it names.

@@ -1,4 +1,4 @@
-"""RunPaths names the files that architecture and README promise."""
+"""RunPaths names the files that the README of seglab/runs promises."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from seglab.runs.paths import RunPaths
 
 
 def test_every_file_has_the_documented_name(tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path)
-    properties = [name for name, value in vars(RunPaths).items() if isinstance(value, property)]
-    names = {getattr(paths, name).relative_to(tmp_path).as_posix() for name in properties}
+    paths = vars(RunPaths(tmp_path))
+    assert paths.pop("folder") == tmp_path
+    names = {path.relative_to(tmp_path).as_posix() for path in paths.values()}
     assert names == {
         *("config.yaml", "run.json", "splits.json", "data.json", "code.diff"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "train.log", "job.log"),

@@ -257,10 +257,10 @@ def test_damaged_hashes_of_the_data_are_refused(
     (run / "data.json").write_text(content)
     edit(run / "run.json", lambda record: record.update(status="finished"))
     ended = script("reproduce", run, "--check")
-    assert ended.code == 1 and "data.json: holds no files" in ended.err
+    assert ended.code == 1 and "data.json: damaged" in ended.err
     edit(run / "run.json", lambda record: record.update(status="interrupted"))
     ended = tiny_train(run, f"data.root={data}", "experiment=augmented")
-    assert ended.code == 1 and "data.json: holds no files" in ended.err
+    assert ended.code == 1 and "data.json: damaged" in ended.err
 
 
 def test_a_run_that_did_not_end_is_refused(run: Path, script: Script) -> None:
