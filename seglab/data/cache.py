@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -29,7 +29,7 @@ from seglab.core.files import (
     write_json,
 )
 from seglab.data.cases import Case, read_pair
-from seglab.data.duplicates import THUMBNAIL, same_pictures, thumbnail
+from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.resizing import to_network_size
 from seglab.data.threads import map_in_threads
 
@@ -123,8 +123,8 @@ def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, s
 
     Args:
         cases: Any cases.
-        index: JSON file that remembers hashes. A file whose size and times it knows is not read
-            again. None to read all files.
+        index: JSON file that remembers hashes. A file whose path, size and times it knows is not
+            read again. None to read all files.
 
     Returns:
         SHA-256 of each file's content.
@@ -134,36 +134,35 @@ def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, s
     """
     known = {} if index is None else _read_index(index)
     paths = dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables))
-    names = {path: str(path.absolute()) for path in paths}
-    entries: dict[str, list] = {}
-    unread = []
     try:
-        for path, name in names.items():
-            stat = path.stat()
-            # The system alone sets the time of the last status change.
-            state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-            entries[name] = known.get(name, [])
-            if entries[name][:3] != state:
-                unread.append((path, state))
-        hashes = map_in_threads(_hash_content, [(p,) for p, _ in unread], "hashing files", "file")
+        states = {path: _describe_state(path) for path in paths}
+        unread = [path for path, state in states.items() if state not in known]
+        hashes = map_in_threads(_hash_content, unread, "hashing files", "file")
+        known |= {states[path]: sha256 for path, sha256 in zip(unread, hashes, strict=True)}
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    for (path, state), sha256 in zip(unread, hashes, strict=True):
-        entries[names[path]] = [*state, sha256]
     if index is not None and unread:
         with FileLock(index.with_suffix(".lock")):
             remove_partial(index.parent, index.name)
-            write_json(index, known | entries)
-    return {path: entries[name][3] for path, name in names.items()}
+            write_json(index, known)
+    return {path: known[state] for path, state in states.items()}
 
 
-def _read_index(index: Path) -> dict[str, list]:
-    """Size, times and hash by path; empty if the index is missing or damaged."""
+def _read_index(index: Path) -> dict[str, str]:
+    """SHA-256 by state of a file; empty if the index is missing or damaged."""
     try:
-        entries = dict(json.loads(index.read_text("utf-8")))
-        return {name: entry for name, entry in entries.items() if len(entry) == 4}
-    except (OSError, ValueError, TypeError):
+        entries = json.loads(index.read_text("utf-8"))
+    except (OSError, ValueError):
         return {}
+    is_index = isinstance(entries, dict) and all(isinstance(v, str) for v in entries.values())
+    return entries if is_index else {}
+
+
+def _describe_state(path: Path) -> str:
+    """Path, size and times of a file, which change when its content does."""
+    stat = path.stat()
+    # The system alone sets the time of the last status change.
+    return f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def _hash_content(path: Path) -> str:
@@ -172,51 +171,32 @@ def _hash_content(path: Path) -> str:
 
 
 def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
-    thumbnails = np.empty((len(cases), THUMBNAIL, THUMBNAIL), np.uint8)
+    def read_case(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        image, mask = read_pair(case)
+        return *to_network_size(image, mask, size), thumbnail(image)
+
+    thumbnails = []
     with (
-        _RowFile(folder / "images.npy", (len(cases), size, size, 3)) as images,
-        _RowFile(folder / "masks.npy", (len(cases), size, size)) as masks,
+        _create_npy(folder / "images.npy", (len(cases), size, size, 3)) as image_file,
+        _create_npy(folder / "masks.npy", (len(cases), size, size)) as mask_file,
     ):
-
-        def write_case(row: int, case: Case) -> None:
-            image, mask = read_pair(case)
-            thumbnails[row] = thumbnail(image)
-            image, mask = to_network_size(image, mask, size)
-            images.write(row, image)
-            masks.write(row, mask)
-
-        map_in_threads(write_case, enumerate(cases), "reading cases", "case")
-    write_json(folder / "groups.json", same_pictures(thumbnails))
+        for image, mask, small in map_in_threads(read_case, cases, "reading cases", "case"):
+            image_file.write(image.tobytes())
+            mask_file.write(mask.tobytes())
+            thumbnails.append(small)
+    write_json(folder / "groups.json", same_pictures(np.stack(thumbnails)))
 
 
-class _RowFile:
-    """Writes a .npy file of uint8 row by row, in any order, from any thread.
+@contextmanager
+def _create_npy(path: Path, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
+    """Opens a .npy file of uint8, to which all values are then written in order.
 
     Not mapped into memory: on a full disk, writing to a mapped page ends the process with a bus
     error, and a write to a file raises an OSError.
     """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path = path
-        self._row_bytes = math.prod(shape[1:])
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        with name_file_in_errors(path):
-            self._file = path.open("wb", buffering=0)
-            np.lib.format.write_array_header_1_0(self._file, header)
-        self._start = self._file.tell()
-
-    def write(self, row: int, values: np.ndarray) -> None:
-        """Writes uint8 values of a row's shape."""
-        remaining = memoryview(values.tobytes())
-        position = self._start + row * self._row_bytes
-        with name_file_in_errors(self.path):
-            while remaining:
-                written = os.pwrite(self._file.fileno(), remaining, position)
-                remaining, position = remaining[written:], position + written
-
-    def __enter__(self) -> _RowFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._file, name_file_in_errors(self.path):
-            os.fsync(self._file.fileno())
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with name_file_in_errors(path), path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())

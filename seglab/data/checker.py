@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import scan_cases
-from seglab.data.scan import Finding
 from seglab.data.threads import map_in_threads
 
 
@@ -28,47 +27,25 @@ class Report:
         root: The data set's folder.
         layout: Name of its layout, as in `conf/data/`.
         cases: The cases without an error.
-        findings: Everything that is wrong.
+        errors: A line for each defect because of which training refuses the data.
+        warnings: A line for each defect that does not keep the data from being used.
     """
 
     root: Path
     layout: str
     cases: list[Case]
-    findings: list[Finding]
-
-    @property
-    def errors(self) -> list[Finding]:
-        """The findings because of which training refuses the data."""
-        return [finding for finding in self.findings if finding.is_error]
-
-    @property
-    def warnings(self) -> list[Finding]:
-        """The findings that do not keep the data from being used."""
-        return [finding for finding in self.findings if not finding.is_error]
-
-    @property
-    def diagnoses(self) -> dict[str, int]:
-        """Number of good cases by diagnosis."""
-        return dict(sorted(Counter(case.diagnosis for case in self.cases).items()))
-
-    @property
-    def patients(self) -> int:
-        """Number of patients that the good cases name."""
-        return len({case.patient for case in self.cases} - {""})
+    errors: list[str]
+    warnings: list[str]
 
     def __str__(self) -> str:
         """Formats the report for a terminal."""
+        content = self.to_json()
         lines = [f"{self.root}: {len(self.cases)} good cases of layout {self.layout}"]
-        lines += [f"  {n:4} {diagnosis}" for diagnosis, n in self.diagnoses.items()]
-        lines.append(f"patients named: {self.patients}")
-        for level, findings in (("errors", self.errors), ("warnings", self.warnings)):
-            lines.append(f"{level}: {len(findings) or 'none'}")
-            by_kind = defaultdict(list)
-            for finding in findings:
-                by_kind[finding.kind].append(finding)
-            for kind, same_kind in by_kind.items():
-                lines.append(f"  {sum(len(finding.cases) or 1 for finding in same_kind)} {kind}")
-                lines += [f"    {' '.join(finding.message.split())}" for finding in same_kind]
+        lines += [f"  {n:4} {diagnosis}" for diagnosis, n in content["diagnoses"].items()]
+        lines.append(f"patients named: {content['patients']}")
+        for level, messages in (("errors", self.errors), ("warnings", self.warnings)):
+            lines.append(f"{level}: {len(messages) or 'none'}")
+            lines += [f"  {' '.join(message.split())}" for message in messages]
         # File names need not be UTF-8.
         return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
@@ -78,30 +55,20 @@ class Report:
             "root": str(self.root),
             "layout": self.layout,
             "cases": [case.id for case in self.cases],
-            "diagnoses": self.diagnoses,
-            "patients": self.patients,
-            "findings": [asdict(finding) for finding in self.findings],
+            "diagnoses": dict(sorted(Counter(case.diagnosis for case in self.cases).items())),
+            "patients": len({case.patient for case in self.cases} - {""}),
+            "errors": self.errors,
+            "warnings": self.warnings,
         }
 
 
 @dataclass
 class _CheckedCase:
-    """Result of reading one case.
+    """Errors and warnings of one case, and the thumbnail of its image if that can be read."""
 
-    Attributes:
-        id: The case's id.
-        findings: What is wrong with its files.
-        thumbnail: Thumbnail of its image; None if the image cannot be read.
-        classes: Class numbers in its mask.
-    """
-
-    id: str
-    findings: list[Finding] = field(default_factory=list)
+    errors: list[str]
+    warnings: list[str]
     thumbnail: np.ndarray | None = None
-    classes: set[int] = field(default_factory=set)
-
-    def add(self, kind: str, message: str, is_error: bool) -> None:
-        self.findings.append(Finding(kind, message, is_error, (self.id,)))
 
 
 def check_data(root: str | Path, classes: Classes = ONE_CLASS) -> Report:
@@ -116,87 +83,73 @@ def check_data(root: str | Path, classes: Classes = ONE_CLASS) -> Report:
     """
     scan = scan_cases(root)
     cases = with_classes(scan.cases, classes)
-    checked = map_in_threads(_check_case, ((case,) for case in cases), "checking cases", "case")
-    findings = scan.findings + [finding for result in checked for finding in result.findings]
-    if classes.is_multiclass:
-        present = set[int]().union(*(result.classes for result in checked))
-        for number, name in enumerate(classes.names):
-            if number not in present:
-                message = (
-                    f"{root}: no mask holds {name}, class {number}; leave it out if it is none"
-                )
-                findings.append(Finding("classes in no mask", message, False))
-    findings += _find_duplicates(checked)
-    bad = {id for finding in findings if finding.is_error for id in finding.cases}
-    good = [case for case in cases if case.id not in bad]
-    return Report(scan.root, scan.layout, good, findings)
+    checked = list(map_in_threads(_check_case, cases, "checking cases", "case"))
+    thumbnails = {
+        case.id: result.thumbnail
+        for case, result in zip(cases, checked, strict=True)
+        if result.thumbnail is not None
+    }
+    return Report(
+        scan.root,
+        scan.layout,
+        [case for case, result in zip(cases, checked, strict=True) if not result.errors],
+        scan.errors + [error for result in checked for error in result.errors],
+        scan.warnings
+        + [warning for result in checked for warning in result.warnings]
+        + _find_duplicates(thumbnails),
+    )
 
 
 def _check_case(case: Case) -> _CheckedCase:
-    result = _CheckedCase(case.id)
+    result = _CheckedCase([], [])
+    image = mask = None
     try:
         image = read_image(case.image)
         result.thumbnail = thumbnail(image)
     except InputError as error:
-        result.add("unreadable images", str(error), is_error=True)
+        result.errors.append(str(error))
     try:
         mask = read_mask(case.mask, case.classes)
-        result.classes = {*np.unique(mask).tolist()}
+        if image is not None:
+            check_sizes(case, image, mask)
     except InputError as error:
-        result.add("unreadable masks", str(error), is_error=True)
-    if result.findings:
-        return result
-    try:
-        check_sizes(case, image, mask)
-    except InputError as error:
-        result.add("masks of another size than their image", str(error), is_error=True)
-        return result
-    check_mask = _check_class_mask if case.classes.is_multiclass else _check_binary_mask
-    if defect := check_mask(case, mask):
-        kind, reason = defect
-        message = f"{case.mask}: {reason}; see whether it is right"
-        result.add(kind, message, is_error=False)
+        result.errors.append(str(error))
+    if mask is not None and (reason := _find_oddity(mask, case.classes)):
+        result.warnings.append(f"{case.mask}: {reason}; see whether it is right")
     return result
 
 
-def _check_class_mask(case: Case, mask: np.ndarray) -> tuple[str, str] | None:
-    """Kind of finding and reason, if a readable mask of several classes looks wrong."""
-    if mask.any():
+def _find_oddity(mask: np.ndarray, classes: Classes) -> str | None:
+    """Says why a readable mask looks wrong, if it does."""
+    if mask.min() == mask.max():
+        return f"every pixel is {classes.foreground.get(int(mask[0, 0]), 'background')}"
+    if classes.is_multiclass:
         return None
-    return "empty masks", f"no pixel is other than {case.classes.names[0]}"
-
-
-def _check_binary_mask(case: Case, mask: np.ndarray) -> tuple[str, str] | None:
-    """Kind of finding and reason, if a readable binary mask looks wrong."""
     # No false alarm over 140 masks of PH2, 160 of ISIC and 80 of people; each is found inverted.
     height, width = mask.shape
     y, x = max(1, height // 10), max(1, width // 10)
     corners = [mask[:y, :x], mask[:y, -x:], mask[-y:, :x], mask[-y:, -x:]]
     middle = mask[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    if not mask.any():
-        return "empty masks", "no pixel is lesion"
-    if mask.all():
-        return "full masks", "every pixel is lesion"
     if np.mean(corners) > middle.mean():
-        return "inverted masks", "the corners are lesion more than the middle, as if inverted"
+        return "the corners are lesion more than the middle, as if inverted"
     return None
 
 
-def _find_duplicates(checked: Sequence[_CheckedCase]) -> list[Finding]:
-    """Warns of cases of the same picture, as splits compare them."""
+def _find_duplicates(thumbnails: Mapping[str, np.ndarray]) -> list[str]:
+    """Warns of cases of the same picture, as splits compare them.
+
+    Args:
+        thumbnails: Thumbnails by case id.
+    """
+    if not thumbnails:
+        return []
     ids_by_group = defaultdict(list)
-    readable = {case.id: case.thumbnail for case in checked if case.thumbnail is not None}
-    if readable:
-        for id, group in zip(readable, same_pictures(np.stack([*readable.values()])), strict=True):
-            ids_by_group[group].append(id)
+    groups = same_pictures(np.stack([*thumbnails.values()]))
+    for id, group in zip(thumbnails, groups, strict=True):
+        ids_by_group[group].append(id)
     return [
-        Finding(
-            "cases of the same picture",
-            f"{', '.join(ids)}: their pictures are the same, or nearly, perhaps turned or "
-            "mirrored; keep one, or leave it to splits",
-            False,
-            tuple(ids),
-        )
+        f"{', '.join(ids)}: their pictures are the same, or nearly, perhaps turned or mirrored; "
+        "keep one, or leave it to splits"
         for ids in ids_by_group.values()
         if len(ids) > 1
     ]

@@ -1,20 +1,21 @@
 """Finds the cases of a data set by the names of its files.
 
-`LAYOUTS` lists the supported layouts. To add one, write a function that adds cases and findings to
-a `Scan`, list it there, and name a function such as `pairs_cases` in a file of `conf/data/`.
+`LAYOUTS` lists the supported layouts. To add one, write a function that adds cases and errors to a
+`Scan`, list it there, and name a function such as `pairs_cases` in a file of `conf/data/`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seglab.core.errors import InputError
 from seglab.data.cases import UNKNOWN, Case
-from seglab.data.scan import Scan, choose_file, is_hidden
+from seglab.data.images import SUFFIXES
 from seglab.data.tables import read_patients, read_ph2_table
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,27 @@ log = logging.getLogger(__name__)
 _PH2_IMAGES = "PH2 Dataset images"
 
 
+@dataclass
+class Scan:
+    """Cases and defects found in a folder, by names and tables; no image is opened.
+
+    Attributes:
+        root: The folder.
+        layout: Name of its layout, as in `conf/data/`.
+        cases: Cases with an image and a mask, sorted by id.
+        errors: A line for each defect because of which training refuses the data.
+        warnings: A line for each other defect.
+    """
+
+    root: Path
+    layout: str
+    cases: list[Case] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
 def ph2_cases(root: str | Path) -> list[Case]:
-    """Reads PH2 as distributed: a folder for each case, and `PH2_dataset.txt` or `.xlsx`.
+    """Reads PH2 as distributed: a folder for each case, and `PH2_dataset.txt`.
 
     In every layout, patients are read from any CSV directly in the folder (for PH2, in the folder
     of its table) that has a column of case ids and one of patients or lesions, as the metadata of
@@ -33,8 +53,7 @@ def ph2_cases(root: str | Path) -> list[Case]:
         root: `PH2Dataset`, the folder above it, or the folder of the case folders.
 
     Returns:
-        The cases, sorted by id. Listed cases without a folder, and folders without any picture
-        are left out, and counted in the log.
+        The cases, sorted by id.
 
     Raises:
         InputError: There is no case, a case lacks its image or mask, a folder cannot be read, or
@@ -61,14 +80,7 @@ def pairs_cases(root: str | Path) -> list[Case]:
 
 
 def find_cases(root: str | Path) -> list[Case]:
-    """Reads a data set of any supported layout.
-
-    Args:
-        root: Its folder.
-
-    Raises:
-        InputError: No layout matches, or as in `ph2_cases`.
-    """
+    """Reads a data set of any supported layout; arguments and errors are those of `ph2_cases`."""
     return _read_cases(root)
 
 
@@ -80,16 +92,15 @@ def scan_cases(root: str | Path, layout: str | None = None) -> Scan:
         layout: Name of its layout; None to take the first of `LAYOUTS` that finds a case.
 
     Raises:
-        InputError: No case is found.
+        InputError: No case is found, or a folder cannot be read.
     """
     root = Path(root)
     for name in LAYOUTS if layout is None else [layout]:
-        example, find = LAYOUTS[name]
-        scan = Scan(root, name, example)
-        find(scan)
-        if scan.cases or any(finding.is_error for finding in scan.findings):
-            scan.assign_patients()
+        scan = Scan(root, name)
+        LAYOUTS[name][1](scan)
+        if scan.cases or scan.errors:
             scan.cases.sort(key=lambda case: case.id)
+            _warn_of_unlisted(scan)
             return scan
     if layout is None:
         examples = ", ".join(f"{example} ({name})" for name, (example, _) in LAYOUTS.items())
@@ -106,24 +117,24 @@ def scan_cases(root: str | Path, layout: str | None = None) -> Scan:
 def _read_cases(root: str | Path, layout: str | None = None) -> list[Case]:
     """Returns the cases of a data set, and raises the first error of its scan."""
     scan = scan_cases(root, layout)
-    for finding in scan.findings:
-        if finding.is_error:
-            raise InputError(finding.message)
-    ids = {case.id for case in scan.cases}
-    left_out = Counter[str]()
-    for finding in scan.findings:
-        if not finding.cases:
-            log.warning("%s", finding.message)
-        left_out[finding.kind] += sum(id not in ids for id in finding.cases)
-    log.info("%s: %d cases", scan.root, len(scan.cases))
-    patients = [case.patient for case in scan.cases if case.patient]
-    if patients:
-        n = len(set(patients))
-        log.info("%s: %d patients are named, for %d cases", scan.root, n, len(patients))
-    counts = [f"{n} {kind}" for kind, n in left_out.items() if n]
-    if counts:
-        log.info("%s: left out %s", scan.root, ", ".join(counts))
+    if scan.errors:
+        raise InputError(scan.errors[0])
+    for warning in scan.warnings:
+        log.warning("%s", warning)
+    patients = len({case.patient for case in scan.cases} - {""})
+    log.info("%s: %d cases, patients named: %d", scan.root, len(scan.cases), patients)
     return scan.cases
+
+
+def _warn_of_unlisted(scan: Scan) -> None:
+    """Warns if tables name the diagnosis or the patient of some cases only."""
+    for name, unknown in (("diagnosis", UNKNOWN), ("patient", "")):
+        unlisted = [case.id for case in scan.cases if getattr(case, name) == unknown]
+        if 0 < len(unlisted) < len(scan.cases):
+            scan.warnings.append(
+                f"{scan.root}: no table names the {name} of {len(unlisted)} cases: "
+                f"{', '.join(unlisted)}"
+            )
 
 
 def _find_ph2_images(root: Path) -> Path | None:
@@ -140,92 +151,134 @@ def _scan_ph2(scan: Scan) -> None:
     if images is None:
         return
     folder = images.parent if images.name == _PH2_IMAGES else images
-    table, diagnoses = read_ph2_table(folder, scan)
-    if table is None:
-        scan.add_warning(
-            "missing tables",
-            f"{folder}: no PH2_dataset.txt or .xlsx, so no diagnoses to stratify by",
+    table = folder / "PH2_dataset.txt"
+    diagnoses: dict[str, str] = {}
+    if table.is_file():
+        try:
+            diagnoses = read_ph2_table(table)
+        except InputError as error:
+            scan.errors.append(str(error))
+    else:
+        scan.warnings.append(f"{table}: missing, so there are no diagnoses to stratify by")
+    case_folders = [f for f in sorted(images.iterdir()) if f.is_dir() and not _is_hidden(f, images)]
+    for case_folder in case_folders:
+        id = case_folder.name
+        image, mask = (_find_ph2_file(case_folder, part, scan) for part in ("image", "mask"))
+        if image is not None and mask is not None:
+            diagnosis, tables = (diagnoses[id], (table,)) if id in diagnoses else (UNKNOWN, ())
+            scan.cases.append(Case(id, image, mask, diagnosis, tables=tables))
+    absent = sorted(diagnoses.keys() - {f.name for f in case_folders})
+    if absent:
+        scan.warnings.append(
+            f"{table}: {len(absent)} of the listed cases have no folder, as in a download that "
+            f"was cut short: {', '.join(absent)}"
         )
-    scan.patients = read_patients(folder, scan)
-    for entry in sorted(images.iterdir()):
-        if not entry.is_dir() or is_hidden(entry, images):
-            continue
-        id = entry.name
-        files = _find_ph2_pair(entry, scan)
-        if files is not None:
-            diagnosis = diagnoses.get(id, "")
-            source = (table,) if table and diagnosis else ()
-            scan.cases.append(Case(id, *files, diagnosis or UNKNOWN, tables=source))
-    if diagnoses:
-        scan.compare_with_table(str(table), diagnoses, "a folder")
+    _add_patients(scan, folder)
 
 
-def _find_ph2_pair(folder: Path, scan: Scan) -> tuple[Path, Path] | None:
-    """Image and mask of one case folder, None where one is missing."""
+def _find_ph2_file(folder: Path, part: str, scan: Scan) -> Path | None:
+    """The image or the mask of a case folder; adds an error if there is none."""
     id = folder.name
-    pictures = scan.list_pictures(folder)
-    if not pictures:
-        scan.add_warning(
-            "folders without pictures",
-            f"{folder}: holds no picture; put image and mask there or delete the folder",
-            id,
-        )
-        return None
-    found = []
-    for part, kind, subfolder, stem in (
-        ("image", "cases without an image", f"{id}_Dermoscopic_Image", id),
-        ("mask", "cases without a mask", f"{id}_lesion", f"{id}_lesion"),
-    ):
-        candidates = [file for file in pictures if folder / subfolder in file.parents]
-        if candidates:
-            found.append(choose_file(candidates, stem))
-        else:
-            scan.add_error(
-                kind,
-                f"{folder}: case {id} has no {part}; expected {id}_Dermoscopic_Image/{id}.bmp "
-                f"and {id}_lesion/{id}_lesion.bmp, put it there or delete the folder",
-                id,
-            )
-    return (found[0], found[1]) if len(found) == 2 else None
+    subfolder, stem = {"image": ("Dermoscopic_Image", id), "mask": ("lesion", f"{id}_lesion")}[part]
+    candidates = _list_pictures(folder / f"{id}_{subfolder}")
+    if candidates:
+        return _choose_file(candidates, stem)
+    scan.errors.append(
+        f"{folder}: case {id} has no {part}; expected {id}_Dermoscopic_Image/{id}.bmp and "
+        f"{id}_lesion/{id}_lesion.bmp, put it there or delete the folder"
+    )
+    return None
 
 
 def _scan_isic2018(scan: Scan) -> None:
-    scan.patients = read_patients(scan.root, scan)
     images: dict[str, Path] = {}
     masks: dict[str, list[Path]] = {}
-    for file in scan.list_pictures(scan.root):
+    for file in _list_pictures(scan.root):
         match = re.fullmatch(r"(.+)_segmentation", file.stem, re.IGNORECASE)
         if match:
             masks.setdefault(match[1], []).append(file)
         elif not re.match(r"ISIC_\d+", file.stem) or file.stem.lower().endswith("_superpixels"):
             continue
         elif file.stem in images:
-            scan.add_error(
-                "second cases of one name",
+            scan.errors.append(
                 f"{file}: a second case named {file.stem}, the first is {images[file.stem]}; "
-                "rename or delete one",
-                file.stem,
+                "rename or delete one"
             )
         else:
             images[file.stem] = file
-    scan.add_pairs(images, masks)
+    _add_pairs(scan, images, masks)
 
 
 def _scan_pairs(scan: Scan) -> None:
     if not all((scan.root / part).is_dir() for part in ("images", "masks")):
         return
-    scan.patients = read_patients(scan.root, scan)
-    images, masks = (_group_by_name(scan, scan.root / part) for part in ("images", "masks"))
-    scan.add_pairs({name: choose_file(files) for name, files in images.items()}, masks)
+    images, masks = (_group_by_name(scan.root / part) for part in ("images", "masks"))
+    _add_pairs(scan, {name: _choose_file(files) for name, files in images.items()}, masks)
 
 
-def _group_by_name(scan: Scan, folder: Path) -> dict[str, list[Path]]:
+def _group_by_name(folder: Path) -> dict[str, list[Path]]:
     """Pictures below a folder by their path without suffix."""
     files_by_name: dict[str, list[Path]] = {}
-    for file in scan.list_pictures(folder):
+    for file in _list_pictures(folder):
         name = file.relative_to(folder).with_suffix("").as_posix()
         files_by_name.setdefault(name, []).append(file)
     return files_by_name
+
+
+def _add_pairs(scan: Scan, images: Mapping[str, Path], masks: Mapping[str, list[Path]]) -> None:
+    """Adds a case for each image that has a mask of the same name."""
+    for id, image in images.items():
+        if id in masks:
+            scan.cases.append(Case(id, image, _choose_file(masks[id])))
+        else:
+            expected = LAYOUTS[scan.layout][0]
+            scan.errors.append(f"{image}: case {id} has no mask; expected {expected}")
+    unused = sorted(str(masks[id][0]) for id in masks.keys() - images.keys())
+    if unused:
+        scan.warnings.append(f"{len(unused)} masks have no image: {', '.join(unused)}")
+    _add_patients(scan, scan.root)
+
+
+def _add_patients(scan: Scan, folder: Path) -> None:
+    """Adds the patients that the tables in a folder name."""
+    try:
+        patients = read_patients(folder)
+    except InputError as error:
+        scan.errors.append(str(error))
+        return
+    for i, case in enumerate(scan.cases):
+        if case.id in patients:
+            patient, file = patients[case.id]
+            scan.cases[i] = replace(case, patient=patient, tables=(*case.tables, file))
+
+
+def _list_pictures(folder: Path) -> list[Path]:
+    """Lists all pictures below a folder, sorted; links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise InputError(
+                f"{error.filename}: cannot be read ({error.strerror}); allow it, or move the "
+                "folder out of the data"
+            )
+
+    files: list[Path] = []
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        try:
+            files += filter(Path.is_file, (Path(parent, name) for name in names))
+        except OSError as error:  # a folder may be listed but not entered
+            refuse(error)
+    return sorted(f for f in files if f.suffix.lower() in SUFFIXES and not _is_hidden(f, folder))
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a path below a folder is hidden, or what macOS adds to archives."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+
+
+def _choose_file(files: list[Path], stem: str = "") -> Path:
+    """The file of the expected name, of several the one of the best format."""
+    return min(files, key=lambda f: (f.stem != stem, SUFFIXES.index(f.suffix.lower()), f.name))
 
 
 # By name, what the files are called and the function that finds the cases. In the order in which

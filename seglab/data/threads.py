@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def map_in_threads(
-    function: Callable[..., T], arguments: Iterable[tuple], description: str, unit: str
-) -> list[T]:
-    """Calls `function(*arguments)` for each tuple and returns the results in order.
+    function: Callable[[T], R], items: Sequence[T], description: str, unit: str
+) -> Iterator[R]:
+    """Yields `function(item)` for each item, in order.
 
     Hashing, decoding and filtering release the interpreter's lock, so threads suffice. The first
     exception cancels the calls that have not begun and is raised.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(function, *args) for args in arguments]
-        bar = tqdm(jobs, description, unit=unit, disable=None, leave=False)
         try:
-            return [job.result() for job in bar]
-        except BaseException:
+            results = pool.map(function, items)
+            yield from tqdm(results, description, len(items), unit=unit, disable=None, leave=False)
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise

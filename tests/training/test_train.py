@@ -431,7 +431,7 @@ def test_any_network_of_a_library_is_a_model_by_yaml_alone(
 
 
 # Each takes a tenth of a second or more to import.
-HEAVY = ("torch", "lightning", "scipy", "skimage", "matplotlib", "pandas", "openpyxl", "optuna")
+HEAVY = ("torch", "lightning", "scipy", "skimage", "matplotlib", "pandas", "optuna")
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ def test_training_imports_no_library_that_it_may_not_need() -> None:
     assert done.code == 0, done.err
     loaded = {*done.out.split()}
     assert "torch" in loaded
-    assert not {"tensorboard", "pandas", "openpyxl", "optuna", "submitit"} & loaded
+    assert not {"tensorboard", "pandas", "optuna", "submitit"} & loaded
 
 
 def with_modules(code: str, *arguments: str) -> Ended:
