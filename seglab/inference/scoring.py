@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,6 @@ from seglab.metrics.scores import (
     calibration_error,
     class_scores,
     confusion_counts,
-    mean,
     scores,
 )
 
@@ -57,7 +57,7 @@ class ScoredCase:
     def dice(self) -> float:
         """Dice, the mean over all classes but background."""
         numbers = self.case.classes.numbers
-        return mean([row["dice_per_image"] for k, row in zip(numbers, self.rows, strict=True) if k])
+        return fmean(row["dice_per_image"] for k, row in zip(numbers, self.rows, strict=True) if k)
 
 
 class Scores(NamedTuple):
@@ -148,11 +148,11 @@ def score_cases(
     by_class = {}
     for number, class_name in classes.foreground.items():
         channel = classes.numbers.index(number)
-        boundary = {k: mean([row[k] for row in rows[channel::channels]]) for k in _BOUNDARY}
+        boundary = {k: fmean([row[k] for row in rows[channel::channels]]) for k in _BOUNDARY}
         by_class[class_name] = scores(counts[:, channel]) | boundary
     values = by_class[next(iter(by_class))]
     if classes.is_multiclass:
-        boundary = {k: mean([own[k] for own in by_class.values()]) for k in _BOUNDARY}
+        boundary = {k: fmean([own[k] for own in by_class.values()]) for k in _BOUNDARY}
         values = class_scores(counts) | boundary
     ece = {"ece": calibration_error(bins)}
     return Scores(rows, values | ece, bins, by_class if classes.is_multiclass else {})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities.data import dim_zero_cat
 
 from seglab.metrics.scores import (
     CALIBRATION_BINS,
@@ -15,7 +17,6 @@ from seglab.metrics.scores import (
     calibration_error,
     class_metrics,
     class_scores,
-    mean,
     scores,
 )
 
@@ -53,7 +54,7 @@ class SegmentationScore(Metric):
 
     def compute(self) -> Tensor:
         """Return the score of all images that were added."""
-        counts = _concatenate(self.counts).cpu().numpy()
+        counts = dim_zero_cat(self.counts).cpu().numpy()
         if counts.ndim == 2:
             values = scores(counts)
         elif self.class_index is None:
@@ -108,22 +109,14 @@ class PerImageMean(Metric):
 
     def compute(self) -> Tensor:
         """Return the mean of all values that were added, exactly rounded."""
-        values = _concatenate(self.values).double().tolist()
-        return torch.tensor(mean(values), dtype=torch.float64)
+        values = dim_zero_cat(self.values).double().tolist()
+        return torch.tensor(fmean(values), dtype=torch.float64)
 
 
 def segmentation_metrics(
     threshold: float, classes: Sequence[str] = ("lesion",)
 ) -> MetricCollection:
-    """Collect the metrics of a stage, named as by `network_metric_names`.
-
-    They are updated with probabilities (N, C, H, W) and masks (N, 1, H, W) of class numbers, both
-    at network size.
-
-    Args:
-        threshold: Probability above which a pixel is lesion; not used with several classes.
-        classes: One class name, or several of which the first is background.
-    """
+    """Collect the metrics of a stage at network size, named as by `network_metric_names`."""
     metrics: dict[str, Metric | MetricCollection] = {
         name: SegmentationScore(name, threshold) for name in COUNT_METRICS
     }
@@ -133,15 +126,7 @@ def segmentation_metrics(
 
 
 def count_confusion(pred: Tensor, target: Tensor) -> Tensor:
-    """Count the pixels of each image of a batch, as `seglab.metrics.scores.confusion_counts`.
-
-    Args:
-        pred: bool (N, ...), True for lesion.
-        target: bool (N, ...), True for lesion.
-
-    Returns:
-        int64 (N, 4).
-    """
+    """`seglab.metrics.scores.confusion_counts`, (N, 4), of each image of bool (N, ...)."""
     pred, target = pred.flatten(1), target.flatten(1)
     tp = (pred & target).sum(1)
     fp = pred.sum(1) - tp
@@ -150,15 +135,7 @@ def count_confusion(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def count_calibration(prob: Tensor, target: Tensor) -> Tensor:
-    """Count pixels by probability, as `seglab.metrics.scores.calibration_counts`.
-
-    Args:
-        prob: float, in [0, 1], any shape.
-        target: bool, of the same shape.
-
-    Returns:
-        int64 (15, 3).
-    """
+    """`seglab.metrics.scores.calibration_counts`, (15, 3), on the device."""
     prob, target = prob.flatten(), target.flatten()
     bins = (prob * CALIBRATION_BINS).int().clamp_(max=CALIBRATION_BINS - 1)
     units = (prob / PROBABILITY_UNIT).round_().long()
@@ -169,8 +146,3 @@ def count_calibration(prob: Tensor, target: Tensor) -> Tensor:
     out[1].index_add_(0, bins, units)
     pixels, sums = out.unflatten(1, (2, CALIBRATION_BINS))
     return torch.stack([pixels.sum(0), pixels[1], sums.sum(0)], 1)
-
-
-def _concatenate(state: list[Tensor] | Tensor) -> Tensor:
-    # Torchmetrics replaces a list state by one tensor when devices are synchronised.
-    return torch.cat(state) if isinstance(state, list) else state

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -63,14 +64,12 @@ def class_counts(pred: np.ndarray, target: np.ndarray, classes: int) -> np.ndarr
 def score_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Split each score into what every image adds to its numerator and to its denominator.
 
-    A score of a set of images is the ratio of these two sums (`ratio_of_sums`).
-
     Args:
-        counts: (..., 4) of `confusion_counts`, whole numbers below 2 ** 53; all four are 0 where
-            an image was not tested, and it then adds nothing.
+        counts: (..., 4) of `confusion_counts`; all four are 0 where an image was not tested, and
+            it then adds nothing.
 
     Returns:
-        For each name in `COUNT_METRICS` float64 (..., 2): terms of numerator and denominator.
+        For each name in `COUNT_METRICS` float64 (..., 2), as `ratio_of_sums` takes them.
     """
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
     pixels = tp + fp + fn + tn
@@ -90,27 +89,15 @@ def score_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def mean_terms(values: np.ndarray, tested: np.ndarray) -> np.ndarray:
-    """Return the terms, as `score_terms` does, of a score that is a mean over images.
-
-    Args:
-        values: float64 (...), one value per image.
-        tested: bool (...), False where there is no value.
-
-    Returns:
-        float64 (..., 2).
-    """
+    """Return the terms (..., 2) of a mean over images: values (...), and which were tested."""
     return np.stack([np.where(tested, values, 0.0), tested], -1)
 
 
 def ratio_of_sums(terms: np.ndarray) -> float:
-    """Score a set of images from the terms that each of them adds.
+    """Score a set of images from the terms (N, 2) of `score_terms` or `mean_terms`.
 
-    Args:
-        terms: float64 (N, 2) of `score_terms` or `mean_terms`.
-
-    Returns:
-        Sum of numerators over sum of denominators; 1 where both are 0. The sums are exactly
-        rounded, so the order of the images does not matter.
+    The sums are exactly rounded, so the order of the images does not matter. A ratio of nothing
+    to nothing is 1.
     """
     part, whole = (math.fsum(column) for column in terms.T.tolist())
     return part / whole if whole else 1.0
@@ -121,38 +108,22 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.ones(np.shape(part)), where=whole != 0)
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean, exactly rounded, so that it does not depend on the order."""
-    return math.fsum(values) / len(values)
-
-
 def scores(counts: np.ndarray) -> dict[str, float]:
-    """Score a set of images.
-
-    Args:
-        counts: int64 (N, 4) of `confusion_counts`, N >= 1.
-
-    Returns:
-        For each name in `COUNT_METRICS` a value in [0, 1]. `iou_per_image`, `dice_per_image` and
-        `thresholded_iou` are means over images; the others are computed from the sum of all
-        confusion matrices. A ratio of nothing to nothing is 1.
-    """
+    """Return each of `COUNT_METRICS`, in [0, 1], of N >= 1 images with counts int64 (N, 4)."""
     return {name: ratio_of_sums(terms) for name, terms in score_terms(counts).items()}
 
 
 def class_scores(counts: np.ndarray) -> dict[str, float]:
-    """Score a set of images with several classes.
+    """Average `scores` over all classes but background, each against the rest.
 
     Args:
         counts: int64 (N, K, 4) of `class_counts`, N >= 1, K >= 2; the first class is background.
 
     Returns:
-        The values of `scores`, averaged over all classes but background, each against the rest.
-        A class that is in neither mask of an image has an overlap of 1 there. `pixel_accuracy`
-        is the share of all pixels whose class is right, background included.
+        As `scores`; `pixel_accuracy` is the share of all pixels whose class is right.
     """
     by_class = [scores(counts[:, k]) for k in range(1, counts.shape[1])]
-    values = {name: mean([scored[name] for scored in by_class]) for name in COUNT_METRICS}
+    values = {name: fmean(scored[name] for scored in by_class) for name in COUNT_METRICS}
     correct, pixels = int(counts[..., 0].sum()), int(counts[:, 0].sum())
     return values | {"pixel_accuracy": correct / pixels}
 
@@ -168,21 +139,22 @@ def calibration_counts(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
         int64 (15, 3): pixels, pixels where `target` is True, and the sum of `prob` in units of
         2 ** -24.
     """
-    prob, target = prob.ravel(), target.ravel()
-    bins = np.minimum((prob * CALIBRATION_BINS).astype(np.intp), CALIBRATION_BINS - 1)
-    # Twice the bins: first those where `target` is False, then those where it is True.
-    split = np.bincount(bins + CALIBRATION_BINS * target, minlength=2 * CALIBRATION_BINS)
-    missed, correct = split.reshape(2, CALIBRATION_BINS)
-    units = np.rint(prob / prob.dtype.type(PROBABILITY_UNIT))
-    sums = np.bincount(bins, units, CALIBRATION_BINS)  # whole numbers in float64: exact
-    return np.stack([missed + correct, correct, sums], 1).astype(np.int64)
+    # Summing into few bins waits for the sum before: each column of eight has bins of its own.
+    lanes = (np.arange(prob.shape[-1]) % 8 * 2 * CALIBRATION_BINS).astype(np.int16)
+    bins = np.minimum((prob * CALIBRATION_BINS).astype(np.int16), CALIBRATION_BINS - 1)
+    indices = (lanes + np.int16(CALIBRATION_BINS) * target + bins).ravel()
+    units = np.rint(prob / prob.dtype.type(PROBABILITY_UNIT)).ravel()
+    shape = (8, 2, CALIBRATION_BINS)  # lane, whether `target` is True, bin
+    pixels = np.bincount(indices, minlength=math.prod(shape)).reshape(shape).sum(0)
+    # Sums of whole numbers in float64 are exact.
+    sums = np.bincount(indices, units, math.prod(shape)).reshape(shape).sum((0, 1))
+    return np.stack([pixels.sum(0), pixels[1], sums], 1).astype(np.int64)
 
 
 def calibration_error(counts: np.ndarray) -> float:
-    """Return the expected calibration error, in [0, 1] (Naeini et al. 2015; Guo et al. 2017).
+    """Return the expected calibration error, in [0, 1], from summed `calibration_counts`.
 
-    Args:
-        counts: int64 (15, 3) of `calibration_counts`, of one image or summed over several.
+    See Naeini et al. 2015 and Guo et al. 2017.
     """
     pixels = int(counts[:, 0].sum())
     gaps = [abs(units * PROBABILITY_UNIT - correct) for _, correct, units in counts.tolist()]
@@ -193,10 +165,6 @@ def network_metric_names(classes: Sequence[str]) -> list[str]:
     """List the metrics that are logged in training, without the stage before each name.
 
     They end in `_net`, because a value at network size is not the value at native size.
-
-    Args:
-        classes: Class names. With several, of which the first is background, there are Dice and
-            IoU of every other class too, such as `dice_per_image_lesion_net`.
     """
     names = [*COUNT_METRICS, *class_metrics(classes), "ece"]
     return [f"{name}_net" for name in names]
