@@ -34,7 +34,7 @@ NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("data.num_workers", int, 0, math.inf, False),
     ("data.seed", int, 0, 2**63 - 1, False),
     ("data.split.val", float, 0, 1, False),
-    ("data.split.test", float, 0, 1, False),
+    ("data.split.test", float, 0.001, 0.999, False),
     ("data.split.seed", int, 0, math.inf, False),
     ("data.split.fold", int, 0, math.inf, True),
     ("data.split.folds", int, 2, math.inf, False),
@@ -163,10 +163,12 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
             "trainer.barebones: logs no metrics, from which a run is chosen and recorded; remove it"
         )
     root = config["data"]["root"]
-    if Path(config["run_dir"]).resolve().is_relative_to(Path(root).resolve()):
-        raise InputError(
-            f"hydra.run.dir={config['run_dir']}: expected a folder outside the data, {root}"
-        )
+    for key, folder in (
+        ("hydra.run.dir", config["run_dir"]),
+        ("data.cache_dir", config["data"]["cache_dir"]),
+    ):
+        if Path(folder).resolve().is_relative_to(Path(root).resolve()):
+            raise InputError(f"{key}={folder}: expected a folder outside the data, {root}")
     return config
 
 

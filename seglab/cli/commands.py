@@ -17,10 +17,7 @@ from seglab.cli.errors import one_line_errors
 from seglab.cli.options import add_inference, add_trust, add_versus
 from seglab.core.errors import InputError
 
-_SOURCE_HELP = (
-    "PH2Dataset.rar, a zip or tar of it, or a folder that is only checked; without it, PH2 is "
-    "downloaded"
-)
+_SOURCE_HELP = "PH2Dataset.rar, or a folder that is only checked; without it, PH2 is downloaded"
 
 
 @one_line_errors

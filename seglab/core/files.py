@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,6 +44,26 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
 def partial_path(path: Path) -> Path:
     """Returns where this process writes a file before it is renamed to `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+
+
+@contextmanager
+def create_folder(folder: Path) -> Iterator[Path]:
+    """Creates a folder whose content appears completely or not at all, under a lock.
+
+    Yields:
+        The partial folder to fill, which is renamed to `folder` at the end. What a killed process
+        left there is removed first.
+    """
+    partial = folder.with_name(f".{folder.name}{PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            folder.rmdir()  # not every system renames a folder over an empty one
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

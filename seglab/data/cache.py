@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from filelock import FileLock
 
 from seglab.core.errors import InputError
 from seglab.core.files import (
+    create_folder,
     hash_file,
     hash_json,
     name_file_in_errors,
@@ -95,14 +95,8 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
     folder = cache_dir / f"{key}-{size}"
     with FileLock(cache_dir / f"{key}.lock"):
         if not folder.exists():
-            partial = cache_dir / f"{key}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
+            with create_folder(folder) as partial:
                 _build(partial, cases, size)
-                partial.rename(folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
             log.info("cache built: %s", folder)
     try:
         images = np.load(folder / "images.npy", mmap_mode="r")

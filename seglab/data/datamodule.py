@@ -29,23 +29,23 @@ log = logging.getLogger(__name__)
 class SegmentationDataModule(LightningDataModule):
     """Loads and splits a data set.
 
-    A batch is a dict: `image` float (N, 3, S, S) in [0, 1], `mask` float (N, 1, S, S) of 0 and
-    1, or of class numbers, `index` int64 (N,) the row of each case, `id` a list of N case ids.
+    A batch is a dict: `image` float (N, 3, S, S) in [0, 1], `mask` float (N, 1, S, S) of class
+    numbers, `index` int64 (N,) the row of each case, `id` a list of N case ids.
 
     Args:
-        cases: From the root folder to the cases (`seglab.data.cases`).
-        root: The data's folder, relative to where the command was started.
+        cases: Function from the root folder to the cases (`seglab.data.layouts`).
+        root: The data's folder.
         size: Edge of the square network input, in pixels.
-        batch_size: Training images a step, over all devices.
-        eval_batch_size: Images a step of val and test.
-        cache_dir: Where caches lie, outside the data.
-        split: `val`, `test`, `seed`, `fold`, `folds` as in `make_split`; `file` hands in a saved
-            split in place of them.
-        augment: Of training batches; None for none.
-        num_workers: Loader processes; 0 reads in the main process, which suffices for a cache.
-        seed: Of the order of training batches and of augmentation.
-        classes: Names of what masks tell apart, as in `seglab.data.classes.Classes`.
-        colours: Of several classes, as there.
+        batch_size: Training images in a batch, over all devices.
+        eval_batch_size: Images in a batch of val and test.
+        cache_dir: Folder of all caches, outside the data.
+        split: `val`, `test`, `seed`, `fold` and `folds` of `make_split`, and `file`: a saved split
+            to use instead, or None.
+        augment: Augmentation of training batches, or None.
+        num_workers: Number of loader processes; 0 suffices for a cache.
+        seed: Seed of the order of training batches and of augmentation.
+        classes: Names of the classes, as in `seglab.data.classes.Classes`.
+        colours: Colours of several classes in mask files, as in `Classes`.
     """
 
     def __init__(
@@ -64,10 +64,6 @@ class SegmentationDataModule(LightningDataModule):
         colours: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        if Path(cache_dir).expanduser().resolve().is_relative_to(Path(root).resolve()):
-            raise InputError(
-                f"data.cache_dir={cache_dir}: expected a folder outside the data, {root}"
-            )
         if not callable(cases):
             raise InputError(f"data.cases={cases}: expected a function, see conf/data")
         if augment is not None and not callable(augment):
@@ -90,11 +86,7 @@ class SegmentationDataModule(LightningDataModule):
         self.split: Split
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the cases, opens the cache and splits. A second call does nothing.
-
-        Raises:
-            InputError: Whatever is wrong with the data, the split or a file.
-        """
+        """Reads the cases, opens the cache and splits. A second call does nothing."""
         if self.cases:
             return
         cases = with_classes(self.read_cases(self.root), self.classes)
@@ -107,9 +99,9 @@ class SegmentationDataModule(LightningDataModule):
             self.split = load_split(file, cases, self.cache.groups, self.cache.sha256)
         self.cases = cases
         if self.classes.is_multiclass:
-            there = np.unique(self.cache.masks[self.subset_indices("train")])
+            present = np.unique(self.cache.masks[self.subset_indices("train")])
             for number, name in enumerate(self.classes.names):
-                if number not in there:
+                if number not in present:
                     log.warning("no training mask holds %s, class %d", name, number)
         left_out = len(cases) - sum(map(len, (self.split.train, self.split.val, self.split.test)))
         if left_out:
@@ -121,8 +113,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def subset_cases(self, name: str) -> list[Case]:
         """The cases of 'train', 'val' or 'test'."""
-        by_id = {case.id: case for case in self.cases}
-        return [by_id[id] for id in getattr(self.split, name)]
+        return [self.cases[row] for row in self.subset_indices(name)]
 
     def subset_indices(self, name: str) -> list[int]:
         """The cache's rows of 'train', 'val' or 'test'."""
@@ -130,7 +121,7 @@ class SegmentationDataModule(LightningDataModule):
         return [row[id] for id in getattr(self.split, name)]
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of train, in an order that depends on seed and epoch alone."""
+        """Batches of train, in an order that depends only on seed and epoch."""
         rank, world = self._rank_and_world()
         rows = CachedDataset(self.cache, self.cases, self.subset_indices("train"))
         size = self.batch_size // world
@@ -144,7 +135,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._loader(rows, size, sampler)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
-        """Batches of val, in order; an empty list where there is none."""
+        """Batches of val, in order; an empty list if there is no val."""
         return self._in_order("val") if self.split.val else []
 
     def test_dataloader(self) -> DataLoader:
@@ -152,27 +143,27 @@ class SegmentationDataModule(LightningDataModule):
         return self._in_order("test")
 
     def scale(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """From the cache's uint8 to what networks take, where the batch is: fast on a device."""
+        """Scales a batch of the cache's uint8, on its device, to what networks take."""
         # NHWC in memory: the layout of the cache, and the one that convolutions are fastest in.
         image = batch["image"].permute(0, 3, 1, 2).float().div_(255)
         return batch | {"image": image, "mask": batch["mask"].unsqueeze(1).float()}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Scales, and augments in training."""
+        """Scales a batch, and augments it in training."""
         batch = self.scale(batch)
         trainer = self.trainer
         if self.augment is None or trainer is None or not trainer.training:
             return batch
-        # Drawn from what names the batch, so that a resumed run draws the same.
-        name = hash_json([self.seed, trainer.current_epoch, batch["index"].tolist()])
-        generator = torch.Generator().manual_seed(int(name[:15], 16))
+        # Seeded by epoch and cases, so that a resumed run draws the same numbers.
+        seed = hash_json([self.seed, trainer.current_epoch, batch["index"].tolist()])
+        generator = torch.Generator().manual_seed(int(seed[:15], 16))
         image, mask = self.augment(batch["image"], batch["mask"], generator)
         return batch | {"image": image, "mask": mask}
 
     def _in_order(self, name: str) -> DataLoader:
         rank, world = self._rank_and_world()
         rows = CachedDataset(self.cache, self.cases, self.subset_indices(name))
-        # Not padded, unlike torch's DistributedSampler: no case may count twice.
+        # Not padded as by torch's DistributedSampler: no case may count twice.
         return self._loader(rows, self.eval_batch_size, range(rank, len(rows), world))
 
     def _loader(self, rows: CachedDataset, batch_size: int, sampler: Any) -> DataLoader:
@@ -185,7 +176,7 @@ class SegmentationDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_leave_signals_to_the_parent,
-            # One of its own: else each pass would draw from the generator that networks draw from.
+            # Without it, each pass would draw from the generator that networks draw from.
             generator=torch.Generator().manual_seed(self.seed),
         )
 

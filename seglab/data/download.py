@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tarfile
 import urllib.request
-import zipfile
-import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
@@ -17,7 +15,7 @@ from seglab.core.errors import InputError
 # Behind the page of the ADDI project, University of Porto.
 URL = "https://www.dropbox.com/s/k88qukc20ljnbuo/PH2Dataset.rar?dl=1"
 
-# Python unpacks zip and tar, and RAR needs one of these: arguments by program.
+# Programs that unpack RAR, with their arguments; the first that is installed is used.
 EXTRACTORS = {
     "unar": ["-quiet", "-no-directory", "-output-directory", "{folder}", "{archive}"],
     "unrar": ["x", "-idq", "{archive}", "{folder}/"],
@@ -31,39 +29,31 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
     """Unpacks PH2 into a folder, completely or not at all.
 
     Args:
-        archive: RAR, zip or tar.
+        archive: PH2Dataset.rar, or another format that the installed program unpacks.
         out: Folder to create; it will hold 'PH2 Dataset images'.
 
     Raises:
         InputError: `out` exists, no program can unpack the archive, or PH2 is not in it.
     """
     archive, out = Path(archive), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists():
         raise InputError(f"{out}: already there; check it with prepare_ph2.py {out}, or delete it")
     if not archive.is_file():
         raise InputError(f"{archive}: no such file; expected PH2Dataset.rar or a folder")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        _extract(archive, partial)
-        images = next(partial.rglob("PH2 Dataset images"), None)
-        if images is None:
-            raise InputError(f"{archive}: holds no folder 'PH2 Dataset images'; is it PH2's?")
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rmdir()
-        images.parent.rename(out)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
-        raise InputError(
-            f"{archive}: cannot be unpacked ({error}); is the download complete?"
-        ) from error
+        with TemporaryDirectory(dir=out.parent, prefix=".unpacking") as folder:
+            unpacked = Path(folder, "unpacked")
+            unpacked.mkdir()
+            _extract(archive, unpacked)
+            images = next(unpacked.rglob("PH2 Dataset images"), None)
+            if images is None:
+                raise InputError(f"{archive}: holds no folder 'PH2 Dataset images'; is it PH2's?")
+            images.parent.rename(out)
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror}); name another --out"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def download(url: str, file: str | Path) -> None:
@@ -99,28 +89,18 @@ def download(url: str, file: str | Path) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as zip_file:
-            return zip_file.extractall(folder)
-    if tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tar_file:
-            return tar_file.extractall(folder, filter="data")
-    failures = []
-    for name, arguments in EXTRACTORS.items():
-        program = shutil.which(name)
-        if program is None:
-            continue
-        filled = [a.format(archive=archive.absolute(), folder=folder) for a in arguments]
-        done = subprocess.run([program, *filled], capture_output=True, text=True)
-        if done.returncode == 0 and any(folder.iterdir()):
-            return
-        output = (done.stderr or done.stdout).strip().splitlines()
-        failures.append(f"{name}: {output[-1] if output else f'exit code {done.returncode}'}")
-    if failures:
+    """Unpacks an archive into a folder with the first of the programs that is installed."""
+    name = next(filter(shutil.which, EXTRACTORS), None)
+    if name is None:
         raise InputError(
-            f"{archive}: cannot be unpacked ({'; '.join(failures)}); is the download complete?"
+            f"{archive}: none of {', '.join(EXTRACTORS)} is installed; install one, or unpack it "
+            "yourself and name the folder"
         )
-    raise InputError(
-        f"{archive}: Python cannot unpack it, and none of {', '.join(EXTRACTORS)} is installed; "
-        "install one, or unpack it yourself and name the folder"
-    )
+    arguments = [a.format(archive=archive.absolute(), folder=folder) for a in EXTRACTORS[name]]
+    done = subprocess.run([name, *arguments], capture_output=True, text=True)
+    if done.returncode != 0:
+        output = (done.stderr or done.stdout).strip().splitlines()
+        reason = output[-1] if output else f"exit code {done.returncode}"
+        raise InputError(
+            f"{archive}: {name} cannot unpack it ({reason}); is the download complete?"
+        )

@@ -265,23 +265,6 @@ def test_no_val_is_no_loader(make: Callable[..., SegmentationDataModule]) -> Non
     assert len(ids_of(module.train_dataloader())) == 15
 
 
-@pytest.mark.parametrize("inside", ["data", "data/cache", "x/../data/cache", "link/cache"])
-def test_a_cache_inside_the_data_is_refused(
-    inside: str, make: Callable[..., SegmentationDataModule], tmp_path: Path
-) -> None:
-    root = tmp_path / "data"
-    root.mkdir()
-    (tmp_path / "link").symlink_to(root)
-    cache_dir = tmp_path / inside
-    with pytest.raises(InputError) as caught:
-        make(setup=False, root=str(root), cache_dir=str(cache_dir))
-    assert f"data.cache_dir={cache_dir}: " in str(caught.value)
-    assert str(root) in str(caught.value)
-    for beside in (tmp_path / "cache", tmp_path / "data2"):
-        make(setup=False, root=str(root), cache_dir=str(beside))
-    assert list(root.iterdir()) == []
-
-
 def test_setup_reads_once(data: Path, make: Callable[..., SegmentationDataModule]) -> None:
     calls = []
 

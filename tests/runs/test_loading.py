@@ -37,7 +37,7 @@ NAMES = (
     "seglab.networks.UNet.__init__.__globals__",
     "seglab.networks..UNet",
     "seglab.networks.UNet.__class__",
-    "seglab.data.synthetic.cases.write_synthetic",
+    "seglab.data.download.unpack_ph2",
     "seglab.core.files.write_atomic",
     "seglab.training.train.train",
     "hydra.utils.instantiate",

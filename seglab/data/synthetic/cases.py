@@ -8,20 +8,20 @@ score on these images shows that the code works; it says nothing about PH2.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from concurrent.futures import ThreadPoolExecutor
+import math
 from pathlib import Path
 
 from filelock import FileLock
 from PIL import Image
-from tqdm import tqdm
 
 from seglab.core.errors import InputError
+from seglab.core.files import create_folder
+from seglab.core.validation import check_number
 from seglab.data.cases import Case
 from seglab.data.classes import Classes
 from seglab.data.layouts import ph2_cases
 from seglab.data.synthetic.drawing import draw_case, table_row
+from seglab.data.threads import map_in_threads
 
 # Raise it when the same seed gives other files than before: a set on disk states its version.
 VERSION = 1
@@ -49,20 +49,9 @@ _LEGENDS = (
 def synthetic_cases(
     root: str | Path, n: int = 100, seed: int = 0, dark_corners: bool = False
 ) -> list[Case]:
-    """Draws the set unless it exists, and returns its cases, sorted by id.
-
-    Arguments and errors are those of `write_synthetic`.
-    """
-    write_synthetic(root, n, seed, dark_corners)
-    return ph2_cases(root)
-
-
-def write_synthetic(
-    root: str | Path, n: int = 100, seed: int = 0, dark_corners: bool = False
-) -> None:
     """Draws cases SYN001, SYN002, ... in PH2's layout: a table, 24-bit images and 1-bit masks.
 
-    A set that exists with the same `n`, `seed` and `VERSION` is left as it is. The folder appears
+    A set that exists with the same arguments and `VERSION` is left as it is. The folder appears
     complete or not at all; of several processes one draws and the others wait.
 
     Args:
@@ -72,33 +61,26 @@ def write_synthetic(
         dark_corners: Whether the dark area outside the dermoscope's field is a third class: masks
             then hold class numbers with a palette, 0 skin, 1 lesion and 2 dark corner.
 
+    Returns:
+        The cases, sorted by id.
+
     Raises:
         InputError: `n` or `seed` out of range, or `root` holds another set or anything else.
     """
-    integers = isinstance(n, int) and isinstance(seed, int)
-    if not integers or not 1 <= n <= 999 or seed < 0:
-        raise InputError(f"n={n}, seed={seed}: expected n from 1 to 999 and a seed of 0 or more")
-    root = Path(root).resolve()
+    check_number("data.cases.n", n, int, 1, 999)
+    check_number("data.cases.seed", seed, int, 0, math.inf)
+    folder = Path(root).resolve()
     settings = {"n": n, "seed": seed, "version": VERSION}
     if dark_corners:
         settings["dark_corners"] = True
-    if _is_drawn(root, settings):
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.with_name(f".{root.name}.partial")
-    with FileLock(root.with_name(f".{root.name}.lock")):
-        if _is_drawn(root, settings):
-            return
-        # Left by a killed process: a running one would hold the lock.
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            _write(partial, settings)
-            # Not every system renames a folder over an empty one.
-            if root.exists():
-                root.rmdir()
-            partial.rename(root)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    # Without a lock first, so that a set on a read-only disk can be used.
+    if not _is_drawn(folder, settings):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not _is_drawn(folder, settings):
+                with create_folder(folder) as partial:
+                    _draw(partial, settings)
+    return ph2_cases(root)
 
 
 def _is_drawn(root: Path, settings: dict[str, int]) -> bool:
@@ -117,7 +99,7 @@ def _is_drawn(root: Path, settings: dict[str, int]) -> bool:
     return True
 
 
-def _write(folder: Path, settings: dict[str, int]) -> None:
+def _draw(folder: Path, settings: dict[str, int]) -> None:
     def write_case(index: int) -> str:
         name, diagnosis = f"SYN{index + 1:03d}", DIAGNOSES[index % len(DIAGNOSES)]
         image, classes = draw_case(settings["seed"], index, diagnosis)
@@ -134,10 +116,7 @@ def _write(folder: Path, settings: dict[str, int]) -> None:
             picture.save(file)
         return table_row(settings["seed"], index, diagnosis, name)
 
-    # NumPy, SciPy and Pillow let threads run side by side for most of the time.
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        rows = pool.map(write_case, range(settings["n"]))
-        bar = tqdm(rows, "drawing synthetic cases", settings["n"], unit="case", disable=None)
-        table = _HEADER + "".join(bar) + _LEGENDS
+    rows = map_in_threads(write_case, range(settings["n"]), "drawing synthetic cases", "case")
+    table = _HEADER + "".join(rows) + _LEGENDS
     (folder / "PH2_dataset.txt").write_bytes(table.replace("\n", "\r\n").encode("ascii"))
     (folder / MARKER).write_text(json.dumps(settings) + "\n")
