@@ -38,7 +38,7 @@ def find_input_error(error: BaseException) -> str | None:
     if str(error).startswith("Only one of --"):  # raised by Hydra about its own options
         return str(error)
     if str(error).startswith("Config group override must be"):  # Hydra 1.3, of group=null
-        return f"{error}; a group is left out by =none (logger=none) or by ~ (~logger)"
+        return f"{error}; a group is left out by ~, as in ~logger"
     # A library refuses a value with one of these; any other error of a constructor is a bug.
     refusals = (HydraException, OmegaConfBaseException, ValueError, TypeError, ImportError)
     if isinstance(error, HydraException | OmegaConfBaseException) and (

@@ -39,7 +39,7 @@ class JobSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         if not isinstance(launcher, SweepLauncher):
-            raise InputError("hydra/launcher: expected local, submitit_slurm or submitit_local")
+            raise InputError("hydra/launcher: expected local or submitit_slurm")
         self.launcher: SweepLauncher = launcher
         self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
 

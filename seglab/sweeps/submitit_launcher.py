@@ -80,7 +80,7 @@ class SubmititLauncher(SweepLauncher):
     def __init__(self, cluster: str, **parameters: Any) -> None:
         self.cluster = cluster
         self.parameters = {
-            name if name in SHARED_PARAMETERS else f"{cluster}_{name}": value
+            name if name in SHARED_PARAMETERS else f"slurm_{name}": value
             for name, value in parameters.items()
             if value is not None
         }

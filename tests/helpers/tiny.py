@@ -29,6 +29,8 @@ HEADER = (
 )
 # For processes: one thread each, and out of git's sight, which takes time.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull}
+# Flips, turns, zooms, shifts and light.
+AUGMENT = "data.augment={_target_: seglab.data.augment.Augment}"
 # Seconds, not minutes: a small network on small pictures.
 TINY = ["model.width=4", "model.depth=2", "data.size=32", "trainer.max_epochs=2"]
 

@@ -27,15 +27,15 @@ linux = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /pr
 
 # One cannot be composed, one meets a NaN, one is refused by its optimizer.
 MIXED = [
-    "experiment=baseline,nonsense",
+    "experiment=fast,nonsense",
     "task.optimizer.lr=1e30,-1,1e-3",
     "callbacks.pictures=null",  # they take most of a tiny run's time
 ]
-FINISHED = "experiment-baseline_lr-0.001"
+FINISHED = "experiment-fast_lr-0.001"
 REASONS = {f"experiment-nonsense_lr-{lr}": "'experiment/nonsense'" for lr in ("1e+30", -1, 0.001)}
 REASONS |= {
-    "experiment-baseline_lr-1e+30": "loss is nan",
-    "experiment-baseline_lr--1": "Invalid learning rate: -1",
+    "experiment-fast_lr-1e+30": "loss is nan",
+    "experiment-fast_lr--1": "Invalid learning rate: -1",
 }
 
 
@@ -82,7 +82,7 @@ def test_tensorboard_compares_the_jobs_by_val_alone(mixed: tuple[Path, Ended]) -
     events = EventAccumulator(str(mixed[0] / FINISHED / "tensorboard")).Reload()
     start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = HParamsPluginData.FromString(start).session_start_info.hparams
-    assert hparams["experiment"].string_value == "baseline"
+    assert hparams["experiment"].string_value == "fast"
     assert hparams["lr"].number_value == 0.001
     experiment = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     metrics = HParamsPluginData.FromString(experiment).experiment.metric_infos
@@ -197,7 +197,7 @@ def test_a_distributed_job_starts_its_processes_and_no_second_sweep(
         [
             *(sys.executable, str(REPO / "scripts" / "train.py"), "-m", *TINY),
             *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", f"hydra.sweep.dir={sweep}"),
-            *("seed=0,1", "trainer=ddp", "trainer.accelerator=cpu"),
+            *("seed=0,1", "trainer.devices=2", "trainer.strategy=ddp"),
         ],
         cwd=tmp_path,
         env=os.environ | ONE_THREAD,

@@ -55,7 +55,9 @@ def sweep(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> Iterator[Callable[
 def test_a_preempted_job_is_queued_again_and_goes_on(
     sweep: Callable[..., Any], tmp_path: Path
 ) -> None:
-    process = sweep("hydra/launcher=submitit_local", "trainer.max_epochs=30")
+    process = sweep(
+        "hydra/launcher=submitit_slurm", "hydra.launcher.cluster=local", "trainer.max_epochs=30"
+    )
     runs = [tmp_path / "sweep" / f"seed-{seed}" for seed in (0, 1)]
     wait_until(lambda: all((run / "metrics.csv").exists() for run in runs))
     controller = read_json(tmp_path / "sweep" / ".submitit" / "jobs.json")["seed-0"]

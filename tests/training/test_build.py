@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import Ended, files_below, refused, write_tiny_ph2
+from helpers.tiny import AUGMENT, Ended, files_below, refused, write_tiny_ph2
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -40,7 +40,7 @@ def refusal_of(config: DictConfig, run: Path) -> str:
         (["data.cases=null"], ["data.cases="]),
         (["data.augment=abc"], ["data.augment="]),
         (["data.cache_dir=${data.root}"], ["data.cache_dir", "outside"]),
-        (["experiment=augmented", "data.augment.scale=-2"], ["data.augment.scale=-2"]),
+        ([AUGMENT, "+data.augment.scale=-2"], ["data.augment.scale=-2"]),
         (["task.optimizer.lr=-1"], ["task.optimizer", "learning rate"]),
         (["task.optimizer.lr=abc"], ["task.optimizer"]),
         (["model.in_channels=4"], ["model", "(1, 3, 32, 32)"]),
@@ -50,8 +50,8 @@ def refusal_of(config: DictConfig, run: Path) -> str:
             ["task.loss._target_=torch.nn.functional.binary_cross_entropy_with_logits"],
             ["task.loss", "one value an image"],
         ),
-        (["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=3"], ["data.batch_size=3"]),
-        (["trainer=ddp", "trainer.accelerator=cpu", "data.split.val=0.01"], ["val has 1 case"]),
+        (["trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=3"], ["data.batch_size=3"]),
+        (["trainer.devices=2", "trainer.strategy=ddp", "data.split.val=0.01"], ["val has 1 case"]),
         (["trainer.accelerator=gpuu"], ["trainer", "gpuu"]),
         (["trainer.precision=33"], ["trainer", "33"]),
     ],

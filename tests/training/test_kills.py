@@ -380,7 +380,7 @@ def test_two_processes_that_train_one_network_are_interrupted_and_killed(
 ) -> None:
     reference, run = tmp_path / "reference", tmp_path / "run"
     overrides = [
-        *(*FULL, "trainer=ddp", "trainer.accelerator=cpu"),
+        *(*FULL, "trainer.devices=2", "trainer.strategy=ddp"),
         *("data.batch_size=2", "trainer.max_epochs=8"),
         *("data.split.fold=0", "data.split.folds=3", "data.split.val=0.3"),
     ]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.tiny import Ended, write_tiny_ph2
+from helpers.tiny import AUGMENT, Ended, write_tiny_ph2
 from PIL import Image
 
 from seglab.core.files import read_csv, write_csv
@@ -34,7 +34,7 @@ def run(folder: Path, data: Path, tiny_train: Script, tmp_path: Path) -> Path:
     """A copy of a finished run, to be spoilt."""
     first = folder / "run"
     if not first.exists():
-        ended = tiny_train(first, f"data.root={data}", "experiment=augmented")
+        ended = tiny_train(first, f"data.root={data}", AUGMENT)
         assert ended.code == 0, ended.err
     shutil.copytree(first, tmp_path / "run")
     return tmp_path / "run"
@@ -259,7 +259,7 @@ def test_damaged_hashes_of_the_data_are_refused(
     ended = script("reproduce", run, "--check")
     assert ended.code == 1 and "data.json: damaged" in ended.err
     edit(run / "run.json", lambda record: record.update(status="interrupted"))
-    ended = tiny_train(run, f"data.root={data}", "experiment=augmented")
+    ended = tiny_train(run, f"data.root={data}", AUGMENT)
     assert ended.code == 1 and "data.json: damaged" in ended.err
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers.resume import CHECKPOINTS, PLAIN, SECOND_IS_BEST, SHORT, assert_same
 from helpers.tiny import (
+    AUGMENT,
     MOODY,
     Ended,
     skip_figures,
@@ -82,7 +83,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
 BY_LOSS = ["monitor=val/loss", "monitor_mode=min"]
 CONFIGS: dict[str, list[str]] = {
     "baseline": ["task.optimizer.lr=0.02", *BY_LOSS],
-    "augmented": ["experiment=augmented", "trainer.max_epochs=3", *BY_LOSS],
+    "augmented": [AUGMENT, "trainer.max_epochs=3", *BY_LOSS],
     "random": [
         *("model._target_=moody.Moody", *BY_LOSS),
         *("task.optimizer._target_=torch.optim.SGD", "+task.optimizer.momentum=0.9"),
@@ -304,7 +305,7 @@ OTHER = {
     "seed=1": "seed: 42 then, 1 now",
     "data.size=16": "data.size: 32 then, 16 now",
     "task.lr_scheduler=null": "task.lr_scheduler.gamma: 10000 then, not there now",
-    "experiment=augmented": "data.augment._target_",
+    AUGMENT: "data.augment._target_",
     "trainer.max_epochs=4": "trainer.max_epochs: 3 then, 4 now",
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import REPO, TINY, Ended
+from helpers.tiny import AUGMENT, REPO, TINY, Ended
 from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -321,9 +321,8 @@ def test_the_same_command_gives_the_same_weights(
     tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
     runs = [tmp_path / name for name in ("one", "two", "other")]
-    augmented = "experiment=augmented"
     for path, seed in zip(runs, (0, 0, 1), strict=True):
-        assert tiny_train(path, f"seed={seed}", augmented).code == 0
+        assert tiny_train(path, f"seed={seed}", AUGMENT).code == 0
     assert same_weights(runs[0], runs[1])
     assert not same_weights(runs[0], runs[2])
     for name in ("metrics.csv", "test_cases.csv", "baseline_cases.csv", "splits.json"):
@@ -567,8 +566,8 @@ def test_two_processes_train_and_test_as_one(
 ) -> None:
     run = tmp_path / "run"
     overrides = [
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
         "data.split.fold=0",
         "data.split.folds=3",
         "data.split.val=0.3",
@@ -613,7 +612,7 @@ def test_the_recipe_sees_one_test_loss_on_two_devices(
 ) -> None:
     run = tmp_path / "run"
     split = ["data.split.fold=0", "data.split.folds=3"]  # 7 test cases: 4 on one device, 3 on one
-    devices = ["trainer=ddp", "trainer.accelerator=cpu", "task.optimizer.lr=0.05"]
+    devices = ["trainer.devices=2", "trainer.strategy=ddp", "task.optimizer.lr=0.05"]
     arguments = command(run, tiny_ph2, cache_dir, "experiment=recipe", *split, *devices)
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
