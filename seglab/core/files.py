@@ -133,7 +133,10 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 @contextmanager
 def lock_folder(
-    folder: Path, refusal: str, option: str = "hydra.run.dir=... or hydra.sweep.dir=..."
+    folder: Path,
+    refusal: str,
+    option: str = "hydra.run.dir=... or hydra.sweep.dir=...",
+    wait: bool = False,
 ) -> Iterator[None]:
     """Makes a folder and locks it for this process; the lock of a killed process is released.
 
@@ -141,11 +144,12 @@ def lock_folder(
         folder: Folder that gets the file .lock.
         refusal: Message of the error if another process holds the lock.
         option: Command line option that names another folder, for a message.
+        wait: Whether to wait for a process that holds the lock, instead of an error.
 
     Raises:
         InputError: Another process holds it, or the folder cannot be written.
     """
-    lock = FileLock(folder / ".lock", blocking=False)
+    lock = FileLock(folder / ".lock", blocking=wait)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -162,19 +166,6 @@ def lock_folder(
         with suppress(OSError):
             (folder / ".lock").unlink()  # while it is held: a waiting process then opens a new one
         lock.release()
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process holds the lock of `lock_folder` on a folder."""
-    if not (folder / ".lock").exists():
-        return False
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def hash_file(path: str | Path) -> str:

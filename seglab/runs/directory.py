@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.config import check_values, differences, resolve_config
-from seglab.core.errors import InputError
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import (
     hash_json,
     lock_folder,
@@ -100,7 +100,8 @@ class RunDirectory:
             "directory with hydra.run.dir=..."
         )
         with (
-            lock_folder(self.path, refusal),
+            # A job of a sweep may start while one of a killed sweep is still saving.
+            lock_folder(self.path, refusal, wait=SWEEP_JOB_VARIABLE in os.environ),
             self._log.attached(),
             interrupts.handled(self._on_force_quit),
         ):

@@ -38,11 +38,6 @@ def format_command(key: str, folder: Path) -> str:
     return f"python {shlex.join([script, *arguments])}"
 
 
-def format_run_command(overrides: Sequence[str]) -> str:
-    """Returns the command that trains a single run with these overrides."""
-    return f"python {shlex.join([sys.argv[0], *overrides])}"
-
-
 def hydra_flags(config: DictConfig) -> list[str]:
     """Returns the flags of a sweep's command line that its jobs need too, such as --config-dir.
 

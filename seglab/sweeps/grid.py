@@ -26,8 +26,6 @@ class JobSweeper(Sweeper):
     """
 
     def __init__(self, params: Mapping[str, str]) -> None:
-        if not isinstance(params, Mapping):
-            raise InputError(f"hydra.sweeper.params={params}: expected keys with values")
         self.params = params
 
     def setup(

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seglab.config import differences
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import read_csv, read_json, write_json
+from seglab.runs.loading import parse_config
 from seglab.runs.overrides import quote_value
 from seglab.runs.paths import FORMAT, RunPaths
 from seglab.runs.tables import read_val_scores
@@ -103,6 +105,13 @@ class Job:
         self.epochs_seen += len(rows)
         return rows
 
+    def changed_config(self) -> list[str]:
+        """Return how the config differs from that of the run that the directory holds."""
+        try:
+            return differences(parse_config(self.paths.config), self.config)
+        except InputError:  # no run has begun, or the file is damaged, which fails the job
+            return []
+
     def mark_planned(self) -> None:
         """Write into run.json that the job is to be run; a run that has begun keeps its record."""
         values: dict[str, Any] = {"status": "planned", "error": None}
@@ -143,14 +152,3 @@ def start_process(
             env={**os.environ, SWEEP_JOB_VARIABLE: "1", **environment},
             start_new_session=True,  # Ctrl-C reaches the sweep alone, which stops its jobs
         )
-
-
-def last_line(file: Path) -> str:
-    """Return the last line of a log file that is not empty."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
-            lines = stream.read().decode("utf-8", "replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -8,9 +8,8 @@ import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
@@ -18,13 +17,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
-from seglab.config import comparable, differences, resolve_config
-from seglab.core.console import JobBars, log_to_console
+from seglab.config import resolve_config
+from seglab.core.console import log_to_console
 from seglab.core.errors import InputError
-from seglab.core.files import hash_json, is_locked, lock_folder, write_csv
+from seglab.core.files import lock_folder, write_csv
 from seglab.core.signals import Interrupts
-from seglab.runs.loading import parse_config
 from seglab.runs.overrides import (
     format_command,
     hydra_flags,
@@ -32,8 +31,7 @@ from seglab.runs.overrides import (
     parse_overrides,
     varying_overrides,
 )
-from seglab.runs.paths import RunPaths
-from seglab.sweeps.jobs import Job, last_line
+from seglab.sweeps.jobs import Job
 
 log = logging.getLogger("seglab")
 
@@ -52,7 +50,6 @@ class SweepLauncher(Launcher):
     Attributes:
         n_jobs: Number of jobs that run at once.
         jobs: Jobs that were planned so far.
-        remarks: Lines below the table of jobs.
     """
 
     n_jobs: int
@@ -67,7 +64,6 @@ class SweepLauncher(Launcher):
         self.monitor = config.monitor
         self.interrupts = Interrupts()
         self.jobs: list[Job] = []
-        self.remarks: list[str] = []
 
     @abstractmethod
     def start(self, jobs: Sequence[Job]) -> None:
@@ -80,10 +76,6 @@ class SweepLauncher(Launcher):
     @abstractmethod
     def stop(self, jobs: Sequence[Job]) -> None:
         """Ask jobs to save and to end."""
-
-    @abstractmethod
-    def kill(self) -> None:
-        """End all started jobs at once."""
 
     @abstractmethod
     def exit_reason(self, job: Job) -> str:
@@ -128,11 +120,10 @@ class SweepLauncher(Launcher):
         with (
             lock_folder(self.folder, refusal),
             log_to_console(log),
-            self.interrupts.handled(self._on_force_quit),
+            self.interrupts.handled(lambda: None),  # the jobs notice that this process is gone
         ):
-            with suppress(KeyboardInterrupt):
-                yield
-            self.interrupts.deferrable = True
+            self.interrupts.deferrable = True  # `run` looks at them
+            yield
             self.log_job_table()
             hint = f"to go on: {format_command('hydra.sweep.dir', self.folder)}"
             if self.interrupts.received_signal:
@@ -150,11 +141,8 @@ class SweepLauncher(Launcher):
     ) -> list[Job]:
         """Compose the config of each job and write into its run directory that it is planned.
 
-        A config that the sweep's folder already holds a run of keeps that run's directory,
-        whatever its name: a sweep that is extended by another parameter names its jobs anew.
-
         Returns:
-            The jobs in order; jobs of one run directory are the same object.
+            The jobs in order; jobs of the same name are the same object.
 
         Raises:
             InputError: No job can be composed, or a job's directory holds a run of another config.
@@ -166,23 +154,26 @@ class SweepLauncher(Launcher):
                 "run_dir: each job has its own; name the sweep's folder with hydra.sweep.dir=..."
             )
         flags = hydra_flags(self.config)
-        jobs = [
-            Job(name, self.folder / name, items, varying, flags)
-            for name, items, varying in zip(names, overrides, varies, strict=True)
-        ]
-        errors = [self._compose(job) for job in jobs]
+        by_name: dict[str, Job] = {}
+        for name, items, varying in zip(names, overrides, varies, strict=True):
+            by_name.setdefault(name, Job(name, self.folder / name, items, varying, flags))
+        errors = [self._compose(job) for job in by_name.values()]
         if all(errors):
             raise errors[0]  # type: ignore[misc]
-        self._use_earlier_directories(jobs)
-        by_path: dict[Path, Job] = {}
-        jobs = [by_path.setdefault(job.path, job) for job in jobs]
-        for job in by_path.values():
+        for job in by_name.values():
+            changed = [] if job.failure else job.changed_config()
+            if changed:
+                raise InputError(
+                    f"{job.path}: holds a run of another config ({', '.join(changed[:5])}); name "
+                    "another directory with hydra.sweep.dir=..., or give the same config"
+                )
+        for job in by_name.values():
             if job.failure:
                 job.update_record(status="failed", error=job.failure, varies=dict(job.varies))
             elif not job.paths.record.exists():
                 job.mark_planned()
-        self.jobs += by_path.values()
-        return jobs
+        self.jobs += by_name.values()
+        return [by_name[name] for name in names]
 
     def run(self, jobs: Sequence[Job], watch: Watch = lambda job, rows: "") -> None:
         """Run planned jobs that are not done, `n_jobs` at once.
@@ -191,43 +182,35 @@ class SweepLauncher(Launcher):
             jobs: Returned by `plan`.
             watch: Called after each epoch of a job; may stop the job.
         """
-        waiting = [job for job in dict.fromkeys(jobs) if not job.failure]
+        waiting = list(dict.fromkeys(jobs))
         running: list[Job] = []
         is_stopping = False
-        self.interrupts.deferrable = True
-        with JobBars(len(waiting)) as display:
+        with tqdm(total=len(waiting), unit="job", disable=None) as bar:
             while waiting or running:
                 if self.interrupts.received_signal and not is_stopping:
                     is_stopping = True
                     waiting.clear()
                     self.stop(running)
-                if waiting and len(running) < self.n_jobs:
-                    self._skip_done(waiting, watch, display)
-                    self._start_waiting(waiting, running, display)
-                self._remove_ended(running, watch, display)
-                display.show(
-                    {job.name: last_line(job.paths.job_log) or "starting" for job in running}
-                )
-                if running or waiting:
+                n_free = self.n_jobs - len(running)
+                new, waiting = waiting[:n_free], waiting[n_free:]
+                self._start(new)
+                running += new
+                for job in list(running):
+                    if self._poll(job, watch):
+                        running.remove(job)
+                        log.info("%s: %s", job.name, job.describe(self.monitor))
+                        bar.update()
+                if running:
                     time.sleep(POLL_SECONDS)
-        self.interrupts.deferrable = False
 
     def log_job_table(self) -> None:
         """Log the status of all jobs, and write it as jobs.csv."""
         width = max((len(job.name) for job in self.jobs), default=0)
         lines = [f"{job.name:{width}}  {job.describe(self.monitor)}" for job in self.jobs]
-        counts = Counter(job.status for job in self.jobs)
-        texts = {status: f"{n} {status}" for status, n in sorted(counts.items())}
-        earlier = sum(job.status == "finished" and job.handle is None for job in self.jobs)
-        if earlier:
-            texts["finished"] += f" ({earlier} of them before)"
-        folder = shlex.quote(str(self.folder))
+        counts = sorted(Counter(job.status for job in self.jobs).items())
         lines += [
-            f"{len(self.jobs)} jobs: {', '.join(texts.values())}",
-            f"sweep        {self.folder}",
-            f"compare      python scripts/compare.py {folder}",
-            f"look at it   tensorboard --logdir {folder}",
-            *self.remarks,
+            f"{len(self.jobs)} jobs: {', '.join(f'{n} {status}' for status, n in counts)}",
+            f"compare      python scripts/compare.py {shlex.quote(str(self.folder))}",
         ]
         log.info("%s", "\n".join(lines))
         rows = [
@@ -255,65 +238,25 @@ class SweepLauncher(Launcher):
             return error
         return None
 
-    def _use_earlier_directories(self, jobs: Sequence[Job]) -> None:
-        """Point each job to the run of its config in the sweep's folder, if there is one."""
-        earlier: dict[str, Path] = {}
-        for folder in self.folder.iterdir():
-            with suppress(InputError):  # no run has begun there; a damaged file fails its job
-                earlier[_hash_config(parse_config(RunPaths(folder).config))] = folder
-        for job in jobs:
-            if job.config is None:
-                continue
-            job_hash = _hash_config(job.config)
-            if job_hash in earlier:
-                job.path = earlier[job_hash]
-            elif job.path in earlier.values():
-                stored = parse_config(job.paths.config)
-                changed = ", ".join(differences(stored, job.config)[:5])
-                raise InputError(
-                    f"{job.path}: holds a run of another config ({changed}); name another "
-                    "directory with hydra.sweep.dir=..., or give the same config"
-                )
-            else:
-                earlier[job_hash] = job.path
+    def _start(self, jobs: Sequence[Job]) -> None:
+        """Start those of the jobs that are not done."""
+        unfinished = [job for job in jobs if not job.failure and not job.is_done]
+        for job in unfinished:
+            if job.status != "running":  # else an earlier process may be at work on it
+                job.mark_planned()
+        self.start([job for job in unfinished if not job.failure])
 
-    def _skip_done(self, waiting: list[Job], watch: Watch, display: JobBars) -> None:
-        """Remove the jobs that are done, without the seconds that a process takes to say so."""
-        for job in [job for job in waiting if job.is_done]:
-            waiting.remove(job)
-            watch(job, job.new_epochs())
-            display.count_ended(job.name, f"{job.status} before", was_finished=True)
-
-    def _start_waiting(self, waiting: list[Job], running: list[Job], display: JobBars) -> None:
-        """Start jobs up to `n_jobs`, but none that another process is running."""
-        ready = [job for job in waiting if not is_locked(job.path)][: self.n_jobs - len(running)]
-        if not ready and not running and waiting:
-            display.show_waiting(waiting[0].path)
-        for job in ready:
-            waiting.remove(job)
-            job.mark_planned()
-        startable = [job for job in ready if not job.failure]
-        if startable:
-            self.start(startable)
-        for job in ready:
-            if job.failure:
-                display.count_ended(job.name, job.describe(self.monitor))
-            else:
-                running.append(job)
-
-    def _remove_ended(self, running: list[Job], watch: Watch, display: JobBars) -> None:
-        """Show new epochs of the running jobs to `watch`, and remove the jobs that have ended."""
-        for job in list(running):
-            has_ended = self.has_ended(job)
-            rows = job.new_epochs()
-            if rows and not job.prune_reason:
-                job.prune_reason = watch(job, rows)
-                if job.prune_reason and not has_ended:
-                    self.stop([job])
-            if has_ended:
-                running.remove(job)
-                self._record_end(job)
-                display.count_ended(job.name, job.describe(self.monitor))
+    def _poll(self, job: Job, watch: Watch) -> bool:
+        """Show new epochs of a job to `watch`; return whether the job has ended."""
+        has_ended = job.handle is None or self.has_ended(job)
+        rows = job.new_epochs()
+        if rows and not job.prune_reason:
+            job.prune_reason = watch(job, rows)
+            if job.prune_reason and not has_ended:
+                self.stop([job])
+        if has_ended and job.handle is not None:
+            self._record_end(job)
+        return has_ended
 
     def _record_end(self, job: Job) -> None:
         """Write the status of a job that was pruned, or that could not write its status itself."""
@@ -322,14 +265,3 @@ class SweepLauncher(Launcher):
             job.update_record(status="pruned", error=job.prune_reason)
         elif status in ("planned", "running") and not self.interrupts.received_signal:
             job.update_record(status="failed", error=self.exit_reason(job))
-
-    def _on_force_quit(self) -> None:
-        """Kill the jobs and log the table: called at a second signal, before the process ends."""
-        with suppress(Exception):
-            self.kill()
-            self.log_job_table()
-
-
-def _hash_config(config: dict[str, Any]) -> str:
-    """Return the same hash for configs that differ only in where their runs lie."""
-    return hash_json(comparable(config))

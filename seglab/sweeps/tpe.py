@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from seglab.core.errors import InputError
 from seglab.core.files import read_json
 from seglab.core.validation import check_number
-from seglab.runs.overrides import format_run_command, parse_overrides
+from seglab.runs.overrides import parse_overrides
 from seglab.runs.paths import RunPaths
 from seglab.sweeps.grid import JobSweeper
 
@@ -21,11 +23,16 @@ if TYPE_CHECKING:
     Space = dict[str, optuna.distributions.BaseDistribution]
 
 
+log = logging.getLogger("seglab")
+
+FIRST_PRUNED_EPOCH = 5  # Optuna's default, 0, would prune by values that still jump
+
+
 class TPESweeper(JobSweeper):
     """Searches for the best monitored value of val.
 
-    Trials are asked for in generations and their results are told in order, so the same command
-    gives the same search. What the study knows is read from the run directories of its trials: a
+    Trials are asked for in batches and their results are told in order, so the same command gives
+    the same search. What the study knows is read from the run directories of its trials: a
     search that is started again asks for the earlier trials first, of which finished and pruned
     ones are not run again.
 
@@ -33,32 +40,17 @@ class TPESweeper(JobSweeper):
         params: What to search by key, as on Hydra's command line: `tag(log, interval(1e-5, 1e-1))`,
             `int(interval(4, 32))`, `choice(a, b)`.
         n_trials: Number of trials in all; a larger number continues the search.
-        generation: Number of trials that are asked for at once, which do not know of each other.
-        startup: Number of trials that are drawn at random before TPE begins (Bergstra et al.
-            2011), and that are completed before any is pruned.
-        warmup: Number of epochs in which no trial is pruned.
+        batch_size: Number of trials that are asked for at once, which do not know of each other.
         seed: Seed of the sampler.
     """
 
-    def __init__(
-        self,
-        params: dict[str, str],
-        n_trials: int,
-        generation: int,
-        startup: int,
-        warmup: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, params: dict[str, str], n_trials: int, batch_size: int, seed: int) -> None:
         super().__init__(params)
         check_number("hydra.sweeper.n_trials", n_trials, int, 1)
-        check_number("hydra.sweeper.generation", generation, int, 1)
-        check_number("hydra.sweeper.startup", startup, int, 0)
-        check_number("hydra.sweeper.warmup", warmup, int, 0)
+        check_number("hydra.sweeper.batch_size", batch_size, int, 1)
         check_number("hydra.sweeper.seed", seed, int, 0, 2**31)
         self.n_trials = n_trials
-        self.generation = generation
-        self.startup = startup
-        self.warmup = warmup
+        self.batch_size = batch_size
         self.seed = seed
 
     def sweep(self, arguments: list[str]) -> None:
@@ -79,23 +71,22 @@ class TPESweeper(JobSweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             direction="maximize" if self.launcher.config.monitor_mode == "max" else "minimize",
-            # Epochs are counted from 1, Optuna's steps from 0.
-            pruner=optuna.pruners.MedianPruner(self.startup, self.warmup + 1),
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=FIRST_PRUNED_EPOCH),
         )
         with self.launcher.sweeping(may_fail=True):
-            for start in range(0, self.n_trials, self.generation):
-                numbers = range(start, min(start + self.generation, self.n_trials))
-                self._run_generation(study, numbers)
+            for start in range(0, self.n_trials, self.batch_size):
+                numbers = range(start, min(start + self.batch_size, self.n_trials))
+                self._run_batch(study, numbers)
                 if self.launcher.interrupts.received_signal:
                     break
             completed = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
             if completed:
-                params = [f"{key}={value}" for key, value in study.best_params.items()]
-                self.launcher.remarks += [
-                    f"best         trial {study.best_trial.number:03}, {self.monitor} "
-                    f"{study.best_value:.4f}",
-                    f"again        {format_run_command([*self.fixed, *params, 'hydra.mode=RUN'])}",
-                ]
+                log.info(
+                    "best trial: %03d, %s %.4f",
+                    study.best_trial.number,
+                    self.monitor,
+                    study.best_value,
+                )
         if not completed:
             raise InputError(
                 f"{self.launcher.folder}: no trial finished; jobs.csv says why, and job.log in the "
@@ -123,7 +114,7 @@ class TPESweeper(JobSweeper):
             )
         return fixed, space
 
-    def _run_generation(self, study: optuna.Study, numbers: Sequence[int]) -> None:
+    def _run_batch(self, study: optuna.Study, numbers: Sequence[int]) -> None:
         """Ask the study for trials, run them, and tell it their results."""
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
@@ -132,10 +123,10 @@ class TPESweeper(JobSweeper):
         trials = []
         for number, name in zip(numbers, names, strict=True):
             file = RunPaths(self.launcher.folder / name).record
-            if file.exists():  # `ask` returns a trial with these parameters
-                study.enqueue_trial(self._read_params(file))
+            if file.exists():
+                self._enqueue_earlier(study, file)
             # A sampler for each trial: its draws do not depend on where the search was started.
-            study.sampler = TPESampler(n_startup_trials=self.startup, seed=self.seed + number)
+            study.sampler = TPESampler(seed=self.seed + number)
             trials.append(study.ask(self.space))
         params = [[f"{key}={value}" for key, value in trial.params.items()] for trial in trials]
         overrides = [[*self.fixed, *items] for items in params]
@@ -147,19 +138,15 @@ class TPESweeper(JobSweeper):
             failed = TrialState.PRUNED if job.status == "pruned" else TrialState.FAIL
             study.tell(trial, value, failed if value is None else None)
 
-    def _read_params(self, file: Path) -> dict[str, Any]:
-        """Read the parameters of an earlier trial from its run.json."""
-        try:
+    def _enqueue_earlier(self, study: optuna.Study, file: Path) -> None:
+        """Make the next trial that is asked for that of a run.json, if it is of this search."""
+        with suppress(InputError, LookupError, ValueError):  # planning refuses another search
             texts = read_json(file)["varies"]
-            return {
+            params = {
                 key: kind.to_external_repr(kind.to_internal_repr(texts[key.lstrip("+")]))
                 for key, kind in self.space.items()
             }
-        except (KeyError, ValueError) as error:
-            raise InputError(
-                f"{file}: is no trial of this search ({error}); give the same hydra.sweeper."
-                "params, or name another directory with hydra.sweep.dir=..."
-            ) from error
+            study.enqueue_trial(params)
 
     def _report(self, trial: optuna.Trial, rows: Sequence[Mapping[str, str]]) -> str:
         """Report new epochs of a trial; return why to prune it, or nothing."""

@@ -44,9 +44,6 @@ class FakeJobs:
         for job in jobs:
             job.handle.close()
 
-    def kill(self) -> None:
-        self.is_dead = True
-
     def exit_reason(self, job: Any) -> str:
         return "gone"
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from seglab.runs.overrides import (
     format_command,
-    format_run_command,
     job_names,
     parse_overrides,
     quote_value,
@@ -60,14 +59,12 @@ def test_the_same_command_holds_the_folder_and_all_else_that_was_given(
         given = ["scripts/train.py", *arguments, "hydra.sweep.dir=elsewhere"]
         patched.setattr(sys, "argv", given)
         command = format_command("hydra.sweep.dir", folder)
-        alone = format_run_command(["a='b c'", "hydra.mode=RUN"])
     python, script, *others = shlex.split(command)
     assert (python, script) == ("python", "scripts/train.py")
     (place,) = (other for other in others if other not in arguments)
     assert [other for other in others if other != place] == arguments
     override = PARSER.parse_override(place)
     assert (override.key_or_group, override.value()) == ("hydra.sweep.dir", str(folder))
-    assert shlex.split(alone) == ["python", "scripts/train.py", "a='b c'", "hydra.mode=RUN"]
 
 
 @pytest.mark.parametrize(

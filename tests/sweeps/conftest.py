@@ -46,7 +46,7 @@ def start_sweep(tiny_ph2: Path, cache_dir: Path) -> Callable[..., subprocess.Pop
         arguments = [
             *(sys.executable, str(REPO / "scripts" / "train.py"), "-m"),
             *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY),
-            *("hydra.launcher.n_jobs=2", "hydra.launcher.threads=1", f"hydra.sweep.dir={folder}"),
+            *("hydra.launcher.n_jobs=2", f"hydra.sweep.dir={folder}"),
             *overrides,
         ]
         environment = os.environ | ONE_THREAD

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -170,22 +169,6 @@ def test_a_sweep_that_is_killed_twice_loses_nothing(
     process.communicate()
     # At once: a job that is still saving is waited for.
     assert_same_results(end_of(start_sweep(tmp_path, *SEEDS)), tmp_path, undisturbed)
-
-
-@linux
-@pytest.mark.long
-def test_a_second_ctrl_c_kills_jobs_that_hang(start_sweep: StartSweep, tmp_path: Path) -> None:
-    process = start_sweep(tmp_path, *SEEDS)
-    wait_until(lambda: len(processes_of(f"hydra.run.dir={tmp_path}")) == 2)
-    for pid in processes_of(f"hydra.run.dir={tmp_path}"):
-        os.kill(pid, signal.SIGSTOP)
-    process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 130
-    assert "3 jobs: " in process.communicate()[1]
-    wait_until(lambda: not processes_of(f"hydra.run.dir={tmp_path}"), 5)
 
 
 @pytest.mark.slow
