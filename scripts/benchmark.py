@@ -16,46 +16,33 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contenders import (
-    STEPS,
-    Contender,
-    Settings,
-    Turn,
-    measure,
-    recipe_load,
-    recipe_predict,
-    recipe_train,
-    seglab_load,
-    seglab_predict,
-    seglab_train,
-)
-from recipe import training_flops
+import contenders
+from contenders import STEPS, Contender, Settings, Turn
 
 from seglab.cli.errors import one_line_errors
 from seglab.core.errors import InputError
 
 PARTS = ("train", "predict", "load")
-EDGE = 2048  # of the matrices whose product measures the machine's rate
 BF16 = "bf16-mixed"
 
 
 def compete(
     title: str, rounds: int, entries: Mapping[str, tuple[Callable[[Settings], Turn], Settings]]
 ) -> dict[str, list[float]]:
-    """Let contenders take turns; return the seconds of each in every round, by its name."""
+    """Let contenders take turns; return the seconds an image of each in every round, by name."""
     from tqdm import tqdm
 
-    contenders: dict[str, Contender] = {}
+    processes: dict[str, Contender] = {}
     seconds: dict[str, list[float]] = {name: [] for name in entries}
     try:
         for name, entry in entries.items():
-            contenders[name] = Contender(*entry)
+            processes[name] = Contender(*entry)
         for _ in tqdm(range(rounds), title, unit="round", disable=None, leave=False):
-            for name, contender in contenders.items():
-                seconds[name] += contender.take_turn().values()
+            for name, process in processes.items():
+                seconds[name].append(process.take_turn())
     finally:
-        for contender in contenders.values():
-            contender.kill()
+        for process in processes.values():
+            process.kill()
     return seconds
 
 
@@ -70,59 +57,38 @@ def compare(recipe: Sequence[float], seglab: Sequence[float], prefix: str = "") 
     }
 
 
-def matrix_rate(device: str) -> float:
-    """Measure the float32 operations per second of a product of large matrices."""
-    import torch
-
-    a = torch.randn(EDGE, EDGE, device=device)
-    take_turn = measure(device, 1, product=lambda: len(torch.mm(a, a)) // EDGE)
-    return 2 * EDGE**3 / min(take_turn()["product"] for _ in range(5))
-
-
 def measure_train(s: Settings, model: str) -> dict[str, Any]:
-    """Compare training steps, and seglab's in float32 with the machine's matrix rate."""
+    """Compare training steps of the recipe with seglab's in fp32, and in bf16 if it is fast."""
     s = {**s, "model": model, "precision": "32-true"}
-    entries = {"recipe": (recipe_train, s), "fp32": (seglab_train, s)}
+    entries = {"recipe": (contenders.recipe_train, s), "fp32": (contenders.seglab_train, s)}
     if s["bf16"]:
-        entries["bf16"] = (seglab_train, s | {"precision": BF16})
-    before = matrix_rate(s["device"])
-    seconds = compete(f"train {model}", s["rounds"], entries)
-    rate = max(before, matrix_rate(s["device"]))
-    return train_figures(seconds, training_flops(model, s["size"]), rate)
+        entries["bf16"] = (contenders.seglab_train, s | {"precision": BF16})
+    recipe, *others = compete(f"train {model}", s["rounds"], entries).values()
+    figures: dict[str, Any] = {}
+    for prefix, seconds in zip(("fp32_", "bf16_"), others, strict=False):
+        figures |= compare(recipe, seconds, prefix)
+    return figures
 
 
-def train_figures(
-    seconds: Mapping[str, Sequence[float]], flops: float, rate: float
-) -> dict[str, Any]:
-    """Compute the figures of training.
-
-    Args:
-        seconds: Of `compete`: 'recipe', 'fp32', and 'bf16' if the machine has it.
-        flops: Operations of one image, by `training_flops`.
-        rate: Operations per second, by `matrix_rate`.
-    """
-    figures = compare(seconds["recipe"], seconds["fp32"], "fp32_")
-    if "bf16" in seconds:
-        figures |= compare(seconds["recipe"], seconds["bf16"], "bf16_")
-    share = flops / median(seconds["fp32"]) / rate
-    return figures | {"matrix_rate_gflops": rate / 1e9, "matrix_rate_share": share}
+def measure_predict(s: Settings, model: str) -> dict[str, Any]:
+    """Compare prediction from native image to native mask."""
+    s = {**s, "model": model}
+    pair = {"recipe": (contenders.recipe_predict, s), "seglab": (contenders.seglab_predict, s)}
+    return compare(*compete(f"predict {model}", s["rounds"], pair).values())
 
 
-def measure_pair(s: Settings, part: str, model: str = "segnet") -> dict[str, Any]:
-    """Compare `recipe_PART` with `seglab_PART`."""
-    s = {**s, "model": model, "precision": "32-true"}
-    pair = (recipe_load, seglab_load) if part == "load" else (recipe_predict, seglab_predict)
-    entries = {function.__name__: (function, s) for function in pair}
-    recipe, seglab = compete(f"{part} {model}", s["rounds"], entries).values()
-    return compare(recipe, seglab)
+def measure_load(s: Settings) -> dict[str, Any]:
+    """Compare reading and resizing."""
+    pair = {"recipe": (contenders.recipe_load, s), "seglab": (contenders.seglab_load, s)}
+    return compare(*compete("load", s["rounds"], pair).values())
 
 
 def format_report(report: Mapping[str, Any]) -> str:
     """Format the figures as a table."""
-    metadata, s = report["machine"], report["settings"]
+    machine, s = report["machine"], report["settings"]
     lines = [
-        f"{metadata['name']}, {metadata['cores']} cores, {metadata['threads']} threads; "
-        f"seglab {metadata['seglab']}, torch {metadata['torch']}",
+        f"{machine['name']}, {machine['cores']} cores, {machine['threads']} threads; "
+        f"seglab {machine['seglab']}, torch {machine['torch']}",
         f"{s['cases']} cases, {s['size']} px, batch {s['batch_size']}; medians of {s['rounds']} "
         "rounds in turns",
         f"{'images or cases a second':38}{'recipe':>10}{'seglab':>10}   times faster (min to max)",
@@ -131,15 +97,15 @@ def format_report(report: Mapping[str, Any]) -> str:
     def add(name: str, figures: Mapping[str, Any], prefix: str = "") -> None:
         if f"{prefix}ratio" in figures:
             rates = (figures[f"{who}{prefix}per_second"] for who in ("recipe_", ""))
-            ratio, (low, high) = figures[f"{prefix}ratio"], figures[f"{prefix}ratio_range"]
+            low, high = figures[f"{prefix}ratio_range"]
             columns = "".join(f"{rate:10.4g}" for rate in rates)
-            lines.append(f"{name:38}{columns}   {ratio:6.2f} ({low:.2f} to {high:.2f})")
+            lines.append(
+                f"{name:38}{columns}   {figures[f'{prefix}ratio']:6.2f} ({low:.2f} to {high:.2f})"
+            )
 
     for model, figures in report.get("train", {}).items():
         add(f"train {model}, 32-true", figures, "fp32_")
         add(f"train {model}, {BF16}", figures, "bf16_")
-        share, rate = 100 * figures["matrix_rate_share"], figures["matrix_rate_gflops"]
-        lines.append(f"{'  share of the fp32 matrix rate':48}{share:9.0f} % of {rate:.0f} GFLOP/s")
     for model, figures in report.get("predict", {}).items():
         add(f"predict {model}, image to mask", figures)
     add("load: read and resize", report.get("load", {}))
@@ -197,9 +163,9 @@ def benchmark(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     if "train" in args.parts:
         report["train"] = {model: measure_train(s, model) for model in args.model}
     if "predict" in args.parts:
-        report["predict"] = {model: measure_pair(s, "predict", model) for model in args.model}
+        report["predict"] = {model: measure_predict(s, model) for model in args.model}
     if "load" in args.parts:
-        report["load"] = measure_pair(s, "load")
+        report["load"] = measure_load(s)
     return report
 
 

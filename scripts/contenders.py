@@ -28,30 +28,27 @@ IMAGES = 4  # predicted in a turn, after as many that are not timed
 CASES = 16  # read in a turn, after as many that are not timed
 
 Settings = Mapping[str, Any]
-Turn = Callable[[], dict[str, float]]  # measures once: seconds of one image or case, by work
+Turn = Callable[[], float]  # measures once: seconds of one image or case
 
 
-def measure(device: str, times: int, **works: Callable[[], int]) -> Turn:
-    """Return a function that measures each work.
+def measure(device: str, times: int, work: Callable[[], int]) -> Turn:
+    """Return a function that measures `work`, after it has warmed up.
 
     Args:
         device: 'cpu' or 'cuda'.
-        times: How often to do each work in a turn, after as many that are not timed, because
-            caches and memory grow cold while others have their turns.
-        works: What to measure, by name. Each returns the number of images or cases processed.
+        times: How often to work in a turn, after as many times that are not timed, because caches
+            and memory grow cold while others have their turns.
+        work: Returns the number of images or cases that it processed.
     """
 
-    def take_turn() -> dict[str, float]:
-        seconds = {}
-        for name, work in works.items():
-            for _ in range(times):
-                work()
-            began = clock(device)
-            done = sum(work() for _ in range(times))
-            seconds[name] = (clock(device) - began) / done
-        return seconds
+    def take_turn() -> float:
+        for _ in range(times):
+            work()
+        began = clock(device)
+        done = sum(work() for _ in range(times))
+        return (clock(device) - began) / done
 
-    take_turn()  # warms up
+    take_turn()
     return take_turn
 
 
@@ -86,7 +83,7 @@ def recipe_train(s: Settings) -> Turn:
         next(steps)
         return s["batch_size"]
 
-    return measure(s["device"], STEPS, train=train)
+    return measure(s["device"], STEPS, train)
 
 
 def seglab_train(s: Settings) -> Turn:
@@ -105,10 +102,10 @@ def seglab_train(s: Settings) -> Turn:
     hook = LambdaCallback(on_train_batch_end=end_step)
     run.trainer.callbacks.append(hook)  # after all others
 
-    def take_turn() -> dict[str, float]:
+    def take_turn() -> float:
         run.trainer.fit_loop.max_epochs = run.trainer.current_epoch + 1
         run.trainer.fit(run.task, run.data)
-        return {"train": (ends[-1] - ends[0]) / (STEPS * s["batch_size"])}
+        return (ends[-1] - ends[0]) / (STEPS * s["batch_size"])
 
     take_turn()
     return take_turn
@@ -145,7 +142,7 @@ def measure_prediction(s: Settings, predict: Callable[[Any], Any]) -> Turn:
         predict(next(images))
         return 1
 
-    return measure(s["device"], IMAGES, predict=predict_next)
+    return measure(s["device"], IMAGES, predict_next)
 
 
 def recipe_load(s: Settings) -> Turn:
@@ -155,9 +152,7 @@ def recipe_load(s: Settings) -> Turn:
     from seglab.data.layouts import find_cases
 
     cases = find_cases(s["root"])[:CASES]
-    return measure(
-        "cpu", 1, read=lambda: len([read_case(c.image, c.mask, s["size"]) for c in cases])
-    )
+    return measure("cpu", 1, lambda: len([read_case(c.image, c.mask, s["size"]) for c in cases]))
 
 
 def seglab_load(s: Settings) -> Turn:
@@ -175,7 +170,7 @@ def seglab_load(s: Settings) -> Turn:
             open_cache(cases, s["size"], folder)
         return len(cases)
 
-    return measure("cpu", 1, read=read)
+    return measure("cpu", 1, read)
 
 
 def build_run(s: Settings) -> Any:
@@ -224,7 +219,7 @@ class Contender:
         remote.close()
         self.take_turn()
 
-    def take_turn(self) -> dict[str, float]:
+    def take_turn(self) -> float:
         """Return what the process measures in this turn."""
         try:
             self._connection.send(None)

@@ -81,25 +81,6 @@ def train_steps(net: nn.Module, loader: Iterable[Any], device: str = "cpu") -> I
             yield loss.item()  # for its progress bar
 
 
-def training_flops(name: str, size: int) -> int:
-    """Count the operations of training on one image, every layer once.
-
-    The gradients of weights and of inputs cost a forward pass each, except that of the image,
-    which is not needed. A multiply-add is two operations.
-
-    Args:
-        name: 'unet' or 'segnet'.
-        size: Edge of the square image, in pixels.
-    """
-    from seglab.networks.cost import multiply_adds
-
-    net: Any = make_network(name)
-    forward = multiply_adds(net, size)
-    if name == "unet":  # whose encoder the recipe computes twice
-        forward -= multiply_adds(net.encoder, size)
-    return 2 * (3 * forward - multiply_adds(net.encoder[0], size))
-
-
 def predict_mask(net: nn.Module, image: Any, size: int, device: str = "cpu") -> Any:
     """Predict the mask, bool (H, W), of a native image, uint8 (H, W, 3), at network size."""
     import torch

@@ -67,7 +67,7 @@ def test_runs_from_start_to_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     named = re.findall(r"^figure: (.*)$", done.stdout, re.MULTILINE)
     assert {Path(path).stem for path in named} == {
-        *re.findall(r'^show\("(.*?)"', SCRIPT.read_text(), re.MULTILINE)
+        *re.findall(r'^show(?:_predictions)?\("(.*?)"', SCRIPT.read_text(), re.MULTILINE)
     }
     for path in named:
         assert np.ptp(np.asarray(Image.open(tmp_path / path).convert("L"))) > 100

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.cli.options import add_inference, add_trust, add_versus
+from seglab.cli.options import add_inference, add_trust, add_versus, inference_options
 from seglab.core.errors import InputError
 
 _SOURCE_HELP = "PH2Dataset.rar, or a folder that is only checked; without it, PH2 is downloaded"
@@ -58,30 +58,21 @@ def predict() -> None:
         description="Writes a lesion mask for each image: "
         "python scripts/predict.py RUN IMAGES... --out DIR."
     )
-    parser.add_argument(
-        "run", metavar="RUN", help="run directory, checkpoint, or .onnx of export.py"
-    )
-    parser.add_argument(
-        "images", metavar="IMAGES", nargs="+", help="files, folders, or patterns in quotes"
-    )
-    parser.add_argument("--out", metavar="DIR", required=True, help="masks go to DIR/masks")
-    parser.add_argument(
-        "--with",
-        metavar="RUN",
-        dest="others",
-        action="append",
-        default=[],
-        help="one more network: the mean probability of all",
-    )
-    for option, what in (
+    add = parser.add_argument
+    add("run", metavar="RUN", help="run directory, checkpoint, or .onnx of export.py")
+    add("images", metavar="IMAGES", nargs="+", help="files, folders, or patterns in quotes")
+    add("--out", metavar="DIR", required=True, help="masks go to DIR/masks")
+    text = "one more network: the mean probability of all"
+    add("--with", metavar="RUN", dest="others", action="append", default=[], help=text)
+    for option, text in (
         ("--probabilities", "16 bits, 65535 for 1"),
         ("--overlays", "images with the mask's outline"),
         ("--instances", "each connected lesion its number, and a CSV that measures them"),
         ("--cutouts", "images within the mask, transparent elsewhere"),
     ):
-        parser.add_argument(option, action="store_true", help=f"also write {what}")
-    parser.add_argument("--background", metavar="FILE", help="an image to put behind cut-outs")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+        add(option, action="store_true", help=f"also write {text}")
+    add("--background", metavar="FILE", help="an image to put behind cut-outs")
+    add("--overwrite", action="store_true", help="replace existing files")
     add_inference(parser)
     add_trust(parser)
     args = parser.parse_args()
@@ -99,9 +90,7 @@ def predict() -> None:
             args.background,
             args.overwrite,
             tuple(args.trust),
-            tta=args.tta,
-            largest_component=args.largest_component,
-            fill_holes=args.fill_holes,
+            **inference_options(args),
         )
         done = f"{counts['predicted']} predicted, {counts['there']} there already"
         if counts["skipped"]:
@@ -116,11 +105,11 @@ def evaluate() -> None:
         description="Scores a run's checkpoint again, or the mean of several: "
         "python scripts/evaluate.py RUN..."
     )
-    parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="run directory; of several the mean probability"
-    )
-    parser.add_argument("--data", metavar="ROOT", help="another data set; all cases are scored")
-    parser.add_argument("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
+    add = parser.add_argument
+    text = "run directory; of several the mean probability"
+    add("runs", metavar="RUN", nargs="+", help=text)
+    add("--data", metavar="ROOT", help="another data set; all cases are scored")
+    add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
     add_inference(parser)
     add_trust(parser)
     args = parser.parse_args()
@@ -128,12 +117,7 @@ def evaluate() -> None:
 
     from seglab.inference.evaluate import evaluate
 
-    evaluate(
-        *(args.runs, args.data, args.out, tuple(args.trust)),
-        tta=args.tta,
-        largest_component=args.largest_component,
-        fill_holes=args.fill_holes,
-    )
+    evaluate(args.runs, args.data, args.out, tuple(args.trust), **inference_options(args))
 
 
 @one_line_errors
@@ -143,16 +127,12 @@ def export() -> None:
         description="Writes a trained network as ONNX, checked on images: "
         "python scripts/export.py RUN."
     )
-    parser.add_argument("run", metavar="RUN", help="run directory, or checkpoint")
-    parser.add_argument("--out", metavar="FILE", help="default: network.onnx in RUN")
-    parser.add_argument(
-        "--images",
-        metavar="IMAGES",
-        nargs="+",
-        default=[],
-        help="images to compare on; default: 20 of the run's test cases",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add = parser.add_argument
+    add("run", metavar="RUN", help="run directory, or checkpoint")
+    add("--out", metavar="FILE", help="default: network.onnx in RUN")
+    text = "images to compare on; default: 20 of the run's test cases"
+    add("--images", metavar="IMAGES", nargs="+", default=[], help=text)
+    add("--overwrite", action="store_true", help="replace an existing file")
     add_trust(parser)
     args = parser.parse_args()
 
@@ -181,19 +161,14 @@ def compare() -> None:
         "python scripts/compare.py DIR... [--out DIR].",
         epilog="A failed or missing run is a cell of the table, no error: exit code 0.",
     )
-    parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
-    parser.add_argument(
-        "--metrics", metavar="A,B,C", help="columns, or 'all'; default: Dice, IoU and accuracy"
-    )
-    parser.add_argument("--by-diagnosis", action="store_true", help="rows for each diagnosis, too")
+    add = parser.add_argument
+    add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
+    add("--metrics", metavar="A,B,C", help="columns, or 'all'; default: Dice, IoU and accuracy")
+    add("--by-diagnosis", action="store_true", help="rows for each diagnosis, too")
     add_versus(parser)
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        default="dice_per_image",
-        help="of the paired tests (%(default)s)",
-    )
-    parser.add_argument("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
+    text = "of the paired tests (%(default)s)"
+    add("--metric", metavar="NAME", default="dice_per_image", help=text)
+    add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
     args = parser.parse_args()
 
     from seglab.analysis.compare import compare
@@ -210,16 +185,12 @@ def report() -> None:
         description="Writes a page of runs, one HTML file: "
         "python scripts/report.py RUN|SWEEP... [--out FILE]."
     )
-    parser.add_argument("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
-    parser.add_argument("--out", metavar="FILE", help="default: report.html in the folder")
-    parser.add_argument("--data", metavar="ROOT", help="the data set's folder, if it has moved")
-    parser.add_argument(
-        "--cases",
-        metavar="N",
-        type=int,
-        default=24,
-        help="show the N test cases with the lowest Dice (%(default)s)",
-    )
+    add = parser.add_argument
+    add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
+    add("--out", metavar="FILE", help="default: report.html in the folder")
+    add("--data", metavar="ROOT", help="the data set's folder, if it has moved")
+    text = "show the N test cases with the lowest Dice (%(default)s)"
+    add("--cases", metavar="N", type=int, default=24, help=text)
     add_versus(parser)
     add_trust(parser)
     args = parser.parse_args()
@@ -240,17 +211,13 @@ def reproduce() -> None:
         epilog="exit code: 0 identical, 3 within tolerance (with --check: the data is the same, "
         "code, versions or machine are not), 4 different, 1 bad input",
     )
-    parser.add_argument("run", metavar="RUN", help="directory of a finished run")
-    parser.add_argument("--check", action="store_true", help="compare what it needs, train nothing")
-    parser.add_argument("--data", metavar="ROOT", help="the data set's folder, if it has moved")
-    parser.add_argument("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
-    parser.add_argument(
-        "--tolerance",
-        metavar="X",
-        type=float,
-        default=0.01,
-        help="greatest difference of a score on other hardware or versions (%(default)s)",
-    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="directory of a finished run")
+    add("--check", action="store_true", help="compare what it needs, train nothing")
+    add("--data", metavar="ROOT", help="the data set's folder, if it has moved")
+    add("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
+    text = "greatest difference of a score on other hardware or versions (%(default)s)"
+    add("--tolerance", metavar="X", type=float, default=0.01, help=text)
     add_trust(parser)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
