@@ -7,7 +7,6 @@ attribute `channels`. Parameters have the names of the published files.
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Callable
 from http.client import HTTPException
@@ -18,9 +17,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from seglab.core.files import hash_file
-from seglab.core.text import sanitize_text
 
 
 class ResNet(nn.Module):
@@ -46,14 +42,12 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        channels = [64]
-        for layer, blocks in enumerate(self.LAYERS[depth]):
-            width, stride = 64 * 2**layer, 1 if layer == 0 else 2
-            first = block(channels[-1], width, stride)
-            channels.append(width * block.expansion)
-            rest = [block(channels[-1], width) for _ in range(blocks - 1)]
-            self.add_module(f"layer{layer + 1}", nn.Sequential(first, *rest))
-        self.channels = tuple(channels)
+        counts, expansion = self.LAYERS[depth], block.expansion
+        self.layer1 = _make_layer(block, 64, 64, counts[0], stride=1)
+        self.layer2 = _make_layer(block, 64 * expansion, 128, counts[1], stride=2)
+        self.layer3 = _make_layer(block, 128 * expansion, 256, counts[2], stride=2)
+        self.layer4 = _make_layer(block, 256 * expansion, 512, counts[3], stride=2)
+        self.channels = (64, *(width * expansion for width in (64, 128, 256, 512)))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), False)
         for module in self.modules():
@@ -65,38 +59,33 @@ class ResNet(nn.Module):
         x = (image - self.mean) / self.std
         features = [F.relu(self.bn1(self.conv1(x)), inplace=True)]
         x = self.maxpool(features[0])
-        for layer in range(1, 5):
-            x = self.get_submodule(f"layer{layer}")(x)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
             features.append(x)
         return features
 
     @property
-    def stages(self) -> list[nn.ModuleList]:
+    def stages(self) -> list[nn.Module]:
         """Modules that compute each of the five feature maps."""
-        layers = [self.get_submodule(f"layer{n}") for n in range(1, 5)]
-        return [nn.ModuleList(stage) for stage in ([self.conv1, self.bn1], *([n] for n in layers))]
+        stem = nn.ModuleList([self.conv1, self.bn1])
+        return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
     def weights_file(self) -> Path:
         """Return the file of torchvision's ImageNet weights, downloaded to torch's hub folder."""
         name = self.FILES[self.depth]
-        prefix = name.partition("-")[2].partition(".")[0]
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        if not (folder / name).exists():
-            url = f"https://download.pytorch.org/models/{name}"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(url, str(folder / name), prefix)
-            except (OSError, HTTPException, RuntimeError) as error:
-                raise ValueError(
-                    f"weights={IMAGENET}: {url} cannot be downloaded ({error}); fetch it elsewhere "
-                    "and give the file's path, or train from scratch with weights=null"
-                ) from error
-        if not hash_file(folder / name).startswith(prefix):
+        path = Path(torch.hub.get_dir()) / "checkpoints" / name
+        url = f"https://download.pytorch.org/models/{name}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                hash_prefix = name.partition("-")[2].partition(".")[0]
+                torch.hub.download_url_to_file(url, str(path), hash_prefix)
+        except (OSError, HTTPException, RuntimeError) as error:
             raise ValueError(
-                f"{folder / name}: damaged, its hash is not the one in its name; delete it, and it "
-                "is downloaded again"
-            )
-        return folder / name
+                f"weights={IMAGENET}: {url} cannot be downloaded ({error}); fetch it elsewhere "
+                "and give the file's path, or train from scratch with weights=null"
+            ) from error
+        return path
 
     def convert_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return torchvision's weights without those of the classifier."""
@@ -150,7 +139,7 @@ class EfficientNetLite0(nn.Module):
         return [*features, x]
 
     @property
-    def stages(self) -> list[nn.ModuleList]:
+    def stages(self) -> list[nn.Module]:
         """Modules that compute each of the five feature maps."""
         stages: list[list[nn.Module]] = [[self.conv_stem, self.bn0]]
         for block in self.blocks:
@@ -202,17 +191,10 @@ def load_weights(encoder: ResNet | EfficientNetLite0, weights: str) -> None:
         with warnings.catch_warnings(action="ignore"):  # about files that are refused below
             stored = torch.load(path, map_location="cpu", weights_only=True)
         encoder.load_state_dict(encoder.convert_weights(stored))
-        for key, value in encoder.state_dict().items():
-            if not value.isfinite().all():
-                raise ValueError(f"{key} is not finite")
     except Exception as error:  # torch raises many kinds for a file that is something else
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
-            # Torch's message says how to run the code in the file.
-            reason = "more than plain containers and tensors, or not written by torch"
         raise ValueError(
-            f"{path}: does not hold the encoder's weights ({sanitize_text(reason)}); expected the "
-            "published file of that network"
+            f"{path}: does not hold the encoder's weights; expected the published file of that "
+            "network: a dict of tensors, without code"
         ) from error
 
 
@@ -229,6 +211,13 @@ def weights_path(encoder: ResNet | EfficientNetLite0, weights: str) -> Path:
             "or null"
         )
     return path
+
+
+def _make_layer(
+    block: type[_BasicBlock | _Bottleneck], in_channels: int, width: int, blocks: int, stride: int
+) -> nn.Sequential:
+    first = block(in_channels, width, stride)
+    return nn.Sequential(first, *(block(width * block.expansion, width) for _ in range(blocks - 1)))
 
 
 class _BasicBlock(nn.Module):
