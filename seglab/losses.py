@@ -75,7 +75,8 @@ def tversky(logits: Tensor, mask: Tensor, alpha: float = 0.3, beta: float = 0.7)
         logits: float (N, 1, H, W).
         mask: float (N, 1, H, W) of 0 and 1.
         alpha: Weight of a false positive; a true positive has weight 1.
-        beta: Weight of a false negative; more than `alpha` favours sensitivity.
+        beta: Weight of a false negative; more than `alpha` favours sensitivity. With both 0 the
+            loss is 0 for all logits.
     """
     return _overlap_loss(torch.sigmoid(logits), mask, alpha, beta)
 
