@@ -74,13 +74,15 @@ def measure_predict(s: Settings, model: str) -> dict[str, Any]:
     """Compare prediction from native image to native mask."""
     s = {**s, "model": model}
     pair = {"recipe": (contenders.recipe_predict, s), "seglab": (contenders.seglab_predict, s)}
-    return compare(*compete(f"predict {model}", s["rounds"], pair).values())
+    recipe, seglab = compete(f"predict {model}", s["rounds"], pair).values()
+    return compare(recipe, seglab)
 
 
 def measure_load(s: Settings) -> dict[str, Any]:
     """Compare reading and resizing."""
     pair = {"recipe": (contenders.recipe_load, s), "seglab": (contenders.seglab_load, s)}
-    return compare(*compete("load", s["rounds"], pair).values())
+    recipe, seglab = compete("load", s["rounds"], pair).values()
+    return compare(recipe, seglab)
 
 
 def format_report(report: Mapping[str, Any]) -> str:

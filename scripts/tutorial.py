@@ -259,7 +259,7 @@ def show_predictions(name: str, path: Path, ids: Sequence[str]) -> None:
     """Show targets, predictions and errors of a run for some test cases."""
     model, dice = open_model(path), per_case(path, "dice_per_image")
     titles = ("image", "target", "probability", "prediction", "errors")
-    columns = {title: [] for title in titles}
+    columns: dict[str, list[np.ndarray]] = {title: [] for title in titles}
     for id in ids:
         image, target = read_pair(by_id[id])
         prob = model.predict(image)

@@ -32,14 +32,6 @@ def benchmark() -> Any:
     return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 
 
-def test_its_unet_computes_the_encoder_twice(recipe: Any) -> None:
-    net = recipe.make_network("unet")
-    net(torch.rand(1, 3, 32, 32))
-    counts = {name: int(n) for name, n in net.state_dict().items() if name.endswith("tracked")}
-    assert {n for name, n in counts.items() if name.startswith("encoder")} == {2}
-    assert {n for name, n in counts.items() if name.startswith("decoder")} == {1}
-
-
 def test_its_loop_descends_but_not_below_what_two_sigmoids_allow(recipe: Any) -> None:
     torch.manual_seed(0)
     masks = (torch.rand(4, 1, 32, 32) > 0.5).float()

@@ -43,17 +43,19 @@ def percentile_95(values: list[float]) -> float:
 
 
 def by_hand(pred: np.ndarray, target: np.ndarray, tolerance: float) -> dict[str, float]:
-    one, other = surface(pred), surface(target)
-    if not one or not other:
-        same = one == other
+    outlines = surface(pred), surface(target)
+    if not all(outlines):
+        is_equal = outlines[0] == outlines[1]
         diagonal = math.sqrt(pred.shape[0] ** 2 + pred.shape[1] ** 2)
-        return {"hd95": 0 if same else diagonal, "surface_dice": float(same)}
-    there = [min(math.dist(a, b) for b in other) for a in one]
-    back = [min(math.dist(a, b) for a in one) for b in other]
-    near = sum(distance <= tolerance for distance in there + back)
+        return {"hd95": 0 if is_equal else diagonal, "surface_dice": float(is_equal)}
+    forward, backward = (
+        [min(math.dist(a, b) for b in second) for a in first]
+        for first, second in (outlines, outlines[::-1])
+    )
+    near = sum(distance <= tolerance for distance in forward + backward)
     return {
-        "hd95": max(percentile_95(there), percentile_95(back)),
-        "surface_dice": near / (len(one) + len(other)),
+        "hd95": max(percentile_95(forward), percentile_95(backward)),
+        "surface_dice": near / len(forward + backward),
     }
 
 

@@ -145,17 +145,6 @@ def test_batches_and_order_change_no_bit(order: list[int], cuts: set[int]) -> No
     assert collected(prob, target, batches) == collected(prob, target, [range(7)])
 
 
-def test_a_new_epoch_starts_from_nothing() -> None:
-    metrics = segmentation_metrics(0.5)
-    prob, target = random_masks(1)
-    metrics.update(*random_masks(2))
-    metrics.compute()
-    metrics.reset()
-    metrics.update(prob, target)
-    values = {name: value.item() for name, value in metrics.compute().items()}
-    assert values == collected(prob, target, [range(7)])
-
-
 @settings(deadline=None, max_examples=40)
 @given(
     values=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=9),
@@ -219,17 +208,3 @@ def test_two_devices_with_uneven_shares_change_no_bit(tmp_path: Path) -> None:
     alone = collected(prob, target, [range(7)]) | {"loss": mean.compute().item()}
     assert one == alone
     assert two == alone
-
-
-def test_the_collection_names_each_class_but_background() -> None:
-    metrics = segmentation_metrics(0.5, ["skin", "disc", "square"])
-    prob = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.2, 0.6, 0.2]]).T[None, :, None]
-    metrics.update(prob, torch.tensor([[[[0.0, 2.0, 2.0]]]]))
-    values = {name: value.item() for name, value in metrics.compute().items()}
-    assert values["dice_per_image_disc_net"] == 0
-    assert values["dice_per_image_square_net"] == pytest.approx(2 / 3)
-    assert values["dice_per_image_net"] == pytest.approx(1 / 3)
-    assert values["pixel_accuracy_net"] == pytest.approx(2 / 3)
-    # Confidences 0.5, 0.7 and 0.6 in three bins: right, right and wrong.
-    assert values["ece_net"] == pytest.approx((0.5 + 0.3 + 0.6) / 3, abs=1e-6)
-    assert not [name for name in values if "skin" in name]
