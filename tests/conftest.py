@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 
 # As many tests at once as there are cores (pytest -n), so one thread each, and in what they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -127,7 +127,7 @@ def pictures(tiny_ph2: Path, tmp_path: Path) -> Path:
     (root / "a" / "deep").mkdir(parents=True)
     (root / "b").mkdir()
     names = ("a/one.png", "a/deep/one.png", "b/two.jpg", "b/three.TIFF")
-    for case, name in zip(ph2_cases(tiny_ph2), names, strict=False):
+    for case, name in zip(find_cases(tiny_ph2), names, strict=False):
         Image.open(case.image).save(root / name)
     (root / "notes.txt").write_text("not a picture")
     (root / ".hidden.png").write_text("not one either")

@@ -50,10 +50,10 @@ class Pixelwise(nn.Sequential):
     "data layout": Extension(
         """
 from pathlib import Path
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 
 def first_cases(root, n):
-    return ph2_cases(root)[:n]
+    return find_cases(root)[:n]
 """,
         "data",
         """defaults:

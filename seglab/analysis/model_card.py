@@ -252,8 +252,8 @@ def _diagnoses(run: Run) -> dict[str, int]:
 def _is_ph2(run: Run, provenance: RunProvenance) -> bool:
     """Whether the data is PH2, and not other images in PH2's layout."""
     ids = [id for part in run.ids.values() for id in part]
-    layout = run.settings.get("data.cases._target_", "")
-    return layout.endswith(".ph2_cases") and all(re.fullmatch(r"IMD\d{3}", id) for id in ids)
+    layout = run.settings.get("data.cases.layout")
+    return layout == "ph2" and all(re.fullmatch(r"IMD\d{3}", id) for id in ids)
 
 
 def _split(run: Run) -> str:

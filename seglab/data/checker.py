@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,107 +14,56 @@ from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import scan_cases
+from seglab.data.scan import Scan
 from seglab.data.threads import map_in_threads
 
 
-@dataclass(frozen=True)
-class Report:
-    """Result of checking a data set.
-
-    Attributes:
-        root: The data set's folder.
-        layout: Name of its layout, as in `conf/data/`.
-        cases: The cases without an error.
-        errors: A line for each defect because of which training refuses the data.
-        warnings: A line for each defect that does not keep the data from being used.
-    """
-
-    root: Path
-    layout: str
-    cases: list[Case]
-    errors: list[str]
-    warnings: list[str]
-
-    def __str__(self) -> str:
-        """Formats the report for a terminal."""
-        content = self.to_json()
-        lines = [f"{self.root}: {len(self.cases)} good cases of layout {self.layout}"]
-        lines += [f"  {n:4} {diagnosis}" for diagnosis, n in content["diagnoses"].items()]
-        lines.append(f"patients named: {content['patients']}")
-        for level, messages in (("errors", self.errors), ("warnings", self.warnings)):
-            lines.append(f"{level}: {len(messages) or 'none'}")
-            lines += [f"  {' '.join(message.split())}" for message in messages]
-        # File names need not be UTF-8.
-        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
-
-    def to_json(self) -> dict[str, Any]:
-        """Converts the report to plain containers; cases become their ids."""
-        return {
-            "root": str(self.root),
-            "layout": self.layout,
-            "cases": [case.id for case in self.cases],
-            "diagnoses": dict(sorted(Counter(case.diagnosis for case in self.cases).items())),
-            "patients": len({case.patient for case in self.cases} - {""}),
-            "errors": self.errors,
-            "warnings": self.warnings,
-        }
-
-
-@dataclass
-class _CheckedCase:
-    """Errors and warnings of one case, and the thumbnail of its image if that can be read."""
-
-    errors: list[str]
-    warnings: list[str]
-    thumbnail: np.ndarray | None = None
-
-
-def check_data(root: str | Path, classes: Classes = ONE_CLASS) -> Report:
+def check_data(root: str | Path, classes: Classes = ONE_CLASS) -> Scan:
     """Reads every image and every mask of a data set of any supported layout.
 
     Args:
         root: Its folder.
         classes: The classes that its masks distinguish.
 
+    Returns:
+        The cases without an error, and everything that is wrong.
+
     Raises:
         InputError: There is no data set.
     """
     scan = scan_cases(root)
     cases = with_classes(scan.cases, classes)
-    checked = list(map_in_threads(_check_case, cases, "checking cases", "case"))
-    thumbnails = {
-        case.id: result.thumbnail
-        for case, result in zip(cases, checked, strict=True)
-        if result.thumbnail is not None
-    }
-    return Report(
-        scan.root,
-        scan.layout,
-        [case for case, result in zip(cases, checked, strict=True) if not result.errors],
-        scan.errors + [error for result in checked for error in result.errors],
-        scan.warnings
-        + [warning for result in checked for warning in result.warnings]
-        + _find_duplicates(thumbnails),
-    )
+    scan.cases = []
+    thumbnails = {}
+    checks = map_in_threads(_check_case, cases, "checking cases", "case")
+    for case, (errors, warnings, small) in zip(cases, checks, strict=True):
+        scan.errors += errors
+        scan.warnings += warnings
+        if not errors:
+            scan.cases.append(case)
+        if small is not None:
+            thumbnails[case.id] = small
+    scan.warnings += _find_duplicates(thumbnails)
+    return scan
 
 
-def _check_case(case: Case) -> _CheckedCase:
-    result = _CheckedCase([], [])
+def _check_case(case: Case) -> tuple[list[str], list[str], np.ndarray | None]:
+    """Errors and warnings of one case, and the thumbnail of its image if that can be read."""
+    errors, warnings = [], []
     image = mask = None
     try:
         image = read_image(case.image)
-        result.thumbnail = thumbnail(image)
     except InputError as error:
-        result.errors.append(str(error))
+        errors.append(str(error))
     try:
         mask = read_mask(case.mask, case.classes)
         if image is not None:
             check_sizes(case, image, mask)
     except InputError as error:
-        result.errors.append(str(error))
+        errors.append(str(error))
     if mask is not None and (reason := _find_oddity(mask, case.classes)):
-        result.warnings.append(f"{case.mask}: {reason}; see whether it is right")
-    return result
+        warnings.append(f"{case.mask}: {reason}; see whether it is right")
+    return errors, warnings, None if image is None else thumbnail(image)
 
 
 def _find_oddity(mask: np.ndarray, classes: Classes) -> str | None:

@@ -1,7 +1,7 @@
 """Finds the cases of a data set by the names of its files.
 
 `LAYOUTS` lists the supported layouts. To add one, write a function that adds cases and errors to a
-`Scan`, list it there, and name a function such as `pairs_cases` in a file of `conf/data/`.
+`Scan`, list it there, and name it in a file of `conf/data/`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from seglab.core.errors import InputError
 from seglab.data.cases import UNKNOWN, Case
 from seglab.data.images import SUFFIXES
+from seglab.data.scan import Scan
 from seglab.data.tables import read_patients, read_ph2_table
 
 log = logging.getLogger(__name__)
@@ -23,34 +24,12 @@ log = logging.getLogger(__name__)
 _PH2_IMAGES = "PH2 Dataset images"
 
 
-@dataclass
-class Scan:
-    """Cases and defects found in a folder, by names and tables; no image is opened.
-
-    Attributes:
-        root: The folder.
-        layout: Name of its layout, as in `conf/data/`.
-        cases: Cases with an image and a mask, sorted by id.
-        errors: A line for each defect because of which training refuses the data.
-        warnings: A line for each other defect.
-    """
-
-    root: Path
-    layout: str
-    cases: list[Case] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-def ph2_cases(root: str | Path) -> list[Case]:
-    """Reads PH2 as distributed: a folder for each case, and `PH2_dataset.txt`.
-
-    In every layout, patients are read from any CSV directly in the folder (for PH2, in the folder
-    of its table) that has a column of case ids and one of patients or lesions, as the metadata of
-    ISIC and HAM10000 have.
+def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
+    """Reads the cases of a data set.
 
     Args:
-        root: `PH2Dataset`, the folder above it, or the folder of the case folders.
+        root: Its folder. For PH2: `PH2Dataset`, the folder above it, or that of the case folders.
+        layout: Name of its layout; None to take the first of `LAYOUTS` that finds a case.
 
     Returns:
         The cases, sorted by id.
@@ -59,63 +38,6 @@ def ph2_cases(root: str | Path) -> list[Case]:
         InputError: There is no case, a case lacks its image or mask, a folder cannot be read, or
             a table is damaged.
     """
-    return _read_cases(root, "ph2")
-
-
-def isic2018_cases(root: str | Path) -> list[Case]:
-    """Reads ISIC challenge folders: `ISIC_0000000.jpg` and `ISIC_0000000_segmentation.png`.
-
-    Only file names matter, so the challenges of 2016 to 2018 are read, whatever their folders are
-    called. Arguments and errors are those of `ph2_cases`.
-    """
-    return _read_cases(root, "isic2018")
-
-
-def pairs_cases(root: str | Path) -> list[Case]:
-    """Reads `images/NAME.*` and `masks/NAME.*`; NAME, with its subfolder if any, is the id.
-
-    Arguments and errors are those of `ph2_cases`.
-    """
-    return _read_cases(root, "pairs")
-
-
-def find_cases(root: str | Path) -> list[Case]:
-    """Reads a data set of any supported layout; arguments and errors are those of `ph2_cases`."""
-    return _read_cases(root)
-
-
-def scan_cases(root: str | Path, layout: str | None = None) -> Scan:
-    """Lists the cases of a data set together with everything that is wrong.
-
-    Args:
-        root: Its folder.
-        layout: Name of its layout; None to take the first of `LAYOUTS` that finds a case.
-
-    Raises:
-        InputError: No case is found, or a folder cannot be read.
-    """
-    root = Path(root)
-    for name in LAYOUTS if layout is None else [layout]:
-        scan = Scan(root, name)
-        LAYOUTS[name][1](scan)
-        if scan.cases or scan.errors:
-            scan.cases.sort(key=lambda case: case.id)
-            _warn_of_unlisted(scan)
-            return scan
-    if layout is None:
-        examples = ", ".join(f"{example} ({name})" for name, (example, _) in LAYOUTS.items())
-        raise InputError(f"{root}: no data set of a known layout; expected one of {examples}")
-    folder = root.absolute()
-    problem = "holds no case" if folder.is_dir() else "is no folder"
-    raise InputError(
-        f"{folder} {problem} of layout {layout} (expected {LAYOUTS[layout][0]}); name the data's "
-        "folder with data.root=..., unpack PH2 with 'python scripts/prepare_ph2.py', or go "
-        "without it: data=synthetic"
-    )
-
-
-def _read_cases(root: str | Path, layout: str | None = None) -> list[Case]:
-    """Returns the cases of a data set, and raises the first error of its scan."""
     scan = scan_cases(root, layout)
     if scan.errors:
         raise InputError(scan.errors[0])
@@ -124,6 +46,34 @@ def _read_cases(root: str | Path, layout: str | None = None) -> list[Case]:
     patients = len({case.patient for case in scan.cases} - {""})
     log.info("%s: %d cases, patients named: %d", scan.root, len(scan.cases), patients)
     return scan.cases
+
+
+def scan_cases(root: str | Path, layout: str | None = None) -> Scan:
+    """Lists the cases of a data set, as `find_cases`, together with everything that is wrong.
+
+    Raises:
+        InputError: No case is found, or a folder cannot be read.
+    """
+    root = Path(root)
+    if layout is not None and layout not in tuple(LAYOUTS):
+        raise InputError(f"data.cases.layout={layout}: expected one of {', '.join(LAYOUTS)}")
+    names = LAYOUTS if layout is None else [layout]
+    for name in names:
+        scan = Scan(root, name)
+        LAYOUTS[name][1](scan)
+        if scan.cases or scan.errors:
+            scan.cases.sort(key=lambda case: case.id)
+            _warn_of_unlisted(scan)
+            return scan
+    expected = [
+        f"{files} ({name})" for name, (files, _) in LAYOUTS.items() if layout in (None, name)
+    ]
+    problem = "holds no data set" if root.is_dir() else "is no folder"
+    raise InputError(
+        f"{root.absolute()} {problem} (expected {', '.join(expected)}); name the data's folder "
+        "with data.root=..., unpack PH2 with 'python scripts/prepare_ph2.py', or go without it: "
+        "data=synthetic"
+    )
 
 
 def _warn_of_unlisted(scan: Scan) -> None:
@@ -147,6 +97,7 @@ def _find_ph2_images(root: Path) -> Path | None:
 
 
 def _scan_ph2(scan: Scan) -> None:
+    """Scans PH2 as distributed: a folder for each case, and `PH2_dataset.txt`."""
     images = _find_ph2_images(scan.root)
     if images is None:
         return
@@ -191,6 +142,7 @@ def _find_ph2_file(folder: Path, part: str, scan: Scan) -> Path | None:
 
 
 def _scan_isic2018(scan: Scan) -> None:
+    """Scans the ISIC challenges of 2016 to 2018, whatever their folders are called."""
     images: dict[str, Path] = {}
     masks: dict[str, list[Path]] = {}
     for file in _list_pictures(scan.root):
@@ -210,6 +162,7 @@ def _scan_isic2018(scan: Scan) -> None:
 
 
 def _scan_pairs(scan: Scan) -> None:
+    """Scans two folders with files of the same names; a name's subfolder is part of the id."""
     if not all((scan.root / part).is_dir() for part in ("images", "masks")):
         return
     images, masks = (_group_by_name(scan.root / part) for part in ("images", "masks"))
@@ -240,7 +193,7 @@ def _add_pairs(scan: Scan, images: Mapping[str, Path], masks: Mapping[str, list[
 
 
 def _add_patients(scan: Scan, folder: Path) -> None:
-    """Adds the patients that the tables in a folder name."""
+    """Adds the patients that the CSV files in a folder name."""
     try:
         patients = read_patients(folder)
     except InputError as error:

@@ -16,7 +16,7 @@ from seglab.core.files import write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
-from seglab.data.layouts import find_cases, ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.inference.models import Model, ensemble, make_model
 from seglab.inference.scoring import Scores, score_cases
 from seglab.runs.opening import load_run_network, open_run
@@ -98,7 +98,7 @@ def read_cases(run: Run) -> list[Case]:
     data = run.config["data"]
     # A synthetic set is in PH2's layout, and its own reader would draw it where it is missing.
     is_synthetic = data["cases"]["_target_"].endswith(".synthetic_cases")
-    read = ph2_cases if is_synthetic else instantiate(data["cases"])
+    read = find_cases if is_synthetic else instantiate(data["cases"])
     return read(data["root"])
 
 

@@ -12,9 +12,6 @@ ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data.cases": frozenset(
         {
             "seglab.data.layouts.find_cases",
-            "seglab.data.layouts.isic2018_cases",
-            "seglab.data.layouts.pairs_cases",
-            "seglab.data.layouts.ph2_cases",
             "seglab.data.synthetic.synthetic_cases",
         }
     ),

@@ -30,7 +30,7 @@ from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import read_image, read_mask
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor
 from seglab.runs.opening import load_run_network, open_run
@@ -158,7 +158,7 @@ def test_numbers_are_those_of_compare_and_of_the_runs(
 
 def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None:
     data = data_of(page)
-    cases = {case.id: case for case in ph2_cases(swept.parent / "PH2Dataset")}
+    cases = {case.id: case for case in find_cases(swept.parent / "PH2Dataset")}
     cards = {card["id"]: card for card in data["gallery"]["cases"]}
     for number, row in enumerate(data["gallery"]["rows"]):
         for fold in ("0", "1"):
@@ -377,7 +377,7 @@ def test_what_is_gone_or_changed_is_said(
     config = (run / "config.yaml").read_text().replace(str(swept.parent / "PH2Dataset"), str(root))
     (run / "config.yaml").write_text(config)
     changed, gone, *others = json.loads((run / "splits.json").read_text())["test"]
-    cases = {case.id: case for case in ph2_cases(root)}
+    cases = {case.id: case for case in find_cases(root)}
     image = np.asarray(Image.open(cases[changed].image))
     Image.fromarray(255 - image).save(cases[changed].image)
     shutil.rmtree(cases[gone].image.parents[1])

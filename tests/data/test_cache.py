@@ -26,7 +26,7 @@ from seglab.data import cache as cache_module
 from seglab.data.cache import Cache, hash_cases, hash_files, open_cache
 from seglab.data.cases import Case, read_pair, with_classes
 from seglab.data.classes import Classes
-from seglab.data.layouts import pairs_cases
+from seglab.data.layouts import find_cases
 from seglab.data.resizing import to_network_size
 
 N, SIZE = 6, 16
@@ -68,7 +68,7 @@ def assert_is_direct_reading(cache: Cache, cases: list[Case], size: int = SIZE) 
 
 
 def test_the_cache_holds_what_direct_reading_gives(data: Path, cache_dir: Path) -> None:
-    cases = pairs_cases(data)
+    cases = find_cases(data)
     cache = open_cache(cases, SIZE, str(cache_dir))
     assert_is_direct_reading(cache, cases)
     assert set(np.unique(cache.masks)) == {0, 1}
@@ -83,7 +83,7 @@ def test_the_cache_holds_what_direct_reading_gives(data: Path, cache_dir: Path) 
 
 
 def test_rows_follow_the_cases(data: Path, cache_dir: Path) -> None:
-    cases = pairs_cases(data)[::-1]
+    cases = find_cases(data)[::-1]
     assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
     assert_is_direct_reading(open_cache(cases[1:], SIZE, cache_dir), cases[1:])
 
@@ -93,7 +93,7 @@ def test_equal_pictures_are_grouped(own_data: Path, cache_dir: Path) -> None:
     mask = Image.open(own_data / "masks" / "p01.png")
     image.transpose(Image.Transpose.ROTATE_90).save(own_data / "images" / "p04.png")
     mask.transpose(Image.Transpose.ROTATE_90).save(own_data / "masks" / "p04.png")
-    cache = open_cache(pairs_cases(own_data), SIZE, cache_dir)
+    cache = open_cache(find_cases(own_data), SIZE, cache_dir)
     assert cache.groups == [0, 1, 2, 3, 1, 5]
 
 
@@ -101,7 +101,7 @@ def test_a_second_opening_builds_nothing(
     data: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "seglab.data.cache")
-    cases = pairs_cases(data)
+    cases = find_cases(data)
     first = open_cache(cases, SIZE, cache_dir)
     (folder,) = folders(cache_dir)
     assert [record.getMessage() for record in caplog.records] == [f"cache built: {folder}"]
@@ -121,10 +121,10 @@ def test_a_second_opening_builds_nothing(
 def test_the_same_files_elsewhere_share_a_cache(
     data: Path, own_data: Path, cache_dir: Path
 ) -> None:
-    first = open_cache(pairs_cases(data), SIZE, cache_dir)
+    first = open_cache(find_cases(data), SIZE, cache_dir)
     (folder,) = folders(cache_dir)
     before = times(folder)
-    second = open_cache(pairs_cases(own_data), SIZE, cache_dir)
+    second = open_cache(find_cases(own_data), SIZE, cache_dir)
     assert second.sha256 == first.sha256
     assert folders(cache_dir) == [folder]
     assert times(folder) == before
@@ -132,7 +132,7 @@ def test_the_same_files_elsewhere_share_a_cache(
 
 @pytest.mark.parametrize("part", ["images", "masks"])
 def test_a_changed_file_gives_another_cache(part: str, own_data: Path, cache_dir: Path) -> None:
-    cases = pairs_cases(own_data)
+    cases = find_cases(own_data)
     first = open_cache(cases, SIZE, cache_dir)
     kept = first.images.copy(), first.masks.copy()
     path = own_data / part / "p03.png"
@@ -150,7 +150,7 @@ def test_a_changed_file_gives_another_cache(part: str, own_data: Path, cache_dir
 def test_size_diagnosis_and_version_are_part_of_the_key(
     data: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = pairs_cases(data)
+    cases = find_cases(data)
     first = open_cache(cases, SIZE, cache_dir)
     larger = open_cache(cases, SIZE + 5, cache_dir)
     assert_is_direct_reading(larger, cases, SIZE + 5)
@@ -169,7 +169,7 @@ def test_size_diagnosis_and_version_are_part_of_the_key(
 def test_known_files_are_not_read_again(
     own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = pairs_cases(own_data)
+    cases = find_cases(own_data)
     index = tmp_path / "hashes.json"
     before = hash_files(cases, index)
     assert set(before) == {p for case in cases for p in (case.image, case.mask)}
@@ -197,7 +197,7 @@ def test_known_files_are_not_read_again(
 def test_tables_are_hashed_too(own_data: Path) -> None:
     table = own_data / "metadata.csv"
     table.write_text("id,patient_id\n")
-    cases = [replace(case, tables=(table,)) for case in pairs_cases(own_data)]
+    cases = [replace(case, tables=(table,)) for case in find_cases(own_data)]
     assert hash_files(cases)[table] == hashlib.sha256(table.read_bytes()).hexdigest()
 
 
@@ -205,7 +205,7 @@ def test_tables_are_hashed_too(own_data: Path) -> None:
     "content", ["", "{", "\0\0\0", "[]", "null", "7", '"text"', "{PATH: 5}", "{PATH: [1, 2, 3]}"]
 )
 def test_a_damaged_index_is_made_anew(content: str, data: Path, cache_dir: Path) -> None:
-    cases = pairs_cases(data)
+    cases = find_cases(data)
     expected = open_cache(cases, SIZE, cache_dir)
     index = cache_dir / "hashes.json"
     whole = json.loads(index.read_text())
@@ -223,7 +223,7 @@ def test_a_damaged_index_is_made_anew(content: str, data: Path, cache_dir: Path)
 
 @pytest.mark.parametrize("part", ["images", "masks"])
 def test_a_bad_file_leaves_no_cache(part: str, own_data: Path, cache_dir: Path) -> None:
-    cases = pairs_cases(own_data)
+    cases = find_cases(own_data)
     path = own_data / part / "p03.png"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -243,15 +243,15 @@ def test_an_interrupted_build_leaves_no_cache(
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "read_pair", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            open_cache(pairs_cases(data), SIZE, cache_dir)
+            open_cache(find_cases(data), SIZE, cache_dir)
     assert folders(cache_dir) == []
-    assert_is_direct_reading(open_cache(pairs_cases(data), SIZE, cache_dir), pairs_cases(data))
+    assert_is_direct_reading(open_cache(find_cases(data), SIZE, cache_dir), find_cases(data))
 
 
 def test_a_mask_of_another_size_is_refused(own_data: Path, cache_dir: Path) -> None:
     path = own_data / "masks" / "p02.png"
     Image.new("1", (28, 22)).save(path)
-    cases = pairs_cases(own_data)
+    cases = find_cases(own_data)
     for read in (lambda: read_pair(cases[2]), lambda: open_cache(cases, SIZE, cache_dir)):
         with pytest.raises(InputError) as caught:
             read()
@@ -264,7 +264,7 @@ def test_a_mask_of_another_size_is_refused(own_data: Path, cache_dir: Path) -> N
 
 
 def test_caches_may_be_deleted_at_any_time(data: Path, cache_dir: Path) -> None:
-    cases = pairs_cases(data)
+    cases = find_cases(data)
     first = open_cache(cases, SIZE, cache_dir)
     expected = first.images.copy()
     (folder,) = folders(cache_dir)
@@ -278,7 +278,7 @@ def test_caches_may_be_deleted_at_any_time(data: Path, cache_dir: Path) -> None:
 OPEN_WHEN_TOLD = """
 import hashlib, logging, sys, time
 from seglab.data import cache
-from seglab.data.layouts import pairs_cases
+from seglab.data.layouts import find_cases
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 real = cache.read_pair
@@ -288,7 +288,7 @@ def slow(case):
     return real(case)
 
 cache.read_pair = slow
-cases = pairs_cases(sys.argv[1])
+cases = find_cases(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 opened = cache.open_cache(cases, int(sys.argv[3]), sys.argv[2])
@@ -311,7 +311,7 @@ def test_processes_that_start_at_once_build_once(
     said = "".join(process.communicate(timeout=60)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert said.count("cache built: ") == 1
-    cases = pairs_cases(data)
+    cases = find_cases(data)
     cache = open_cache(cases, SIZE, cache_dir)
     assert_is_direct_reading(cache, cases)
     content = hashlib.sha256(cache.images.tobytes() + cache.masks.tobytes()).hexdigest()
@@ -323,7 +323,7 @@ HANG_IN_MID_BUILD = """
 import sys, time
 from pathlib import Path
 from seglab.data import cache
-from seglab.data.layouts import pairs_cases
+from seglab.data.layouts import find_cases
 
 real = cache.read_pair
 
@@ -334,7 +334,7 @@ def hang(case):
     return real(case)
 
 cache.read_pair = hang
-cache.open_cache(pairs_cases(sys.argv[1]), int(sys.argv[3]), sys.argv[2])
+cache.open_cache(find_cases(sys.argv[1]), int(sys.argv[3]), sys.argv[2])
 """
 
 
@@ -359,7 +359,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(
     assert (partial / "images.npy").exists()
 
     (partial / "left over").touch()
-    cases = pairs_cases(data)
+    cases = find_cases(data)
     assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
     (folder,) = folders(cache_dir)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -372,7 +372,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(
 def test_caches_of_other_classes_are_others(tmp_path: Path) -> None:
     three = Classes(("skin", "disc", "square"))
     root = write_tiny_classes(tmp_path / "data", n=2)
-    cases = pairs_cases(root)
+    cases = find_cases(root)
     cache = open_cache(with_classes(cases, three), 24, tmp_path / "cache")
     assert {*np.unique(cache.masks)} <= {0, 1, 2} and cache.masks.max() == 2
     more = Classes((*three.names, "more"))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from seglab.core.errors import InputError
 from seglab.data.images import read_image, read_mask
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 
 
 @pytest.mark.parametrize("name", ["24.bmp", "rgb.png", "grey.png", "photo.jpg", "lzw.tif"])
@@ -40,6 +40,6 @@ def test_a_damaged_table_is_read_or_refused(tiny_ph2: Path, tmp_path: Path) -> N
     for number in range(60):
         (root / "PH2_dataset.txt").write_bytes(damage(Random(number), whole))
         try:
-            assert ph2_cases(root)
+            assert find_cases(root)
         except InputError as error:
             assert str(root) in str(error) and "\n" not in str(error)

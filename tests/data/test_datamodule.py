@@ -19,7 +19,7 @@ from seglab.core.files import write_json
 from seglab.data.augment import Augment
 from seglab.data.cases import Case, read_pair
 from seglab.data.datamodule import SegmentationDataModule
-from seglab.data.layouts import pairs_cases
+from seglab.data.layouts import find_cases
 from seglab.data.resizing import to_network_size
 
 N, SIZE = 20, 16
@@ -40,7 +40,7 @@ def make(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
         split: dict[str, Any] | None = None, setup: bool = True, **settings: Any
     ) -> SegmentationDataModule:
         arguments: dict[str, Any] = {
-            "cases": pairs_cases,
+            "cases": find_cases,
             "root": str(data),
             "size": SIZE,
             "batch_size": 5,
@@ -270,7 +270,7 @@ def test_setup_reads_once(data: Path, make: Callable[..., SegmentationDataModule
 
     def cases(root: str) -> list[Case]:
         calls.append(root)
-        return pairs_cases(root)
+        return find_cases(root)
 
     module = make(setup=False, cases=cases)
     assert calls == []
@@ -298,7 +298,7 @@ def test_the_settings_that_came_stay_as_they_are(
     settings = dict(SPLIT)
     module = make(setup=False)
     SegmentationDataModule.__init__(
-        module, pairs_cases, module.root, SIZE, 5, 2, module.cache_dir, settings, None, 0, 42
+        module, find_cases, module.root, SIZE, 5, 2, module.cache_dir, settings, None, 0, 42
     )
     module.setup()
     assert settings == SPLIT

@@ -16,7 +16,7 @@ from seglab.core.files import write_json
 from seglab.data.cache import open_cache
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image
-from seglab.data.layouts import find_cases, ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.data.splits import load_split, make_split
 
 
@@ -87,7 +87,7 @@ def test_groups_are_transitive() -> None:
 
 
 def test_the_real_pictures_all_differ(ph2: Path) -> None:
-    cases = ph2_cases(ph2)
+    cases = find_cases(ph2)
     images = [read_image(case.image) for case in cases]
     assert groups_of(images) == list(range(len(cases)))
     planted = [np.rot90(reencoded(image)).copy() for image in images[:5]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,9 +30,10 @@ from helpers.layouts import (
 from helpers.tiny import REPO, Ended
 from PIL import Image
 
+from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.images import read_mask
-from seglab.data.layouts import find_cases, isic2018_cases, pairs_cases, ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.data.splits import read_split
 
 KINDS = ("python", "yaml")
@@ -62,7 +65,7 @@ def touch_isic(root: Path) -> list[Case]:
 
 def test_ph2(root: Path, messages: Callable[[], list[str]]) -> None:
     write_txt(root)
-    cases = ph2_cases(str(root))
+    cases = find_cases(str(root))
     assert {case.id: case.diagnosis for case in cases} == DIAGNOSES
     assert [case.image for case in cases] == [image_path(root, id) for id in ROWS]
     assert [case.mask for case in cases] == [mask_path(root, id) for id in ROWS]
@@ -73,7 +76,7 @@ def test_ph2(root: Path, messages: Callable[[], list[str]]) -> None:
 def test_without_a_table_diagnoses_are_unknown(
     root: Path, messages: Callable[[], list[str]]
 ) -> None:
-    cases = ph2_cases(root)
+    cases = find_cases(root)
     assert [case.id for case in cases] == list(ROWS)
     assert {case.diagnosis for case in cases} == {"unknown"}
     assert all(case.tables == () for case in cases)
@@ -86,11 +89,11 @@ def test_the_root_may_be_above_or_below(
 ) -> None:
     if table:
         write_txt(root)
-    cases = ph2_cases(root)
+    cases = find_cases(root)
     for folder in (root.parent, root, root / IMAGES):
-        assert ph2_cases(folder) == find_cases(folder) == cases
+        assert find_cases(folder) == cases
         monkeypatch.chdir(folder)
-        assert [case.diagnosis for case in ph2_cases(".")] == [case.diagnosis for case in cases]
+        assert [case.diagnosis for case in find_cases(".")] == [case.diagnosis for case in cases]
 
 
 def test_case_folders_suffice(tmp_path: Path) -> None:
@@ -98,13 +101,13 @@ def test_case_folders_suffice(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "whole")
     write_txt(tmp_path, [txt_row("IMD003")])
     (tmp_path / "patients.csv").write_text("image_id,patient_id\nIMD003,P1\n")
-    (case,) = ph2_cases(tmp_path)
+    (case,) = find_cases(tmp_path)
     assert (case.id, case.diagnosis, case.patient) == ("IMD003", "common nevus", "P1")
 
 
 def test_other_files_are_ignored(root: Path) -> None:
     write_txt(root)
-    expected = ph2_cases(root)
+    expected = find_cases(root)
     case = root / IMAGES / "IMD016"
     touch(root / IMAGES / "Thumbs.db")
     touch(root / IMAGES / "__MACOSX" / "._IMD003")
@@ -115,14 +118,14 @@ def test_other_files_are_ignored(root: Path) -> None:
     touch(case / "IMD016_lesion" / "IMD016_lesion.jpg")
     touch(case / "IMD016_lesion" / "Copy of IMD016_lesion.bmp")
     touch(case / "IMD016_roi" / "IMD016_R1_Label4.bmp")
-    assert ph2_cases(root) == expected
+    assert find_cases(root) == expected
 
 
 def test_a_cut_copy_is_read_with_a_warning(root: Path, messages: Callable[[], list[str]]) -> None:
     write_txt(root)
     shutil.rmtree(root / IMAGES / "IMD003")
     shutil.rmtree(root / IMAGES / "IMD424")
-    cases = ph2_cases(root)
+    cases = find_cases(root)
     assert [case.diagnosis for case in cases] == ["common nevus", "atypical nevus", "melanoma"]
     warning, count = messages()
     assert "2 of the listed cases have no folder" in warning and "IMD003, IMD424" in warning
@@ -145,33 +148,36 @@ def test_half_a_case_is_refused(
 def test_suffixes_of_any_case_and_kind(root: Path) -> None:
     image, mask = image_path(root, "IMD076"), mask_path(root, "IMD076")
     image, mask = image.rename(image.with_suffix(".JPG")), mask.rename(mask.with_suffix(".PNG"))
-    case = ph2_cases(root)[2]
+    case = find_cases(root)[2]
     assert (case.image, case.mask) == (image, mask)
 
 
-@pytest.mark.parametrize("read", [ph2_cases, isic2018_cases, pairs_cases])
+@pytest.mark.parametrize("layout", ["ph2", "isic2018", "pairs", None])
 def test_no_data_says_how_to_go_on(
-    read: Callable[[str], list[Case]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    read = functools.partial(find_cases, layout=layout)
     words = ("scripts/prepare_ph2.py", "data=synthetic")
     assert_refused(Path("data"), f"{tmp_path / 'data'} is no folder", *words, read=read)
-    (tmp_path / "data").mkdir()
-    assert_refused(Path("data"), f"{tmp_path / 'data'} holds no case", *words, read=read)
+    touch(tmp_path / "data" / "other" / "one.jpg")
+    (tmp_path / "data" / IMAGES).mkdir()
+    write_txt(tmp_path / "data")
+    assert_refused(Path("data"), f"{tmp_path / 'data'} holds no data set", *words, read=read)
 
 
-def test_ph2_without_case_folders(tmp_path: Path) -> None:
-    (tmp_path / IMAGES).mkdir()
-    write_txt(tmp_path)
-    assert_refused(tmp_path, str(tmp_path), "holds no case", "data=synthetic", read=ph2_cases)
+@pytest.mark.parametrize("layout", ["ph3", ["ph2"]])
+def test_an_unknown_layout_is_refused(layout: Any, root: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.cases\.layout=.*: expected one of ph2, pairs"):
+        find_cases(root, layout)
 
 
 def test_isic_2018(tmp_path: Path, messages: Callable[[], list[str]]) -> None:
     expected = touch_isic(tmp_path)
-    assert isic2018_cases(str(tmp_path)) == find_cases(tmp_path) == expected
+    assert find_cases(str(tmp_path)) == expected
     csv = tmp_path / "metadata.csv"
     csv.write_text("isic_id,patient_id\nISIC_0000000,P1\nISIC_0016072,P1\nISIC_9999999,P2\n")
-    cases = isic2018_cases(tmp_path)
+    cases = find_cases(tmp_path)
     assert patients(cases) == {"ISIC_0000000": "P1", "ISIC_0000001": "", "ISIC_0016072": "P1"}
     assert [case.tables for case in cases] == [(csv,), (), (csv,)]
     assert messages()[-2:] == [
@@ -201,7 +207,7 @@ def test_isic_images_and_masks_that_do_not_match(
 ) -> None:
     expected = touch_isic(tmp_path)
     touch(tmp_path / "GroundTruth" / "ISIC_0000009_segmentation.png")
-    assert len(isic2018_cases(tmp_path)) == 3
+    assert len(find_cases(tmp_path)) == 3
     assert "1 masks have no image" in messages()[0]
     second = touch(tmp_path / "z" / "ISIC_0000001.jpg")
     assert_refused(tmp_path, str(second), str(expected[1].image), "ISIC_0000001")
@@ -227,7 +233,7 @@ def test_pairs_with_subfolders_and_any_suffix(
         "one": ("one.jpeg", "one.bmp"),
         "v1.2": ("v1.2.tif", "v1.2.png"),
     }
-    assert pairs_cases(str(tmp_path)) == [
+    assert find_cases(str(tmp_path)) == [
         Case(id, tmp_path / "images" / image, tmp_path / "masks" / mask)
         for id, (image, mask) in pairs.items()
     ]
@@ -259,21 +265,15 @@ def test_folders_that_cannot_be_read(
 
 
 def test_circular_links_are_ignored(root: Path, tmp_path: Path) -> None:
-    expected = ph2_cases(root)
+    expected = find_cases(root)
     (root / IMAGES / "loop").symlink_to("loop")
     (root / IMAGES / "IMD003" / "IMD003_lesion" / "up").symlink_to(root)
     (root / IMAGES / "IMD003" / "IMD003_lesion" / "gone.bmp").symlink_to("nowhere")
-    assert ph2_cases(root) == expected
+    assert find_cases(root) == expected
     touch_pairs(tmp_path / "pairs", "one")
     (tmp_path / "pairs" / "images" / "up").symlink_to(tmp_path)
     (tmp_path / "pairs" / "images" / "loop.jpg").symlink_to("loop.jpg")
-    assert [case.id for case in pairs_cases(tmp_path / "pairs")] == ["one"]
-
-
-def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path / "other" / "one.jpg")
-    assert_refused(tmp_path / "other", str(tmp_path / "other"), "PH2", "ISIC", "masks/")
-    assert_refused(tmp_path / "none", str(tmp_path / "none"))
+    assert [case.id for case in find_cases(tmp_path / "pairs")] == ["one"]
 
 
 def test_a_layout_and_an_augmentation_of_ones_own(
@@ -290,7 +290,7 @@ def test_a_layout_and_an_augmentation_of_ones_own(
     touch(tmp_path / "conf" / "data" / "mine.yaml").write_text(config)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "images").mkdir()
-    for case in ph2_cases(tiny_ph2):
+    for case in find_cases(tiny_ph2):
         Image.open(case.image).save(tmp_path / "images" / f"{case.id}.jpg")
         Image.open(case.mask).save(tmp_path / "images" / f"{case.id}.mask.png")
     ended = tiny_train(
@@ -306,7 +306,7 @@ def test_a_layout_and_an_augmentation_of_ones_own(
 
 def test_the_real_cases(ph2: Path) -> None:
     """Holds for all 200 cases, and for a copy that lacks some."""
-    cases = ph2_cases(ph2)
+    cases = find_cases(ph2)
     assert len(cases) == sum(path.name.startswith("IMD") for path in (ph2 / IMAGES).iterdir())
     assert {case.diagnosis for case in cases} == set(DIAGNOSES.values())
     shares = []

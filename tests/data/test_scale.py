@@ -17,7 +17,7 @@ LIMIT = 300  # MiB
 EPOCH_OF_TRAINING = f"""
 import sys, threading
 from pathlib import Path
-from seglab.data.layouts import pairs_cases
+from seglab.data.layouts import find_cases
 from seglab.data.datamodule import SegmentationDataModule
 
 ended, peak = threading.Event(), 0
@@ -31,7 +31,7 @@ def watch():
 watching = threading.Thread(target=watch, daemon=True)
 watching.start()
 data = SegmentationDataModule(
-    pairs_cases, sys.argv[1], {SIZE}, 32, 32, sys.argv[2],
+    find_cases, sys.argv[1], {SIZE}, 32, 32, sys.argv[2],
     dict(val=0.1, test=0.1, seed=0, fold=None, folds=5, file=None), None, 0, 0,
 )
 data.setup()

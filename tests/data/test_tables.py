@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
-from seglab.data.layouts import pairs_cases, ph2_cases
+from seglab.data.layouts import find_cases
 
 GOOD = txt_row("IMD016")
 
@@ -52,7 +52,7 @@ def test_rows_written_here_are_as_in_the_real_file() -> None:
 
 def test_a_case_that_the_table_lacks_is_unknown(root: Path) -> None:
     write_txt(root, [txt_row(id) for id in ROWS if id != "IMD076"])
-    cases = ph2_cases(root)
+    cases = find_cases(root)
     assert diagnoses(cases) == DIAGNOSES | {"IMD076": "unknown"}
     assert cases[2].tables == ()
 
@@ -97,7 +97,7 @@ def test_a_damaged_table_is_read_or_named(
         content[start : start + length] = data.draw(st.binary(max_size=4))
     path.write_bytes(content)
     try:
-        cases = ph2_cases(root)
+        cases = find_cases(root)
     except InputError as error:
         assert str(path) in str(error)
     else:
@@ -114,7 +114,7 @@ def test_patients_of_ph2_are_read_beside_its_table(root: Path) -> None:
     for folder in (root.parent, image_path(root, "IMD003").parents[2]):
         (folder / "patients.csv").write_bytes(b"\xff")
     for folder in (root, root.parent):
-        cases = ph2_cases(folder)
+        cases = find_cases(folder)
         assert patients(cases) == named
         assert [case.tables for case in cases] == [
             (table, csv) if named[case.id] else (table,) for case in cases
@@ -136,7 +136,7 @@ def test_patients_of_ph2_are_read_beside_its_table(root: Path) -> None:
 def test_columns_are_found(tmp_path: Path, content: bytes) -> None:
     touch_pairs(tmp_path, "one", "a/two", "three")
     (tmp_path / "Who.CSV").write_bytes(content)
-    assert patients(pairs_cases(tmp_path)) == {"a/two": "P1", "one": "P1", "three": ""}
+    assert patients(find_cases(tmp_path)) == {"a/two": "P1", "one": "P1", "three": ""}
 
 
 def test_two_tables_of_patients(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_two_tables_of_patients(tmp_path: Path) -> None:
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
     first.write_text("id,patient\none,P1\n")
     second.write_text("id,patient\ntwo,P2\n")
-    cases = pairs_cases(tmp_path)
+    cases = find_cases(tmp_path)
     assert patients(cases) == {"one": "P1", "two": "P2"}
     assert [case.tables for case in cases] == [(first,), (second,)]
     second.write_text("id,patient\ntwo,P2\none,P2\n")
@@ -157,7 +157,7 @@ def test_other_csv_files_are_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other.csv").write_bytes(content)
     (tmp_path / "._patients.csv").write_bytes(b"\0\xff")
     (tmp_path / "folder.csv").mkdir()
-    (case,) = pairs_cases(tmp_path)
+    (case,) = find_cases(tmp_path)
     assert (case.patient, case.tables) == ("", ())
 
 
@@ -187,7 +187,7 @@ def test_the_real_table(ph2: Path, tmp_path: Path) -> None:
         touch(image_path(tmp_path, id))
         touch(mask_path(tmp_path, id))
     (tmp_path / "PH2_dataset.txt").write_bytes(text)
-    assert Counter(case.diagnosis for case in ph2_cases(tmp_path)) == {
+    assert Counter(case.diagnosis for case in find_cases(tmp_path)) == {
         "common nevus": 80,
         "atypical nevus": 80,
         "melanoma": 40,

@@ -49,7 +49,7 @@ def config_of(folder: Path, model: str, seed: int, fold: int | None, **more: Any
             "colours": None,
             "cache_dir": f"/cache/{folder.name}",
             "seed": seed,
-            "cases": {"_target_": "seglab.data.layouts.ph2_cases"},
+            "cases": {"_target_": "seglab.data.layouts.find_cases", "layout": "ph2"},
             "split": {
                 **{"val": 0.1, "test": 0.1, "fold": fold, "folds": FOLDS, "seed": 42},
                 "file": None,

@@ -10,7 +10,7 @@ import skimage.measure
 from helpers.tiny import write_ph2_case
 
 from seglab.data.cases import Case
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.inference.postprocessing import Predictor
 
 
@@ -19,7 +19,7 @@ def write_cases(folder: Path, masks: Sequence[np.ndarray]) -> list[Case]:
     for i, mask in enumerate(masks):
         image = np.full((*mask.shape, 3), i, np.uint8)
         write_ph2_case(folder, f"IMD{i:03}", image, mask)
-    return ph2_cases(folder)
+    return find_cases(folder)
 
 
 def make_lookup_predictor(probs: Sequence[np.ndarray]) -> Predictor:

@@ -22,7 +22,7 @@ from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.classes import ONE_CLASS
 from seglab.data.images import read_image, read_mask
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.runs.checkpoints import hash_weights, load_network, read_checkpoint
@@ -93,7 +93,7 @@ def summary_of(folder: Path) -> Any:
 def cases_of(run: Path, part: str) -> list[Case]:
     split = json.loads((run / "splits.json").read_text())
     root = json.loads((run / "data.json").read_text())["root"]
-    by_id = {case.id: case for case in ph2_cases(root)}
+    by_id = {case.id: case for case in find_cases(root)}
     return [by_id[id] for id in split[part]]
 
 

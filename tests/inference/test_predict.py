@@ -21,7 +21,7 @@ from PIL import Image
 
 from seglab.core.files import hash_file
 from seglab.data.images import read_image, read_mask
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.inference.evaluate import evaluate
 from seglab.inference.image_files import find_images
 from seglab.inference.manifest import KINDS
@@ -41,7 +41,7 @@ def state(out: Path) -> dict[Path, tuple[int, int]]:
 def test_masks_score_what_the_run_scored(
     runs: tuple[Path, Path], script: Callable[..., Ended], tiny_ph2: Path, tmp_path: Path
 ) -> None:
-    cases = {case.id: case for case in ph2_cases(tiny_ph2)}
+    cases = {case.id: case for case in find_cases(tiny_ph2)}
     for run in runs:
         out = tmp_path / run.name
         ended = script("predict", run, tiny_ph2, "--out", out)
@@ -353,7 +353,7 @@ def test_ended_midway_it_goes_on(
     many = tmp_path / "many"
     many.mkdir()
     for i in range(60):
-        for case in ph2_cases(tiny_ph2)[:1]:
+        for case in find_cases(tiny_ph2)[:1]:
             shutil.copy(case.image, many / f"{i:02}.bmp")
     out = tmp_path / "out"
     command = [sys.executable, str(REPO / "scripts" / "predict.py"), str(runs[0]), str(many)]

@@ -17,7 +17,7 @@ from skimage.filters import threshold_otsu
 from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.inference.scoring import ScoredCase, baseline_predictors, score_cases
 from seglab.metrics.scores import calibration_counts, calibration_error
 
@@ -53,12 +53,12 @@ def cases(
         f"|| {id} || || {i % 3} || 0 | T | A | A | A | A || 3 ||" for i, id in enumerate(SHAPES)
     ]
     (root / "PH2_dataset.txt").write_text("\r\n".join(lines))
-    return ph2_cases(root)
+    return find_cases(root)
 
 
 def case_of(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
     write_ph2_case(folder, "IMD009", image, mask)
-    return ph2_cases(folder)[0]
+    return find_cases(folder)[0]
 
 
 def knowing(

@@ -184,7 +184,7 @@ def test_a_path_outside_the_run_is_refused(
         "data": (None, [], "x"),
         "data.root": (None, 5, ["a"], {}),
         "data.size": (None, "32", 0, -32, 32.0, True, 2**40, [32]),
-        "data.cases": (None, "ph2", [], {}, {"_target_": "seglab.data.layouts.ph2_cases"}),
+        "data.cases": (None, "ph2", [], {}, {"_target_": "seglab.data.layouts.find_cases"}),
         "data.cases._partial_": (False, "x", 1),
         "data.cases.root": ("/", None),
         "data.split": (None, 5, {}),

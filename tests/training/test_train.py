@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from seglab.core.files import read_csv
 from seglab.data.classes import Classes
 from seglab.data.images import read_image, read_mask
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.data.resizing import to_network_size
 from seglab.runs.checkpoints import load_network
 from seglab.runs.opening import load_run_network, open_run
@@ -208,7 +208,7 @@ def test_summary_tells_the_cost(run: Path) -> None:
 
 def test_test_cases_are_scored_at_native_size_by_hand(run: Path, tiny_ph2: Path) -> None:
     net, metadata = load_network(run / "checkpoints" / "best.ckpt")
-    cases = {case.id: case for case in ph2_cases(tiny_ph2)}
+    cases = {case.id: case for case in find_cases(tiny_ph2)}
     for row in rows_of(run / "test_cases.csv"):
         case = cases[row["id"]]
         image, target = read_image(case.image), read_mask(case.mask)
@@ -302,7 +302,7 @@ def test_evaluate_scores_other_data_and_says_what_was_trained_on(
     tmp_path: Path,
 ) -> None:
     pairs = tmp_path / "pairs"
-    for case in ph2_cases(tiny_ph2):
+    for case in find_cases(tiny_ph2):
         for part, array in (("images", read_image(case.image)), ("masks", read_mask(case.mask))):
             (pairs / part).mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(pairs / part / f"{case.id}.png")
@@ -347,7 +347,7 @@ def recipe_loss(run: Path, root: Path) -> float:
     net, _ = load_network(run / "checkpoints" / "last.ckpt")
     test = json.loads((run / "splits.json").read_text())["test"]
     losses = []
-    for case in ph2_cases(root):
+    for case in find_cases(root):
         if case.id in test:
             image, mask = to_network_size(read_image(case.image), read_mask(case.mask), 32)
             x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255

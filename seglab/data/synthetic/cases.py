@@ -19,7 +19,7 @@ from seglab.core.files import create_folder
 from seglab.core.validation import check_number
 from seglab.data.cases import Case
 from seglab.data.classes import Classes
-from seglab.data.layouts import ph2_cases
+from seglab.data.layouts import find_cases
 from seglab.data.synthetic.drawing import draw_case, table_row
 from seglab.data.threads import map_in_threads
 
@@ -80,7 +80,7 @@ def synthetic_cases(
             if not _is_drawn(folder, settings):
                 with create_folder(folder) as partial:
                     _draw(partial, settings)
-    return ph2_cases(root)
+    return find_cases(root, "ph2")
 
 
 def _is_drawn(root: Path, settings: dict[str, int]) -> bool:
