@@ -201,19 +201,13 @@ def test_tables_are_hashed_too(own_data: Path) -> None:
     assert hash_files(cases)[table] == hashlib.sha256(table.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "\0\0\0", "[]", "null", "7", '"text"', "{PATH: 5}", "{PATH: [1, 2, 3]}"]
-)
+@pytest.mark.parametrize("content", ["{", "\xff", "[]", '{"file": 5}'])
 def test_a_damaged_index_is_made_anew(content: str, data: Path, cache_dir: Path) -> None:
     cases = find_cases(data)
     expected = open_cache(cases, SIZE, cache_dir)
     index = cache_dir / "hashes.json"
     whole = json.loads(index.read_text())
-    stat = cases[0].image.stat()
-    content = content.replace("PATH", json.dumps(str(cases[0].image.absolute())))
-    index.write_text(
-        content.replace("[1, 2, 3]", f"[{stat.st_size}, {stat.st_mtime_ns}, {stat.st_ctime_ns}]")
-    )
+    index.write_text(content, "latin-1")
     cache = open_cache(cases, SIZE, cache_dir)
     assert cache.sha256 == expected.sha256
     assert np.array_equal(cache.images, expected.images)
@@ -232,20 +226,6 @@ def test_a_bad_file_leaves_no_cache(part: str, own_data: Path, cache_dir: Path) 
     assert folders(cache_dir) == []
     path.write_bytes(whole)
     assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
-
-
-def test_an_interrupted_build_leaves_no_cache(
-    data: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(case: Case) -> tuple[np.ndarray, np.ndarray]:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "read_pair", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            open_cache(find_cases(data), SIZE, cache_dir)
-    assert folders(cache_dir) == []
-    assert_is_direct_reading(open_cache(find_cases(data), SIZE, cache_dir), find_cases(data))
 
 
 def test_a_mask_of_another_size_is_refused(own_data: Path, cache_dir: Path) -> None:

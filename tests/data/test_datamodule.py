@@ -114,17 +114,6 @@ def test_batches_are_as_documented(
     assert sorted(ids) == getattr(module.split, part)
 
 
-def test_cases_and_rows_of_a_part(make: Callable[..., SegmentationDataModule]) -> None:
-    module = make()
-    everything = []
-    for part in ("train", "val", "test"):
-        cases, rows = module.subset_cases(part), module.subset_indices(part)
-        assert [case.id for case in cases] == getattr(module.split, part)
-        assert [module.cases[row] for row in rows] == cases
-        everything += rows
-    assert sorted(everything) == list(range(N))
-
-
 def test_train_has_every_case_once_an_epoch(make: Callable[..., SegmentationDataModule]) -> None:
     module = make()
     loader = module.train_dataloader()
@@ -201,12 +190,6 @@ def test_only_training_is_augmented(make: Callable[..., SegmentationDataModule])
     assert set(batch["mask"].unique().tolist()) == {0, 1}
 
 
-def test_without_augment_training_is_plain(make: Callable[..., SegmentationDataModule]) -> None:
-    module = make()
-    module.trainer = trainer(training=True)
-    assert_holds_its_cases(module, delivered(module, batch_of(module)))
-
-
 def test_augmentation_depends_on_seed_epoch_and_cases_alone(
     make: Callable[..., SegmentationDataModule],
 ) -> None:
@@ -253,11 +236,6 @@ def test_a_split_is_handed_in(
     assert [record.getMessage() for record in caplog.records] == ["the split leaves out 17 cases"]
 
 
-def test_folds_reach_the_split(make: Callable[..., SegmentationDataModule]) -> None:
-    tested = [make(split={"fold": i, "folds": 4}).split.test for i in range(4)]
-    assert sorted(sum(tested, [])) == [f"p{i:02d}" for i in range(N)]
-
-
 def test_no_val_is_no_loader(make: Callable[..., SegmentationDataModule]) -> None:
     module = make(split={"val": 0})
     assert module.split.val == []
@@ -290,18 +268,6 @@ def test_setup_can_be_tried_again(
     write_json(path, {"train": ["p03", "p01"], "test": ["p02"]})
     module.setup()
     assert module.split.test == ["p02"]
-
-
-def test_the_settings_that_came_stay_as_they_are(
-    make: Callable[..., SegmentationDataModule],
-) -> None:
-    settings = dict(SPLIT)
-    module = make(setup=False)
-    SegmentationDataModule.__init__(
-        module, find_cases, module.root, SIZE, 5, 2, module.cache_dir, settings, None, 0, 42
-    )
-    module.setup()
-    assert settings == SPLIT
 
 
 def test_loader_processes_change_nothing(make: Callable[..., SegmentationDataModule]) -> None:

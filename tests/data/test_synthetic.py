@@ -15,7 +15,6 @@ from helpers.layouts import image_path, mask_path
 from helpers.tiny import REPO
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
-from skimage.filters import threshold_otsu
 from skimage.measure import perimeter
 
 import seglab
@@ -27,7 +26,7 @@ from seglab.data.synthetic.cases import (
     DIAGNOSES,
     synthetic_cases,
 )
-from seglab.data.synthetic.drawing import draw_case, table_row
+from seglab.data.synthetic.drawing import draw_case
 
 HEADER = (
     b"||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
@@ -83,14 +82,6 @@ def test_arguments_alone_determine_a_case() -> None:
     assert np.array_equal(mask, mask_again)
 
 
-@pytest.mark.parametrize("other", [(4, 1, 1), (3, 2, 1), (3, 1, 0)])
-def test_each_argument_matters(other: tuple[int, int, int]) -> None:
-    image, mask = draw(3, 1, 1)
-    other_image, other_mask = draw(*other)
-    assert image.shape != other_image.shape or not np.array_equal(image, other_image)
-    assert mask.shape != other_mask.shape or not np.array_equal(mask, other_mask)
-
-
 def test_types_sizes_and_areas(drawn: dict) -> None:
     shapes = set()
     for image, mask in sum(drawn.values(), []):
@@ -124,12 +115,6 @@ def test_diagnoses_differ_in_size_outline_and_colours(drawn: dict) -> None:
     assert max(nevus, atypical) < melanoma
 
 
-def test_some_lesions_touch_the_frame(drawn: dict) -> None:
-    touching = [sum(touches_frame(mask) for _, mask in drawn[d]) for d in range(3)]
-    assert touching[0] <= 2
-    assert touching[2] >= 3
-
-
 def test_a_lesion_is_visible_where_its_mask_says(drawn: dict) -> None:
     for image, mask in sum(drawn.values(), []):
         # Either side of the border, where light and skin are the same.
@@ -137,16 +122,6 @@ def test_a_lesion_is_visible_where_its_mask_says(drawn: dict) -> None:
         within = image[(depth > 12) & (depth < 25)]
         around = image[(way > 12) & (way < 25)]
         assert np.median(around, 0).mean() - np.median(within, 0).mean() > 7
-
-
-def test_a_threshold_is_often_fooled(drawn: dict) -> None:
-    scores = []
-    for image, mask in sum(drawn.values(), []):
-        grey = image @ np.array([0.2125, 0.7154, 0.0721])
-        dark = grey < threshold_otsu(grey)
-        scores.append(2 * (dark & mask).sum() / (dark.sum() + mask.sum()))
-    assert 0.5 < np.mean(scores) < 0.8
-    assert min(scores) < 0.4
 
 
 def test_files_are_ph2s(root: Path) -> None:
@@ -196,18 +171,6 @@ def test_table_is_ph2s(root: Path) -> None:
     assert len(lines) == N + 26
 
 
-def test_the_tables_columns_agree() -> None:
-    """White and blue-grey are in the colours where regression areas and a veil are present."""
-    looks = set()
-    for i, diagnosis in ((i, d) for i in range(30) for d in range(3)):
-        cells = table_row(0, i, diagnosis, "SYN001").replace("||", "|").split("|")
-        regression, veil, colors = (cell.split() for cell in cells[8:11])
-        assert ("1" in colors) == (regression == ["P"])
-        assert ("5" in colors) == (veil == ["P"])
-        looks.add((diagnosis, *regression, *veil))
-    assert {(2, "A", "A"), (2, "A", "P"), (2, "P", "A"), (2, "P", "P")} <= looks
-
-
 def test_a_set_is_drawn_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -220,18 +183,7 @@ def test_a_set_is_drawn_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert times() == before
 
 
-def test_longer_and_other_sets(root: Path, tmp_path: Path) -> None:
-    synthetic_cases(tmp_path / "short", 2, seed=0)
-    short, long = contents(tmp_path / "short"), contents(root)
-    pictures = [name for name in short if name.endswith(".bmp")]
-    assert len(pictures) == 4
-    assert all(short[name] == long[name] for name in pictures)
-    synthetic_cases(tmp_path / "other", 2, seed=1)
-    other = contents(tmp_path / "other")
-    assert all(short[name] != other[name] for name in pictures)
-
-
-@pytest.mark.parametrize("n, seed", [(N + 1, 0), (N - 1, 0), (N, 1)])
+@pytest.mark.parametrize("n, seed", [(N + 1, 0), (N, 1)])
 def test_a_set_with_other_settings_is_refused(root: Path, n: int, seed: int) -> None:
     before = contents(root)
     with pytest.raises(InputError) as caught:
@@ -245,13 +197,7 @@ def test_a_set_with_other_settings_is_refused(root: Path, n: int, seed: int) -> 
     assert contents(root) == before
 
 
-def test_a_set_of_another_version_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
-    with pytest.raises(InputError, match=f"'version': {synthetic.VERSION}"):
-        synthetic_cases(root, N, seed=0)
-
-
-@pytest.mark.parametrize("marker", [None, "", "{", "[]"])
+@pytest.mark.parametrize("marker", [None, "{", "[]"])
 def test_a_folder_with_something_else_is_refused(tmp_path: Path, marker: str | None) -> None:
     (tmp_path / "thesis.txt").write_text("dear")
     if marker is not None:
@@ -261,7 +207,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path, marker: str | N
     assert (tmp_path / "thesis.txt").read_text() == "dear"
 
 
-@pytest.mark.parametrize("n, seed", [(0, 0), (1000, 0), (1, -1)])
+@pytest.mark.parametrize("n, seed", [(0, 0), (1, -1)])
 def test_settings_out_of_range(tmp_path: Path, n: int, seed: int) -> None:
     with pytest.raises(InputError, match="expected an integer"):
         synthetic_cases(tmp_path / "root", n, seed)
@@ -300,20 +246,6 @@ def test_a_killed_process_leaves_no_set_and_no_obstacle(tmp_path: Path) -> None:
         "synthetic.json",
     ]
     assert not mask_path(root, "SYN002").exists()
-
-
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = synthetic.draw_case
-
-    def fail_at_second(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray]:
-        if index == 1:
-            raise OSError(28, "No space left on device")
-        return real(seed, index, diagnosis)
-
-    monkeypatch.setattr(synthetic, "draw_case", fail_at_second)
-    with pytest.raises(OSError, match="No space left"):
-        synthetic_cases(tmp_path / "set", 3)
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_dark_corners_are_a_third_class(tmp_path: Path) -> None:

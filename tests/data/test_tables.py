@@ -41,15 +41,6 @@ def diagnoses(cases: list[Case]) -> dict[str, str]:
     return {case.id: case.diagnosis for case in cases}
 
 
-def test_rows_written_here_are_as_in_the_real_file() -> None:
-    assert txt_row("IMD003") == (
-        "|| IMD003 ||                        ||                  0 ||         0 |"
-        "               T |             A |       A |                A |                 A ||"
-        "                4 ||"
-    )
-    assert {len(txt_row(id)) for id in ROWS} == {176}
-
-
 def test_a_case_that_the_table_lacks_is_unknown(root: Path) -> None:
     write_txt(root, [txt_row(id) for id in ROWS if id != "IMD076"])
     cases = find_cases(root)
