@@ -52,7 +52,6 @@ MODELS, SEEDS = ("model-segnet", "model-unet"), ("seed-0", "seed-1", "seed-2")
     [
         ("models", [f"{model}_{seed}" for model in MODELS for seed in SEEDS]),
         ("folds", [f"{model}_fold-{fold}" for model in MODELS for fold in range(5)]),
-        ("lr", [f"lr-{rate}" for rate in ("0.0001", "0.0003", "0.001", "0.003", "0.01")]),
     ],
 )
 def test_a_named_sweep_needs_no_m(name: str, jobs: list[str], planned: Sweep) -> None:

@@ -188,7 +188,7 @@ def test_jobs_read_the_configs_that_the_sweep_reads(
         (["seed=0,1", "hydra/launcher=basic"], "hydra/launcher: expected local"),
         (["seed=range(3,3)"], "nothing to run"),
         (["seed=0,1", "run_dir=/elsewhere"], "run_dir: each job has its own"),
-        (["sweep=models,lr"], "sweep: expected one named sweep"),
+        (["sweep=models,folds"], "sweep: expected one named sweep"),
     ],
     ids=str,
 )
