@@ -71,7 +71,7 @@ def make_gallery(
     Args:
         report_rows: Rows whose predictions are shown; they get predictions and legend.
         n_cases: Number of cases with the lowest mean Dice that are shown.
-        trust: Modules that configs may name, as in `open_run`.
+        trust: Names of code that configs may hold, as in `open_run`.
         data_root: Where the data is today; None for where it was.
 
     Returns:

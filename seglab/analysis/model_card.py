@@ -52,7 +52,7 @@ def make_model_card(run_dir: Path) -> str:
     provenance = run.provenance
     row = make_single_row(run)
     targets = {v for k, v in run.settings.items() if k.split(".")[-1] == "_target_"}
-    outside = sorted({target.partition(".")[0] for target in targets - ALL_ALLOWED_TARGETS})
+    outside = sorted(targets - ALL_ALLOWED_TARGETS)
     n = len(run.tested)
     values = {
         "front_matter": _front_matter(run, provenance),
@@ -63,7 +63,7 @@ def make_model_card(run_dir: Path) -> str:
         "seed": code_span(run.seed),
         "run_shell": shlex.quote(run.path),
         "run_python": json.dumps(run.path, ensure_ascii=False),
-        "trust_options": "".join(f" --trust {shlex.quote(module)}" for module in outside),
+        "trust_options": "".join(f" --trust {shlex.quote(name)}" for name in outside),
         "trust_argument": f", trust={tuple(outside)!r}" if outside else "",
         "model_table": _fact_table(_model_facts(run, provenance)),
         "data_table": _fact_table(_data_facts(run, provenance)),

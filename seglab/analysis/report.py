@@ -62,7 +62,7 @@ def report(
     Args:
         dirs: Folders that hold runs, at any depth.
         out: File to write; None for report.html in the only folder.
-        trust: Modules that configs may name, as in `open_run`.
+        trust: Names of code that configs may hold, as in `open_run`.
         versus: Pairs of rows for paired tests of Dice, as in `compare`.
         data_root: Where the runs' data is today; None for where it was.
         cases: Number of test cases to show, those with the lowest Dice.

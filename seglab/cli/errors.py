@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
-from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, signal_number
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,7 +68,8 @@ def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt as error:
-            _exit(" ".join(["interrupted", *map(str, error.args)]), 128 + signal_number(error))
+            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            _exit(" ".join(["interrupted", *map(str, error.args)]), 128 + number)
         except BrokenPipeError:  # the reader of a pipe has closed it, such as `head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)

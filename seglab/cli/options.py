@@ -13,8 +13,8 @@ INFERENCE_OPTIONS = {
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the option of commands that open runs of other people."""
-    text = "module outside seglab that the run's config may name"
-    parser.add_argument("--trust", metavar="MODULE", action="append", default=[], help=text)
+    text = "_target_ outside seglab that the run's config may name, such as my_networks.MyNet"
+    parser.add_argument("--trust", metavar="NAME", action="append", default=[], help=text)
 
 
 def add_inference(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ class Console(logging.Handler):
 def log_to_console(log: logging.Logger) -> Iterator[None]:
     """Sends the messages of a logger to the terminal while the body runs."""
     console, level, propagate = Console(), log.level, log.propagate
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG)  # for other handlers
     log.propagate = False
     log.addHandler(console)
     try:

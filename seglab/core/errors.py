@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 # Set in the environment of a job that a sweep has started: its output goes to a log file.
 SWEEP_JOB_VARIABLE = "SEGLAB_JOB"
 
@@ -18,8 +16,3 @@ class InputError(ValueError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which cluster schedulers send before they kill; handled like Ctrl-C."""
-
-
-def signal_number(error: KeyboardInterrupt) -> int:
-    """Returns the signal that raised an interruption."""
-    return signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT

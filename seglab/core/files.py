@@ -27,7 +27,7 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
         OSError: It cannot be written; what was there stays. Its `filename` is `path`.
     """
     path = Path(path)
-    partial = partial_path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     try:
         with name_file_in_errors(path):
@@ -39,11 +39,6 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
             _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def partial_path(path: Path) -> Path:
-    """Returns where this process writes a file before it is renamed to `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
 
 
 @contextmanager
@@ -83,8 +78,7 @@ def remove_partial(folder: str | Path, name: str = "*") -> None:
         name: Pattern of the names that the complete files would have.
     """
     for file in Path(folder).rglob(f".{name}.[0-9]*{PARTIAL}"):
-        if file.name.removesuffix(PARTIAL).rpartition(".")[2].isdigit():
-            file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -59,8 +59,8 @@ def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
     Args:
         path: A run directory, whose best checkpoint is read; a checkpoint; or an ONNX file of
             `seglab.inference.export`, for which torch is not imported.
-        trust: Modules that its config may name in addition to seglab's, such as the library that
-            a network comes from.
+        trust: Names that its config may hold as `_target_` in addition to seglab's, such as
+            'my_networks.MyNet'.
         inference: `tta`, `largest_component` and `fill_holes`, to replace its own settings; None
             keeps them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 # The `_target_`s that a stored config may name, by the key where each may stand. Opening a run
 # calls nothing else. Exact names: a prefix such as 'torch.' would allow torch.hub.load, which
 # fetches and runs code. The key counts because synthetic_cases as the model would write images
-# into any folder. The option --trust adds a module.
+# into any folder. The option --trust adds a name.
 _OPTIM = "torch.optim"
 ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),

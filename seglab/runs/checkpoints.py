@@ -5,39 +5,32 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
-import pickle
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins import CheckpointIO
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from seglab.config import differences
 from seglab.core.errors import InputError
-from seglab.core.files import partial_path, write_atomic
+from seglab.core.files import write_atomic
 from seglab.data.classes import make_classes
-from seglab.runs.allowed_targets import ALLOWED_TARGETS
 from seglab.runs.loading import check_targets
-from seglab.runs.paths import RunPaths, check_format
+from seglab.runs.paths import RunPaths, check_format, reading
 
 log = logging.getLogger("seglab")
 
 _SEAL = b"seglab sha256 "
-_SEAL_LENGTH = len(_SEAL) + 64
+_SEAL_LENGTH = 2 + len(_SEAL) + 64
 _MAX_BYTES = 2**34  # a billion parameters with their optimizer's state
-_MAX_ARGUMENT = 2**13  # of a network's constructor
 # Values that are read from a checkpoint, by dotted key, and what makes them valid.
 _EXPECTED: dict[str, Callable[[Any], bool]] = {
     "epoch": lambda value: type(value) is int and 0 <= value < 2**63,
-    "global_step": lambda value: type(value) is int and 0 <= value < 2**63,
-    "state_dict": lambda value: isinstance(value, dict),
+    "state_dict": lambda value: isinstance(value, dict) and _are_weights(value),
     "seglab.config.data.size": lambda value: type(value) is int and 0 < value <= 2**14,
     "seglab.config.model._target_": lambda value: type(value) is str,
     "seglab.split_hash": lambda value: type(value) is str,
@@ -64,8 +57,8 @@ class SealedCheckpoints(CheckpointIO):
         torch.save(checkpoint, buffer)
         buffer.seek(-2, io.SEEK_END)  # the length of the archive's comment, 0
         buffer.truncate()
-        seal = _SEAL + hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
-        buffer.write(len(seal).to_bytes(2, "little") + seal)
+        seal = _seal(buffer.getbuffer())
+        buffer.write(seal)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, buffer.getbuffer())
 
@@ -80,29 +73,6 @@ class SealedCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def link_checkpoint(source: Path, target: Path) -> None:
-    """Makes `target` a second name of the checkpoint `source`, or a copy where links fail.
-
-    Both stay independent: a checkpoint is only ever replaced by a new file.
-
-    Args:
-        source: A checkpoint.
-        target: Replaced atomically.
-
-    Raises:
-        OSError: The link cannot be made and the copy cannot be written.
-    """
-    partial = partial_path(target)
-    try:
-        with suppress(OSError):  # some file systems have no hard links
-            os.link(source, partial)
-            partial.replace(target)
-            return
-    finally:
-        partial.unlink(missing_ok=True)
-    write_atomic(target, source.read_bytes())
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint to the CPU; unpickles plain containers and tensors only.
 
@@ -110,40 +80,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: The file is missing, damaged or not a checkpoint of seglab.
     """
     path = Path(path)
-    try:
-        content = _read_sealed(path)
-        with _no_warnings():
+    with reading(path, _MAX_BYTES):
+        content = path.read_bytes()
+        if content[-_SEAL_LENGTH:] != _seal(memoryview(content)[:-_SEAL_LENGTH]):
+            raise ValueError("cut short, changed or not of seglab: no right hash at its end")
+        try:
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a checkpoint of a run") from None
-    except pickle.UnpicklingError as error:
-        # Torch's message would tell how to load it all the same.
-        raise InputError(
-            f"{path}: cannot be read as a checkpoint (it holds more than plain containers and "
-            "tensors, perhaps code); put the run's own back"
-        ) from error
-    except Exception as error:  # whatever torch raises for an archive that it has not written
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: cannot be read as a checkpoint ({reason}); restore it"
-        ) from error
-    metadata = checkpoint.get("seglab") if isinstance(checkpoint, dict) else None
-    if isinstance(metadata, dict):
-        check_format(metadata, path)
-    for key, is_valid in _EXPECTED.items():
-        value: Any = checkpoint
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not is_valid(value):
-            raise InputError(
-                f"{path}: not a checkpoint of seglab ({key} is missing or wrong); train it again"
-            )
-    weights = checkpoint["state_dict"]
-    # A tensor may claim any shape over a storage of one number; tied weights share a storage.
-    if not all(isinstance(name, str) and _is_weight(w) for name, w in weights.items()) or sum(
-        w.nbytes for w in weights.values()
-    ) > 8 * len(content):
-        raise InputError(f"{path}: holds weights that are not plain tensors; restore it")
+        except Exception as error:  # whatever torch raises for an archive that it has not written
+            # Torch's message would tell how to load it all the same.
+            raise ValueError("more than plain containers and tensors, perhaps code") from error
+        check_format(checkpoint["seglab"], path)
+        for key, is_valid in _EXPECTED.items():
+            value = checkpoint
+            for part in key.split("."):
+                value = value[part]
+            if not is_valid(value):
+                raise ValueError(f"{key} is wrong")
     return checkpoint
 
 
@@ -152,7 +104,7 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
 
     Args:
         path: A file that `train` wrote.
-        trust: Modules that its config may name besides seglab's allowed targets.
+        trust: Names that its config may hold as `_target_` besides seglab's allowed targets.
 
     Returns:
         The network in eval mode on the CPU, and the checkpoint's metadata: `config`, `classes`
@@ -173,8 +125,6 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
     if not all(w.isfinite().all() for w in weights.values()):
         raise InputError(f"{path}: holds weights that are not finite; restore it")
     try:
-        if model["_target_"] in ALLOWED_TARGETS["model"]:
-            _check_size(model, weights, metadata["config"]["data"]["size"], len(classes.names))
         net = instantiate(model)
         net.load_state_dict(weights)
     except Exception as error:  # whatever a network raises for wrong arguments
@@ -257,59 +207,15 @@ def hash_weights(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _read_sealed(path: Path) -> bytes:
-    """Returns the content of a checkpoint whose hash is right."""
-    if path.exists() and not path.is_file():
-        raise ValueError("not a regular file")  # reading a pipe would wait for ever
-    with path.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - _SEAL_LENGTH - 2))
-        length, seal = file.read(2), file.read()
-        if not seal.startswith(_SEAL) or length != _SEAL_LENGTH.to_bytes(2, "little"):
-            raise ValueError("cut short, or not of seglab: the hash at its end is missing")
-        if size > _MAX_BYTES:
-            raise ValueError(f"larger than {_MAX_BYTES:,} bytes")
-        file.seek(0)
-        content = file.read()
-    digest = hashlib.sha256(memoryview(content)[: -_SEAL_LENGTH - 2])
-    if digest.hexdigest().encode() != seal.removeprefix(_SEAL):
-        raise ValueError("damaged: its content does not have the hash at its end")
-    return content
+def _seal(content: memoryview) -> bytes:
+    """Returns the comment of an archive, after its length: the hash of all before."""
+    comment = _SEAL + hashlib.sha256(content).hexdigest().encode()
+    return len(comment).to_bytes(2, "little") + comment
 
 
-def _check_size(model: DictConfig, weights: dict[str, Tensor], size: int, channels: int) -> None:
-    """Builds a network of seglab's on the meta device: it may not need more memory than its file.
-
-    Raises:
-        Exception: It cannot be built, has other weights, or takes other images.
-    """
-    # Channels double with each level: a million levels would already fill the memory.
-    numbers = [
-        n for value in model.values() for n in (value if isinstance(value, ListConfig) else [value])
-    ]
-    if any(isinstance(n, int) and n > _MAX_ARGUMENT for n in numbers):
-        raise ValueError("its config asks for more than any file holds")
-    with torch.device("meta"), torch.no_grad(), _no_warnings():
-        net = instantiate(model).eval()
-        shape = tuple(net(torch.empty(1, 3, size, size)).shape)
-        net.load_state_dict(weights, assign=True)
-    if shape != (1, channels, size, size):
-        raise ValueError(f"it gives {shape} for an image of {(1, 3, size, size)}")
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Hides torch's warnings about a file that will be refused."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _is_weight(value: Any) -> bool:
-    """Whether it is a tensor of numbers that lie in memory one by one."""
-    return (
-        type(value) in (Tensor, nn.Parameter)
-        and value.device.type == "cpu"
-        and value.layout == torch.strided
-        and not (value.is_nested or value.is_quantized or value.is_complex() or value.is_neg())
+def _are_weights(values: dict[Any, Any]) -> bool:
+    """Whether these are tensors on the CPU, under keys of text."""
+    return all(
+        isinstance(name, str) and isinstance(value, Tensor) and value.device.type == "cpu"
+        for name, value in values.items()
     )

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.config import check_values, differences, resolve_config
+from seglab.core.console import log_to_console
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import (
     hash_json,
@@ -30,9 +31,9 @@ from seglab.core.signals import Interrupts
 from seglab.runs import provenance
 from seglab.runs.loading import check_run_folder, parse_config
 from seglab.runs.overrides import format_command
-from seglab.runs.paths import FORMAT, RunPaths, check_format
+from seglab.runs.paths import FORMAT, RunPaths, check_format, reading
 from seglab.runs.records import read_data_files
-from seglab.runs.run_log import RunLog
+from seglab.runs.run_log import log_to_file
 
 # Modules that import torch or scikit-image are imported where they are needed: a run that is
 # refused for a value of its config is refused at once.
@@ -65,9 +66,7 @@ class RunDirectory:
         self.record: dict[str, Any] = {}
         self.earlier: dict[str, Any] = {}
         self._begun = False  # by this process
-        self._log = RunLog()
-        self._environment: dict[str, Any] = {}
-        self._code_diff = ""
+        self._until_end = ExitStack()
 
     def update(self, **values: Any) -> None:
         """Adds values to run.json."""
@@ -102,11 +101,11 @@ class RunDirectory:
         with (
             # A job of a sweep may start while one of a killed sweep is still saving.
             lock_folder(self.path, refusal, wait=SWEEP_JOB_VARIABLE in os.environ),
-            self._log.attached(),
+            log_to_console(log),
+            self._until_end,
             interrupts.handled(self._on_force_quit),
         ):
             self.earlier = self._read_earlier()
-            self._environment, self._code_diff = _read_environment()
             self._start_record(cfg)
             try:
                 yield
@@ -158,27 +157,30 @@ class RunDirectory:
         Raises:
             InputError: The run that lies here was begun on other data.
         """
-        self._environment["machine"] = provenance.describe_machine()
+        code, diff = provenance.read_code_state()
+        environment = {
+            "git": code,
+            "versions": provenance.installed_versions(),
+            "machine": provenance.describe_machine(),
+        }
         if self.earlier:
             self._check_unchanged(split, files, modules)
             check_run_folder(self.path)
-            self._record_resumption()
         self._begun = True
         remove_partial(self.path)
-        self._log.write_to(self.paths.log)
+        self._until_end.enter_context(log_to_file(self.paths.log))
         if self.earlier:
-            self.update(status="running", end=None, error=None)
+            self._record_resumption(environment)
             return
         write_json(self.paths.split, split.to_json())
         write_json(self.paths.data, {"root": config["data"]["root"], "files": files})
-        if self._code_diff:
-            write_atomic(self.paths.code_diff, self._code_diff)
+        if diff:
+            write_atomic(self.paths.code_diff, diff)
         self.update(
-            machine=self._environment["machine"],
+            **environment,
             data_fingerprint=hash_json(files),
             split_hash=split.hash,
             modules=modules,
-            determinism=provenance.determinism_flags(),
         )
         write_atomic(self.paths.config, OmegaConf.to_yaml(config))
 
@@ -213,16 +215,17 @@ class RunDirectory:
                     "or name another directory with hydra.run.dir=..."
                 )
             return {}
-        record = read_json(self.paths.record)
-        if not isinstance(record, dict) or "status" not in record:
-            raise InputError(f"{self.paths.record}: is no record of a run; restore it")
-        check_format(record, self.paths.record)
+        with reading(self.paths.record) as file:
+            record: dict[str, Any] = read_json(file)
+            check_format(record, file)
         return record
 
     def _start_record(self, cfg: DictConfig) -> None:
         if self.earlier:
             self.record = dict(self.earlier)
             return
+        # A sweep has noted in run.json which of the job's overrides vary.
+        planned = read_json(self.paths.record) if self.paths.record.exists() else {}
         self.update(
             format=FORMAT,
             status="running",
@@ -230,18 +233,11 @@ class RunDirectory:
             start=_now(),
             end=None,
             error=None,
-            **self._environment,
-            **self._read_planned(),
+            command=[sys.executable, *sys.argv],
+            overrides=list(HydraConfig.get().overrides.task if HydraConfig.initialized() else []),
+            directory=str(Path.cwd()),
+            varies=planned.get("varies", {}),
         )
-
-    def _read_planned(self) -> dict[str, Any]:
-        """Reads what a sweep has noted in run.json: which of the job's overrides vary."""
-        try:
-            planned = read_json(self.paths.record)
-        except InputError:
-            return {}
-        varies = planned.get("varies") if isinstance(planned, dict) else None
-        return {"varies": varies} if isinstance(varies, dict) else {}
 
     def _check_unchanged(
         self, split: Split, files: dict[str, str], modules: dict[str, str]
@@ -267,18 +263,17 @@ class RunDirectory:
                 f"{self.paths.split}: is not the split of this config and data; {advice}"
             )
 
-    def _record_resumption(self) -> None:
+    def _record_resumption(self, environment: dict[str, Any]) -> None:
         """Notes in the record that the run goes on, and what has changed since it began."""
-        changes = {k: now for k, now in self._environment.items() if now != self.earlier.get(k)}
-        changed = [kind for kind in ("git", "versions", "machine") if kind in changes]
-        if changed:
+        changes = {k: now for k, now in environment.items() if now != self.earlier.get(k)}
+        if changes:
             log.warning(
                 "changed since this run began: %s; the result may differ from that of a run "
                 "without interruption",
-                ", ".join(changed),
+                ", ".join(changes),
             )
-        entry = {"time": _now(), **changes}
-        self.record["resumed"] = [*self.earlier.get("resumed", []), entry]
+        resumed = [*self.earlier.get("resumed", []), {"time": _now(), **changes}]
+        self.update(status="running", end=None, error=None, resumed=resumed)
 
     def _record_failure(self, cfg: DictConfig, error: BaseException) -> None:
         log.debug("ended by an error", exc_info=True)
@@ -322,19 +317,6 @@ def refuse_early(cfg: DictConfig) -> None:
     except Exception:
         with RunDirectory(cfg.run_dir).recording(cfg, Interrupts()):
             raise
-
-
-def _read_environment() -> tuple[dict[str, Any], str]:
-    """Returns what run.json says of command, code and versions, and the diff of the code."""
-    code, diff = provenance.read_code_state()
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return {
-        "command": [sys.executable, *sys.argv],
-        "overrides": list(overrides),
-        "directory": str(Path.cwd()),
-        "git": code,
-        "versions": provenance.installed_versions(),
-    }, diff
 
 
 def _is_first_process() -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seglab.core.errors import InputError
-from seglab.core.text import sanitize_text
 from seglab.data.splits import read_split
 from seglab.runs.loading import check_run_folder, read_config
 from seglab.runs.paths import RunPaths
@@ -23,8 +22,8 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
 
     Args:
         path: The directory.
-        trust: Modules that its config may name besides seglab's allowed targets, such as a
-            library that a network comes from.
+        trust: Names that its config may hold as `_target_` besides seglab's allowed targets,
+            such as 'my_networks.MyNet'.
 
     Raises:
         InputError: A file is missing or damaged, or the directory names code that is not trusted
@@ -42,13 +41,7 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
     sections = ("git", "modules", "versions", "machine")
     if not all(isinstance(run.record.get(section), dict) for section in sections):
         raise InputError(f"{paths.record}: is no record of a run; restore it")
-    split = read_split(paths.split)
-    unknown = {*split.train, *split.val, *split.test} - split.sha256.keys()
-    if unknown:
-        raise InputError(
-            f"{paths.split}: holds no hash of case {sanitize_text(min(unknown))}; restore it"
-        )
-    if split.hash != run.provenance.split_hash:
+    if read_split(paths.split).hash != run.provenance.split_hash:
         raise InputError(
             f"{paths.split}: is not the split that the run was trained on; put the run's own files "
             "back"

@@ -6,6 +6,7 @@ import hashlib
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -100,12 +101,11 @@ def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
         re.sub(r"[^A-Za-z0-9_.+-]", "_", "_".join(f"{short[k]}-{v}" for k, v in job.items()))
         for job in jobs
     ]
+    texts = [str(job) for job in jobs]
     # Some file systems ignore case.
-    alike: dict[str, set[str]] = {}
-    for job, name in zip(jobs, names, strict=True):
-        alike.setdefault(name.casefold(), set()).add(str(job))
-    for i, job in enumerate(jobs):
-        if len(alike[names[i].casefold()]) > 1 or len(names[i]) > _LONGEST_NAME:
-            digest = hashlib.sha256(str(job).encode()).hexdigest()[:8]
+    counts = Counter(name.casefold() for name, _ in {*zip(names, texts, strict=True)})
+    for i, text in enumerate(texts):
+        if counts[names[i].casefold()] > 1 or len(names[i]) > _LONGEST_NAME:
+            digest = hashlib.sha256(text.encode()).hexdigest()[:8]
             names[i] = f"{names[i][:_LONGEST_NAME]}-{digest}"
     return [name or "0" for name in names]

@@ -1,14 +1,23 @@
-"""Names of the files in a run directory, and the number of their format."""
+"""Names of the files in a run directory, the number of their format, and errors in them."""
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from seglab.core.errors import InputError
+from seglab.core.text import printable
 
 # In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
 FORMAT = 1
+MAX_RECORD_BYTES = 2**26  # data.json of 100,000 files has 20 MB
+# What a value raises that is not of the expected kind.
+_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 
 class RunPaths:
@@ -62,3 +71,30 @@ def check_format(stored: dict[str, Any], file: str | Path) -> None:
             f"{file}: written by another version of seglab (format {stored.get('format')}, this "
             f"one reads {FORMAT}); read it with that version, or train again with this one"
         )
+
+
+@contextmanager
+def reading(file: Path, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Path]:
+    """Turns whatever a damaged file raises in the body into one line that names the file.
+
+    Raises:
+        InputError: The file is missing, damaged, too large, or no regular file.
+    """
+    try:
+        status = file.stat()
+        # Reading a pipe may never end.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+            raise InputError(
+                f"{file}: expected a regular file of at most {max_bytes:,} bytes; restore it, or "
+                "move its run elsewhere"
+            )
+        yield file
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; restore it, or move its run elsewhere") from None
+    except InputError:
+        raise
+    except (*_DAMAGE, OSError, yaml.YAMLError) as error:
+        reason = printable(" ".join(str(error).split()))[:100]
+        raise InputError(
+            f"{file}: damaged ({reason}); restore it, or move its run elsewhere"
+        ) from error

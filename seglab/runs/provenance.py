@@ -2,73 +2,79 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
+
 from seglab.config import takes_weights
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, hash_json
+from seglab.runs.loading import list_targets
 
 # Files of these kinds are the code of an experiment even before git tracks them.
 _CODE = (".py", ".toml", ".yaml", ".yml")
-_MAX_CODE = 2**20
 
 
 def read_code_state() -> tuple[dict[str, Any], str]:
     """Reads the state of the code that seglab is imported from.
 
     Returns:
-        `source_sha256`, over seglab's own Python files; `commit`, `dirty` and `diff_sha256`,
-        each None outside a git checkout; and the diff against the commit, empty where there is
-        none. New code that git does not track yet is in the diff as well; other such files, as
-        pictures, are not.
+        `source_sha256`, over seglab's own Python files; `commit` and `dirty`, None outside a git
+        checkout; and the diff against the commit, with new code that git does not track yet,
+        empty where there is none.
     """
     folder = Path(__file__).resolve().parents[1]  # seglab/
     source = hash_json(
-        {
-            file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in folder.rglob("*.py")
-        }
+        {file.relative_to(folder).as_posix(): hash_file(file) for file in folder.rglob("*.py")}
     )
 
-    def git(*args: str, where: Path = folder) -> str | None:
+    def git(*args: str, where: str | Path = folder) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(where), *args], capture_output=True, text=True, errors="replace"
         )
-        return None if done.returncode else done.stdout
+        return None if done.returncode > 1 else done.stdout  # 1: the files differ
 
-    state = {"source_sha256": source, "commit": None, "dirty": None, "diff_sha256": None}
+    state = {"source_sha256": source, "commit": None, "dirty": None}
     try:
-        top = git("rev-parse", "--show-toplevel")
-        commit = git("rev-parse", "HEAD")
+        top, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
     except OSError:  # no git
         return state, ""
     if top is None or commit is None:
         return state, ""
-    diff = git("diff", "HEAD") or ""
-    untracked = git("ls-files", "--others", "--exclude-standard", "-z", where=Path(top.strip()))
-    for name in filter(None, (untracked or "").split("\0")):
-        diff += _as_diff(Path(top.strip()), name)
-    digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
-    return state | {"commit": commit.strip(), "dirty": bool(diff), "diff_sha256": digest}, diff
+    top, diff = top.strip(), git("diff", "HEAD") or ""
+    untracked = git("ls-files", "--others", "--exclude-standard", "-z", where=top) or ""
+    for name in untracked.split("\0"):
+        if name.endswith(_CODE):
+            diff += git("diff", "--no-index", "--", "/dev/null", name, where=top) or ""
+    return state | {"commit": commit.strip(), "dirty": bool(diff)}, diff
 
 
-def hash_modules(modules: Iterable[str]) -> dict[str, str]:
-    """Returns the SHA-256 of the files of modules outside seglab, by name, if they have a file."""
+def hash_modules(config: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of the code outside seglab and the pretrained weights that a config names.
+
+    Args:
+        config: Plain containers; importing what it names must be safe.
+
+    Returns:
+        By module, for the modules that a `_target_` names and that define what it names; and as
+        `hash_pretrained_weights`.
+    """
+    names = list_targets(config)
+    modules = {name.rpartition(".")[0] for name in names}
+    modules |= {getattr(get_object(name), "__module__", None) or "" for name in names}
     hashes = {}
     for name in sorted(modules):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and name.split(".")[0] != "seglab" and Path(file).is_file():
-            hashes[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return hashes
+            hashes[name] = hash_file(file)
+    return hashes | hash_pretrained_weights(config["model"])
 
 
 def hash_pretrained_weights(model: Mapping[str, Any]) -> dict[str, str]:
@@ -120,48 +126,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def determinism_flags() -> dict[str, Any]:
-    """Returns the flags that decide whether the same command gives the same weights."""
-    import torch
-
-    return {
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "cublas_workspace_config": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-        "python_hash_seed": os.environ.get("PYTHONHASHSEED"),
-    }
-
-
 def describe_changed_files(then: dict[str, str], now: dict[str, str]) -> list[str]:
     """Returns which of the data's files differ between two states, in words, sorted by name."""
     words = {name: "changed" for name in then if now.get(name) != then[name]}
     words |= {name: "is missing" for name in then if name not in now}
     words |= {name: "is new" for name in now if name not in then}
     return [f"{name} {word}" for name, word in sorted(words.items())]
-
-
-def _as_diff(root: Path, name: str) -> str:
-    """Returns an untracked file of code as git would show it; empty for any other file."""
-    if not name.endswith(_CODE):
-        return ""
-    file = root / name
-    try:
-        size = file.stat().st_size
-        if size > _MAX_CODE:
-            return f"untracked: {name}, {size} bytes\n"
-        # Lines as git counts them, ended by a line feed alone.
-        lines = io.StringIO(file.read_bytes().decode("utf-8", "replace"), "\n").readlines()
-    except OSError:
-        return f"untracked: {name}, cannot be read\n"
-    head = f"diff --git a/{name} b/{name}\nnew file mode 100644\n"
-    if not lines:
-        return head
-    end = "" if lines[-1].endswith("\n") else "\n\\ No newline at end of file\n"
-    head += f"--- /dev/null\n+++ b/{name}\n@@ -0,0 +1,{len(lines)} @@\n"
-    return head + "".join(f"+{line}" for line in lines) + end
 
 
 def _processor() -> str:

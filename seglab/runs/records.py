@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from seglab.core.errors import InputError
 from seglab.core.files import read_json
 from seglab.core.text import printable
 from seglab.runs.loading import parse_config
-from seglab.runs.paths import RunPaths, check_format
-from seglab.runs.tables import CaseCounts, parse_number, read_case_counts, reading
+from seglab.runs.paths import RunPaths, check_format, reading
+from seglab.runs.tables import CaseCounts, parse_number, read_case_counts
 
 COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 # Of two runs of one config the first of these is taken.
@@ -32,7 +31,6 @@ class RunProvenance:
 
     Attributes:
         started: Time, ISO 8601.
-        directory: Working directory of its command.
         commit: Of seglab's git checkout; empty outside one.
         dirty: Whether there were uncommitted changes; None outside a checkout.
         source: SHA-256 of the code of seglab.
@@ -40,14 +38,13 @@ class RunProvenance:
         split_hash: SHA-256 of the split's ids and contents.
         versions: Of Python and distributions, by name.
         device: Type of the device that it was trained on, 'cpu' or 'cuda'.
-        machine: Name of the accelerators, or of the CPU with its cores and threads.
+        machine: Name of the accelerators, or of the CPU with its cores.
         weights: SHA-256 of the file of pretrained weights; empty without.
         resumed: How often the run was interrupted and resumed.
         changed: What had changed when it was resumed: git, versions, machine.
     """
 
     started: str = ""
-    directory: str = ""
     commit: str = ""
     dirty: bool | None = None
     source: str = ""
@@ -67,7 +64,7 @@ class Run:
 
     Attributes:
         folder: Path of the directory.
-        path: Path below the folder that was searched, for messages and tables.
+        path: Path below the folders that were searched, for messages and tables.
         status: One of `STATUSES`.
         error: In one line; empty without.
         record: run.json, plain containers.
@@ -137,14 +134,11 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
             they are required, or a file is damaged.
     """
     paths = RunPaths(folder)
-    required = [(paths.record, "no run directory")]
-    required += [(paths.summary, "not trained to its end")] * is_scored
-    for file, problem in required:
-        if not file.exists():
-            raise InputError(
-                f"{folder}: {problem} (it holds no {file.name}); expected a run directory of "
-                "train.py; the same command again goes on with an unfinished run"
-            )
+    if is_scored and paths.record.exists() and not paths.summary.exists():
+        raise InputError(
+            f"{folder}: not trained to its end (it holds no {paths.summary.name}); the same "
+            "command again goes on with it"
+        )
     config: dict[str, Any] = {}
     classes: tuple[str, ...] = ("lesion",)
     with reading(paths.record) as file:
@@ -156,18 +150,19 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
         provenance = _read_provenance(record)
         if record.get("config") is not None:
             config = dict(record["config"])
-    with reading(paths.config) as file:
-        if status == "finished" or file.exists():
-            config = parse_config(file)
+    if status == "finished" or paths.config.exists():
+        config = parse_config(paths.config)
+        with reading(paths.config):
             classes = tuple(map(to_text, config["data"]["classes"]))
     error = to_text(" ".join(str(error or "").split()))
     error = error if len(error) <= 100 else f"{error[:97]}..."
     ids, sha256 = {}, {}
-    with reading(paths.split) as file:
-        if status == "finished" or file.exists():
+    if status == "finished" or paths.split.exists():
+        with reading(paths.split) as file:
             split = read_json(file)
             ids = {part: [to_text(id) for id in split[part]] for part in ("train", "val", "test")}
-            sha256 = {str(id): str(value) for id, value in split["sha256"].items()}
+            hashes = {to_text(id): str(value) for id, value in split["sha256"].items()}
+            sha256 = {id: hashes[id] for part in ids.values() for id in part}
     with reading(paths.record):
         described = _describe(record, config)
     run = Run(
@@ -195,29 +190,22 @@ def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
     Raises:
         InputError: A folder holds none, or a file is damaged.
     """
-    roots = {Path(d).resolve() for d in dirs}
-    # Names of the folders, as many parts as tell them apart: none of a single one.
-    length = next(
-        k for k in count() if len({r.parts[len(r.parts) - k :] for r in roots}) == len(roots)
-    )
-    record_name = RunPaths(Path()).record.name
-    found: dict[Path, str] = {}
-    for root in sorted(roots, key=lambda root: root.parts[len(root.parts) - length :]):
-        if not root.is_dir():
-            raise InputError(f"{root}: no such folder; expected one that holds runs")
-        before = len(found)
+    roots = sorted({Path(d).resolve() for d in dirs})
+    base = Path(os.path.commonpath(roots))
+    record_name = RunPaths(base).record.name
+    folders: set[Path] = set()
+    for root in roots:
         for folder, subfolders, files in os.walk(root, onerror=_raise):
             if record_name in files:
                 subfolders.clear()
-                tail = root.parts[len(root.parts) - length :]
-                path = Path(*tail, Path(folder).relative_to(root))
-                found.setdefault(Path(folder), to_text(path.as_posix()))
-        if len(found) == before and not any(f.is_relative_to(root) for f in found):
+                folders.add(Path(folder))
+        if not any(folder.is_relative_to(root) for folder in folders):
             raise InputError(
                 f"{root}: holds no run, no folder with a {record_name}; name one that train.py "
                 "wrote to"
             )
-    return sorted((read_run(*item) for item in found.items()), key=lambda run: run.path)
+    runs = [read_run(f, to_text(f.relative_to(base).as_posix())) for f in folders]
+    return sorted(runs, key=lambda run: run.path)
 
 
 def read_data_files(folder: Path) -> dict[str, str]:
@@ -236,26 +224,18 @@ def to_text(value: Any) -> str:
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    raise InputError(f"{error.filename}: cannot be searched for runs ({error.strerror})")
 
 
 def _read_provenance(record: dict[str, Any]) -> RunProvenance:
     git, machine = record.get("git") or {}, record.get("machine") or {}
     device = to_text(record.get("device") or "")
+    hardware = f"{machine.get('processor')}, {machine.get('cores')} cores" if machine else ""
     if device not in ("", "cpu"):
-        hardware = list(machine.get(device) or [])
-    else:
-        hardware = [machine["processor"]] if machine.get("processor") else []
-        hardware += [
-            f"{n} {unit[:-1] if n == 1 else unit}"
-            for unit in ("cores", "threads")
-            if (n := machine.get(unit))
-        ]
+        hardware = ", ".join(map(str, machine.get(device) or []))
     resumed = record.get("resumed") or []
-    kinds = ("git", "versions", "machine")
     return RunProvenance(
         started=to_text(record.get("start") or ""),
-        directory=str(record.get("directory") or ""),
         commit=to_text(git.get("commit") or ""),
         dirty=git.get("dirty"),
         source=to_text(git.get("source_sha256") or ""),
@@ -263,10 +243,14 @@ def _read_provenance(record: dict[str, Any]) -> RunProvenance:
         split_hash=to_text(record.get("split_hash") or ""),
         versions={to_text(k): to_text(v) for k, v in (record.get("versions") or {}).items()},
         device=device,
-        machine=to_text(", ".join(map(str, hardware))),
+        machine=to_text(hardware),
         weights=to_text((record.get("modules") or {}).get("model.weights") or ""),
         resumed=len(resumed),
-        changed=tuple(kind for kind in kinds if any(kind in entry for entry in resumed)),
+        changed=tuple(
+            kind
+            for kind in ("git", "versions", "machine")
+            if any(kind in entry for entry in resumed)
+        ),
     )
 
 
@@ -283,9 +267,8 @@ def _describe(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         settings = {names.get(k, k): to_text(v) for k, v in overrides.items() if k[:6] != "hydra."}
     run_dir = settings.pop("run_dir", None)
     settings.pop("data.cache_dir", None)
-    for key, value in settings.items():
-        if run_dir and (value == run_dir or value.startswith(f"{run_dir}/")):
-            settings[key] = value.replace(run_dir, "run_dir", 1)
+    if run_dir:  # runs that differ in nothing else have the same settings
+        settings = {k: v for k, v in settings.items() if not v.startswith(run_dir)}
     seed, data_seed = settings.pop("seed", UNKNOWN), settings.pop("data.seed", None)
     if data_seed not in (None, seed):
         seed = f"{seed} (data.seed {data_seed})"
@@ -323,17 +306,12 @@ def _with_scores(run: Run) -> Run:
             "best_epoch": int(summary["best_epoch"]),
             "threshold": parse_number(summary["threshold"]),
             "costs": {name: parse_number(costs[name]) for name in COSTS},
-            "calibration": _parse_calibration(summary["calibration"]["test"]),
+            "calibration": np.array(summary["calibration"]["test"], np.int64),
         }
+        if scores["calibration"].shape != (15, 3) or not scores["calibration"][:, 0].any():
+            raise ValueError("calibration is not 15 x 3 counts")
     tested = read_case_counts(run.paths.test_cases, run.sha256, run.classes)[""]
     return replace(run, tested=tested, **scores)
-
-
-def _parse_calibration(stored: Any) -> np.ndarray:
-    calibration = np.array([[int(n) for n in row] for row in stored])
-    if calibration.shape != (15, 3) or calibration.min() < 0 or not calibration[:, 0].any():
-        raise ValueError("calibration is not 15 x 3 counts")
-    return calibration
 
 
 def _flatten(node: dict[Any, Any], prefix: str = "") -> dict[str, str]:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json
 from seglab.core.text import printable
-from seglab.runs.loading import MAX_RECORD_BYTES
-from seglab.runs.paths import RunPaths
+from seglab.runs.paths import RunPaths, reading
 
 Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis
 # By case float64 (K, 6) of its K classes: tp, fp, fn, tn, hd95 and surface_dice. In the binary case
 # K is 1; otherwise the first class is background.
 CaseCounts = dict[Case, np.ndarray]
-# What a value raises that is not of the expected kind.
-_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 
 def read_case_counts(
@@ -46,7 +40,8 @@ def read_case_counts(
     with reading(file):
         rows = read_csv(file)
         for row in rows:
-            case = (printable(row["id"]), sha256.get(row["id"], ""), printable(row["diagnosis"]))
+            id = printable(row["id"])
+            case = (id, sha256.get(id, ""), printable(row["diagnosis"]))
             counts = [int(row[name]) for name in ("tp", "fp", "fn", "tn")]
             hd95, surface_dice = (parse_number(row[name]) for name in ("hd95", "surface_dice"))
             class_name = printable(row.get("class", ""))
@@ -95,36 +90,6 @@ def read_val_scores(folder: Path) -> dict[str, float]:
         row = read_csv(paths.metrics)[summary["best_epoch"] - 1]
         values = {name: float(v) for name, v in row.items() if name.startswith("val/") and v}
         return values | {f"val/{name}": float(value) for name, value in summary["val"].items()}
-
-
-@contextmanager
-def reading(file: Path) -> Iterator[Path]:
-    """Turns whatever a damaged file raises in the body into one line that names the file.
-
-    Raises:
-        InputError: The file is damaged, larger than any that a run writes, or no regular file.
-    """
-    with suppress(OSError):
-        status = file.stat()
-        # Reading a pipe may never end.
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_RECORD_BYTES:
-            raise InputError(
-                f"{file}: expected a regular file of at most {MAX_RECORD_BYTES >> 20} MiB; restore "
-                "it, or move its run elsewhere"
-            )
-    try:
-        yield file
-    except InputError:
-        if not file.exists():
-            raise InputError(
-                f"{file}: no such file; restore it, or move its run elsewhere"
-            ) from None
-        raise
-    except _DAMAGE as error:
-        reason = printable(" ".join(str(error).split()))[:100]
-        raise InputError(
-            f"{file}: damaged ({reason}); restore it, or move its run elsewhere"
-        ) from error
 
 
 def parse_number(value: object) -> float:

@@ -6,9 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
-from packaging.requirements import Requirement
 
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv, write_json
@@ -26,11 +23,9 @@ from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
 from seglab.runs import provenance
 from seglab.runs.checkpoints import hash_weights
-from seglab.runs.loading import list_modules
 from seglab.runs.opening import load_run_network, open_run
-from seglab.runs.paths import RunPaths
+from seglab.runs.paths import RunPaths, reading
 from seglab.runs.records import Run, read_data_files, read_run
-from seglab.runs.tables import reading
 from seglab.training.train import train
 
 log = logging.getLogger(__name__)
@@ -42,35 +37,14 @@ VERDICTS = {
     WITHIN_TOLERANCE: "within tolerance",
     DIFFERENT: "different",
 }
-CHECK_VERDICTS = {
-    IDENTICAL: "everything is as it was: expect identical values",
-    WITHIN_TOLERANCE: "data and split are as they were, the rest is not: values may differ",
-    DIFFERENT: "different",
-}
 # A difference of so many pixels of HD95 counts as 1 of a score in [0, 1]. Over seeds on PH2, whose
 # images have a diagonal of about 950, HD95 moves by about 10 where Dice moves by 0.01.
 _HD95_UNIT = 1000
-# Entries of run.json's `machine` that values depend on.
+# Packages and entries of run.json's `machine` that values depend on.
+_PACKAGES = ("python", "torch", "lightning", "numpy", "scipy", "scikit-image", "pillow")
 _HARDWARE = ("processor", "threads", "cpu_capability", "cuda")
 _SUMMARY = "summary.json"
 _MAX_LISTED = 10
-
-
-@dataclass
-class Comparison:
-    """Differences between a run and the present state, or between a run and its repetition.
-
-    Attributes:
-        inputs: Differences in words, by topic: code, versions, machine, data, split.
-        values: Differing values by name, each (then, now).
-        compared: How many values were compared.
-        verdict: IDENTICAL, WITHIN_TOLERANCE or DIFFERENT.
-    """
-
-    inputs: dict[str, list[str]] = field(default_factory=dict)
-    values: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    compared: int = 0
-    verdict: int = IDENTICAL
 
 
 def reproduce(
@@ -113,15 +87,15 @@ def reproduce(
     load_run_network(run, trust)  # refuses a damaged checkpoint before hours of training
     if data_root is not None:
         run.config["data"]["root"] = str(Path(data_root).absolute())
-    comparison = Comparison()
-    _compare_inputs(run, comparison)
-    for topic, differences in comparison.inputs.items():
-        listed = [sanitize_text(text) for text in differences[:_MAX_LISTED]]
-        more = ["..."] if len(differences) > _MAX_LISTED else []
-        log.info("%-9s %s", topic, "; ".join([*listed, *more]) or "the same")
-    if comparison.verdict == DIFFERENT or check:
-        log.info("%s", CHECK_VERDICTS[comparison.verdict])
-        return comparison.verdict
+    inputs = _compare_inputs(run)
+    verdict = WITHIN_TOLERANCE if any(inputs.values()) else IDENTICAL
+    if inputs["data"] or inputs["split"]:
+        verdict = DIFFERENT
+    for topic, differences in inputs.items():
+        log.info("%-9s %s", topic, _list("; ", differences) or "the same")
+    if verdict == DIFFERENT or check:
+        log.info("%s", VERDICTS[verdict])
+        return verdict
 
     if out is None:
         out = run.paths.reproductions / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
@@ -131,40 +105,24 @@ def reproduce(
     _train_again(run, out)
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return IDENTICAL
-    _compare_values(before, _read_values(out), comparison, tolerance)
-    log_differences(comparison, tolerance)
-    file = RunPaths(out).reproduction
-    write_json(
-        file,
-        {
-            "of": str(run.folder.absolute()),
-            "verdict": VERDICTS[comparison.verdict],
-            "tolerance": tolerance,
-            "inputs": comparison.inputs,
-            "values_compared": comparison.compared,
-            "values_that_differ": comparison.values,
-        },
-    )
-    log.info("%s (%s)", VERDICTS[comparison.verdict], file)
-    return comparison.verdict
-
-
-def log_differences(comparison: Comparison, tolerance: float) -> None:
-    """Logs which values differ between two runs."""
-    differing = comparison.values
-    same = comparison.compared - len(differing)
-    log.info("%d of %d values are identical", same, comparison.compared)
-    for name, (then, now) in list(differing.items())[:_MAX_LISTED]:
-        log.info("  %s", sanitize_text(f"{name}: {then} then, {now} now"))
-    if len(differing) > _MAX_LISTED:
-        log.info("  ...")
-    differences = [
-        _score_difference(name, then, now)
-        for name, (then, now) in differing.items()
-        if isinstance(then, float) and isinstance(now, float)
-    ]
-    if differences:
-        log.info("greatest difference of a score %.3g, tolerance %.3g", max(differences), tolerance)
+    after = _read_values(out)
+    pairs = {name: (before.get(name), after.get(name)) for name in before | after}
+    differing = {name: (then, now) for name, (then, now) in pairs.items() if then != now}
+    verdict = _judge(differing, tolerance)
+    lines = [f"{len(pairs) - len(differing)} of {len(pairs)} values are identical"]
+    lines += [f"{name}: {then} then, {now} now" for name, (then, now) in differing.items()]
+    log.info("%s", _list("\n  ", lines))
+    report = {
+        "of": str(run.folder.absolute()),
+        "verdict": VERDICTS[verdict],
+        "tolerance": tolerance,
+        "inputs": inputs,
+        "values_compared": len(pairs),
+        "values_that_differ": differing,
+    }
+    write_json(RunPaths(out).reproduction, report)
+    log.info("%s (%s)", VERDICTS[verdict], RunPaths(out).reproduction)
+    return verdict
 
 
 def _train_again(run: Run, out: Path) -> None:
@@ -177,68 +135,48 @@ def _train_again(run: Run, out: Path) -> None:
         raise type(error)(f"(to go on: python {command})") from error
 
 
-def _compare_inputs(run: Run, comparison: Comparison) -> None:
-    """Fills `inputs` and the verdict on them."""
-    record, inputs = run.record, comparison.inputs
+def _compare_inputs(run: Run) -> dict[str, list[str]]:
+    """Returns differences in words by topic: code, versions, machine, data, split."""
+    record, git = run.record, run.record["git"]
     code, _ = provenance.read_code_state()
-    git = record["git"]
-    same_code = code["source_sha256"] == git.get("source_sha256")
-    inputs["code"] = [] if same_code else _describe_pairs(git, code)
-    if same_code and code["commit"] != git.get("commit"):
-        commits = _describe_pairs(git, code, ["commit"])[0]
-        log.info("%s", sanitize_text(f"{commits}, with the same code in seglab/"))
-    # Checking the config has imported the modules that it names.
-    modules = provenance.hash_modules(list_modules(run.config))
-    modules |= provenance.hash_pretrained_weights(run.config["model"])
-    inputs["code"] += _describe_pairs(record["modules"], modules)
-    inputs["versions"] = _describe_pairs(
-        record["versions"], provenance.installed_versions(), _required_packages()
-    )
+    # Another commit may hold the same code.
+    is_same = code["source_sha256"] == git.get("source_sha256")
+    modules = provenance.hash_modules(run.config)
     machine = provenance.describe_machine() | {"threads": _threads(run)}  # set before training
-    inputs["machine"] = _describe_pairs(record["machine"], machine, _HARDWARE)
-    if any(inputs.values()):
-        comparison.verdict = WITHIN_TOLERANCE
+    inputs = {
+        "code": [] if is_same else _describe_pairs(git, code, ["commit", "source_sha256"]),
+        "versions": _describe_pairs(record["versions"], provenance.installed_versions(), _PACKAGES),
+        "machine": _describe_pairs(record["machine"], machine, _HARDWARE),
+    }
+    inputs["code"] += _describe_pairs(record["modules"], modules, {**record["modules"], **modules})
 
-    root = run.config["data"]["root"]
-    cases = read_cases(run)
+    root, cases = run.config["data"]["root"], read_cases(run)
     files = files_below(root, hash_files(cases))  # read anew, not from the cache
     changed = provenance.describe_changed_files(read_data_files(run.folder), files)
-    inputs["data"] = [str(Path(root, name)) for name in changed]
-    if changed:
-        comparison.verdict = DIFFERENT
-        return
-    data = instantiate(_moved_config(run, run.folder)["data"], cases=lambda _: cases)
-    data.setup()
-    inputs["split"] = []
-    if data.split.hash != run.provenance.split_hash:
-        inputs["split"] = ["this config gives another one today"]
-        comparison.verdict = DIFFERENT
+    inputs |= {"data": [str(Path(root, name)) for name in changed], "split": []}
+    if not changed:
+        data = instantiate(_moved_config(run, run.folder)["data"], cases=lambda _: cases)
+        data.setup()
+        if data.split.hash != run.provenance.split_hash:
+            inputs["split"] = ["this config gives another one today"]
+    return inputs
 
 
-def _compare_values(
-    before: dict[str, Any], after: dict[str, Any], comparison: Comparison, tolerance: float
-) -> None:
-    """Fills `values` and the verdict on them."""
-    names = list(dict.fromkeys((*before, *after)))
-    pairs = {name: (before.get(name), after.get(name)) for name in names}
-    comparison.compared = len(names)
-    comparison.values = {name: (then, now) for name, (then, now) in pairs.items() if then != now}
-    beyond = [
-        name
-        for name, (then, now) in comparison.values.items()
-        if name.startswith(_SUMMARY)
-        and not (None not in (then, now) and _score_difference(name, then, now) <= tolerance)
-    ]
-    comparison.verdict = (
-        DIFFERENT if beyond else WITHIN_TOLERANCE if comparison.values else IDENTICAL
-    )
+def _judge(differing: dict[str, tuple[Any, Any]], tolerance: float) -> int:
+    """Returns the verdict on the values that differ: scores count, the rest is not identical."""
+    for name, (then, now) in differing.items():
+        unit = _HD95_UNIT if name.endswith(" hd95") else 1
+        is_score = name.startswith(_SUMMARY)
+        if is_score and (None in (then, now) or abs(then - now) > tolerance * unit):
+            return DIFFERENT
+    return WITHIN_TOLERANCE if differing else IDENTICAL
 
 
 def _read_values(folder: Path) -> dict[str, Any]:
     """Returns all results of a run by name: hashes of weights, scores and cells of tables."""
     run, paths = read_run(folder, is_scored=True), RunPaths(folder)
     values: dict[str, Any] = {
-        f"{file.relative_to(folder).as_posix()} weights": hash_weights(file)
+        f"{file.name} weights": hash_weights(file)
         for file in (paths.best_checkpoint, paths.last_checkpoint)
     }
     values |= {f"{_SUMMARY} {name.replace('/', ' ')}": v for name, v in run.values.items()}
@@ -256,14 +194,9 @@ def _read_values(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _score_difference(name: str, then: float, now: float) -> float:
-    """Returns how far two values of a score are apart, in [0, 1] or thousands of pixels."""
-    return abs(then - now) / (_HD95_UNIT if name.endswith(" hd95") else 1)
-
-
 def _moved_config(run: Run, out: Path) -> dict[str, Any]:
     """Returns the run's config with its paths moved to `out`; `open_run` refuses any others."""
-    old = run.config["run_dir"]
+    old = Path(str(run.config["run_dir"]))
 
     def move(node: Any) -> Any:
         if isinstance(node, dict):
@@ -288,22 +221,13 @@ def _threads(run: Run) -> int:
     return threads if is_valid else torch.get_num_threads()
 
 
-def _required_packages() -> list[str]:
-    """Returns Python and the distributions that seglab requires."""
-    try:
-        requirements = [Requirement(line) for line in requires("seglab") or []]
-    except PackageNotFoundError:  # run from a folder, not installed
-        requirements = []
-    return ["python", *(r.name for r in requirements if r.marker is None)]
-
-
 def _describe_pairs(
-    then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str] | None = None
+    then: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]
 ) -> list[str]:
     """Returns the entries that differ, in words."""
     return [
         f"{key} {_shorten_hash(then.get(key))} then, {_shorten_hash(now.get(key))} now"
-        for key in keys or dict.fromkeys((*then, *now))
+        for key in keys
         if then.get(key) != now.get(key)
     ]
 
@@ -311,3 +235,9 @@ def _describe_pairs(
 def _shorten_hash(value: Any) -> str:
     text = str(value)
     return f"{text[:12]}..." if len(text) >= 40 and text.isalnum() else text
+
+
+def _list(separator: str, texts: list[str]) -> str:
+    """Joins the first texts, which a stranger may have written, to print them."""
+    more = ["..."] if len(texts) > _MAX_LISTED else []
+    return separator.join([*map(sanitize_text, texts[:_MAX_LISTED]), *more])

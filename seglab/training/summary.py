@@ -20,7 +20,7 @@ from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import baseline_predictors, score_cases
 from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
-from seglab.runs.loading import list_modules
+from seglab.runs.loading import list_targets
 from seglab.runs.paths import RunPaths
 from seglab.training.case_pictures import CasePictures
 
@@ -50,7 +50,7 @@ def score_run(
     Returns:
         The content of summary.json but for times.
     """
-    net, metadata = load_network(paths.best_checkpoint, trust=list_modules(config))
+    net, metadata = load_network(paths.best_checkpoint, trust=list_targets(config))
     inference = Inference(**config["inference"])
     predict = make_predictor(net, data.size, device, inference.tta)
     val_cases, test_cases = data.subset_cases("val"), data.subset_cases("test")

@@ -25,7 +25,6 @@ from seglab.core.memory import keep_freed_memory
 from seglab.core.signals import Interrupts
 from seglab.runs import provenance
 from seglab.runs.directory import RunDirectory
-from seglab.runs.loading import list_modules
 from seglab.runs.tables import read_val_scores
 from seglab.training.build import Components, build
 from seglab.training.summary import draw_training_pairs, log_summary, score_run
@@ -101,9 +100,7 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
     """Writes what is known before the first step, and finds the checkpoint to go on from."""
     data, trainer = components.data, components.trainer
     if trainer.is_global_zero:
-        modules = provenance.hash_modules(list_modules(config))
-        modules |= provenance.hash_pretrained_weights(config["model"])
-        run.begin(config, data.split, data.files(), modules)
+        run.begin(config, data.split, data.files(), provenance.hash_modules(config))
         run.update(device=trainer.strategy.root_device.type)
     net = components.task.net
     parameters = sum(parameter.numel() for parameter in net.parameters())

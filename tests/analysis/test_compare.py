@@ -179,7 +179,10 @@ def test_options_that_mean_nothing(
 def test_folders_without_runs(tmp_path: Path, script: Script) -> None:
     write_run(tmp_path / "runs" / "a")
     (tmp_path / "empty").mkdir()
-    for folder, what in ((tmp_path / "empty", "holds no run"), (tmp_path / "no", "no such folder")):
+    for folder, what in (
+        (tmp_path / "empty", "holds no run"),
+        (tmp_path / "no", "cannot be searched"),
+    ):
         ended = script("compare", tmp_path / "runs", folder)
         assert ended.code == 1
         assert ended.err.startswith(f"error: {folder}: {what}")
@@ -267,7 +270,7 @@ def test_what_is_no_file_or_too_large_is_not_read(
         make()
         ended = script("compare", tmp_path / "runs", "--out", tmp_path / "out")
         assert (ended.code, ended.err.count("\n")) == (1, 1)
-        assert f"{file}: expected a regular file of at most 64 MiB; " in ended.err
+        assert f"{file}: expected a regular file of at most " in ended.err
         file.unlink()
         file.touch() if make is made[0] else None
     assert not (tmp_path / "out").exists()

@@ -296,8 +296,8 @@ def test_where_weights_patients_and_code_come_from(holdout: Path) -> None:
     edit(holdout / "splits.json", lambda s: s["train"].append("ISIC_1"))
     text = card.make_model_card(holdout)
     assert "`Net(inner._target_=lib.Block, inner.n=3)`" in text
-    assert text.count(" --trust lib\n") == 4
-    assert "trust=('lib',))" in text
+    assert text.count(" --trust lib.Block --trust lib.nets.Net\n") == 4
+    assert "trust=('lib.Block', 'lib.nets.Net'))" in text
     assert "as far as `who.csv` names patients" in text
     assert "commit | `a1b2c3`, with uncommitted changes" in text
     assert "`cuda: NVIDIA H100`" in text

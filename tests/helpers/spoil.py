@@ -68,12 +68,6 @@ def to_archive(content: Any) -> bytes:
     return out.getvalue()
 
 
-def to_old_archive(content: Any) -> bytes:
-    out = io.BytesIO()
-    torch.save(content, out, _use_new_zipfile_serialization=False)
-    return out.getvalue()
-
-
 def to_pickle(content: Any) -> bytes:
     return pickle.dumps(content)
 

