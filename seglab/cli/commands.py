@@ -60,7 +60,7 @@ def predict() -> None:
     )
     add = parser.add_argument
     add("run", metavar="RUN", help="run directory, checkpoint, or .onnx of export.py")
-    add("images", metavar="IMAGES", nargs="+", help="files, folders, or patterns in quotes")
+    add("images", metavar="IMAGES", nargs="+", help="files or folders")
     add("--out", metavar="DIR", required=True, help="masks go to DIR/masks")
     text = "one more network: the mean probability of all"
     add("--with", metavar="RUN", dest="others", action="append", default=[], help=text)
@@ -78,7 +78,8 @@ def predict() -> None:
     args = parser.parse_args()
 
     from seglab.core.console import log_to_console
-    from seglab.inference.predict import EXTRAS, predict
+    from seglab.inference.manifest import EXTRAS
+    from seglab.inference.predict import predict
 
     log = logging.getLogger("seglab")
     with log_to_console(log):
@@ -141,16 +142,7 @@ def export() -> None:
 
     log = logging.getLogger("seglab")
     with log_to_console(log):
-        parity, out = export(args.run, args.out, args.images, args.overwrite, tuple(args.trust))
-        log.info(
-            "%d pictures: probabilities differ by %.1e at most, %.2g %% of masks' pixels change",
-            *(parity.images, parity.difference, 100 * parity.pixels),
-        )
-        log.info(
-            "torch takes %.0f ms a picture, ONNX Runtime %.0f ms",
-            *(parity.torch_ms, parity.onnx_ms),
-        )
-        log.info("written to %s", out)
+        export(args.run, args.out, args.images, args.overwrite, tuple(args.trust))
 
 
 @one_line_errors

@@ -1,15 +1,10 @@
-"""Drawings of masks: contours in an image, and cut-outs with a soft edge. No torch."""
+"""Drawings of masks: contours in an image, and cut-outs. No torch."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageOps
-from scipy.ndimage import (
-    binary_dilation,
-    binary_erosion,
-    gaussian_filter,
-    generate_binary_structure,
-)
+from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 
 from seglab.data.classes import ONE_CLASS, Classes
 
@@ -43,19 +38,6 @@ def draw_contours(image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CL
     return out
 
 
-def soften_mask(mask: np.ndarray) -> np.ndarray:
-    """Soften the edge of a mask.
-
-    Args:
-        mask: bool (H, W).
-
-    Returns:
-        Opacity, uint8 (H, W): 255 inside, falling off over some thousandths of the larger edge.
-    """
-    sigma = max(0.5, max(mask.shape) / 1000)
-    return np.rint(gaussian_filter(mask.astype(np.float32), sigma) * 255).astype(np.uint8)
-
-
 def cut_out(
     image: np.ndarray, mask: np.ndarray, background: np.ndarray | None = None
 ) -> np.ndarray:
@@ -70,9 +52,8 @@ def cut_out(
     Returns:
         uint8 (H, W, 4), or (H, W, 3) with a background.
     """
-    opacity = soften_mask(mask)
     if background is None:
-        return np.dstack([image, opacity])
+        return np.dstack([image, mask * np.uint8(255)])
     height, width = mask.shape
     behind = ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(Image.composite(Image.fromarray(image), behind, Image.fromarray(opacity)))
+    return np.where(mask[..., None], image, np.asarray(behind))

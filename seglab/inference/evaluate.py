@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,7 @@ def evaluate(
             for the runs' own test cases.
         out: The folder to write to; by default a new one under the first run's `evaluations`.
         trust: As of `open_run`.
-        inference: `tta`, `largest_component` and `fill_holes`, to replace the runs' own settings;
-            None keeps them.
+        inference: As of `open_model`.
 
     Returns:
         The content of summary.json.
@@ -62,32 +62,22 @@ def evaluate(
     cases = _find_test_cases(runs) if data_root is None else find_cases(data_root)
     cases = with_classes(cases, model.classes)
     hashes = hash_cases(cases, hash_files(cases))
-    trained_on = 0
     if data_root is None:
         _check_unchanged(runs[0], cases, hashes)
-    else:
-        trained_on = _count_trained_on(runs, hashes)
     scored = score_cases(model.predict, cases, model.threshold, model.inference)
-    tta = [model.inference.tta for model in models]
-    folders = [str(run.folder.absolute()) for run in runs]
     summary = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
         **({"classes": scored.classes} if scored.classes else {}),
         "n": len(cases),
         "threshold": model.threshold,
-        "inference": {
-            "tta": tta[0] if len(set(tta)) == 1 else tta,
-            "largest_component": model.inference.largest_component,
-            "fill_holes": model.inference.fill_holes,
-        },
-        "trained_on": trained_on,
+        "inference": [asdict(model.inference) for model in models],
+        "trained_on": _count_trained_on(runs, hashes),
         "data": str(Path(data_root or runs[0].config["data"]["root"]).absolute()),
-        **({"run": folders[0]} if len(runs) == 1 else {"runs": folders}),
+        "runs": [str(run.folder.absolute()) for run in runs],
     }
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
-        name = name if len(runs) == 1 else f"{name}-of-{len(runs)}-runs"
         out = runs[0].paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     _write(Path(out), summary, scored)
     return summary
@@ -103,13 +93,7 @@ def read_cases(run: Run) -> list[Case]:
 
 
 def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:
-    """Load the network of an opened run, on the kind of device that it was trained on.
-
-    Args:
-        run: As `open_run` returns it.
-        trust: As of `open_run`.
-        inference: As of `evaluate`.
-    """
+    """Load the network of a run, on the kind of device that it was trained on."""
     was_on_gpu = run.provenance.device == "cuda"
     device = "cuda" if was_on_gpu and torch.cuda.is_available() else "cpu"
     net, stored = load_run_network(run, trust)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 
 from seglab.config import Inference, stored_inference
 from seglab.core.errors import InputError
-from seglab.core.files import hash_file, read_json
+from seglab.core.files import hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.runs.paths import RunPaths
@@ -22,8 +21,6 @@ from seglab.runs.paths import RunPaths
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-log = logging.getLogger(__name__)
 
 ONNX_SUFFIX = ".onnx"
 
@@ -86,15 +83,7 @@ def make_model(
     device: torch.device | str = "cpu",
     **inference: bool | None,
 ) -> Model:
-    """Make a model of what `seglab.runs.checkpoints.load_network` returns.
-
-    Args:
-        file: The checkpoint.
-        net: The network.
-        stored: The checkpoint's metadata.
-        device: Where to compute.
-        inference: As of `open_model`.
-    """
+    """Make a model of what `seglab.runs.checkpoints.load_network` returns for a checkpoint."""
     from seglab.inference.predictor import make_predictor
 
     settings = _replace_settings(stored["config"]["inference"], file, inference)
@@ -104,12 +93,7 @@ def make_model(
 
 
 def open_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Model:
-    """Open an exported network.
-
-    Args:
-        file: Its path.
-        content: Its content.
-        inference: As of `open_model`.
+    """Open an exported network, whose file need not be written yet.
 
     Raises:
         InputError: As `seglab.inference.onnx_predictor.open_exported`.
@@ -131,20 +115,14 @@ def find_network(path: str | Path) -> Path:
         InputError: There is none.
     """
     path = Path(path)
-    if not path.is_dir():
-        if not path.is_file():
-            raise InputError(f"{path}: no file; expected a run directory, a checkpoint or .onnx")
+    if path.is_file():
         return path
     paths = RunPaths(path)
     if not paths.record.is_file():
         raise InputError(
-            f"{path}: no run directory (it holds no run.json); expected one of train.py, a "
-            "checkpoint, or a file of export.py"
+            f"{path}: expected a run directory, which holds {paths.record.name}, a checkpoint, or "
+            "a file of export.py"
         )
-    record = read_json(paths.record)
-    status = record.get("status") if isinstance(record, dict) else None
-    if status != "finished":
-        log.warning("%s: the run has not finished (%s); its network may get better", path, status)
     return paths.best_checkpoint
 
 
@@ -155,13 +133,10 @@ def ensemble(models: Sequence[Model]) -> Model:
         models: At least one. Each predicts with its own `inference.tta`.
 
     Raises:
-        InputError: Two are the same, or they have different classes or post-processing.
+        InputError: They have different classes or post-processing.
     """
     first = models[0]
-    paths = [model.path.resolve() for model in models]
-    for model, path in zip(models, paths, strict=True):
-        if paths.count(path) > 1:
-            raise InputError(f"{model.path}: given twice; expected different networks")
+    for model in models:
         if model.classes.names != first.classes.names:
             raise InputError(
                 f"{model.path}: has the classes {', '.join(model.classes.names)}, {first.path} "

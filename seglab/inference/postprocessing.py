@@ -105,7 +105,7 @@ def measure_instances(
     Args:
         instances: uint16 (H, W), of `number_instances`.
         mask: Class numbers, uint8 (H, W), that the instances were made of.
-        prob: Probability of each channel's class, float32 (C, H, W).
+        prob: float32 (C, H, W), as a `Predictor` returns.
         classes: Classes of the mask.
 
     Returns:

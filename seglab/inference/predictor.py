@@ -71,7 +71,7 @@ def predict_cases(
     Args:
         predict: Maps an image to probabilities at native size.
         cases: Any cases.
-        name: For the progress bar.
+        name: Title of the progress bar.
 
     Yields:
         The case, its image, uint8 (H, W, 3), its mask, uint8 (H, W), and its probabilities,

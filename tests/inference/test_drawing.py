@@ -1,12 +1,11 @@
-"""Contours and cut-outs of masks that are drawn by hand."""
+"""Contours of masks that are drawn by hand."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from seglab.data.classes import Classes
-from seglab.inference.drawing import CONTOUR, OUTSIDE, draw_contours, soften_mask
+from seglab.inference.drawing import CONTOUR, OUTSIDE, draw_contours
 
 
 def test_an_outline_is_drawn_on_both_sides_of_the_edge_alone() -> None:
@@ -25,21 +24,6 @@ def test_an_outline_is_drawn_on_both_sides_of_the_edge_alone() -> None:
     for full in (0, 1):
         mask = np.full((40, 60), full, np.uint8)
         assert np.array_equal(draw_contours(image, mask), image)
-
-
-def test_a_cut_out_is_opaque_within_and_clear_without() -> None:
-    mask = np.zeros((600, 1000), bool)
-    mask[100:400, 300:700] = True
-    opacity = soften_mask(mask)
-    assert opacity.dtype == np.uint8
-    assert (opacity[105:395, 305:695] == 255).all()
-    outside = np.ones_like(mask)
-    outside[95:405, 295:705] = False
-    assert (opacity[outside] == 0).all()
-    # A half at the edge itself, on either side of it.
-    assert 128 <= opacity[250, 300] < 255
-    assert 0 < opacity[250, 299] < 128
-    assert opacity[250, 300] + opacity[250, 299] == pytest.approx(255, abs=1)
 
 
 def test_each_class_is_outlined_in_its_colour() -> None:

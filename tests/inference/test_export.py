@@ -27,28 +27,23 @@ def onnx() -> None:
 
 
 @pytest.fixture
-def runs(predicting_runs: tuple[Path, Path]) -> tuple[Path, Path]:
-    return predicting_runs
-
-
-@pytest.fixture
-def exported(runs: tuple[Path, Path], script: Callable[..., Ended]) -> Path:
-    file = runs[0] / "network.onnx"
+def exported(predicting_runs: tuple[Path, Path], script: Callable[..., Ended]) -> Path:
+    file = predicting_runs[0] / "network.onnx"
     if not file.exists():
-        ended = script("export", runs[0])
+        ended = script("export", predicting_runs[0])
         assert ended.code == 0, ended.err
-        assert "2 pictures: probabilities differ by" in ended.err
+        assert "2 images: probabilities differ by" in ended.err
     return file
 
 
 def test_it_predicts_what_the_checkpoint_does(
     exported: Path,
-    runs: tuple[Path, Path],
+    predicting_runs: tuple[Path, Path],
     pictures: Path,
     script: Callable[..., Ended],
     tmp_path: Path,
 ) -> None:
-    for network, out in ((exported, "onnx"), (runs[0], "torch")):
+    for network, out in ((exported, "onnx"), (predicting_runs[0], "torch")):
         ended = script("predict", network, pictures, "--probabilities", "--out", tmp_path / out)
         assert ended.code == 0, ended.err
     ours, theirs = (written(tmp_path / out) for out in ("onnx", "torch"))
@@ -61,7 +56,7 @@ def test_it_predicts_what_the_checkpoint_does(
 
 
 def test_any_batch_and_size_pass_and_it_says_what_it_is(
-    exported: Path, runs: tuple[Path, Path]
+    exported: Path, predicting_runs: tuple[Path, Path]
 ) -> None:
     import onnxruntime
     import torch
@@ -69,7 +64,7 @@ def test_any_batch_and_size_pass_and_it_says_what_it_is(
     from seglab.runs.checkpoints import load_network
 
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    net, stored = load_network(runs[0] / "checkpoints" / "best.ckpt")
+    net, stored = load_network(predicting_runs[0] / "checkpoints" / "best.ckpt")
     random = np.random.default_rng(0)
     for shape in ((1, 3, 32, 32), (3, 3, 64, 32), (2, 3, 4, 96)):
         image = random.integers(0, 256, shape, np.uint8)
@@ -98,13 +93,11 @@ def test_torch_is_not_imported(exported: Path, pictures: Path, tmp_path: Path) -
 
 
 def test_a_file_in_the_way_and_bad_files_are_refused(
-    exported: Path, runs: tuple[Path, Path], script: Callable[..., Ended], tmp_path: Path
+    exported: Path, predicting_runs: tuple[Path, Path], script: Callable[..., Ended], tmp_path: Path
 ) -> None:
     content = exported.read_bytes()
-    ended = script("export", runs[0])
+    ended = script("export", predicting_runs[0])
     assert ended.code == 1 and "is there already" in ended.err
-    ended = script("export", runs[0], "--out", tmp_path / "x.pt")
-    assert ended.code == 1 and "expected a name that ends in .onnx" in ended.err
     Image.new("RGB", (9, 9)).save(tmp_path / "picture.png")
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
@@ -115,8 +108,6 @@ def test_a_file_in_the_way_and_bad_files_are_refused(
         (line,) = ended.err.splitlines()
         assert ended.code == 1
         assert line.startswith(f"error: {bad}: is no network of export.py, or damaged (")
-    ended = script("predict", exported, tmp_path, "--with", exported, "--out", tmp_path / "o")
-    assert ended.code == 1 and "given twice" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -125,7 +116,6 @@ def test_a_file_in_the_way_and_bad_files_are_refused(
         ("image[:, :1] * 10.0", "float"),  # no probability
         ("image[:, :1] / 0.0 * 0.0", "float"),  # not a number
         ("image[:, :1, 1:] / 255.0", "float"),  # of another size
-        ("image[:, 0] / 255.0", "float"),
         ("image[:, :1]", "uint8"),
     ],
 )
@@ -162,13 +152,12 @@ def test_networks_of_anyone_are_refused_in_one_line(
     Image.new("RGB", (9, 9), "white").save(tmp_path / "picture.png")
     ended = script("predict", file, tmp_path / "picture.png", "--out", tmp_path / "out")
     assert ended.code == 1
-    line = ended.err.splitlines()[0]
-    assert "gives no probabilities" in line or "its inputs and outputs are" in line
+    assert "gives no probabilities" in ended.err.splitlines()[0]
     assert not written(tmp_path / "out")
 
 
 def test_one_that_predicts_something_else_is_not_written(
-    runs: tuple[Path, Path],
+    predicting_runs: tuple[Path, Path],
     script: Callable[..., Ended],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -176,7 +165,7 @@ def test_one_that_predicts_something_else_is_not_written(
     import torch
 
     monkeypatch.setattr("seglab.inference.export.probabilities", lambda x: torch.sigmoid(x) / 2)
-    ended = script("export", runs[0], "--out", tmp_path / "x.onnx")
+    ended = script("export", predicting_runs[0], "--out", tmp_path / "x.onnx")
     assert ended.code == 1
     assert "predictions of ONNX Runtime differ from those of torch by up to 0." in ended.err
     assert list(tmp_path.iterdir()) == []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from helpers.tiny import Ended, written
 
 from seglab.data.images import read_image
@@ -16,11 +14,6 @@ from seglab.inference.image_files import find_images
 from seglab.inference.models import ensemble, mean_predictor, open_model
 from seglab.inference.postprocessing import Predictor, clean
 from seglab.inference.predict import predict
-
-
-@pytest.fixture
-def runs(predicting_runs: tuple[Path, Path]) -> tuple[Path, Path]:
-    return predicting_runs
 
 
 def test_an_ensemble_has_the_mean_probability() -> None:
@@ -37,15 +30,15 @@ def test_an_ensemble_has_the_mean_probability() -> None:
 
 
 def test_an_ensemble_is_the_mean(
-    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+    predicting_runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
 ) -> None:
-    on, off = runs
+    on, off = predicting_runs
     ended = script("predict", on, pictures, "--with", off, "--out", tmp_path / "out")
     (line,) = ended.err.splitlines()
     assert ended.code == 1 and "has another post-processing than" in line
     same = {"largest_component": True, "fill_holes": False}
     predict([on, off], [pictures], tmp_path / "out", ["probabilities"], **same)
-    members = [open_model(run, **same) for run in runs]
+    members = [open_model(run, **same) for run in predicting_runs]
     both = ensemble(members)
     assert both.threshold == sum(member.threshold for member in members) / 2
     for name, path in find_images([pictures], tmp_path).items():
@@ -58,33 +51,21 @@ def test_an_ensemble_is_the_mean(
 
 
 def test_a_checkpoint_alone_is_enough(
-    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+    predicting_runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
 ) -> None:
     alone = tmp_path / "alone.ckpt"
-    shutil.copy(runs[0] / "checkpoints" / "best.ckpt", alone)
-    for network, out in ((alone, "of-file"), (runs[0], "of-run")):
+    shutil.copy(predicting_runs[0] / "checkpoints" / "best.ckpt", alone)
+    for network, out in ((alone, "of-file"), (predicting_runs[0], "of-run")):
         ended = script("predict", network, pictures / "b", "--out", tmp_path / out)
         assert ended.code == 0, ended.err
     files = [written(tmp_path / out) for out in ("of-file", "of-run")]
     assert all(np.array_equal(files[0][name], files[1][name]) for name in files[1])
     for bad, said in (
-        (tmp_path / "nowhere", "no file; expected a run directory, a checkpoint or .onnx"),
-        (tmp_path, "no run directory (it holds no run.json)"),
+        (tmp_path / "nowhere", "expected a run directory, which holds run.json, a checkpoint"),
+        (tmp_path, "expected a run directory, which holds run.json, a checkpoint"),
         (pictures / "a" / "one.png", "cannot be read as a checkpoint"),
     ):
         ended = script("predict", bad, pictures, "--out", tmp_path / "none")
         (line,) = ended.err.splitlines()
         assert ended.code == 1 and said in line
     assert not (tmp_path / "none").exists()
-
-
-def test_an_unfinished_run_is_said(
-    runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(runs[0], run)
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
-    ended = script("predict", run, pictures / "b", "--out", tmp_path / "out")
-    assert ended.code == 0
-    assert ended.err.startswith(f"{run}: the run has not finished (interrupted)")
