@@ -15,14 +15,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from seglab.core.errors import InputError
 from seglab.core.validation import check_number
-from seglab.data.classes import ONE_CLASS, Classes, make_classes
+from seglab.data.classes import Classes, make_classes
 from seglab.metrics.scores import network_metric_names
 
-PARTS = ("data", "model", "task", "trainer", "callbacks", "logger")
-SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *PARTS)
+COMPONENTS = ("data", "model", "task", "trainer", "callbacks", "logger")
+SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *COMPONENTS)
 SPLIT = ("val", "test", "seed", "fold", "folds", "file")
 
-# Of Lightning's Trainer: what `build` hands it.
+# Arguments of Lightning's Trainer that `build` gives it.
 BUILT = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
 
 # Key, type, least, greatest, and whether null is a value too.
@@ -84,12 +84,8 @@ OmegaConf.register_new_resolver(
 )
 
 
-def stored_inference(stored: Any, where: str | Path) -> Inference:
-    """Reads section `inference` of a file of anyone.
-
-    Args:
-        stored: Plain containers, perhaps.
-        where: The file, for the message.
+def read_inference(stored: Any, file: str | Path) -> Inference:
+    """Checks section `inference` of an untrusted file, which is named in the error.
 
     Raises:
         InputError: It is no such section.
@@ -99,7 +95,7 @@ def stored_inference(stored: Any, where: str | Path) -> Inference:
         or stored.keys() != {*INFERENCE_KEYS}
         or not all(type(value) is bool for value in stored.values())
     ):
-        raise InputError(f"{where}: does not say how its masks come about (inference); restore it")
+        raise InputError(f"{file}: does not say how its masks come about (inference); restore it")
     return Inference(**stored)
 
 
@@ -116,11 +112,13 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
         InputError: An unknown key, a name that cannot be found, or a value out of range.
     """
     config = check_values(cfg)
-    for section in PARTS:
+    for section in COMPONENTS:
         _check_arguments(config[section], section)
-    for where, name, mode in _monitors(config, ""):
-        mode = config["monitor_mode"] if mode is None else mode
-        _check_monitor(where, name, mode, config["data"])
+    values = flatten(config)
+    for key, name in values.items():
+        if key.split(".")[-1] == "monitor" and name is not None:
+            mode = values.get(f"{key.removesuffix('monitor')}mode") or config["monitor_mode"]
+            _check_monitor(key, name, mode, config["data"])
     return config
 
 
@@ -131,20 +129,21 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     """
     config = resolve_config(cfg)
     _check_keys(config, "", SECTIONS, SECTIONS)
-    for section in PARTS:
+    for section in COMPONENTS:
         if section != "logger" and not isinstance(config[section], dict):
             raise InputError(f"{section}={config[section]}: expected keys, see conf/")
+    _check_keys(config["data"], "data.", config["data"], ("root", "classes", "colours", "split"))
     if not isinstance(config["data"]["split"], dict):
         raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
     _check_keys(config["data"]["split"], "data.split.", SPLIT, SPLIT)
+    values = flatten(config)
     for key, kind, least, most, null in NUMBERS:
-        check_number(key, _value(config, key), kind, least, most, null)
+        check_number(key, values.get(key), kind, least, most, null)
     for key, kind, least, most, null in OPTIONAL_NUMBERS:
-        value = OmegaConf.select(OmegaConf.create(config), key, default=least)
-        check_number(key, value, kind, least, most, null)
+        check_number(key, values.get(key, least), kind, least, most, null)
     for key in TEXTS:
-        if not isinstance(_value(config, key), str):
-            raise InputError(f"{key}={_value(config, key)}: expected text")
+        if not isinstance(values.get(key), str):
+            raise InputError(f"{key}={values.get(key)}: expected text")
     _check_split_file(config["data"]["split"])
     classes = make_classes(config["data"]["classes"], config["data"]["colours"])
     _check_inference(config["inference"], config["data"]["split"], classes)
@@ -179,15 +178,9 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
         Plain containers.
     """
     if "run_dir" in cfg and not OmegaConf.is_missing(cfg, "run_dir"):
-        # What is derived of it becomes absolute, too.
-        own: Any = OmegaConf.merge(cfg, {"run_dir": _absolute(str(cfg.run_dir))})
-        cfg = own
-    if "data" in cfg and isinstance(cfg.data, DictConfig) and "classes" not in cfg.data:
-        # Of a data set of one's own; networks ask how many they are.
-        own = cfg.copy()
-        OmegaConf.set_struct(own, False)
-        own.data.classes = [*ONE_CLASS.names]
-        cfg = own
+        # Values that are interpolated from it become absolute, too.
+        absolute: Any = OmegaConf.merge(cfg, {"run_dir": _absolute(str(cfg.run_dir))})
+        cfg = absolute
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for key in PATHS:
         *parents, last = key.split(".")
@@ -197,7 +190,7 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(node, dict) and isinstance(node.get(last), str):
             node[last] = _absolute(node[last])
     model = config.get("model") if isinstance(config, dict) else None
-    if isinstance(model, dict) and takes_weights(model):
+    if isinstance(model, dict) and is_encoder_unet(model):
         weights = model.get("weights")
         if isinstance(weights, str) and weights != "imagenet":
             model["weights"] = _absolute(weights)
@@ -209,23 +202,23 @@ def _absolute(path: str) -> str:
     return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
 
 
-def takes_weights(model: Mapping[str, Any]) -> bool:
-    """Whether a config's network is one of `seglab.networks.EncoderUNet`, by whichever name."""
+def is_encoder_unet(model: Mapping[str, Any]) -> bool:
+    """Returns whether a config's network is `seglab.networks.EncoderUNet`, by whichever name."""
     name = str(model.get("_target_"))
     return name.startswith("seglab.networks.") and name.endswith(".EncoderUNet")
 
 
-def comparable(config: Any) -> dict[str, Any]:
-    """What of a resolved config matters to a result: values by dotted key, lists as text."""
-    flat = _flat(config)
+def result_settings(config: Any) -> dict[str, Any]:
+    """Returns what matters to a result of a resolved config: values by dotted key."""
+    flat = flatten(config)
     run_dir = flat.get("run_dir")
     flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir is not None}
     return {key: value for key, value in flat.items() if key not in PLACES}
 
 
-def differences(then: Any, now: Any) -> list[str]:
-    """Keys whose values differ, 'key: then, now X', but for where run and cache lie."""
-    then, now = comparable(then), comparable(now)
+def config_differences(then: Any, now: Any) -> list[str]:
+    """Describes keys with other values, 'seed: 1 then, 2 now', but for where run and cache lie."""
+    then, now = result_settings(then), result_settings(now)
     return [
         f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
         # What was given comes before what is derived of it.
@@ -234,13 +227,13 @@ def differences(then: Any, now: Any) -> list[str]:
     ]
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key; lists are values, as text."""
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dictionaries by dotted key; a list is one value."""
     if not isinstance(node, dict):
-        return {prefix: str(node) if isinstance(node, list) else node}
+        return {prefix: node}
     flat: dict[str, Any] = {} if node else {prefix: "{}"}
     for key, value in node.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 
@@ -321,19 +314,7 @@ def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
             yield from _texts(value, f"{where}.{key}")
 
 
-def _monitors(node: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """Whatever is told to watch a value, at any depth: key, value's name, mode."""
-    items: Any = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, value in items:
-        if key == "monitor":
-            yield f"{where}{key}", value, node.get("mode") if where else None
-        elif isinstance(value, dict | list):
-            yield from _monitors(value, f"{where}{key}.")
-
-
 def _check_monitor(where: str, name: Any, mode: Any, data: dict[str, Any]) -> None:
-    if name is None:
-        return
     split, metrics = data["split"], [*network_metric_names(data["classes"]), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
     if name not in known:
@@ -348,12 +329,3 @@ def _check_monitor(where: str, name: Any, mode: Any, data: dict[str, Any]) -> No
             f"data.split.val=0: leaves nothing to take {where}={name} from; hold some cases out, "
             "or set monitor=null to keep the last epoch's weights"
         )
-
-
-def _value(config: dict[str, Any], key: str) -> Any:
-    node: Any = config
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            raise InputError(f"{key}: missing; conf/ has its default")
-        node = node[part]
-    return node

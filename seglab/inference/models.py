@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seglab.config import Inference, stored_inference
+from seglab.config import Inference, read_inference
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file
 from seglab.data.classes import Classes, make_classes
@@ -173,4 +173,4 @@ def mean_predictor(predictors: Sequence[Predictor]) -> Predictor:
 
 def _replace_settings(stored: Any, file: Path, given: dict[str, bool | None]) -> Inference:
     settings = {key: value for key, value in given.items() if value is not None}
-    return replace(stored_inference(stored, file), **settings)
+    return replace(read_inference(stored, file), **settings)

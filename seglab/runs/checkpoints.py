@@ -15,7 +15,7 @@ from lightning.fabric.plugins import CheckpointIO
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from seglab.config import differences
+from seglab.config import config_differences
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic
 from seglab.data.classes import make_classes
@@ -166,7 +166,7 @@ def _read_if_usable(file: Path, metadata: dict[str, Any]) -> dict[str, Any] | No
     try:
         checkpoint = read_checkpoint(file)
         stored = checkpoint["seglab"]
-        if stored["split_hash"] != metadata["split_hash"] or differences(
+        if stored["split_hash"] != metadata["split_hash"] or config_differences(
             stored["config"], metadata["config"]
         ):
             raise InputError(f"{file}: is of another run; remove it")

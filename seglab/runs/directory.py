@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.config import check_values, differences, resolve_config
+from seglab.config import check_values, config_differences, resolve_config
 from seglab.core.console import log_to_console
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import (
@@ -133,7 +133,7 @@ class RunDirectory:
         """
         if not self.earlier:
             return False
-        changed = differences(parse_config(self.paths.config), config)
+        changed = config_differences(parse_config(self.paths.config), config)
         if changed:
             raise InputError(
                 f"{self.path}: holds a run of another config ({', '.join(changed[:5])}); name "

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.utils import get_object
 
-from seglab.config import takes_weights
+from seglab.config import is_encoder_unet
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, hash_json
 from seglab.runs.loading import list_targets
@@ -89,7 +89,7 @@ def hash_pretrained_weights(model: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         InputError: It cannot be had or read.
     """
-    if not takes_weights(model) or not model.get("weights"):
+    if not is_encoder_unet(model) or not model.get("weights"):
         return {}
     import torch
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seglab.config import differences
+from seglab.config import config_differences
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import read_csv, read_json, write_json
 from seglab.runs.loading import parse_config
@@ -108,7 +108,7 @@ class Job:
     def changed_config(self) -> list[str]:
         """Return how the config differs from that of the run that the directory holds."""
         try:
-            return differences(parse_config(self.paths.config), self.config)
+            return config_differences(parse_config(self.paths.config), self.config)
         except InputError:  # no run has begun, or the file is damaged, which fails the job
             return []
 

@@ -50,17 +50,16 @@ def build(
     Raises:
         InputError: The data is bad, or network, loss, optimizer, devices and data do not fit.
     """
-    with _naming("model"):
+    with errors_name("model"):
         net = instantiate(config["model"])
         if isinstance(net, EncoderUNet):
             net.load_weights()
-    with _naming("data"):
+    with errors_name("data"):
         data = instantiate(config["data"])
-    with _naming("task"):
+    with errors_name("task"):
         task = instantiate(config["task"], net=net, classes=data.classes.names)
-    check_network(task, data)
-    check_loss(task, data)
-    with _naming("task.optimizer or task.lr_scheduler"):
+    check_network_and_loss(task, data)
+    with errors_name("task.optimizer or task.lr_scheduler"):
         task.configure_optimizers()
     data.setup()
     check_val(data, config)
@@ -76,7 +75,7 @@ def build(
     recorder = RunRecorder(
         run_dir, metadata, config["monitor"], config["monitor_mode"], interrupts or Interrupts()
     )
-    with _naming("trainer, callbacks or logger"):
+    with errors_name("trainer, callbacks or logger"):
         trainer = build_trainer(config, recorder)
     check_devices(trainer, data)
     return Components(data, task, trainer, recorder)
@@ -103,35 +102,26 @@ def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
 
 
 @torch.no_grad()
-def check_network(task: SegmentationTask, data: SegmentationDataModule) -> None:
-    """Passes one blank image through the network, before any data is read.
+def check_network_and_loss(task: SegmentationTask, data: SegmentationDataModule) -> None:
+    """Passes one blank image through network and loss, before any data is read.
 
     Raises:
-        InputError: The network cannot take it, or returns logits of another shape.
+        InputError: One of them cannot take its input, or returns another shape than it should.
     """
-    size, names = data.size, data.classes.names
-    with _naming(f"model: cannot take an image of data.size={size}, (1, 3, {size}, {size})"):
-        logits = task.eval()(torch.zeros(1, 3, size, size))
+    size, channels = data.size, len(data.classes.names)
+    image_shape, expected = (1, 3, size, size), (1, channels, size, size)
+    with errors_name(f"model: cannot take an image of data.size={size}, {image_shape}"):
+        logits = task.eval()(torch.zeros(image_shape))
     task.train()
-    if tuple(logits.shape) != (1, len(names), size, size):
+    if tuple(logits.shape) != expected:
         raise InputError(
-            f"model: gives {tuple(logits.shape)} for an image of (1, 3, {size}, {size}); expected "
-            f"logits of (1, {len(names)}, {size}, {size}) for data.classes, {', '.join(names)}"
-            "; give the network as many channels, as conf/model does"
+            f"model: gives {tuple(logits.shape)} for an image of {image_shape}; expected logits of "
+            f"{expected} for data.classes, {', '.join(data.classes.names)}; give the network as "
+            "many channels, as conf/model does"
         )
-
-
-@torch.no_grad()
-def check_loss(task: SegmentationTask, data: SegmentationDataModule) -> None:
-    """Computes the loss of one blank image.
-
-    Raises:
-        InputError: The loss cannot take logits and mask, or returns another shape than (1,).
-    """
-    shape = (1, len(data.classes.names), data.size, data.size)
-    with _naming(f"task.loss with {shape[1]} in data.classes"):
-        check_channels(task.loss, shape[1])
-        loss = task.loss(torch.zeros(shape), torch.zeros(1, 1, *shape[2:]))
+    with errors_name(f"task.loss with {channels} in data.classes"):
+        check_channels(task.loss, channels)
+        loss = task.loss(torch.zeros(expected), torch.zeros(1, 1, size, size))
     if tuple(loss.shape) != (1,):
         raise InputError(
             f"task.loss: gives {tuple(loss.shape)} for one image; expected one value an image, (1,)"
@@ -144,19 +134,16 @@ def check_val(data: SegmentationDataModule, config: dict[str, Any]) -> None:
     Raises:
         InputError: It has none.
     """
-    if data.split.val:
-        return
-    file = data.split_settings["file"]
-    if (config["monitor"] or "").startswith("val/"):
-        raise InputError(
-            f"data.split.file={file}: holds no val to take monitor={config['monitor']} from; add "
-            "some, or set monitor=null"
-        )
-    if config["inference"]["tune_threshold"]:
-        raise InputError(
-            f"data.split.file={file}: holds no val for inference.tune_threshold=true; add some, "
-            "or set it to false"
-        )
+    needs_val = {
+        "monitor": (config["monitor"] or "").startswith("val/"),
+        "inference.tune_threshold": config["inference"]["tune_threshold"],
+    }
+    for key, is_set in needs_val.items():
+        if is_set and not data.split.val:
+            raise InputError(
+                f"data.split.file={config['data']['split']['file']}: holds no val for {key} to "
+                f"choose on; add some, or switch {key} off"
+            )
 
 
 def check_devices(trainer: Trainer, data: SegmentationDataModule) -> None:
@@ -180,17 +167,15 @@ def check_devices(trainer: Trainer, data: SegmentationDataModule) -> None:
 
 
 @contextmanager
-def _naming(subject: str) -> Iterator[None]:
+def errors_name(subject: str) -> Iterator[None]:
     """Turns what a library refuses a value with into an InputError about `subject`."""
-    refusals = (MisconfigurationException, RuntimeError, TypeError, ValueError, ImportError)
     try:
         yield
-    except InputError:
-        raise
-    except (InstantiationException, *refusals) as error:
+    except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, InputError):
-            raise cause from error
-        if not isinstance(cause, refusals):
-            raise
-        raise InputError(f"{subject}: {' '.join(str(cause).split())}") from error
+            raise cause from None
+        refusals = (MisconfigurationException, RuntimeError, TypeError, ValueError, ImportError)
+        if isinstance(cause, refusals):
+            raise InputError(f"{subject}: {' '.join(str(cause).split())}") from error
+        raise

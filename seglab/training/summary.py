@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from seglab.analysis.figures import colorize_mask, save_cases
+from seglab.analysis.tables import Table, format_plain
 from seglab.config import Inference
-from seglab.core.errors import InputError
 from seglab.core.files import read_json, write_csv
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
@@ -22,6 +22,7 @@ from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
 from seglab.runs.loading import list_targets
 from seglab.runs.paths import RunPaths
+from seglab.runs.tables import reading
 from seglab.training.case_pictures import CasePictures
 
 log = logging.getLogger(__name__)
@@ -117,27 +118,22 @@ def log_summary(paths: RunPaths) -> None:
     Raises:
         InputError: summary.json or splits.json is missing or damaged.
     """
-    summary, split = read_json(paths.summary), read_split(paths.split)
-    try:
+    split = read_split(paths.split)
+    with reading(paths.summary) as file:
+        summary = read_json(file)
         columns = {"val": summary["val"]} if summary["val"] else {}
         columns |= {"test": summary["test"], **summary.get("classes", {}), **summary["baselines"]}
-        widths = {name: max(10, len(name) + 2) for name in columns}
-        lines = [
-            f"native resolution, {len(split.val)} val and {len(split.test)} test cases; "
-            f"weights of epoch {summary['best_epoch']}; baselines on test",
-            f"{'':16}" + "".join(f"{name:>{width}}" for name, width in widths.items()),
+        body = [
+            [metric, *(f"{v[metric]:.4f}" if metric in v else "" for v in columns.values())]
+            for metric in summary["test"]
         ]
-        for metric in summary["test"]:
-            cells = [
-                f"{format(values[metric], '.4f') if metric in values else '':>{widths[name]}}"
-                for name, values in columns.items()
-            ]
-            lines.append(f"{metric:16}" + "".join(cells).rstrip())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{paths.summary}: is no summary of this run; restore it") from error
-    lines += [
+        title = (
+            f"native resolution, {len(split.val)} val and {len(split.test)} test cases; "
+            f"weights of epoch {summary['best_epoch']}; baselines on test"
+        )
+    notes = [
         f"run directory  {paths.folder}",
         f"look at it     tensorboard --logdir {paths.folder}",
         f"score again    python scripts/evaluate.py {paths.folder}",
     ]
-    log.info("%s", "\n".join(lines))
+    log.info("%s", format_plain(Table(title, ["", *columns], 1, body, notes), width=None))

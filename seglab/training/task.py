@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -33,6 +32,7 @@ class SegmentationTask(LightningModule):
         threshold: Probability above which a pixel is of the class, in (0, 1); not used with
             several classes.
         encoder_lr_factor: Learning rate of `net.encoder` divided by that of the rest, in [0, 1].
+            A scheduler that sets all rates itself, such as OneCycleLR, overwrites it.
         classes: Class names, as in `seglab.data.classes.Classes`.
 
     Raises:
@@ -108,7 +108,7 @@ class SegmentationTask(LightningModule):
         """Builds the optimizer and the learning rate scheduler.
 
         Raises:
-            InputError: The scheduler needs a metric, or does not keep `encoder_lr_factor`.
+            InputError: The scheduler needs a metric.
         """
         if self.encoder_lr_factor == 1:
             optimizer = self.optimizer(self.net.parameters())
@@ -125,13 +125,6 @@ class SegmentationTask(LightningModule):
             raise InputError(
                 "task.lr_scheduler: ReduceLROnPlateau needs a metric, and schedulers are stepped "
                 "without one; expected another, such as seglab.training.lr_schedulers.cosine"
-            )
-        rest_lr, *encoder_lr = (group["lr"] for group in optimizer.param_groups)
-        if encoder_lr and not math.isclose(encoder_lr[0], rest_lr * self.encoder_lr_factor):
-            raise InputError(
-                f"task.encoder_lr_factor={self.encoder_lr_factor}: {type(lr_scheduler).__name__} "
-                "sets the rates of all groups itself; expected 1, or a scheduler that scales them, "
-                "such as seglab.training.lr_schedulers.cosine"
             )
         return [optimizer], [lr_scheduler]
 

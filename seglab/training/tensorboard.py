@@ -1,4 +1,4 @@
-"""TensorBoard logger, and what it shows besides scalars."""
+"""TensorBoard logger, and the texts and hyperparameters that it shows beside scalars."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from seglab.config import flatten
 from seglab.runs.overrides import shorten_keys
 
-# Charts of TensorBoard's Custom Scalars page.
-_LAYOUT = {
-    part: {
-        title: ["Multiline", [rf"^{part}/{name}$"]]
-        for title, name in {
-            "Dice per image, network size": "dice_per_image_net",
-            "IoU per image, network size": "iou_per_image_net",
-            "loss": "loss",
-        }.items()
-    }
-    for part in ("val", "train")
-}
+# Parameters of single runs on the HParams page; those of a sweep are what varies in it.
+_PARAMETERS = (
+    *("name", "seed", "model._target_", "data.root", "data.size", "data.batch_size"),
+    *("data.split.fold", "data.augment._target_", "task.loss._target_", "task.optimizer._target_"),
+    *("task.optimizer.lr", "task.optimizer.weight_decay", "task.lr_scheduler._target_"),
+    *("trainer.max_epochs", "trainer.precision"),
+)
+_METRICS = ("dice_per_image", "iou_per_image", "pixel_accuracy")
 
 
 class TensorBoard(TensorBoardLogger):
@@ -44,6 +41,12 @@ class TensorBoard(TensorBoardLogger):
         self.save()
 
 
+def get_writer(trainer: Trainer) -> Any:
+    """Returns TensorBoard's SummaryWriter, or None with another logger or none."""
+    logger = trainer.logger
+    return logger.experiment if isinstance(logger, TensorBoard) else None
+
+
 def log_description(trainer: Trainer, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Logs config and environment as text.
 
@@ -55,86 +58,37 @@ def log_description(trainer: Trainer, config: Mapping[str, Any], record: Mapping
     writer = get_writer(trainer)
     if writer is None:
         return
-    packages = ("torch", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-image")
-    environment = record["machine"] | record["git"]
-    environment |= {name: record["versions"].get(name) for name in ("python", *packages)}
-    writer.add_custom_scalars(_LAYOUT)
-    writer.add_text("config", _code_block(OmegaConf.to_yaml(dict(config))), 0)
-    writer.add_text("environment", _code_block(OmegaConf.to_yaml(environment)), 0)
+    environment = {key: record[key] for key in ("machine", "git", "versions")}
+    for title, content in (("config", dict(config)), ("environment", environment)):
+        writer.add_text(title, f"```\n{OmegaConf.to_yaml(content)}```", 0)
 
 
 def log_hparams(
     trainer: Trainer,
     config: Mapping[str, Any],
     summary: Mapping[str, Any],
-    varies: Mapping[str, str] = {},
+    varies: Mapping[str, str],
 ) -> None:
     """Logs one row of TensorBoard's HParams page.
 
-    Its parameters are the ones that vary in the sweep, or the same set for all single runs. Its
-    metrics are those of val, because what is chosen there must not have seen the test.
+    Its metrics are those of val, because what is chosen there must not have seen the test.
 
     Args:
         trainer: The run's trainer.
         config: Resolved, plain containers.
         summary: Content of summary.json.
-        varies: Overrides, by key, that differ between the jobs of the run's sweep.
+        varies: Overrides, by key, that differ between the jobs of the run's sweep, if it is of one.
     """
     logger = trainer.logger
     if not isinstance(logger, TensorBoard):
         return
-    params = _varying_params(config, varies) if varies else _run_params(config)
-    metrics = {
-        f"hp/val_{name}": summary["val"][name]
-        for name in ("dice_per_image", "iou_per_image", "pixel_accuracy")
-        if name in summary["val"]
-    }
-    logger.log_hyperparams(params, metrics)
+    values = flatten(config)
+    if varies:
+        names = shorten_keys(varies)
+        # A group, such as model, has the name of its file.
+        params = {names[key]: values.get(key, text) for key, text in varies.items()}
+    else:
+        params = {key: values.get(key) for key in _PARAMETERS}
+    val = summary["val"]
+    logger.log_hyperparams(params, {f"hp/val_{k}": val[k] for k in _METRICS if k in val})
     logger.experiment.close()
-
-
-def _run_params(config: Mapping[str, Any]) -> dict[str, Any]:
-    data, task, fold = config["data"], config["task"], config["data"]["split"]["fold"]
-    return {
-        "name": config["name"],
-        "model": _class_name(config["model"]),
-        "data": _class_name(data["cases"]),
-        "size": data["size"],
-        "batch_size": data["batch_size"],
-        "fold": "holdout" if fold is None else str(fold),
-        "augment": data["augment"] is not None,
-        "loss": _class_name(task["loss"]),
-        "optimizer": _class_name(task["optimizer"]),
-        "lr": task["optimizer"].get("lr", "default"),
-        "weight_decay": task["optimizer"].get("weight_decay", "default"),
-        "lr_scheduler": _class_name(task["lr_scheduler"]) if task["lr_scheduler"] else "none",
-        "epochs": config["trainer"]["max_epochs"],
-        "precision": str(config["trainer"]["precision"]),
-        "seed": config["seed"],
-    }
-
-
-def _varying_params(config: Mapping[str, Any], varies: Mapping[str, str]) -> dict[str, Any]:
-    params = {}
-    names = shorten_keys(varies)
-    for key, text in varies.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        # A group, such as model, is known by the name of its file.
-        params[names[key]] = value if isinstance(value, int | float | str) else text
-    return params
-
-
-def _class_name(node: Mapping[str, Any]) -> str:
-    return str(node["_target_"]).rsplit(".", 1)[-1]
-
-
-def _code_block(text: str) -> str:
-    return "".join(f"    {line}\n" for line in text.splitlines())
-
-
-def get_writer(trainer: Trainer) -> Any:
-    """Returns TensorBoard's SummaryWriter, or None with another logger or none."""
-    logger = trainer.logger
-    return logger.experiment if isinstance(logger, TensorBoard) else None

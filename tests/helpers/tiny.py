@@ -92,6 +92,19 @@ def write_tiny_classes(root: Path, colours: Sequence[str] = (), n: int = 20) -> 
     return root
 
 
+def train_command(run: Path, tiny_ph2: Path, cache_dir: Path, *overrides: str) -> list[str]:
+    """Returns the command that trains on the tiny PH2."""
+    return [
+        sys.executable,
+        str(REPO / "scripts" / "train.py"),
+        f"data.root={tiny_ph2}",
+        f"data.cache_dir={cache_dir}",
+        *TINY,
+        *overrides,
+        f"hydra.run.dir={run}",
+    ]
+
+
 # Draws from every generator, and has weights that are none.
 MOODY = """
 import random

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from seglab.config import check_config, differences
+from seglab.config import check_config, config_differences
 from seglab.runs.overrides import job_names, varying_overrides
 from seglab.sweeps.launcher import SweepLauncher
 
@@ -72,7 +72,9 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 def changes(one: Sequence[str], other: Sequence[str]) -> list[str]:
     """Returns the differing keys of two jobs' configs, apart from the name."""
-    return [text for text in differences(composed(*one), composed(*other)) if text[:5] != "name:"]
+    return [
+        text for text in config_differences(composed(*one), composed(*other)) if text[:5] != "name:"
+    ]
 
 
 def test_the_ablation_leads_from_the_recipe_to_the_best(planned: Sweep) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import AUGMENT, REPO, TINY, Ended
+from helpers.tiny import AUGMENT, REPO, Ended, train_command
 from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -26,7 +22,6 @@ from seglab.core.files import read_csv
 from seglab.data.classes import Classes
 from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import find_cases
-from seglab.data.resizing import to_network_size
 from seglab.runs.checkpoints import load_network
 from seglab.runs.opening import load_run_network, open_run
 from seglab.training.train import train
@@ -61,11 +56,6 @@ METRICS = {
     "ece",
 }
 NATIVE = METRICS | {"hd95", "surface_dice"}
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def weights_of(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
@@ -149,7 +139,7 @@ def test_config_is_resolved_and_plain(run: Path) -> None:
 
 
 def test_metrics_csv_has_a_row_an_epoch(run: Path) -> None:
-    rows = rows_of(run / "metrics.csv")
+    rows = read_csv(run / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     for stage in ("train", "val"):
         for name in METRICS:
@@ -160,7 +150,7 @@ def test_metrics_csv_has_a_row_an_epoch(run: Path) -> None:
 
 
 def test_the_best_epoch_is_the_best_of_val(run: Path) -> None:
-    rows = rows_of(run / "metrics.csv")
+    rows = read_csv(run / "metrics.csv")
     dice = [float(row["val/dice_per_image_net"]) for row in rows]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["best_epoch"] == 1 + int(np.argmax(dice))
@@ -173,7 +163,7 @@ def test_summary_follows_from_test_cases(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert set(summary["test"]) == NATIVE
     assert set(summary["val"]) == NATIVE | {f"{name}_net" for name in METRICS}
-    rows = rows_of(run / "test_cases.csv")
+    rows = read_csv(run / "test_cases.csv")
     split = json.loads((run / "splits.json").read_text())
     assert [row["id"] for row in rows] == split["test"]
     tp, fp, fn, tn = (np.array([int(row[k]) for row in rows]) for k in ("tp", "fp", "fn", "tn"))
@@ -190,7 +180,7 @@ def test_summary_follows_from_test_cases(run: Path) -> None:
     assert (n.sum(), lesion.sum()) == ((tp + fp + fn + tn).sum(), (tp + fn).sum())
     ece = np.abs(fixed / 2**24 - lesion).sum() / n.sum()
     assert summary["test"]["ece"] == pytest.approx(ece, rel=1e-12)
-    baselines = rows_of(run / "baseline_cases.csv")
+    baselines = read_csv(run / "baseline_cases.csv")
     assert len(baselines) == 3 * len(rows)
     assert baselines[0].keys() - rows[0].keys() == {"baseline"}
     assert set(summary["baselines"]) == {"all_background", "mean_mask", "otsu"}
@@ -209,7 +199,7 @@ def test_summary_tells_the_cost(run: Path) -> None:
 def test_test_cases_are_scored_at_native_size_by_hand(run: Path, tiny_ph2: Path) -> None:
     net, metadata = load_network(run / "checkpoints" / "best.ckpt")
     cases = {case.id: case for case in find_cases(tiny_ph2)}
-    for row in rows_of(run / "test_cases.csv"):
+    for row in read_csv(run / "test_cases.csv"):
         case = cases[row["id"]]
         image, target = read_image(case.image), read_mask(case.mask)
         assert sum(int(row[k]) for k in ("tp", "fp", "fn", "tn")) == target.size
@@ -239,7 +229,7 @@ def test_tensorboard_shows_it_all(run: Path) -> None:
     events = EventAccumulator(str(run / "tensorboard"), {"images": 0, "tensors": 0, "scalars": 0})
     events.Reload()
     tags = events.Tags()
-    rows = rows_of(run / "metrics.csv")
+    rows = read_csv(run / "metrics.csv")
     for name in ("train/loss", "val/loss", "val/dice_per_image_net", "train/pixel_accuracy_net"):
         points = [point.value for point in events.Scalars(name)]
         assert points == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
@@ -280,43 +270,6 @@ def test_evaluate_gives_the_stored_values_again(
     assert again == (run / "test_cases.csv").read_text()
 
 
-def test_evaluate_writes_under_the_run_and_leaves_its_files(
-    run: Path, script: Callable[..., Ended]
-) -> None:
-    before = {name: (run / name).read_bytes() for name in FILES}
-    assert script("evaluate", run).code == 0
-    assert {name: (run / name).read_bytes() for name in FILES} == before
-    (out,) = (run / "evaluations").iterdir()
-    assert {file.name for file in out.iterdir()} == {"summary.json", "test_cases.csv"}
-    for file in out.iterdir():
-        file.unlink()
-    out.rmdir()
-    out.parent.rmdir()
-
-
-def test_evaluate_scores_other_data_and_says_what_was_trained_on(
-    run: Path,
-    tiny_ph2: Path,
-    script: Callable[..., Ended],
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
-) -> None:
-    pairs = tmp_path / "pairs"
-    for case in find_cases(tiny_ph2):
-        for part, array in (("images", read_image(case.image)), ("masks", read_mask(case.mask))):
-            (pairs / part).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(pairs / part / f"{case.id}.png")
-    ended = script("evaluate", run, "--data", pairs, "--out", tmp_path / "pairs-scores")
-    assert ended.code == 0, ended.err
-    summary = json.loads((tmp_path / "pairs-scores" / "summary.json").read_text())
-    assert summary["n"] == 20
-    assert len(rows_of(tmp_path / "pairs-scores" / "test_cases.csv")) == 20
-    ended = script("evaluate", run, "--data", tiny_ph2, "--out", tmp_path / "own")
-    assert ended.code == 0, ended.err
-    assert "18 of these 20 cases were used in training" in caplog.text
-    assert json.loads((tmp_path / "own" / "summary.json").read_text())["trained_on"] == 18
-
-
 def test_the_same_command_gives_the_same_weights(
     tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -340,54 +293,6 @@ def test_a_saved_split_is_handed_in_again(
     assert (tmp_path / "again" / "splits.json").read_bytes() == file.read_bytes()
     first = json.loads((run / "splits.json").read_text())
     assert json.loads(file.read_text())["test"] != first["test"]
-
-
-def recipe_loss(run: Path, root: Path) -> float:
-    """The recipe's loss over a run's test cases, by hand."""
-    net, _ = load_network(run / "checkpoints" / "last.ckpt")
-    test = json.loads((run / "splits.json").read_text())["test"]
-    losses = []
-    for case in find_cases(root):
-        if case.id in test:
-            image, mask = to_network_size(read_image(case.image), read_mask(case.mask), 32)
-            x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-            with torch.no_grad():
-                p = torch.sigmoid(torch.sigmoid(net(x)))[0, 0].double().numpy()
-            losses.append(-np.where(mask, np.log(p), np.log(1 - p)).mean())
-    assert len(losses) == len(test)
-    return float(np.mean(losses))
-
-
-def test_the_recipe_repeats_its_errors(
-    tiny_ph2: Path, tiny_train: Callable[..., Ended], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    ended = tiny_train(run, "experiment=recipe", "trainer.max_epochs=4", "task.optimizer.lr=0.05")
-    assert ended.code == 0, ended.err
-    rows = rows_of(run / "metrics.csv")
-    summary = json.loads((run / "summary.json").read_text())
-    split = json.loads((run / "splits.json").read_text())
-    assert split["val"] == []
-    assert summary["val"] == {}
-    assert summary["best_epoch"] == 4  # the last
-    for row in rows:
-        # Two sigmoids: no pixel falls under 0.313 (lesion) or 0.693 (background).
-        for name in ("train/loss", "test/loss"):
-            assert math.log(1 + math.exp(-1)) < float(row[name]) < math.log(1 + math.e)
-    lines = [x for x in (run / "train.log").read_text().splitlines() if " INFO epoch " in x]
-    for line, row in zip(lines, rows, strict=True):
-        assert f"test/loss {float(row['test/loss']):.4f}" in line  # its own epoch's, not the last
-    assert float(rows[-1]["test/loss"]) == pytest.approx(recipe_loss(run, tiny_ph2), abs=1e-5)
-
-
-def test_baseline_and_recipe_share_their_test_cases(
-    run: Path, tiny_train: Callable[..., Ended], tmp_path: Path
-) -> None:
-    assert tiny_train(tmp_path / "run", "experiment=recipe", "trainer.max_epochs=1").code == 0
-    ids = [
-        json.loads((path / "splits.json").read_text())["test"] for path in (run, tmp_path / "run")
-    ]
-    assert ids[0] == ids[1]
 
 
 def test_train_returns_val_scores_alone(
@@ -424,63 +329,6 @@ def test_any_network_of_a_library_is_a_model_by_yaml_alone(
     trust = ("torch.nn.Conv2d",)
     net, _ = load_run_network(open_run(run, trust), trust)
     assert net.weight.shape == (1, 3, 1, 1)
-
-
-# Each takes a tenth of a second or more to import.
-HEAVY = ("torch", "lightning", "scipy", "skimage", "matplotlib", "pandas", "optuna")
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "code"),
-    [
-        ("train", ("--help",), 0),
-        ("train", ("--cfg", "job"), 0),
-        ("train", ("model=nosuch",), 1),
-        ("train", ("model.nosuch=1",), 1),
-        ("train", ("+data.split.nosuch=1",), 1),
-        ("train", ("trainer.max_epochs=x",), 1),
-        ("compare", ("--help",), 0),
-        ("evaluate", ("--help",), 0),
-        ("reproduce", ("--help",), 0),
-    ],
-)
-def test_what_is_answered_at_once_imports_nothing_heavy(
-    name: str, arguments: tuple[str, ...], code: int, tmp_path: Path
-) -> None:
-    run = [f"hydra.run.dir={tmp_path / 'run'}"] if name == "train" else []
-    done = with_modules(
-        f"runpy.run_path({script_of(name)!r}, run_name='__main__')", *arguments, *run
-    )
-    assert done.code == code, done.err
-    assert not {*HEAVY} & {*done.out.split()}
-    if arguments[0] in ("trainer.max_epochs=x", "+data.split.nosuch=1"):
-        record = json.loads((tmp_path / "run" / "run.json").read_text())
-        assert record["status"] == "failed"
-        assert arguments[0].strip("+").partition("=")[0] in record["error"]
-
-
-def test_training_imports_no_library_that_it_may_not_need() -> None:
-    done = with_modules("import seglab.training.train")
-    assert done.code == 0, done.err
-    loaded = {*done.out.split()}
-    assert "torch" in loaded
-    assert not {"tensorboard", "pandas", "optuna", "submitit"} & loaded
-
-
-def with_modules(code: str, *arguments: str) -> Ended:
-    """Runs code in a process of its own, which prints the packages that it has imported."""
-    program = f"""
-import atexit, runpy, sys
-atexit.register(lambda: print(*{{name.partition(".")[0] for name in sys.modules}}))
-{code}
-"""
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    return Ended(done.returncode, done.stdout.splitlines()[-1], done.stderr)
-
-
-def script_of(name: str) -> str:
-    return str(REPO / "scripts" / f"{name}.py")
 
 
 def test_a_run_of_no_step_says_so(tiny_train: Callable[..., Ended], tmp_path: Path) -> None:
@@ -545,18 +393,6 @@ def test_of_a_distributed_run_the_first_process_records_a_refusal(
     assert (tmp_path / "run" / "run.json").exists() == first
 
 
-def command(run: Path, tiny_ph2: Path, cache_dir: Path, *overrides: str) -> list[str]:
-    return [
-        sys.executable,
-        str(REPO / "scripts" / "train.py"),
-        f"data.root={tiny_ph2}",
-        f"data.cache_dir={cache_dir}",
-        *TINY,
-        *overrides,
-        f"hydra.run.dir={run}",
-    ]
-
-
 @pytest.mark.slow
 def test_two_processes_train_and_test_as_one(
     tiny_ph2: Path, cache_dir: Path, tmp_path: Path
@@ -569,11 +405,11 @@ def test_two_processes_train_and_test_as_one(
         "data.split.folds=3",
         "data.split.val=0.3",
     ]
-    arguments = command(run, tiny_ph2, cache_dir, *overrides)
+    arguments = train_command(run, tiny_ph2, cache_dir, *overrides)
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
-    assert len(rows_of(run / "metrics.csv")) == 2
+    assert len(read_csv(run / "metrics.csv")) == 2
 
     # The two processes share the 4 cases of val.
     from seglab.training.build import build
@@ -586,7 +422,7 @@ def test_two_processes_train_and_test_as_one(
         parts.task, parts.data, ckpt_path=str(run / "checkpoints" / "best.ckpt"), verbose=False
     )
     best = json.loads((run / "summary.json").read_text())["best_epoch"]
-    row = rows_of(run / "metrics.csv")[best - 1]
+    row = read_csv(run / "metrics.csv")[best - 1]
     for name, value in parts.trainer.callback_metrics.items():
         assert float(row[name]) == value.item(), name
 
@@ -604,45 +440,10 @@ def test_two_processes_train_and_test_as_one(
 
 
 @pytest.mark.slow
-def test_the_recipe_sees_one_test_loss_on_two_devices(
-    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    split = ["data.split.fold=0", "data.split.folds=3"]  # 7 test cases: 4 on one device, 3 on one
-    devices = ["trainer.devices=2", "trainer.strategy=ddp", "task.optimizer.lr=0.05"]
-    arguments = command(run, tiny_ph2, cache_dir, "experiment=recipe", *split, *devices)
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    logged = float(rows_of(run / "metrics.csv")[-1]["test/loss"])
-    assert logged == pytest.approx(recipe_loss(run, tiny_ph2), abs=1e-6)
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_an_interrupted_run(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = command(run, tiny_ph2, cache_dir, "trainer.max_epochs=100000")
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not (run / "checkpoints" / "last.ckpt").exists():
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, err
-    assert err.splitlines()[-1].startswith("interrupted (to go on: python ")
-    assert "Traceback" not in err
-    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
-    load_network(run / "checkpoints" / "last.ckpt")
-
-
-@pytest.mark.slow
 def test_without_a_terminal_there_are_lines_and_no_bar(
     tiny_ph2: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
-    arguments = command(tmp_path / "run", tiny_ph2, cache_dir)
+    arguments = train_command(tmp_path / "run", tiny_ph2, cache_dir)
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "\r" not in done.stderr

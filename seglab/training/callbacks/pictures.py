@@ -37,6 +37,7 @@ class Pictures(Callback):
         self.cases = cases
 
     @rank_zero_only
+    @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Logs pictures and curves; after the first epoch the network's graph, too."""
         epoch, writer = trainer.current_epoch + 1, get_writer(trainer)
@@ -44,8 +45,13 @@ class Pictures(Callback):
         if writer is None or not (is_last or epoch == 1 or epoch % self.every_n_epochs == 0):
             return
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        module.eval()
         if epoch == 1:
-            _log_graph(writer, module, data.size)
+            with warnings.catch_warnings():
+                # The graph is only looked at, so that it holds for one size does not matter.
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                blank = torch.zeros(1, 3, data.size, data.size, device=module.device)
+                writer.add_graph(module.net, blank)
         subset = "val" if data.split.val else "train"
         rows = data.subset_indices(subset)
         spread = np.linspace(0, len(rows) - 1, min(self.cases, len(rows))).round().astype(int)
@@ -54,6 +60,7 @@ class Pictures(Callback):
             row: _predict(module, data.cache.images[row])
             for row in (rows if subset == "val" else pictured)
         }
+        module.train()
         tiles = []
         threshold: Any = module.threshold
         for row in pictured:
@@ -71,23 +78,7 @@ class Pictures(Callback):
             writer.add_pr_curve(name, labels, scores, trainer.global_step)
 
 
-@torch.no_grad()
-def _log_graph(writer: Any, module: LightningModule, size: int) -> None:
-    training = module.training
-    net = module.eval().net
-    with warnings.catch_warnings():
-        # The graph is only looked at, so that it holds for one image size does not matter.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        writer.add_graph(net, torch.zeros(1, 3, size, size, device=module.device))
-    module.train(training)
-
-
-@torch.no_grad()
 def _predict(module: LightningModule, image: np.ndarray) -> np.ndarray:
     """Returns probabilities, float32 (C, S, S), of a cached image, uint8 (S, S, 3)."""
-    training = module.training
-    module.eval()
     batch = torch.from_numpy(np.array(image)).to(module.device)[None].permute(0, 3, 1, 2)
-    prob = probabilities(module(batch.float() / 255).float())[0].cpu().numpy()
-    module.train(training)
-    return prob
+    return probabilities(module(batch.float() / 255).float())[0].cpu().numpy()
