@@ -294,6 +294,7 @@ def test_where_weights_patients_and_code_come_from(holdout: Path) -> None:
     edit(holdout / "run.json", lambda r: r["machine"].update(cuda=["NVIDIA H100"]))
     edit(holdout / "config.yaml", lambda c: c["data"]["split"].update(file="/x/mine.json"))
     edit(holdout / "splits.json", lambda s: s["train"].append("ISIC_1"))
+    edit(holdout / "splits.json", lambda s: s["sha256"].update(ISIC_1="ab"))
     text = card.make_model_card(holdout)
     assert "`Net(inner._target_=lib.Block, inner.n=3)`" in text
     assert text.count(" --trust lib.Block --trust lib.nets.Net\n") == 4
@@ -402,13 +403,13 @@ def test_hostile_names_are_nothing_but_text(holdout: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
-        ("run.json", None, "no run directory"),
+        ("run.json", None, "no such file"),
         ("summary.json", None, "not trained to its end"),
         ("summary.json", '{"val": {}, "test": {}, "seconds": {"training_steps": 1}}', "damaged"),
         ("splits.json", '{"sha256": {}, "train": 3}', "damaged"),
         ("data.json", "[1]", "damaged"),
         ("run.json", '{"format": 1, "status": "finished", "machine": 3}', "damaged"),
-        ("config.yaml", "a: &x 1\nb: *x", "cannot be read"),
+        ("config.yaml", "a: &x 1\nb: *x", "damaged"),
         ("test_cases.csv", None, "no such file"),
     ],
 )
@@ -421,4 +422,4 @@ def test_what_is_no_whole_run_is_one_line(
     with pytest.raises(InputError, match=named) as caught:
         card.make_model_card(holdout)
     assert "\n" not in str(caught.value)
-    assert (name if named != "no run directory" else "run.json") in str(caught.value)
+    assert name in str(caught.value)
