@@ -61,6 +61,27 @@ def create_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def link_atomic(source: str | Path, target: str | Path) -> None:
+    """Makes `target` another name of a file, or a copy where the file system has no links.
+
+    Args:
+        source: File that is only ever replaced as a whole, as by `write_atomic`.
+        target: Name in the same folder; a file of that name is replaced.
+
+    Raises:
+        OSError: It cannot be written; what was there stays.
+    """
+    source, target = Path(source), Path(target)
+    partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    partial.unlink(missing_ok=True)
+    try:
+        partial.hardlink_to(source)
+    except OSError:  # such as exFAT
+        write_atomic(target, source.read_bytes())
+    else:
+        partial.replace(target)
+
+
 @contextmanager
 def name_file_in_errors(path: str | Path) -> Iterator[None]:
     """Makes an OSError of the body name a file; a full disk is often noticed without a name."""

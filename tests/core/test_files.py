@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 import seglab
 from seglab.core.errors import InputError
-from seglab.core.files import hash_json, read_csv, read_json, write_atomic, write_csv, write_json
+from seglab.core.files import (
+    hash_json,
+    link_atomic,
+    read_csv,
+    read_json,
+    write_atomic,
+    write_csv,
+    write_json,
+)
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -169,3 +177,19 @@ def test_hash_depends_on_everything_else() -> None:
     values = [{"a": [1, 2]}, {"a": [2, 1]}, {"a": [1, 2], "b": None}, {"b": [1, 2]}, [1, 2], "a"]
     values += [{"a": [1, 2.5]}, {"a": ["1", 2]}, {}, [], None]
     assert len({hash_json(value) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_link_keeps_what_the_file_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    if not has_links:
+        monkeypatch.setattr(os, "link", lambda *args, **kwargs: Path("/does/not").stat())
+    best, last = tmp_path / "best", tmp_path / "last"
+    write_atomic(best, "first")
+    write_atomic(last, "old")
+    link_atomic(best, last)
+    assert (best.samefile(last), last.read_text()) == (has_links, "first")
+    write_atomic(best, "second")
+    assert last.read_text() == "first"
+    assert {path.name for path in tmp_path.iterdir()} == {"best", "last"}

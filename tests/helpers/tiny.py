@@ -172,7 +172,7 @@ def files_below(folder: Path) -> set[str]:
 
 
 def refused(ended: Ended, run: Path | None, *words: str) -> None:
-    """Checks for exactly one line of error, which holds all words; the run holds run.json at most."""
+    """Checks for exactly one error line that holds all words; the run holds at most run.json."""
     assert ended.code == 1, ended.err
     assert "Traceback" not in ended.err
     (line,) = (line for line in ended.err.splitlines() if line.startswith("error: "))

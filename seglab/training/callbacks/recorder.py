@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from seglab.core.errors import InputError
-from seglab.core.files import write_atomic, write_csv
+from seglab.core.files import link_atomic, write_csv
 from seglab.core.signals import Interrupts
 from seglab.runs.paths import RunPaths
 
@@ -169,7 +169,7 @@ class RunRecorder(Checkpoint):
         best, last = self.paths.best_checkpoint, self.paths.last_checkpoint
         trainer.save_checkpoint(best if is_best else last)
         if is_best and trainer.is_global_zero:
-            write_atomic(last, best.read_bytes())
+            link_atomic(best, last)  # a second file takes seconds per run
 
     def _check_finite(self, epoch: int, metrics: dict[str, float], module: LightningModule) -> None:
         names = [name for name, value in metrics.items() if not math.isfinite(value)]
