@@ -63,7 +63,7 @@ def test_a_checkpoint_alone_is_enough(
     for bad, said in (
         (tmp_path / "nowhere", "expected a run directory, which holds run.json, a checkpoint"),
         (tmp_path, "expected a run directory, which holds run.json, a checkpoint"),
-        (pictures / "a" / "one.png", "cannot be read as a checkpoint"),
+        (pictures / "a" / "one.png", "damaged (cut short, changed or not of seglab"),
     ):
         ended = script("predict", bad, pictures, "--out", tmp_path / "none")
         (line,) = ended.err.splitlines()
