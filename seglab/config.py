@@ -231,7 +231,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     """Returns the values of nested dictionaries by dotted key; a list is one value."""
     if not isinstance(node, dict):
         return {prefix: node}
-    flat: dict[str, Any] = {} if node else {prefix: "{}"}
+    flat: dict[str, Any] = {} if node else {prefix: {}}
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -36,8 +36,8 @@ finally:
         ("train.py --cfg job", 0, "monitor_mode: max"),
         ("train.py data.sice=64", 1, "error: data.sice: unknown config key"),
         ("train.py seed=null hydra.run.dir=FOLDER", 1, "error: seed=None: expected an integer"),
-        ("compare.py nowhere", 1, "nowhere: no such folder; expected"),
-        ("prepare_ph2.py --check nowhere", 1, "nowhere: no data set of a known"),
+        ("compare.py nowhere", 1, "nowhere: cannot be searched for runs"),
+        ("prepare_ph2.py --check nowhere", 1, "nowhere is no folder (expected"),
         ("prepare_ph2.py --colours #000000", 2, "--colours are those of --classes"),
     ],
 )

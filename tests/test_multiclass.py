@@ -229,20 +229,6 @@ def test_rows_of_other_classes_have_baselines_of_their_own(
     assert sorted(whole) == pytest.approx(sorted(means)) and means[0] < means[1]
 
 
-def test_a_data_config_need_not_name_classes(
-    tiny_config: Callable[..., Any], tmp_path: Path
-) -> None:
-    from omegaconf import open_dict
-
-    from seglab.config import check_config
-
-    cfg = tiny_config(tmp_path / "run")
-    with open_dict(cfg):
-        del cfg.data["classes"], cfg.data["colours"]
-    config = check_config(cfg)
-    assert config["data"]["classes"] == ["lesion"] and config["model"]["classes"] == 1
-
-
 def test_an_export_predicts_the_same(
     run: Path, data: Path, tmp_path: Path, script: Callable[..., Ended]
 ) -> None:

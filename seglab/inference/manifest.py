@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,11 +93,7 @@ def open_manifest(out: Path, settings: dict[str, Any], overwrite: bool) -> Manif
                 f"{file}: is of other {key}: {stored.settings[key]}, not {settings[key]}; replace "
                 "what is there with --overwrite, or name another folder with --out"
             )
-        for output in outputs:
-            if output.is_dir() and not output.is_symlink():
-                shutil.rmtree(output)
-            else:
-                output.unlink()
+        _delete_outputs(outputs, stored.images)
     elif outputs:
         raise InputError(
             f"{outputs[0]}: is there already, without a {MANIFEST} of predict.py; name another "
@@ -106,6 +101,18 @@ def open_manifest(out: Path, settings: dict[str, Any], overwrite: bool) -> Manif
         )
     manifest.save()
     return manifest
+
+
+def _delete_outputs(outputs: list[Path], images: dict[str, dict[str, Any]]) -> None:
+    """Delete the outputs of images. Other files in these folders stay; links are not followed."""
+    for output in outputs:
+        if output.is_symlink() or output.is_file():
+            output.unlink()
+            continue
+        for file in list(output.rglob("*.png")):
+            name = file.relative_to(output).with_suffix("").as_posix()
+            if name in images or name.partition("/")[2] in images:  # probabilities/CLASS/NAME.png
+                file.unlink()
 
 
 def _read_manifest(file: Path, settings: dict[str, Any]) -> Manifest:
