@@ -186,7 +186,7 @@ def _format_line(line: TableLine, metric_names: Sequence[str], parts: Sequence[s
 def _make_record(line: TableLine) -> dict[str, Any]:
     """A line of table.csv, at full precision."""
     row = line.row
-    record: dict[str, Any] = row.labels | row.full_labels | {"label": row.label}
+    record: dict[str, Any] = row.labels | {"label": row.label}
     record["diagnosis"] = "all" if line.diagnosis is None else line.diagnosis or UNKNOWN
     if row.classes:
         record["class"] = line.class_name or "all"
@@ -202,20 +202,14 @@ def _make_record(line: TableLine) -> dict[str, Any]:
 
 
 def _list_runs(runs: Sequence[Run], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every run directory that was found, for runs.csv."""
+    """Every run directory that was found, for runs.csv; one that is in no row has no label."""
     row_by_path = {run.path: row for row in rows for run in row.runs}
-    by_settings = {
-        frozenset(run.settings.items()): row_by_path[run.path]
-        for run in runs
-        if run.path in row_by_path
-    }
     records = []
     for run in runs:
-        row = row_by_path.get(run.path) or by_settings[frozenset(run.settings.items())]
-        is_used = run.path in row_by_path
-        record = {"run": run.path, "row": row.label, "used": is_used, "seed": run.seed}
-        record |= {"fold": run.fold, "status": run.status, "error": run.error}
-        records.append(record | row.labels | row.full_labels | run.values)
+        row = row_by_path.get(run.path)
+        record = {"run": run.path, "row": row.label if row else "", "used": row is not None}
+        record |= {"seed": run.seed, "fold": run.fold, "status": run.status, "error": run.error}
+        records.append(record | (row.labels if row else {}) | run.values)
     return records
 
 
@@ -245,7 +239,8 @@ def _write(
             for suffix in ("md", "tex", "csv"):
                 (out / f"{name}.{suffix}").unlink(missing_ok=True)
     write_csv(out / "runs.csv", runs)
-    draw_figures(out, rows, lines, curves)
+    if curves:
+        draw_figures(out, rows, lines, curves)
 
 
 def draw_figures(

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import (
-    EngFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import MaxNLocator
 
 from seglab.core.files import write_atomic
 from seglab.data.classes import ONE_CLASS, Classes
 
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
 HIT, FALSE_ALARM, MISS = (255, 255, 255), (230, 85, 60), (60, 125, 230)
+GAP = 4  # pixels between the tiles of a grid
 ERROR_LEGEND = "white: lesion found, red: false alarm, blue: missed"
 ERROR_LEGEND_OF_CLASSES = "white: found, red: false alarm or of another class, blue: missed"
 
@@ -49,18 +46,11 @@ def colorize_mask(mask: np.ndarray, classes: Classes) -> np.ndarray:
     return classes.palette[mask]
 
 
-def grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
-    """Tiles pictures of one size: masks bool (H, W) and images uint8 (H, W, 3) to one uint8."""
-    height, width = rows[0][0].shape[:2]
-    shape = (len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3)
-    out = np.full(shape, 128, np.uint8)
-    for i, row in enumerate(rows):
-        for j, tile in enumerate(row):
-            if tile.ndim == 2:
-                tile = np.repeat(tile[..., None] * np.uint8(255), 3, axis=2)
-            y, x = i * (height + gap), j * (width + gap)
-            out[y : y + height, x : x + width] = tile
-    return out
+def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Tiles pictures of one size, uint8 (H, W, 3), each with a grey margin right and below."""
+    margin = ((0, GAP), (0, GAP), (0, 0))
+    padded = [[np.pad(tile, margin, constant_values=128) for tile in row] for row in rows]
+    return np.concatenate([np.concatenate(row, axis=1) for row in padded])
 
 
 def save_cases(
@@ -118,18 +108,16 @@ def save_curves(path: str | Path, rows: Sequence[Mapping[str, Any]], monitor: st
     losses = [k for k in ("train/loss", "val/loss", "test/loss") if any(k in row for row in rows)]
     metric = monitor.split("/")[-1]
     scores = [f"{s}/{metric}" for s in ("train", "val") if any(f"{s}/{metric}" in r for r in rows)]
-    panels = [losses, scores] if scores and not set(scores) <= set(losses) else [losses]
-    figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
-    for axis, names in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    panels = {"loss": losses}
+    if set(scores) - set(losses):
+        panels[metric] = scores
+    figure, axes = _subplots([*panels], 0)
+    for title, names in panels.items():
         for name in names:
             points = [(row["epoch"], row[name]) for row in rows if name in row]
-            marker = "o" if len(points) < 3 else ""
-            axis.plot(*zip(*points, strict=True), label=name, marker=marker)
-        axis.set_xlabel("epoch")
-        axis.set_ylabel("loss" if names is losses else metric)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        axis.legend()
+            axes[title].plot(*zip(*points, strict=True), label=name, marker=".")
+        _label_epochs(axes[title], title)
+        axes[title].legend()
     _save(figure, path)
 
 
@@ -143,74 +131,54 @@ def _save(figure: Figure, path: str | Path) -> None:
 
 
 def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: str) -> None:
-    """Draws a box for each row of a table, with its cases as points.
-
-    Boxes are quartiles and median, whiskers reach the last case within 1.5 times the box (Tukey).
+    """Draws a box for each row of a table: quartiles, median, and whiskers as of Tukey.
 
     Args:
         path: PNG to write.
         values: Of each case, in [0, 1], by the row's label.
         metric: What they are.
     """
-    height = min(0.9 + 0.42 * max(len(values), 1), 200)
-    figure = Figure(figsize=(7.5, height), layout="constrained")
+    figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(values)), layout="constrained")
     axis = figure.subplots()
-    for i, own in enumerate(values.values()):
-        # Spread like the golden ratio's multiples, evenly and always alike.
-        spread = (np.arange(len(own)) * 0.618034 % 1 - 0.5) * 0.5
-        axis.plot(own, i + spread, "o", color=_COLOURS[0], alpha=0.35, markersize=3, mew=0)
-    if values:
-        axis.boxplot(
-            [list(own) for own in values.values()],
-            positions=range(len(values)),
-            orientation="horizontal",
-            widths=0.6,
-            showfliers=False,
-            medianprops={"color": _COLOURS[1], "linewidth": 1.8},
-        )
-    axis.set_yticks(range(len(values)), [_plain(label) for label in values])
+    axis.boxplot(
+        [list(cases) for cases in values.values()],
+        tick_labels=[_plain(label) for label in values],
+        orientation="horizontal",
+        widths=0.6,
+        flierprops={"marker": ".", "alpha": 0.5},
+    )
     axis.invert_yaxis()
     axis.set_xlim(-0.02, 1.02)
     axis.set_xlabel(metric)
     axis.grid(axis="x", alpha=0.3)
-    note = "box: quartiles and median; whiskers: within 1.5 boxes of it; a point: a test case"
-    figure.suptitle(note, fontsize=8)
     _save(figure, path)
 
 
 def save_val_curves(
     path: str | Path, curves: Mapping[str, tuple[str, Sequence[Mapping[int, float]]]]
 ) -> None:
-    """Draws the monitored metric over epochs: the mean of each row's runs, and how far they reach.
+    """Draws the monitored metric over epochs: the mean of each row's runs, and their range.
 
     Args:
         path: PNG to write.
         curves: By the row's label its metric, and the values by epoch of each run, if any.
     """
     metrics = sorted({metric for metric, runs in curves.values() if any(runs)}) or [""]
-    size = (6 * len(metrics), 4.2 + _legend_height(curves))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = dict(zip(metrics, figure.subplots(1, len(metrics), squeeze=False)[0], strict=True))
-    handles: dict[str, Any] = {}
+    figure, axes = _subplots(metrics, len(curves))
     for i, (label, (metric, runs)) in enumerate(curves.items()):
         epochs = sorted({epoch for run in runs for epoch in run})
         if epochs:
-            reached = [[run[epoch] for run in runs if epoch in run] for epoch in epochs]
-            colour, line, marker = _style(i)
-            mean = [sum(values) / len(values) for values in reached]
-            (handles[label],) = axes[metric].plot(
-                epochs, mean, color=colour, linestyle=line, marker=marker if len(mean) < 3 else ""
+            by_epoch = [[run[epoch] for run in runs if epoch in run] for epoch in epochs]
+            low, mean, high = (
+                [summarize(values) for values in by_epoch] for summarize in (min, fmean, max)
             )
-            axes[metric].fill_between(
-                epochs, list(map(min, reached)), list(map(max, reached)), color=colour, alpha=0.15
-            )
+            colour, marker = _style(i)
+            axis = axes[metric]
+            axis.plot(epochs, mean, color=colour, marker=marker, markevery=0.1, label=_plain(label))
+            axis.fill_between(epochs, low, high, color=colour, alpha=0.15)
     for metric, axis in axes.items():
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(metric)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-    figure.suptitle("line: mean of a row's runs; band: from the least to the largest", fontsize=8)
-    _legend(figure, handles)
+        _label_epochs(axis, metric)
+    _add_legend(figure, axes)
     _save(figure, path)
 
 
@@ -224,74 +192,56 @@ def save_costs(
     Args:
         path: PNG to write.
         points: By the row's label its score (value, standard deviation, ends of the interval),
-            and its costs by name (`multiply_adds`, `training_seconds`) as far as they are known.
+            and its costs by name.
         metric: What the score is.
     """
-    titles = {"multiply_adds": "multiply-adds of one image", "training_seconds": "seconds to train"}
-    costs = [cost for cost in titles if any(cost in known for _, known in points.values())]
-    costs = costs or list(titles)
-    size = (4.8 * len(costs), 3.8 + _legend_height(points))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
-    handles: dict[str, Any] = {}
-    for axis, cost in zip(axes, costs, strict=True):
-        spent = [known[cost] for _, known in points.values() if known.get(cost, 0) > 0]
-        for i, (label, ((value, _, low, high), known)) in enumerate(points.items()):
-            if known.get(cost, 0) > 0:
-                colour, _, marker = _style(i)
-                # BCa may leave the value outside.
-                ends = [[max(value - low, 0)], [max(high - value, 0)]]
-                handles[label] = axis.errorbar(
-                    known[cost], value, ends, color=colour, marker=marker, capsize=2, linestyle=""
-                )
-        # Within a decade a logarithmic axis would have a tick or two.
-        if spent and max(spent) >= 10 * min(spent):
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        else:
-            axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        # Thousandths of a second would read as minutes.
-        form = EngFormatter(sep="") if cost == "multiply_adds" else StrMethodFormatter("{x:g}")
-        axis.xaxis.set_major_formatter(form)
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel(titles[cost])
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"{metric} [95 %]")
-    _legend(figure, handles)
+    figure, axes = _subplots(("multiply_adds", "training_seconds"), len(points))
+    for cost, axis in axes.items():
+        for i, (label, ((value, _, low, high), costs)) in enumerate(points.items()):
+            colour, marker = _style(i)
+            # BCa may leave the value outside.
+            ends = [[max(value - low, 0)], [max(high - value, 0)]]
+            axis.errorbar(
+                costs[cost], value, ends, fmt=marker, color=colour, capsize=2, label=_plain(label)
+            )
+        axis.set_xlabel(cost)
+        axis.set_ylabel(f"{metric} [95 %]")
+    _add_legend(figure, axes)
     _save(figure, path)
 
 
-# Okabe and Ito 2008, told apart by the colour-blind; without their yellow, pale on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+def _subplots(names: Sequence[str], n_rows: int) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with panels side by side, by their names; a legend of rows fits below."""
+    figure = Figure(figsize=(6 * len(names), 4.5 + 0.17 * n_rows), layout="constrained")
+    axes = dict(zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True))
+    for axis in axes.values():
+        axis.grid(alpha=0.3)
+    return figure, axes
 
 
-def _style(i: int) -> tuple[str, str, str]:
-    """Colour, line and marker of the i-th row."""
-    lines, markers = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
-    turn = i // len(_COLOURS)
-    return _COLOURS[i % len(_COLOURS)], lines[turn % 4], markers[(i + turn) % 7]
+def _label_epochs(axis: Axes, metric: str) -> None:
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(metric)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+def _style(i: int) -> tuple[str, str]:
+    """Colour and marker of the i-th row: 7 colours and 6 markers make 42 pairs."""
+    # Okabe and Ito 2008, told apart by the colour-blind; without their yellow, pale on white.
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+    return colours[i % 7], "os^DvP"[i % 6]
+
+
+def _add_legend(figure: Figure, axes: Mapping[str, Axes]) -> None:
+    """Add one legend for all panels; a row may be in one of them only."""
+    handles: dict[str, Artist] = {}
+    for axis in axes.values():
+        found, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
     if handles:
-        figure.legend(
-            list(handles.values()),
-            [_plain(label) for label in handles],
-            loc="outside lower center",
-            ncols=_legend_columns(handles),
-            fontsize=8,
-        )
-
-
-def _legend_columns(labels: Collection[str]) -> int:
-    return 2 if max(map(len, labels), default=0) <= 30 else 1
-
-
-def _legend_height(labels: Collection[str]) -> float:
-    """Inches."""
-    return min(0.18 * math.ceil(len(labels) / _legend_columns(labels)) + 0.1, 100)
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", fontsize=8)
 
 
 def _plain(label: str) -> str:
-    """Dollars would start a formula."""
+    """Escape dollars, which would start a formula."""
     return label.replace("$", r"\$")

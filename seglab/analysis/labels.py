@@ -20,26 +20,17 @@ RESERVED_COLUMNS = (
 
 def label_rows(rows: Sequence[Row]) -> None:
     """Set the labels of rows."""
-    columns = _name_columns(_choose_keys(rows))
-    for key, column in columns.items():
+    for key, column in _name_columns(_choose_keys(rows)).items():
         values = {row.settings.get(key, UNKNOWN) for row in rows}
         is_target = key.endswith("._target_")
-        short = {v: v.rpartition(".")[2] if is_target else _round_number(v) for v in values}
-        is_unique = len({*short.values()}) == len(values)
+        is_unique = len({value.rpartition(".")[2] for value in values}) == len(values)
         for row in rows:
             value = row.settings.get(key, UNKNOWN)
-            row.labels[column] = short[value] if is_unique else value
-            if not is_target and row.labels[column] != value:
-                row.full_labels[column] = value
+            row.labels[column] = value.rpartition(".")[2] if is_target and is_unique else value
             if key in row.settings:
-                is_plain = (is_target or key in ("name", "protocol")) and _has_config(row)
-                part = row.labels[column] if is_plain else f"{column}={row.labels[column]}"
+                is_plain = is_target or key in ("name", "protocol")
+                part = row.labels[column] if is_plain else f"{column}={value}"
                 row.label += f", {part}" if row.label else part
-    times = Counter(row.label for row in rows)
-    for row in rows:
-        if not row.label or times[row.label] > 1:
-            path = row.runs[0].path
-            row.label = f"{row.label}, {path}" if row.label else path
 
 
 def varied_settings(rows: Sequence[Row]) -> set[str]:
@@ -54,17 +45,11 @@ def natural_key(text: str) -> list[Any]:
     return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _has_config(row: Row) -> bool:
-    """Whether the settings are a whole config; else they are the overrides of a failed job."""
-    return "protocol" in row.settings
-
-
 def _choose_keys(rows: Sequence[Row]) -> list[str]:
     """Choose the settings that label rows: varied ones, then each that separates more rows."""
 
     def count_groups(keys: list[str]) -> int:
-        # A key that a run without a config lacks was not overridden: that tells nothing.
-        return len({(_has_config(row), *map(row.settings.get, keys)) for row in rows})
+        return len({tuple(map(row.settings.get, keys)) for row in rows})
 
     varied = varied_settings(rows)
     keys = sorted({key for row in rows for key in row.settings}, key=lambda k: (k.count("."), k))
@@ -85,10 +70,3 @@ def _name_columns(keys: Sequence[str]) -> dict[str, str]:
         short["name"] = "experiment"
     times = Counter([*short.values(), *RESERVED_COLUMNS])
     return {key: name if times[name] == 1 else key for key, name in short.items()}
-
-
-def _round_number(text: str) -> str:
-    """Round a number with more than 4 significant digits to 4."""
-    number = re.fullmatch(r"-?(\d*\.\d+)(e[-+]?\d+)?", text)
-    is_long = number and len(number[1].replace(".", "").strip("0")) > 4
-    return f"{float(text):.4g}" if is_long else text

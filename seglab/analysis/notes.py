@@ -15,7 +15,6 @@ NARROW_INTERVAL_CAUTION = (
     f"intervals over fewer than {MIN_CASES_FOR_INTERVAL} cases are too narrow: in simulations, "
     "those of BCa (95 %) held the truth in about 83 % at 14 cases, in 88 % at 28"
 )
-MAX_LISTED_SEEDS = 8
 
 
 def describe_status(status: str) -> str:
@@ -33,7 +32,7 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     if len(sizes) > 1:
         cases = f"{sizes[0]} to {sizes[-1]} test cases"
     protocols = sorted({row.settings["protocol"] for row in rows}, key=natural_key)
-    once = "" if any("run" in row.settings for row in rows) else ", each case out of fold once"
+    once = ", each case out of fold once"
     folds = [p + once if p.endswith(" folds") else p for p in protocols]
     files = {row.settings.get("data.split.file", "null") for row in rows} - {"null"}
     splits = {row.settings.get("data.split.seed", UNKNOWN) for row in rows}
@@ -51,55 +50,40 @@ def describe_protocol(rows: Iterable[Row]) -> str:
 
 
 def describe_gaps(rows: Sequence[Row]) -> list[str]:
-    """Return what is missing and why; rows that lack the same share a note."""
-    labels_by_note: dict[str, list[str]] = defaultdict(list)
+    """Return what is missing in each row, and why."""
+    notes = []
     for row in rows:
-        seeds_by_reason = _find_gaps(row)
-        gaps = [_format_gap(row, *item) for item in seeds_by_reason.items()]
-        is_partial = row.status == "incomplete"
-        if is_partial:
-            gaps += _describe_left_out(
-                row, {s for seeds in seeds_by_reason.values() for s in seeds}
-            )
+        folds_by_gap: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for (seed, fold), run in row.cells.items():
+            if run is None or run.status != "finished":
+                reason = describe_status(run.status) if run else "missing"
+                if run and run.error:
+                    reason += f" ({run.error})"
+                folds_by_gap[reason, seed].append(fold)
+        places: dict[str, list[str]] = defaultdict(list)
+        for (reason, seed), folds in folds_by_gap.items():
+            places[reason].append(f"seed {seed}" + (f" fold {' '.join(folds)}" if folds[0] else ""))
+        gaps = [f"{reason}: {', '.join(seeds)}" for reason, seeds in places.items()]
+        if row.status == "incomplete":
+            gaps += _describe_incomplete(row)
         if gaps:
-            labels_by_note["* " * is_partial + "{}: " + "; ".join(gaps)].append(row.label)
-    notes = [note.replace("{}", " | ".join(names), 1) for note, names in labels_by_note.items()]
+            star = "* " * (row.status == "incomplete")
+            notes.append(f"{star}{row.label}: {'; '.join(gaps)}")
     if len({tuple(row.cases) for row in rows if row.finished}) > 1:
         notes.append("rows were not tested on the same cases: their values cannot be compared")
     return notes
 
 
-def _find_gaps(row: Row) -> dict[str, dict[str, list[str]]]:
-    """Folds that are not finished, by reason and seed."""
-    gaps: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for (seed, fold), run in row.cells.items():
-        if run is None:
-            gaps["missing"][seed].append(fold)
-        elif run.status != "finished":
-            error = f" ({run.error})" if run.error else ""
-            gaps[describe_status(run.status) + error][seed].append(fold)
-    return gaps
-
-
-def _format_gap(row: Row, reason: str, folds_by_seed: dict[str, list[str]]) -> str:
-    places = []
-    for seed, folds in folds_by_seed.items():
-        has_all_folds = len(folds) == sum(key[0] == seed for key in row.cells)
-        places.append(f"seed {seed}" + ("" if has_all_folds else f" fold {' '.join(folds)}"))
-    more = len(places) - MAX_LISTED_SEEDS
-    listed = ", ".join(places[:MAX_LISTED_SEEDS])
-    return f"{reason}: {listed}" + (f" and {more} more" if more > 0 else "")
-
-
-def _describe_left_out(row: Row, named_seeds: set[str]) -> list[str]:
-    partial = [s for s in row.counts if s not in row.complete and s not in named_seeds]
-    texts = [f"{len(row.counts[seed])} of {row.n_cases} cases: seed {seed}" for seed in partial]
-    left_out = [seed for seed in row.counts if seed not in row.scored]
-    if left_out:
-        texts.append(f"left out of the values, as incomplete: seed {', '.join(left_out)}")
-    elif len(row.counts) > 1:
-        texts.append("no seed is complete: values are means over those that have a case")
-    return texts
+def _describe_incomplete(row: Row) -> list[str]:
+    if not row.complete:
+        note = "no seed is complete: values are means over those that have a case"
+        return [note] * (len(row.counts) > 1)
+    seeds = [
+        f"seed {seed} ({len(counts)} of {row.n_cases} cases)"
+        for seed, counts in row.counts.items()
+        if seed not in row.complete
+    ]
+    return [f"left out of the values, as incomplete: {', '.join(seeds)}"] if seeds else []
 
 
 def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:

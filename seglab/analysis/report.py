@@ -14,15 +14,14 @@ import logging
 import math
 import os
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from seglab.analysis.compare import make_lines, make_table
-from seglab.analysis.gallery import ReportRow, make_gallery, make_report_row, shorten
+from seglab.analysis.gallery import ReportRow, make_gallery, make_report_row
 from seglab.analysis.grouping import make_rows
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
 from seglab.analysis.rows import Row
@@ -42,7 +41,6 @@ COLUMNS_NOTE = (
 )
 MAX_ROWS = 6  # rows with curves and predictions: there are as many colours
 DEFAULT_CASES = 24
-MAX_CURVE_POINTS = 200
 
 
 def report(
@@ -74,10 +72,10 @@ def report(
         InputError: There is no finished run, a row is unknown, a file is damaged or cannot be
             written.
     """
-    out = _check_output(dirs, out)
     if cases < 0:
         raise InputError(f"--cases {cases}: expected a number of cases, 0 or more")
     rows, notes = make_rows(find_runs(dirs))
+    out = _check_output(dirs, out)
     finished = [row for row in rows if row.finished]
     if not finished:
         raise InputError(
@@ -107,19 +105,13 @@ def report(
 
 def _check_output(dirs: Sequence[str | Path], out: str | Path | None) -> Path:
     """Return the file to write; refuse a bad one before minutes are spent on predictions."""
-    if out is None:
-        if len(dirs) > 1:
-            raise InputError("--out: name the file to write, there are several folders")
-        if not Path(dirs[0]).is_dir():
-            raise InputError(f"{dirs[0]}: no such folder; expected one that holds runs")
-        out = Path(dirs[0]) / FILE_NAME
-    out = Path(out)
-    if out.is_dir():
-        raise InputError(f"{out}: is a folder; name a file with --out, such as {out / FILE_NAME}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(out.parent, os.W_OK):
-        raise InputError(f"{out}: cannot be written there; name another file with --out")
-    return out
+    if out is None and len(dirs) > 1:
+        raise InputError("--out: name the file to write, there are several folders")
+    file = Path(dirs[0]) / FILE_NAME if out is None else Path(out)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise InputError(f"{file}: expected a file that can be written; name one with --out")
+    return file
 
 
 def _choose_rows(finished: Sequence[Row], pairs: Sequence[tuple[Row, Row]]) -> list[Row]:
@@ -136,32 +128,26 @@ def _make_title(report_rows: Sequence[ReportRow], dirs: Sequence[str | Path]) ->
     """Name the rows, or the folders where there are many rows."""
     labels = [report_row.row.label for report_row in report_rows]
     folders = dict.fromkeys(Path(d).resolve().name for d in dirs)
-    return shorten("; ".join(labels if len(labels) < 4 else folders))
+    return "; ".join(labels if len(labels) < 4 else folders)
 
 
 def _make_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return where the numbers come from, by heading."""
-    provenances = [run.provenance for run in runs]
-    code, splits = set(), set()
-    for run, provenance in zip(runs, provenances, strict=True):
+    code = set()
+    for provenance in (run.provenance for run in runs):
         changes = ", with uncommitted changes" if provenance.dirty else ""
         version = f"seglab {provenance.versions.get('seglab', '?')}"
         code.add(f"{version}, commit {provenance.commit[:12] or 'unknown'}{changes}")
-        file = run.settings.get("data.split.file", "null")
-        seed = f"seed {run.settings.get('data.split.seed', 'unknown')}"
-        splits.add(f"{run.settings['protocol']}, {seed if file == 'null' else Path(file).name}")
-    times = sorted(provenance.started[:16].replace("T", " ") for provenance in provenances)
+    days = sorted(run.provenance.started[:10] for run in runs)
     facts = {
         "Data": {
             f"{run.settings.get('data.root')} ({run.provenance.data[:12] or 'unknown'})"
             for run in runs
         },
-        "Split": splits,
-        "Seed": {run.seed for run in runs},
-        "Started": {f"{time} UTC" for time in (times[0], times[-1])},
+        "Started": {days[0], days[-1]},
         "Code": code,
     }
-    return [(name, shorten("; ".join(sorted(texts)), 600)) for name, texts in facts.items()]
+    return [(name, "; ".join(sorted(texts))) for name, texts in facts.items()]
 
 
 def _make_tables(rows: list[Row], notes: Sequence[str]) -> dict[str, Any]:
@@ -206,30 +192,20 @@ def _table_data(table: Table, n_columns: int, notes: Sequence[str]) -> dict[str,
 def _make_curves(report_rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     """Return losses and monitored metrics over epochs: mean and range of a row's runs."""
     panels: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for number, report_row in enumerate(report_rows):
-        row = report_row.row
+    for number, row in enumerate(report_row.row for report_row in report_rows):
         for name in ("loss", row.monitor.removeprefix("val/")):
             for part in ("train", "val"):
                 curves = [read_metric_history(run.folder, f"{part}/{name}") for run in row.finished]
                 epochs = sorted({epoch for curve in curves for epoch in curve})
+                by_epoch = [
+                    [curve[epoch] for curve in curves if epoch in curve] for epoch in epochs
+                ]
+                line: dict[str, Any] = {"row": number, "part": part, "epochs": epochs}
+                line["mean"] = [statistics.fmean(values) for values in by_epoch]
+                line |= {"low": [*map(min, by_epoch)], "high": [*map(max, by_epoch)]}
                 if epochs:
-                    ends = np.linspace(0, len(epochs) - 1, min(len(epochs), MAX_CURVE_POINTS))
-                    epochs = [epochs[i] for i in np.rint(ends).astype(int)]
-                    line = {"row": number, "part": part, "epochs": epochs}
-                    panels[name].append(line | _summarize_curves(curves, epochs))
+                    panels[name].append(line)
     return [{"name": name, "lines": lines} for name, lines in panels.items()]
-
-
-def _summarize_curves(
-    curves: Sequence[dict[int, float]], epochs: Sequence[int]
-) -> dict[str, list[float]]:
-    by_epoch = [[curve[epoch] for curve in curves if epoch in curve] for epoch in epochs]
-    summary = {
-        "mean": [math.fsum(values) / len(values) for values in by_epoch],
-        "low": [min(values) for values in by_epoch],
-        "high": [max(values) for values in by_epoch],
-    }
-    return {name: [float(f"{v:.5g}") for v in values] for name, values in summary.items()}
 
 
 def fill_template(data: dict[str, Any]) -> str:

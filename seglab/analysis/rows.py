@@ -45,24 +45,22 @@ class Row:
     """Runs that differ only in seed and fold, or a trivial baseline.
 
     Attributes:
-        settings: The settings that the runs share, by dotted key.
+        settings: The settings that the runs share, by dotted key; empty for a baseline.
+        class_names: Names of the classes, background first; one in the binary case.
         cells: The run of each (seed, fold); None where it is missing. Empty for a baseline.
         counts: Of each seed that has any, the counts of its test cases in all folds.
         folds: The folds that each seed should have.
         labels: What distinguishes the row from others, by column of the table.
-        full_labels: The unrounded values of those labels that are rounded.
         label: All of `labels` in one line.
-        baseline_classes: The class names of a baseline.
     """
 
     settings: dict[str, str]
+    class_names: tuple[str, ...]
     cells: dict[tuple[str, str], Run | None]
     counts: dict[str, CaseCounts]
     folds: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
-    full_labels: dict[str, str] = field(default_factory=dict)
     label: str = ""
-    baseline_classes: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -99,11 +97,10 @@ class Row:
         """Test cases of the seeds that are scored, sorted."""
         return sorted({case for counts in self.scored.values() for case in counts})
 
-    @cached_property
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of several classes, background first; empty in the binary case."""
-        names = self.runs[0].classes if self.runs else self.baseline_classes
-        return names if len(names) > 1 else ()
+        return self.class_names if len(self.class_names) > 1 else ()
 
     @property
     def status(self) -> str:
@@ -226,9 +223,7 @@ class Row:
     @property
     def protocol_key(self) -> frozenset[tuple[str, str]]:
         """What decides which cases are tested, and so which seeds and folds rows should share."""
-        if "protocol" not in self.settings:  # without a config it is unknown
-            return frozenset({("row", str(id(self)))})
-        prefixes = ("protocol", "run", "data.root", "data.cases.", "data.split.")
+        prefixes = ("protocol", "data.root", "data.cases.", "data.split.")
         return frozenset(
             (key, value)
             for key, value in self.settings.items()
@@ -238,4 +233,5 @@ class Row:
 
 def make_single_row(run: Run) -> Row:
     """Make the row of a run whose test cases are scored."""
-    return Row(run.settings, {(run.seed, run.fold): run}, {run.seed: run.tested}, [run.fold])
+    cells: dict[tuple[str, str], Run | None] = {(run.seed, run.fold): run}
+    return Row(run.settings, run.classes, cells, {run.seed: run.tested}, [run.fold])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,31 +28,26 @@ class Table(NamedTuple):
 
 
 def format_plain(table: Table, width: int | None) -> str:
-    """For a terminal: where it is too narrow, some columns below the others."""
-    cells = [table.head, *table.body]
-    sizes = [max(len(row[i]) for row in cells) for i in range(len(table.head))]
-    left, blocks = table.n_text_columns, [list(range(table.n_text_columns, len(table.head)))]
-    if width is not None and sum(sizes) + 2 * len(sizes) - 2 > width:
-        # What names a row is one column then.
-        cells = [[", ".join(filter(None, row[:left])), *row[left:]] for row in cells]
-        sizes = [min(max(len(row[0]) for row in cells), width // 2), *sizes[left:]]
-        left, blocks = 1, [[]]
-        for i in range(1, len(sizes)):
-            if blocks[-1] and sum(sizes[j] + 2 for j in [*blocks[-1], i]) > width - sizes[0]:
-                blocks.append([])
-            blocks[-1].append(i)
-    out = textwrap.wrap(table.title, width) if width else [table.title]
+    """Format for a terminal; columns beyond its width stand below the others."""
+    rows, left = [table.head, *table.body], table.n_text_columns
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    blocks: list[list[int]] = [[]]
+    for i in range(left, len(sizes)):
+        used = sum(sizes[j] + 2 for j in [*range(left), *blocks[-1], i]) - 2
+        if width is not None and used > width and blocks[-1]:
+            blocks.append([])
+        blocks[-1].append(i)
+    lines = textwrap.wrap(table.title, width or sys.maxsize)
     for block in blocks:
-        out.append("")
-        for row in cells:
-            names = textwrap.wrap(row[0], sizes[0]) or [""] if left == 1 else [row[0]]
-            texts = [names[0].ljust(sizes[0]), *(row[i].ljust(sizes[i]) for i in range(1, left))]
-            out.append("  ".join([*texts, *(row[i].rjust(sizes[i]) for i in block)]).rstrip())
-            out += names[1:]
-    out += [""] * bool(table.notes)
+        lines.append("")
+        for row in rows:
+            cells = [row[i].ljust(sizes[i]) for i in range(left)]
+            cells += [row[i].rjust(sizes[i]) for i in block]
+            lines.append("  ".join(cells).rstrip())
+    lines += [""] * bool(table.notes)
     for note in table.notes:
-        out += textwrap.wrap(note, width) if width else [note]
-    return "\n".join(out)
+        lines += textwrap.wrap(note, width or sys.maxsize)
+    return "\n".join(lines)
 
 
 def format_markdown(table: Table) -> str:

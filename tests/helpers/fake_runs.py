@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from seglab.metrics.names import METRICS
 CASES = {f"C{i}": ("common nevus", "melanoma")[i % 3 == 2] for i in range(9)}
 SEEDS = (0, 1, 2)
 FOLDS = 2
+HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
 def counts_of(model: str, seed: object, id: str) -> tuple[int, ...]:
@@ -199,3 +202,9 @@ def assert_values(record: dict[str, str], values: dict[str, list[float]]) -> Non
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def read_page(page: Path) -> dict[str, Any]:
+    """The data in an HTML report."""
+    (found,) = re.findall(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(found)
