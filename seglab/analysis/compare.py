@@ -113,13 +113,7 @@ def _check_metrics(metrics: str | None, metric: str) -> tuple[str, ...]:
 def make_lines(
     rows: Sequence[Row], interval_metrics: Sequence[str], by_diagnosis: bool
 ) -> list[TableLine]:
-    """Score rows as a whole, by class, and by diagnosis if asked for.
-
-    Args:
-        rows: Rows of `make_rows`.
-        interval_metrics: Metrics that get an interval.
-        by_diagnosis: Whether to add lines for each diagnosis.
-    """
+    """Score rows as a whole, by class, and by diagnosis if asked for."""
     lines = []
     for row in rows:
         parts: list[tuple[str | None, str | None]] = [(None, None)]
@@ -138,15 +132,7 @@ def make_table(
     metric_names: Sequence[str],
     by_diagnosis: bool,
 ) -> Table:
-    """Make the table of lines.
-
-    Args:
-        rows: Rows of `make_rows`.
-        lines: Lines of `make_lines`, all or some.
-        notes: Notes of `make_rows`.
-        metric_names: Metrics to show.
-        by_diagnosis: Whether a column names the diagnosis.
-    """
+    """Make the table of some lines of rows, with the notes of `make_rows` below it."""
     parts = ["diagnosis"] * by_diagnosis + ["class"] * any(line.class_name for line in lines)
     names = [*rows[0].labels, *parts]
     cautions = describe_cautions(rows, [line.n_cases for line in lines if line.row.finished])

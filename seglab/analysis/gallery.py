@@ -109,13 +109,7 @@ def make_gallery(
 def _predict(
     run: Run, wanted: set[tuple[str, str]], trust: tuple[str, ...], data_root: str | Path | None
 ) -> Iterator[tuple[tuple[str, str], np.ndarray, np.ndarray, np.ndarray, Classes]]:
-    """Predict test cases as `seglab.inference.evaluate.evaluate` does.
-
-    Args:
-        run: The run.
-        wanted: Ids and hashes of the cases.
-        trust: As in `make_gallery`.
-        data_root: As in `make_gallery`.
+    """Predict the wanted test cases (id and hash) as `seglab.inference.evaluate` does.
 
     Yields:
         The case's id and hash, its image, its mask, the predicted mask, and their classes.

@@ -79,13 +79,7 @@ def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict
 def make_versus_table(
     tests: Sequence[dict[str, Any]], pairs: Sequence[tuple[Row, Row]], metric: str
 ) -> Table:
-    """Make the table of paired tests.
-
-    Args:
-        tests: Records of `run_paired_tests`.
-        pairs: Its pairs of rows.
-        metric: Its metric.
-    """
+    """Make the table of the records that `run_paired_tests` returns for pairs and a metric."""
     body = []
     for test, pair in zip(tests, pairs, strict=True):
         names = [row.label + "*" * (row.status == "incomplete") for row in pair]
