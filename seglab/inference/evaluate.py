@@ -72,7 +72,7 @@ def evaluate(
         "n": len(cases),
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
-        "trained_on": _count_trained_on(runs, hashes),
+        "trained_on": _count_trained_on(runs, cases),
         "data": str(Path(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
