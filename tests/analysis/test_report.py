@@ -334,8 +334,8 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
     )
     (tmp_path / "file").write_text("")
     for arguments, said in {
-        (tmp_path / "no",): "no such folder",
-        (tmp_path / "file",): "no such folder",
+        (tmp_path / "no",): "cannot be searched for runs",
+        (tmp_path / "file",): "cannot be searched for runs",
         (failed.parent,): "failed before it had a config: X: full",
         (run, swept / "two"): "--out: name the file",
         (run, "--out", tmp_path): "expected a file that can be written",
