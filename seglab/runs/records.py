@@ -164,7 +164,7 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
             hashes = {to_text(id): str(value) for id, value in split["sha256"].items()}
             sha256 = {id: hashes[id] for part in ids.values() for id in part}
     with reading(paths.record):
-        described = _describe(record, config)
+        description = _describe(record, config)
     run = Run(
         folder=folder,
         path=to_text(folder.name) if path is None else path,
@@ -177,7 +177,7 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
         classes=classes,
         ids=ids,
         sha256=sha256,
-        **described,
+        **description,
     )
     return _with_scores(run) if status == "finished" else run
 
