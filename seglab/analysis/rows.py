@@ -135,7 +135,7 @@ class Row:
             terms[ACCURACY_OF_ALL_CLASSES] = np.repeat(correct[:, None], foreground.shape[1], 1)
         if not self.complete:
             n_seeds = tested.sum(0)[..., None]
-            terms = {name: (own.sum(0) / n_seeds)[None] for name, own in terms.items()}
+            terms = {name: (values.sum(0) / n_seeds)[None] for name, values in terms.items()}
         return terms
 
     def scores(

@@ -152,7 +152,9 @@ def score_cases(
         by_class[class_name] = scores(counts[:, channel]) | boundary
     values = by_class[next(iter(by_class))]
     if classes.is_multiclass:
-        boundary = {k: fmean([own[k] for own in by_class.values()]) for k in _BOUNDARY}
+        boundary = {
+            k: fmean([class_values[k] for class_values in by_class.values()]) for k in _BOUNDARY
+        }
         values = class_scores(counts) | boundary
     ece = {"ece": calibration_error(bins)}
     return Scores(rows, values | ece, bins, by_class if classes.is_multiclass else {})

@@ -300,8 +300,8 @@ def _with_scores(run: Run) -> Run:
         scores: dict[str, Any] = {
             "values": values,
             "baselines": {
-                to_text(name): {to_text(k): parse_number(v) for k, v in own.items()}
-                for name, own in summary["baselines"].items()
+                to_text(name): {to_text(k): parse_number(v) for k, v in baseline_scores.items()}
+                for name, baseline_scores in summary["baselines"].items()
             },
             "best_epoch": int(summary["best_epoch"]),
             "threshold": parse_number(summary["threshold"]),

@@ -85,8 +85,10 @@ class GridSweeper(JobSweeper):
             for combination in combinations:
                 # Hydra refuses a group that is chosen twice: what all jobs are given counts.
                 given = parse_overrides(combination)
-                kept = [item for item in items if not parse_overrides([item]).keys() & given.keys()]
-                overrides.append([*kept, *combination, f"name={name}"])
+                not_overridden = [
+                    item for item in items if not parse_overrides([item]).keys() & given.keys()
+                ]
+                overrides.append([*not_overridden, *combination, f"name={name}"])
                 names.append([f"name={name}", *combination])
         return self.launcher.launch(overrides, 0, varying_overrides(names))
 
