@@ -6,8 +6,6 @@ Recipe and seglab take turns, one working at a time, and what counts is their ra
 seconds mean little on a shared machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import tempfile

@@ -5,8 +5,6 @@ It runs in a process of its own, because memory allocator, threads and determini
 process.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import multiprocessing

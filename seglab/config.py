@@ -1,7 +1,5 @@
 """What a config may hold: checked as a whole, before anything is built."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import os

@@ -7,8 +7,6 @@ class numbers. The loss is float (N,) >= 0: one value per image and not per batc
 mean over a data set does not depend on how it was divided into batches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Configs composed for the tiny PH2, scripts run as from the command line, what they predict."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

@@ -1,7 +1,5 @@
 """The order of dependency between packages, read from the import statements."""
 
-from __future__ import annotations
-
 import ast
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The benchmark's recipe is the recipe, its figures are right, and it leaves nothing behind."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

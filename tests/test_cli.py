@@ -1,7 +1,5 @@
 """Commands: answers without torch, errors as one line, exit codes."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Shipped configs compose and train; a bad value is refused in one line that names its key."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A loss, a network, a data layout and an augmentation of one's own: one file and one YAML each."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Losses: values by hand, one per image; their properties; the floors of the double sigmoid."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Runs on masks of three classes, from training to comparison, prediction and export."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Commands of the READMEs: first steps and sweeps, as they stand, on smaller data; and links."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

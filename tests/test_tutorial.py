@@ -1,7 +1,5 @@
 """The tutorial: a notebook in percent format, and as a process from start to end, as it is."""
 
-from __future__ import annotations
-
 import builtins
 import os
 import re

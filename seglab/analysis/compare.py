@@ -1,7 +1,5 @@
 """Makes one table of run directories: settings that differ, by the scores that were measured."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

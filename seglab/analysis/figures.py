@@ -1,7 +1,5 @@
 """Pictures of cases, predictions and curves, as arrays and as PNG files."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images of test cases and predictions for the report, as data URLs and SVG outlines."""
 
-from __future__ import annotations
-
 import base64
 import io
 import statistics

@@ -1,7 +1,5 @@
 """Groups runs into rows of the results table, and adds rows of trivial baselines."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Labels of rows: what a sweep varied, and the fewest settings that tell the rest apart."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

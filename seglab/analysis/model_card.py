@@ -4,8 +4,6 @@ The sections follow Mitchell et al., Model Cards for Model Reporting (2019); the
 what the Hugging Face Hub reads, scores included.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

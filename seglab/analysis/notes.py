@@ -1,7 +1,5 @@
 """Sentences around the results table: the protocol above it, gaps and cautions below it."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Paired tests of rows on the test cases that both have."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ The page is report.html beside this file with the data filled in as JSON. Its sc
 run directories into text nodes, never markup, and its policy forbids everything but that script.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import itertools

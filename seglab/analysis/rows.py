@@ -1,7 +1,5 @@
 """Rows of the results table: runs that differ only in seed and fold, and their scores."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Every score is a ratio of two sums over cases, and `seglab.metrics.scores.score_
 each case adds to both. So one resampling of cases serves all scores and all seeds.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Tables: for a terminal, in Markdown, in LaTeX."""
 
-from __future__ import annotations
-
 import re
 import sys
 import textwrap

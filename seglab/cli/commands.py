@@ -3,8 +3,6 @@
 Heavy imports are inside the functions, so that `--help` and bad options answer at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import logging

@@ -1,7 +1,5 @@
 """Errors of a command line: one line on stderr and an exit code."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

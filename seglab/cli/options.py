@@ -1,7 +1,5 @@
 """Command-line options that several commands have."""
 
-from __future__ import annotations
-
 import argparse
 
 INFERENCE_OPTIONS = {

@@ -1,7 +1,5 @@
 """Prints log messages on the terminal."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator

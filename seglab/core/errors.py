@@ -1,7 +1,5 @@
 """Errors that a user can cause, and interruptions."""
 
-from __future__ import annotations
-
 # Set in the environment of a job that a sweep has started: its output goes to a log file.
 SWEEP_JOB_VARIABLE = "SEGLAB_JOB"
 

@@ -1,7 +1,5 @@
 """Reads and writes files; a written file is complete or not there."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

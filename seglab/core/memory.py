@@ -1,7 +1,5 @@
 """Sets how the C library manages freed memory."""
 
-from __future__ import annotations
-
 import ctypes
 
 # glibc's malloc.h

@@ -1,7 +1,5 @@
 """Signals: the first stops a run after its current step, the second at once."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """Text from untrusted files, made safe to print."""
 
-from __future__ import annotations
-
 
 def sanitize_text(text: str) -> str:
     """Returns text for one line of a message, without control characters and cut if long."""

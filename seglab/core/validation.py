@@ -1,7 +1,5 @@
 """Checks single values of configs."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

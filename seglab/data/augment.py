@@ -1,7 +1,5 @@
 """Random changes of training batches, image and mask together."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A cache is a folder of `images.npy`, `masks.npy` and `groups.json` below the cac
 `hashes.json` beside the folders remembers the hashes of files that have not changed since.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

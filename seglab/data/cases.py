@@ -1,7 +1,5 @@
 """A case of a data set: one image with its mask."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

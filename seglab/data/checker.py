@@ -1,7 +1,5 @@
 """Checks a whole data set and lists everything that is wrong with it."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The classes that a data set's masks distinguish: lesion and background, or several."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The DataModule: cases, cache, split and batches."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -24,6 +22,27 @@ from seglab.data.classes import ONE_CLASS, make_classes
 from seglab.data.splits import Split, load_split, make_split
 
 log = logging.getLogger(__name__)
+
+
+class CachedDataset(Dataset):
+    """Slices of the cache; a batch is one indexing of one array."""
+
+    def __init__(self, cache: Cache, cases: Sequence[Case], rows: list[int]) -> None:
+        self.cache = cache
+        self.ids = [cases[row].id for row in rows]
+        self.rows = torch.tensor(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, positions: list[int]) -> dict[str, Tensor | list[str]]:
+        index = self.rows[positions]
+        return {
+            "image": torch.from_numpy(self.cache.images[index.numpy()]),
+            "mask": torch.from_numpy(self.cache.masks[index.numpy()]),
+            "index": index,
+            "id": [self.ids[position] for position in positions],
+        }
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -189,27 +208,6 @@ class SegmentationDataModule(LightningDataModule):
 def files_below(root: str | Path, files: Mapping[Path, str]) -> dict[str, str]:
     """Files by their path below the data's root, so that data may be moved as a whole."""
     return {Path(os.path.relpath(path, root)).as_posix(): sha for path, sha in files.items()}
-
-
-class CachedDataset(Dataset):
-    """Slices of the cache; a batch is one indexing of one array."""
-
-    def __init__(self, cache: Cache, cases: Sequence[Case], rows: list[int]) -> None:
-        self.cache = cache
-        self.ids = [cases[row].id for row in rows]
-        self.rows = torch.tensor(rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, positions: list[int]) -> dict[str, Tensor | list[str]]:
-        index = self.rows[positions]
-        return {
-            "image": torch.from_numpy(self.cache.images[index.numpy()]),
-            "mask": torch.from_numpy(self.cache.masks[index.numpy()]),
-            "index": index,
-            "id": [self.ids[position] for position in positions],
-        }
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -1,7 +1,5 @@
 """Downloads and unpacks PH2."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import urllib.request

@@ -1,7 +1,5 @@
 """Finds equal and nearly equal pictures."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 from tqdm import tqdm

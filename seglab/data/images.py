@@ -1,7 +1,5 @@
 """Reads images and masks of any file format and mode; nothing else in the project opens them."""
 
-from __future__ import annotations
-
 import warnings
 from functools import reduce
 from pathlib import Path

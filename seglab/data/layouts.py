@@ -4,8 +4,6 @@
 `Scan`, list it there, and name it in a file of `conf/data/`.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

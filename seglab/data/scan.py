@@ -1,7 +1,5 @@
 """What is found in the folder of a data set."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Two cases of the same picture or of the same patient are never in different parts.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence

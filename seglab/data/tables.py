@@ -1,7 +1,5 @@
 """Reads the tables beside the images: PH2's diagnoses, and the patients of CSV files."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Runs a function over many files in threads, with a progress bar."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Drawings of masks: contours in an image, and cut-outs. No torch."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageOps
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure

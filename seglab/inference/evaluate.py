@@ -1,7 +1,5 @@
 """Scores a run's best checkpoint again, or an ensemble of several runs."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict

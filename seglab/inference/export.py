@@ -1,7 +1,5 @@
 """Exports a trained network as ONNX, for programs without torch, and compares it with torch."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

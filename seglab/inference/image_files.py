@@ -1,7 +1,5 @@
 """Finds images, and gives each a name for its outputs."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Sequence

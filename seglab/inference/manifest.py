@@ -1,7 +1,5 @@
 """The output folder of `predict`: its parts, and manifest.json, which lists finished images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

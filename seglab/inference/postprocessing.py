@@ -1,7 +1,5 @@
 """Turns probabilities into masks at native resolution, and masks into instances. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

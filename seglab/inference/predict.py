@@ -1,7 +1,5 @@
 """Predicts masks, and what is made of them, for image files."""
 
-from __future__ import annotations
-
 import io
 import logging
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """From a network to probabilities and a threshold, at native resolution."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scores at native resolution, for networks and for trivial baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean

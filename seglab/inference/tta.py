@@ -1,7 +1,5 @@
 """Test-time augmentation: views of a square image, and the way back from their predictions."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Boundary distances: HD95 and surface Dice, in pixels of the native resolution."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Torchmetrics classes that count on the device and score with `seglab.metrics.scores`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import fmean
 

@@ -1,7 +1,5 @@
 """Names and definitions of the metrics that tables, reports and model cards show."""
 
-from __future__ import annotations
-
 # In the order in which tables show them.
 METRIC_DEFINITIONS = {
     "dice_per_image": "Dice (F1) of each image, then the mean over images",

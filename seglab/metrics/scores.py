@@ -6,8 +6,6 @@ of devices or the order of the images. Where target and prediction are both empt
 are 1; where only one of them is empty, they are 0.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import fmean

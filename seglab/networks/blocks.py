@@ -1,7 +1,5 @@
 """Layers and the encoder that SegNet and U-Net share."""
 
-from __future__ import annotations
-
 import itertools
 from typing import cast
 

@@ -1,7 +1,5 @@
 """Multiply-adds of a forward pass."""
 
-from __future__ import annotations
-
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn

@@ -5,8 +5,6 @@ five feature maps of 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's edges, with the
 attribute `channels`. Parameters have the names of the published files.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from http.client import HTTPException
@@ -213,13 +211,6 @@ def weights_path(encoder: ResNet | EfficientNetLite0, weights: str) -> Path:
     return path
 
 
-def _make_layer(
-    block: type[_BasicBlock | _Bottleneck], in_channels: int, width: int, blocks: int, stride: int
-) -> nn.Sequential:
-    first = block(in_channels, width, stride)
-    return nn.Sequential(first, *(block(width * block.expansion, width) for _ in range(blocks - 1)))
-
-
 class _BasicBlock(nn.Module):
     """Residual block of two 3 x 3 convolutions."""
 
@@ -267,6 +258,13 @@ def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module | None:
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
     )
+
+
+def _make_layer(
+    block: type[_BasicBlock | _Bottleneck], in_channels: int, width: int, blocks: int, stride: int
+) -> nn.Sequential:
+    first = block(in_channels, width, stride)
+    return nn.Sequential(first, *(block(width * block.expansion, width) for _ in range(blocks - 1)))
 
 
 class _InvertedResidual(nn.Module):

@@ -1,7 +1,5 @@
 """Convolutions that are faster than PyTorch's on CPUs, with equal values up to rounding."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

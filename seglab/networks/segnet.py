@@ -1,7 +1,5 @@
 """SegNet of the recipe."""
 
-from __future__ import annotations
-
 import itertools
 
 from torch import Tensor, nn

@@ -1,9 +1,8 @@
 """U-Net of the recipe, and U-Net with a pretrained encoder."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
+from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,7 +95,7 @@ class EncoderUNet(nn.Module):
         for stage in self.encoder.stages[: freeze if weights else 0]:
             stage.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> EncoderUNet:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode; BatchNorm of a pretrained encoder stays in eval mode."""
         super().train(mode)
         if self.weights is not None:

@@ -1,7 +1,5 @@
 """List of the code that the config of an untrusted run may name."""
 
-from __future__ import annotations
-
 # The `_target_`s that a stored config may name, by the key where each may stand. Opening a run
 # calls nothing else. Exact names: a prefix such as 'torch.' would allow torch.hub.load, which
 # fetches and runs code. The key counts because synthetic_cases as the model would write images

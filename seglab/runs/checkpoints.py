@@ -1,7 +1,5 @@
 """Writes checkpoints with a hash at their end, and reads them without running code."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """Loads configs from untrusted run directories."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

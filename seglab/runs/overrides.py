@@ -1,7 +1,5 @@
 """Formats and parses Hydra's command line overrides, and names jobs by them."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import shlex

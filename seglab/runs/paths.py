@@ -1,7 +1,5 @@
 """Names of the files in a run directory, the number of their format, and errors in them."""
 
-from __future__ import annotations
-
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Describes what a run depends on: code, versions, machine, data."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

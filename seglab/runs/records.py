@@ -1,7 +1,5 @@
 """Reads run directories into `Run` records, without torch; nothing in them is trusted."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Writes the messages of a run to its train.log."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

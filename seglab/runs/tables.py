@@ -1,7 +1,5 @@
 """Reads the tables of run directories: counts of cases, metrics of epochs, scores of val."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping

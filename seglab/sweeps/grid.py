@@ -1,7 +1,5 @@
 """Base of the sweepers, and the sweeper over all combinations of values."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Jobs of a sweep: a command, the run directory that it writes, and its process."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Base of the launchers: plans the jobs of a sweep, runs each in a process, and logs a table."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 import time

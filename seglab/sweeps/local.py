@@ -1,7 +1,5 @@
 """Launcher that runs jobs on this machine."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Makes seglab's launchers and sweepers known to Hydra."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from types import ModuleType

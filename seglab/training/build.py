@@ -1,7 +1,5 @@
 """Builds the data, the task and the trainer of a run, and checks that they fit each other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures of test cases, collected while they are scored."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Learning rate schedulers, stepped once per epoch."""
 
-from __future__ import annotations
-
 import math
 
 from torch.optim import Optimizer

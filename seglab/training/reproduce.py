@@ -1,7 +1,5 @@
 """Trains a finished run again and compares the two, value by value."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 import sys

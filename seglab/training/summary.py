@@ -1,7 +1,5 @@
 """Scores a trained network at native resolution, and writes tables, figures and the summary."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path

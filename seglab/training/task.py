@@ -1,7 +1,5 @@
 """LightningModule that trains and validates a segmentation network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """TensorBoard logger, and the texts and hyperparameters that it shows beside scalars."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Trains one run, from a config to a finished run directory."""
 
-from __future__ import annotations
-
 import logging
 import random
 import threading

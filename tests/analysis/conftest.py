@@ -1,7 +1,5 @@
 """Fixtures of the tests on tables, and reports of runs that are trained once."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

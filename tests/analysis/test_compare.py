@@ -1,7 +1,5 @@
 """compare.py on run directories that the tests write: what it prints and what it refuses."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re

@@ -1,7 +1,5 @@
 """Pictures: colours by hand, PNG files that are whole and equal each time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Model cards: numbers equal the run's files, commands run, untrusted text stays text."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

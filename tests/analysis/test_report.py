@@ -1,7 +1,5 @@
 """report.py: numbers as in the run's own files, pictures predicted again, a page that is safe."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import hashlib

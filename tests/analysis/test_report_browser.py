@@ -1,7 +1,5 @@
 """What Debian's Chromium makes of a report; slow."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

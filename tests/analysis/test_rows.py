@@ -1,7 +1,5 @@
 """Rows of the results table: grouping, labels, scores and paired tests, by hand."""
 
-from __future__ import annotations
-
 import csv
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Intervals and tests against SciPy called plainly, plain loops, simulations and hand counts."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

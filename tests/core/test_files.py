@@ -1,7 +1,5 @@
 """Files are whole or not there; CSV and JSON give back what went in."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

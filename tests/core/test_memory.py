@@ -1,7 +1,5 @@
 """What the allocator does with freed memory, by the page faults of a process of its own."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What several tests of data need: processes, and a small data set on disk."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Augmentation: image and mask move together, as far as the settings say, from the seed alone."""
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -1,7 +1,5 @@
 """The cache: what direct reading gives, built once, never half, made anew when files change."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

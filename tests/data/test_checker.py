@@ -1,7 +1,5 @@
 """Checking a data set: everything that is wrong is listed at once, and good data passes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A damaged image or table is read, or refused in one line that names it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from random import Random

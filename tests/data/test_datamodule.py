@@ -1,7 +1,5 @@
 """The DataModule: batches as documented, orders from the seed alone, every case in its part."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """prepare_ph2.py: archives and folders, whole and damaged."""
 
-from __future__ import annotations
-
 import shutil
 import stat
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Equal and nearly equal pictures are found, and different ones are not taken for equal."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading images and masks: every encoding gives one array, every bad file one clear line."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Cases by the names of their files: PH2, ISIC, pairs, and files that do not belong."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

@@ -1,7 +1,5 @@
 """Resizing to network size: as scikit-image resizes, and the class that covers most of a pixel."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings

@@ -1,7 +1,5 @@
 """Many cases take time and disk, but hardly more memory than few."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Splits: complete, disjoint, stratified, the same everywhere, and checked when they are read."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

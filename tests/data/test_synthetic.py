@@ -1,7 +1,5 @@
 """Synthetic cases: what is drawn, PH2's formats on disk, a folder that is whole or not there."""
 
-from __future__ import annotations
-
 import os
 import re
 import struct

@@ -1,7 +1,5 @@
 """PH2's table of diagnoses, and the patients of CSV files."""
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Run directories that no training wrote, and their scores in plain loops."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

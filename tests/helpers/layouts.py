@@ -1,7 +1,5 @@
 """Data sets of empty files, for tests that read names and tables alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

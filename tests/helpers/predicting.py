@@ -1,7 +1,5 @@
 """Cases and predictors whose answers are known, and scikit-image's way to clean masks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the tests of resumed runs share: short runs, and what must be equal when they end."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Damages run directories on purpose."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle

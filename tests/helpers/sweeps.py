@@ -1,7 +1,5 @@
 """Jobs of a sweep that write run directories without training, and what sweeps leave."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """A tiny PH2 on disk, and what tests share besides fixtures."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

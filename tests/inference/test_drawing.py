@@ -1,7 +1,5 @@
 """Contours of masks that are drawn by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from seglab.data.classes import Classes

@@ -1,7 +1,5 @@
 """evaluate.py, for runs and ensembles; the threshold and scores that training leaves."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """export.py: one exported file, and what is held against it."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

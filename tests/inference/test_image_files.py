@@ -1,7 +1,5 @@
 """Finding images, and naming their outputs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

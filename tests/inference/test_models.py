@@ -1,7 +1,5 @@
 """Opening networks, and ensembles of them."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

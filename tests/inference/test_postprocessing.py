@@ -1,7 +1,5 @@
 """Masks and instances, compared with scikit-image and with examples worked out by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import skimage.measure

@@ -1,7 +1,5 @@
 """predict.py: what it writes, for pictures and networks of every kind."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Predictors, test-time augmentation and the choice of the threshold."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

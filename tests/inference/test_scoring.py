@@ -1,7 +1,5 @@
 """Scores at native resolution, of predictors with known answers and of baselines."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

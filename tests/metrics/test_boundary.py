@@ -1,7 +1,5 @@
 """Boundary metrics against hand counts, sets of pixels and scikit-image."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Metric classes of torchmetrics: equal to the NumPy functions, however the images come."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Counts and scores against sets of pixels, torchmetrics and values worked out by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

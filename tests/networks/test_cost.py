@@ -1,7 +1,5 @@
 """Multiply-adds, counted by hand and by hooks."""
 
-from __future__ import annotations
-
 import random as python_random
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Encoders against torchvision's and what their published weights know; U-Net over them."""
 
-from __future__ import annotations
-
 import http.client
 import pickle
 import re

@@ -1,7 +1,5 @@
 """SegNet and U-Net: equal to the recipe's networks of scripts/recipe.py, and their properties."""
 
-from __future__ import annotations
-
 import copy
 import runpy
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A finished run that each test may damage."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints: written atomically with a hash, read without running code."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

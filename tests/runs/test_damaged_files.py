@@ -1,7 +1,5 @@
 """A damaged file of a run is read, or refused in one line that names the run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from random import Random
 

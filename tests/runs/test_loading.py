@@ -1,7 +1,5 @@
 """Configs of untrusted runs: only plain values, allowed names and paths inside the run."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

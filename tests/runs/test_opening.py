@@ -1,7 +1,5 @@
 """Opening a finished run: damaged, foreign and changed files are refused in one line."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Overrides are quoted, told apart and named so that what reads them finds what was meant."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """RunPaths names the files that the README of seglab/runs promises."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from seglab.runs.paths import RunPaths

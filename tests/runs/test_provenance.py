@@ -1,7 +1,5 @@
 """What a run says of its code: commit, diff, hash, in a checkout of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

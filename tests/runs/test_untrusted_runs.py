@@ -1,7 +1,5 @@
 """Run directories of anyone: only read, refused in one line where a file is not as it should be."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

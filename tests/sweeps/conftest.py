@@ -1,7 +1,5 @@
 """Sweeps in this process whose jobs are fakes, and real sweeps as a user starts them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """All combinations, named jobs, and the sweeps in conf/sweep/."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """What every launcher does: plan jobs, skip finished ones, go on, log a table. Jobs are fakes."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

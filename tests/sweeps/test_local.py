@@ -1,7 +1,5 @@
 """Real sweeps on this machine: jobs that fail, hang and are killed, sweeps that are killed."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Sweeps by submitit: with fakes of the commands of SLURM, and on a real SLURM of one node."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

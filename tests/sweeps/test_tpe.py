@@ -1,7 +1,5 @@
 """A search that is killed goes on and ends as one that was not; hopeless trials are pruned."""
 
-from __future__ import annotations
-
 import math
 import os
 import random

@@ -1,7 +1,5 @@
 """The build step: data, network, loss, optimizer and devices that do not fit are refused."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Figures of test cases that a run draws at its end."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

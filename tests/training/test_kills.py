@@ -1,7 +1,5 @@
 """Processes that train and are signalled, killed or out of disk space, and go on."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random

@@ -1,7 +1,5 @@
 """The test loss of the published recipe, as its callback logs it."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess

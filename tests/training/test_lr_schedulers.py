@@ -1,7 +1,5 @@
 """Learning rates over a run, by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """reproduce.py: the same, nearly the same, something else; and what it leaves alone."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Runs that are interrupted or damaged and go on end as if nothing had happened."""
 
-from __future__ import annotations
-
 import functools
 import os
 import shutil

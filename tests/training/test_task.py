@@ -1,7 +1,5 @@
 """The task: what each stage logs, what is descended, and how it fails."""
 
-from __future__ import annotations
-
 import logging
 import math
 import warnings

@@ -1,7 +1,5 @@
 """A whole run: what it leaves, that it repeats, and that evaluate.py agrees with it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -5,8 +5,6 @@ lesions, pale areas inside them), and the three diagnoses differ in size, outlin
 score on these images shows that the code works; it says nothing about PH2.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

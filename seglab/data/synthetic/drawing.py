@@ -1,7 +1,5 @@
 """Draws dermoscopic images with their masks, and the rows of PH2's table that describe them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import cos, pi, sin, sqrt
 

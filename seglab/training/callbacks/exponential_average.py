@@ -1,7 +1,5 @@
 """Callback that validates and saves an exponential moving average of the weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Callback that logs the test loss, as the published recipe does."""
 
-from __future__ import annotations
-
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device

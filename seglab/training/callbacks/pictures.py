@@ -1,7 +1,5 @@
 """Callback that logs pictures of predictions to TensorBoard."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Callback that shows the progress of training on the terminal and in the log."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

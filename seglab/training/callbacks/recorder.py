@@ -1,7 +1,5 @@
 """Callback that records a run while it trains: metrics, checkpoints, a stop on a signal."""
 
-from __future__ import annotations
-
 import math
 import random
 import time
