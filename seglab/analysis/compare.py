@@ -16,8 +16,7 @@ from seglab.analysis.rows import Row, Score, format_score
 from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic, write_csv
-from seglab.metrics.names import DEFAULT_METRICS, METRICS
-from seglab.metrics.scores import PER_IMAGE
+from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
 from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
 from seglab.runs.tables import read_metric_history
 

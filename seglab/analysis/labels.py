@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seglab.analysis.rows import Row
-from seglab.metrics.names import METRICS
+from seglab.metrics.scores import METRICS
 from seglab.runs.records import COSTS, UNKNOWN
 
 # Column names of table.csv and runs.csv that a setting may not have.

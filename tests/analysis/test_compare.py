@@ -25,7 +25,7 @@ from helpers.fake_runs import (
 from helpers.tiny import REPO, Ended
 
 from seglab.analysis.compare import compare
-from seglab.metrics.names import METRICS
+from seglab.metrics.scores import METRICS
 from seglab.runs.records import find_runs
 
 Script = Callable[..., Ended]

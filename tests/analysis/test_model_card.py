@@ -21,7 +21,7 @@ from seglab.analysis import model_card as card
 from seglab.analysis.compare import compare
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json, write_csv, write_json
-from seglab.metrics.names import METRICS
+from seglab.metrics.scores import METRICS
 
 SOON = ["logger=none", "callbacks.pictures=null", "data.batch_size=4"]
 RUNS = {

@@ -13,7 +13,7 @@ import yaml
 
 from seglab.analysis.compare import compare
 from seglab.core.files import write_csv, write_json
-from seglab.metrics.names import METRICS
+from seglab.metrics.scores import METRICS
 
 CASES = {f"C{i}": ("common nevus", "melanoma")[i % 3 == 2] for i in range(9)}
 SEEDS = (0, 1, 2)
