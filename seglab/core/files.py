@@ -89,14 +89,9 @@ def name_file_in_errors(path: str | Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def remove_partial(folder: str | Path, name: str = "*") -> None:
-    """Removes partial files of processes that were killed, at any depth.
-
-    Args:
-        folder: Folder in which no process is writing.
-        name: Pattern of the names that the complete files would have.
-    """
-    for file in Path(folder).rglob(f".{name}.[0-9]*{PARTIAL}"):
+def remove_partial(folder: str | Path) -> None:
+    """Removes partial files of killed processes, at any depth of a folder that nobody writes to."""
+    for file in Path(folder).rglob(f".*.[0-9]*{PARTIAL}"):
         file.unlink(missing_ok=True)
 
 

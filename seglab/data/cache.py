@@ -1,10 +1,8 @@
 """Cache of a data set's images and masks at network size, keyed by their content.
 
 A cache is a folder of `images.npy`, `masks.npy` and `groups.json` below the cache directory.
-`hashes.json` beside the folders remembers the hashes of files that have not changed since.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +21,6 @@ from seglab.core.files import (
     hash_json,
     name_file_in_errors,
     read_json,
-    remove_partial,
     write_json,
 )
 from seglab.data.cases import Case, read_pair
@@ -73,17 +70,11 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
         cache_dir: Folder that holds all caches. Each may be deleted at any time.
 
     Raises:
-        InputError: An image or mask cannot be read, or the two differ in size.
+        InputError: An image or mask cannot be read, the two differ in size, or the cache cannot be
+            written.
     """
     cache_dir = Path(cache_dir).expanduser()
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        files = hash_files(cases, cache_dir / "hashes.json")
-    except OSError as error:
-        raise InputError(
-            f"{cache_dir}: the cache cannot be written ({error.strerror}); name another folder "
-            "with data.cache_dir=... or SEGLAB_CACHE"
-        ) from error
+    files = hash_files(cases)
     sha256 = hash_cases(cases, files)
     content: list[Any] = [VERSION, size, [[case.id, sha256[case.id]] for case in cases]]
     classes = cases[0].classes
@@ -91,16 +82,23 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
         content.append([len(classes.names), classes.colours])
     key = hash_json(content)[:24]
     folder = cache_dir / f"{key}-{size}"
-    with FileLock(cache_dir / f"{key}.lock"):
-        if not folder.exists():
-            with create_folder(folder) as partial:
-                _build(partial, cases, size)
-            log.info("cache built: %s", folder)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache_dir / f"{key}.lock"):
+            if not folder.exists():
+                with create_folder(folder) as partial:
+                    _build(partial, cases, size)
+                log.info("cache built: %s", folder)
+    except OSError as error:
+        raise InputError(
+            f"{cache_dir}: the cache cannot be written ({error.strerror}); name another folder "
+            "with data.cache_dir=... or SEGLAB_CACHE"
+        ) from error
     try:
         images = np.load(folder / "images.npy", mmap_mode="r")
         masks = np.load(folder / "masks.npy", mmap_mode="r")
         groups = read_json(folder / "groups.json")
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{folder}: damaged cache ({error}); delete it") from error
     return Cache(images, masks, groups, sha256, files)
 
@@ -110,13 +108,8 @@ def hash_cases(cases: Sequence[Case], files: Mapping[Path, str]) -> dict[str, st
     return {case.id: hash_json([files[case.image], files[case.mask]]) for case in cases}
 
 
-def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, str]:
+def hash_files(cases: Sequence[Case]) -> dict[Path, str]:
     """Hashes the files that cases come from: images, masks and tables.
-
-    Args:
-        cases: Any cases.
-        index: JSON file that remembers hashes. A file whose path, size and times it knows is not
-            read again. None to read all files.
 
     Returns:
         SHA-256 of each file's content.
@@ -124,37 +117,12 @@ def hash_files(cases: Sequence[Case], index: Path | None = None) -> dict[Path, s
     Raises:
         InputError: A file cannot be read.
     """
-    known = {} if index is None else _read_index(index)
-    paths = dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables))
+    paths = list(dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables)))
     try:
-        states = {path: _describe_state(path) for path in paths}
-        unread = [path for path, state in states.items() if state not in known]
-        hashes = map_in_threads(_hash_content, unread, "hashing files", "file")
-        known |= {states[path]: sha256 for path, sha256 in zip(unread, hashes, strict=True)}
+        hashes = map_in_threads(_hash_content, paths, "hashing files", "file")
+        return dict(zip(paths, hashes, strict=True))
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    if index is not None and unread:
-        with FileLock(index.with_suffix(".lock")):
-            remove_partial(index.parent, index.name)
-            write_json(index, known)
-    return {path: known[state] for path, state in states.items()}
-
-
-def _read_index(index: Path) -> dict[str, str]:
-    """SHA-256 by state of a file; empty if the index is missing or damaged."""
-    try:
-        entries = json.loads(index.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    is_index = isinstance(entries, dict) and all(isinstance(v, str) for v in entries.values())
-    return entries if is_index else {}
-
-
-def _describe_state(path: Path) -> str:
-    """Path, size and times of a file, which change when its content does."""
-    stat = path.stat()
-    # The system alone sets the time of the last status change.
-    return f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def _hash_content(path: Path) -> str:

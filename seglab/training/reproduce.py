@@ -149,7 +149,7 @@ def _compare_inputs(run: Run) -> dict[str, list[str]]:
     inputs["code"] += _describe_pairs(record["modules"], modules, {**record["modules"], **modules})
 
     root, cases = run.config["data"]["root"], read_cases(run)
-    files = files_below(root, hash_files(cases))  # read anew, not from the cache
+    files = files_below(root, hash_files(cases))
     changed = provenance.describe_changed_files(read_data_files(run.folder), files)
     inputs |= {"data": [str(Path(root, name)) for name in changed], "split": []}
     if not changed:
