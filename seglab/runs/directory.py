@@ -29,7 +29,7 @@ from seglab.core.files import (
 )
 from seglab.core.signals import Interrupts
 from seglab.runs import provenance
-from seglab.runs.loading import check_run_folder, parse_config
+from seglab.runs.loading import parse_config
 from seglab.runs.overrides import format_command
 from seglab.runs.paths import FORMAT, RunPaths, check_format, reading
 from seglab.runs.records import read_data_files
@@ -165,7 +165,6 @@ class RunDirectory:
         }
         if self.earlier:
             self._check_unchanged(split, files, modules)
-            check_run_folder(self.path)
         self._begun = True
         remove_partial(self.path)
         self._until_end.enter_context(log_to_file(self.paths.log))

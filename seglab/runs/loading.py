@@ -65,12 +65,10 @@ def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
         trust: As in `check_targets`.
 
     Raises:
-        InputError: The file is missing or is no config, names code that is not allowed, or names
-            a path outside the run directory to which something could be written.
+        InputError: The file is missing or is no config, or names code that is not allowed.
     """
     config = parse_config(file)
     check_targets(config, file, trust)
-    _check_paths(config, file)
     cfg = OmegaConf.create(config)
     try:
         check_config(cfg)
@@ -96,7 +94,7 @@ def parse_config(file: str | Path) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     with reading(file, MAX_CONFIG_BYTES):
         text = file.read_text("utf-8")
-        # A few lines of references to references would fill the memory.
+        # A few lines of merge keys (<<) with references would fill the memory.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
             raise ValueError("holds references (*)")
         config = yaml.load(text, loader)  # a safe one
@@ -104,22 +102,6 @@ def parse_config(file: str | Path) -> dict[str, Any]:
             raise ValueError("no keys")
     _check_plain(config, file)
     return config
-
-
-def check_run_folder(folder: Path) -> None:
-    """Refuses a run directory with links that lead out of it.
-
-    Raises:
-        InputError: It holds one.
-    """
-    root = folder.resolve()
-    for path in folder.rglob("*"):
-        is_safe = path.exists() and path.resolve().is_relative_to(root)
-        if path.is_symlink() and not is_safe:
-            raise InputError(
-                f"{path}: a link that leads out of the run directory or nowhere; replace it with "
-                "what it leads to"
-            )
 
 
 def _entries(node: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -144,21 +126,3 @@ def _check_plain(config: Any, source: str | Path) -> None:
         raise InputError(
             f"{source}: cannot be read as a config ({sanitize_text(str(error))}); restore it"
         ) from error
-
-
-def _check_paths(config: dict[str, Any], file: str | Path) -> None:
-    """Refuses paths outside the run directory; those of data and weights are only read."""
-    run_dir = str(config.get("run_dir"))
-    sections = {k: node for k, node in config.items() if k not in ("run_dir", "data", "model")}
-    for place, key, value in _entries(sections):
-        # A bare name would lie below the working directory, and TensorBoard takes URLs too.
-        is_log = (place, key) == ("logger", "save_dir")
-        if is_log or isinstance(value, str):
-            path = Path(str(value))
-            is_outside = (is_log or path.is_absolute()) and not path.is_relative_to(run_dir)
-            if is_outside or ".." in path.parts or str(path).startswith("~"):
-                raise InputError(
-                    f"{file}: {sanitize_text(f'{place}.{key}')} names a path outside the run "
-                    f"directory, {sanitize_text(str(path))}; expected one below run_dir, "
-                    f"{sanitize_text(run_dir)}"
-                )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from seglab.core.errors import InputError
 from seglab.data.splits import read_split
-from seglab.runs.loading import check_run_folder, read_config
+from seglab.runs.loading import read_config
 from seglab.runs.paths import RunPaths
 from seglab.runs.records import Run, read_run
 
@@ -26,8 +26,7 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
             such as 'my_networks.MyNet'.
 
     Raises:
-        InputError: A file is missing or damaged, or the directory names code that is not trusted
-            or a path outside it.
+        InputError: A file is missing or damaged, or the config names code that is not trusted.
     """
     path = Path(path)
     paths = RunPaths(path)
@@ -35,7 +34,6 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one of train.py's"
         )
-    check_run_folder(path)
     read_config(paths.config, trust)
     run = read_run(path)
     sections = ("git", "modules", "versions", "machine")

@@ -127,7 +127,7 @@ def _train_again(run: Run, out: Path) -> None:
     log.info("training it again, into %s", out)
     torch.set_num_threads(_threads(run))
     try:
-        train(OmegaConf.create(_moved_config(run, out)))
+        train(OmegaConf.create(_retraining_config(run, out)))
     except KeyboardInterrupt as error:
         command = shlex.join(["scripts/reproduce.py", str(run.folder), "--out", str(out)])
         raise type(error)(f"(to go on: python {command})") from error
@@ -153,7 +153,7 @@ def _compare_inputs(run: Run) -> dict[str, list[str]]:
     changed = provenance.describe_changed_files(read_data_files(run.folder), files)
     inputs |= {"data": [str(Path(root, name)) for name in changed], "split": []}
     if not changed:
-        data = instantiate(_moved_config(run, run.folder)["data"], cases=lambda _: cases)
+        data = instantiate(_retraining_config(run, run.folder)["data"], cases=lambda _: cases)
         data.setup()
         if data.split.hash != run.provenance.split_hash:
             inputs["split"] = ["this config gives another one today"]
@@ -192,24 +192,23 @@ def _read_values(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _moved_config(run: Run, out: Path) -> dict[str, Any]:
-    """Returns the run's config with its paths moved to `out`; `open_run` refuses any others."""
-    old = Path(str(run.config["run_dir"]))
-
-    def move(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: move(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [move(value) for value in node]
-        if isinstance(node, str) and Path(node).is_relative_to(old):
-            return str(out / Path(node).relative_to(old))
-        return node
-
-    data = dict(run.config["data"]) | {"cache_dir": default_dir()}
+def _retraining_config(run: Run, out: Path) -> dict[str, Any]:
+    """Returns the run's config without the paths in it to which training would write."""
+    config = run.config | {"run_dir": str(out)}
+    data = config["data"] | {"cache_dir": default_dir()}
     if data["split"]["file"] is not None:
         data["split"] = data["split"] | {"file": str(run.paths.split)}
-    others = {key: value for key, value in run.config.items() if key != "data"}
-    return move(others) | {"data": data}
+    config["data"] = data
+    config["trainer"] = {k: v for k, v in config["trainer"].items() if k != "profiler"}
+    if config["logger"]:  # conf/logger/tensorboard.yaml
+        config["logger"] = {
+            "_target_": "seglab.training.tensorboard.TensorBoard",
+            "save_dir": str(out),
+            "name": "",
+            "version": "tensorboard",
+            "default_hp_metric": False,
+        }
+    return config
 
 
 def _threads(run: Run) -> int:
