@@ -1,7 +1,6 @@
 """Checks a whole data set and lists everything that is wrong with it."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,7 @@ from seglab.data.cases import Case, check_sizes, with_classes
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image, read_mask
-from seglab.data.layouts import scan_cases
-from seglab.data.scan import Scan
+from seglab.data.layouts import Scan, scan_cases
 from seglab.data.threads import map_in_threads
 
 
@@ -80,12 +78,8 @@ def _find_oddity(mask: np.ndarray, classes: Classes) -> str | None:
     return None
 
 
-def _find_duplicates(thumbnails: Mapping[str, np.ndarray]) -> list[str]:
-    """Warns of cases of the same picture, as splits compare them.
-
-    Args:
-        thumbnails: Thumbnails by case id.
-    """
+def _find_duplicates(thumbnails: dict[str, np.ndarray]) -> list[str]:
+    """Warns of cases of the same picture, as splits compare them, from thumbnails by case id."""
     if not thumbnails:
         return []
     ids_by_group = defaultdict(list)

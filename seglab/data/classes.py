@@ -79,36 +79,30 @@ def make_classes(names: Any, colours: Any = None, where: str = "data.") -> Class
     Raises:
         InputError: A name or colour is invalid, or they do not match.
     """
-    if not _is_string_list(names) or not 1 <= len(names) <= MAX_CLASSES:
+    lowercase = [name.lower() for name in names] if _is_string_list(names) else []
+    # Each once, whatever the case: some file systems ignore it.
+    if (
+        not 1 <= len(lowercase) <= MAX_CLASSES
+        or len({*lowercase}) < len(lowercase)
+        or not all(map(_NAME.fullmatch, names))
+        or {*lowercase} & {*_RESERVED}
+    ):
         raise InputError(
             f"{where}classes={names}: expected a list of names, one or up to {MAX_CLASSES} with "
-            "background first"
+            f"background first, of letters, digits and _, each once, none of {', '.join(_RESERVED)}"
         )
-    lowercase = [name.lower() for name in names]  # some file systems ignore case
-    invalid = [
-        name for name in names if not _NAME.fullmatch(name) or lowercase.count(name.lower()) > 1
-    ]
-    if invalid:
-        raise InputError(
-            f"{where}classes: {invalid[0]!r}: expected names of letters, digits and _, each once"
-        )
-    if reserved := {*lowercase} & {*_RESERVED}:
-        raise InputError(f"{where}classes: {min(reserved)!r}: means something else; choose another")
     if colours is None:
         return Classes(tuple(names))
     if (
-        not _is_string_list(colours)
+        len(names) == 1
+        or not _is_string_list(colours)
         or len(colours) != len(names)
         or len({*map(str.lower, colours)}) < len(names)
         or not all(map(_COLOUR.fullmatch, colours))
     ):
         raise InputError(
-            f"{where}colours={colours}: expected null, or a colour such as '#ff8000' for each of "
-            f"{', '.join(names)}, no two equal"
-        )
-    if len(names) == 1:
-        raise InputError(
-            f"{where}colours: masks of one class are read by brightness; expected null"
+            f"{where}colours={colours}: expected null for one class, which is read by brightness, "
+            f"else null or a colour such as '#ff8000' for each of {', '.join(names)}, no two equal"
         )
     return Classes(tuple(names), tuple(map(str.lower, colours)))
 

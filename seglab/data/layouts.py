@@ -7,19 +7,63 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from seglab.core.errors import InputError
 from seglab.data.cases import UNKNOWN, Case
 from seglab.data.images import SUFFIXES
-from seglab.data.scan import Scan
 from seglab.data.tables import read_patients, read_ph2_table
 
 log = logging.getLogger(__name__)
 
 _PH2_IMAGES = "PH2 Dataset images"
+
+
+@dataclass
+class Scan:
+    """Cases and defects found in a folder.
+
+    Attributes:
+        root: The folder.
+        layout: Name of its layout, as in `conf/data/`.
+        cases: Cases with an image and a mask, sorted by id.
+        errors: A line for each defect because of which training refuses the data.
+        warnings: A line for each other defect.
+    """
+
+    root: Path
+    layout: str
+    cases: list[Case] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Formats the findings for a terminal."""
+        content = self.to_json()
+        lines = [f"{self.root}: {len(self.cases)} good cases of layout {self.layout}"]
+        lines += [f"  {n:4} {diagnosis}" for diagnosis, n in content["diagnoses"].items()]
+        lines.append(f"patients named: {content['patients']}")
+        for level in ("errors", "warnings"):
+            lines.append(f"{level}: {len(content[level]) or 'none'}")
+            lines += [f"  {' '.join(message.split())}" for message in content[level]]
+        # File names need not be UTF-8.
+        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
+
+    def to_json(self) -> dict[str, Any]:
+        """Converts the findings to plain containers; cases become their ids."""
+        return {
+            "root": str(self.root),
+            "layout": self.layout,
+            "cases": [case.id for case in self.cases],
+            "diagnoses": dict(sorted(Counter(case.diagnosis for case in self.cases).items())),
+            "patients": len({case.patient for case in self.cases} - {""}),
+            "errors": self.errors,
+            "warnings": self.warnings,
+        }
 
 
 def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
@@ -47,25 +91,23 @@ def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
 
 
 def scan_cases(root: str | Path, layout: str | None = None) -> Scan:
-    """Lists the cases of a data set, as `find_cases`, together with everything that is wrong.
+    """Lists the cases of a data set and everything that is wrong with it, as `find_cases` reads it.
 
-    Raises:
-        InputError: No case is found, or a folder cannot be read.
+    Raises an InputError if no case is found or a folder cannot be read.
     """
     root = Path(root)
     if layout is not None and layout not in tuple(LAYOUTS):
         raise InputError(f"data.cases.layout={layout}: expected one of {', '.join(LAYOUTS)}")
-    names = LAYOUTS if layout is None else [layout]
-    for name in names:
+    expected = []
+    for name in LAYOUTS if layout is None else [layout]:
+        files, add_cases = LAYOUTS[name]
+        expected.append(f"{files} ({name})")
         scan = Scan(root, name)
-        LAYOUTS[name][1](scan)
+        add_cases(scan)
         if scan.cases or scan.errors:
             scan.cases.sort(key=lambda case: case.id)
             _warn_of_unlisted(scan)
             return scan
-    expected = [
-        f"{files} ({name})" for name, (files, _) in LAYOUTS.items() if layout in (None, name)
-    ]
     problem = "holds no data set" if root.is_dir() else "is no folder"
     raise InputError(
         f"{root.absolute()} {problem} (expected {', '.join(expected)}); name the data's folder "
