@@ -133,48 +133,47 @@ def load_split(
             changed, or cases of one picture or patient are in different parts.
     """
     split = read_split(path)
-    part_by_id: dict[str, str] = {}
+    group_by_id = dict(
+        zip((case.id for case in cases), _merge_patients(cases, groups), strict=True)
+    )
+    seen: set[str] = set()
+    first: dict[int, tuple[str, str]] = {}  # id and part of the first case of each group
     for part in ("train", "val", "test"):
         for id in getattr(split, part):
             if id not in sha256:
                 raise InputError(f"{path}: case {id} of '{part}' is not in the data; remove it")
-            if id in part_by_id:
+            if split.sha256.get(id, sha256[id]) != sha256[id]:
                 raise InputError(
-                    f"{path}: case {id} stands in '{part_by_id[id]}' and in '{part}'; "
-                    "keep it in one of them"
+                    f"{path}: case {id} is not the one that the split was made of (its files have "
+                    "changed); restore its files, or remove 'sha256' from the split"
                 )
-            part_by_id[id] = part
-    _check_parts(path, part_by_id, cases, groups)
-    for id in part_by_id:
-        if split.sha256.get(id, sha256[id]) != sha256[id]:
-            raise InputError(
-                f"{path}: case {id} is not the one that the split was made of (its files have "
-                "changed); restore its files, or remove 'sha256' from the split"
-            )
-    return replace(split, sha256={id: sha256[id] for id in sorted(part_by_id)})
+            if id in seen:
+                raise InputError(f"{path}: case {id} of '{part}' is listed twice; list it once")
+            seen.add(id)
+            other, other_part = first.setdefault(group_by_id[id], (id, part))
+            if other_part != part:
+                raise InputError(
+                    f"{path}: {other} in '{other_part}' and {id} in '{part}' are of the same "
+                    "picture, or nearly, or of the same patient; move both to one side"
+                )
+    return replace(split, sha256={id: sha256[id] for id in sorted(seen)})
 
 
 def read_split(path: str | Path) -> Split:
-    """Reads a split file without comparing it with the data.
-
-    Args:
-        path: As in `load_split`.
-
-    Raises:
-        InputError: The file is no split.
-    """
+    """Reads a split file without comparing it with the data; raises an InputError if it is none."""
     stored = read_json(path)
     if not isinstance(stored, dict):
         stored = {}
     parts = {name: stored.get(name, []) for name in ("train", "val", "test")}
-    for name, ids in parts.items():
-        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
-            raise InputError(f"{path}: '{name}' is no list of case ids; expected a saved split")
-        if not ids and name != "val":
-            raise InputError(f"{path}: '{name}' is missing or empty; expected a saved split")
     sha256 = stored.get("sha256") or {}
-    if not isinstance(sha256, dict):
-        raise InputError(f"{path}: 'sha256' is no table of ids and hashes; expected a saved split")
+    are_ids = all(
+        isinstance(ids, list) and all(isinstance(id, str) for id in ids) for ids in parts.values()
+    )
+    if not are_ids or not parts["train"] or not parts["test"] or not isinstance(sha256, dict):
+        raise InputError(
+            f"{path}: expected a saved split: lists of case ids under 'train', 'val' (may be "
+            "missing) and 'test', and 'sha256' by id, if any"
+        )
     return Split(
         **{name: sorted(ids) for name, ids in parts.items()},
         protocol=str(stored.get("protocol", "from a file")),
@@ -209,30 +208,6 @@ def _merge_patients(cases: Sequence[Case], groups: Sequence[int]) -> list[int]:
             if key != "":
                 merge_groups(merged, first.setdefault(key, i), i)
     return merged.tolist()
-
-
-def _check_parts(
-    path: str | Path, part_by_id: dict[str, str], cases: Sequence[Case], groups: Sequence[int]
-) -> None:
-    """Raises an InputError if cases of one picture or patient are in different parts."""
-    picture = {case.id: group for case, group in zip(cases, groups, strict=True)}
-    merged = dict(zip(picture, _merge_patients(cases, groups), strict=True))
-    first_id: dict[int, str] = {}
-    for id, part in part_by_id.items():
-        first = first_id.setdefault(merged[id], id)
-        if part_by_id[first] == part:
-            continue
-        # Cases that are joined by more than their picture are of one patient.
-        patients = {c.patient for c in cases if merged[c.id] == merged[id]} - {""}
-        relation = (
-            "the same picture, or nearly"
-            if picture[id] == picture[first]
-            else f"of the same patient, {', '.join(sorted(patients))}"
-        )
-        raise InputError(
-            f"{path}: {first} in '{part_by_id[first]}' and {id} in '{part}' are {relation}; move "
-            "both to one side"
-        )
 
 
 def _cut(sequence: list[list[Case]], count: int) -> tuple[list[list[Case]], list[list[Case]]]:

@@ -10,22 +10,15 @@ from seglab.data.images import SUFFIXES
 
 PH2_DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
 _PH2_CELLS = 10  # name, two diagnoses, six criteria, colours
-_MAX_BYTES = 2**20  # PH2's table takes 36 kB
 # As in the metadata of ISIC and HAM10000, the preferred first. One lesion is of one patient.
 _ID_COLUMNS = ("isic_id", "image_id", "image_name", "image", "id", "name")
 _PATIENT_COLUMNS = ("patient_id", "patient", "lesion_id")
 
 
 def read_ph2_table(path: Path) -> dict[str, str]:
-    """Reads `PH2_dataset.txt`: diagnoses by case id.
-
-    Raises:
-        InputError: The table is damaged.
-    """
+    """Reads `PH2_dataset.txt`: diagnoses by case id; raises an InputError if it is damaged."""
     remedy = "restore the file, or delete it to go without diagnoses"
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: larger than {_MAX_BYTES:,} bytes; {remedy}")
         lines = path.read_text("latin-1").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
@@ -48,9 +41,6 @@ def read_ph2_table(path: Path) -> dict[str, str]:
 
 def read_patients(folder: Path) -> dict[str, tuple[str, Path]]:
     """Reads every CSV in a folder that has a column of case ids and one of patients or lesions.
-
-    Args:
-        folder: The folder that holds the tables.
 
     Returns:
         By case id the patient, empty where no row names one, and the table.

@@ -116,7 +116,7 @@ def test_planted_copies_are_kept_together(tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
     for id in copies["case0"] - {"case0"}:
         write_json(path, {"train": ["case0", "case1"], "test": [id]})
-        with pytest.raises(InputError, match=f"{id} in 'test' are the same picture, or nearly"):
+        with pytest.raises(InputError, match=f"{id} in 'test' are of the same picture"):
             load_split(path, cases, cache.groups, cache.sha256)
 
 
