@@ -60,7 +60,6 @@ def build(
     with errors_name("task.optimizer or task.lr_scheduler"):
         task.configure_optimizers()
     data.setup()
-    check_val(data, config)
     metadata = {
         "format": FORMAT,
         "config": config,
@@ -75,7 +74,7 @@ def build(
     )
     with errors_name("trainer, callbacks or logger"):
         trainer = build_trainer(config, recorder)
-    check_devices(trainer, data)
+    check_subsets(config, data, trainer.world_size)
     return Components(data, task, trainer, recorder)
 
 
@@ -101,11 +100,7 @@ def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
 
 @torch.no_grad()
 def check_network_and_loss(task: SegmentationTask, data: SegmentationDataModule) -> None:
-    """Passes one blank image through network and loss, before any data is read.
-
-    Raises:
-        InputError: One of them cannot take its input, or returns another shape than it should.
-    """
+    """Raises an InputError if network or loss do not fit one blank image; reads no data."""
     size, channels = data.size, len(data.classes.names)
     image_shape, expected = (1, 3, size, size), (1, channels, size, size)
     with errors_name(f"model: cannot take an image of data.size={size}, {image_shape}"):
@@ -114,53 +109,32 @@ def check_network_and_loss(task: SegmentationTask, data: SegmentationDataModule)
     if tuple(logits.shape) != expected:
         raise InputError(
             f"model: gives {tuple(logits.shape)} for an image of {image_shape}; expected logits of "
-            f"{expected} for data.classes, {', '.join(data.classes.names)}; give the network as "
-            "many channels, as conf/model does"
+            f"{expected} for data.classes, {', '.join(data.classes.names)}"
         )
     with errors_name(f"task.loss with {channels} in data.classes"):
         check_channels(task.loss, channels)
         loss = task.loss(torch.zeros(expected), torch.zeros(1, 1, size, size))
     if tuple(loss.shape) != (1,):
+        raise InputError(f"task.loss: gives {tuple(loss.shape)}; expected one value an image, (1,)")
+
+
+def check_subsets(config: dict[str, Any], data: SegmentationDataModule, devices: int) -> None:
+    """Raises an InputError if val is missing or there are too few cases for all devices."""
+    is_val_needed = (config["monitor"] or "").startswith("val/")
+    if not data.split.val and (is_val_needed or config["inference"]["tune_threshold"]):
         raise InputError(
-            f"task.loss: gives {tuple(loss.shape)} for one image; expected one value an image, (1,)"
+            f"data.split.file={config['data']['split']['file']}: holds no val cases to choose on; "
+            "add some, or set monitor=null and inference.tune_threshold=false"
         )
-
-
-def check_val(data: SegmentationDataModule, config: dict[str, Any]) -> None:
-    """Checks that a split from a file has val cases where something is chosen on val.
-
-    Raises:
-        InputError: It has none.
-    """
-    needs_val = {
-        "monitor": (config["monitor"] or "").startswith("val/"),
-        "inference.tune_threshold": config["inference"]["tune_threshold"],
-    }
-    for key, is_set in needs_val.items():
-        if is_set and not data.split.val:
-            raise InputError(
-                f"data.split.file={config['data']['split']['file']}: holds no val for {key} to "
-                f"choose on; add some, or switch {key} off"
-            )
-
-
-def check_devices(trainer: Trainer, data: SegmentationDataModule) -> None:
-    """Checks that every device gets its share of each batch and of each subset.
-
-    Raises:
-        InputError: There are too many devices.
-    """
-    world = trainer.world_size
-    if data.batch_size % world:
+    if data.batch_size % devices:
         raise InputError(
-            f"data.batch_size={data.batch_size}: expected a multiple of the {world} devices"
+            f"data.batch_size={data.batch_size}: expected a multiple of the {devices} devices"
         )
     for subset in ("train", "val", "test"):
         n = len(data.subset_indices(subset))
-        if 0 < n < world:
+        if 0 < n < devices:
             raise InputError(
-                f"trainer.devices={world}: {subset} has {n} cases; expected at least one a device, "
-                "use fewer devices or hold out more cases"
+                f"trainer.devices={devices}: {subset} has {n} cases; expected at least one a device"
             )
 
 

@@ -30,18 +30,13 @@ log = logging.getLogger(__name__)
 
 # Exit codes of scripts/reproduce.py; 1 and 2 are those of bad input.
 IDENTICAL, WITHIN_TOLERANCE, DIFFERENT = 0, 3, 4
-VERDICTS = {
-    IDENTICAL: "identical",
-    WITHIN_TOLERANCE: "within tolerance",
-    DIFFERENT: "different",
-}
+VERDICTS = {IDENTICAL: "identical", WITHIN_TOLERANCE: "within tolerance", DIFFERENT: "different"}
 # A difference of so many pixels of HD95 counts as 1 of a score in [0, 1]. Over seeds on PH2, whose
 # images have a diagonal of about 950, HD95 moves by about 10 where Dice moves by 0.01.
 _HD95_UNIT = 1000
 # Packages and entries of run.json's `machine` that values depend on.
 _PACKAGES = ("python", "torch", "lightning", "numpy", "scipy", "scikit-image", "pillow")
 _HARDWARE = ("processor", "threads", "cpu_capability", "cuda")
-_SUMMARY = "summary.json"
 _MAX_LISTED = 10
 
 
@@ -90,7 +85,7 @@ def reproduce(
     if inputs["data"] or inputs["split"]:
         verdict = DIFFERENT
     for topic, differences in inputs.items():
-        log.info("%-9s %s", topic, _list("; ", differences) or "the same")
+        log.info("%-9s %s", topic, _join("; ", differences) or "the same")
     if verdict == DIFFERENT or check:
         log.info("%s", VERDICTS[verdict])
         return verdict
@@ -109,7 +104,7 @@ def reproduce(
     verdict = _judge(differing, tolerance)
     lines = [f"{len(pairs) - len(differing)} of {len(pairs)} values are identical"]
     lines += [f"{name}: {then} then, {now} now" for name, (then, now) in differing.items()]
-    log.info("%s", _list("\n  ", lines))
+    log.info("%s", _join("\n  ", lines))
     report = {
         "of": str(run.folder.absolute()),
         "verdict": VERDICTS[verdict],
@@ -164,7 +159,7 @@ def _judge(differing: dict[str, tuple[Any, Any]], tolerance: float) -> int:
     """Returns the verdict on the values that differ: scores count, the rest is not identical."""
     for name, (then, now) in differing.items():
         unit = _HD95_UNIT if name.endswith(" hd95") else 1
-        is_score = name.startswith(_SUMMARY)
+        is_score = name.startswith("summary.json")
         if is_score and (None in (then, now) or abs(then - now) > tolerance * unit):
             return DIFFERENT
     return WITHIN_TOLERANCE if differing else IDENTICAL
@@ -177,9 +172,9 @@ def _read_values(folder: Path) -> dict[str, Any]:
         f"{file.name} weights": hash_weights(file)
         for file in (paths.best_checkpoint, paths.last_checkpoint)
     }
-    values |= {f"{_SUMMARY} {name.replace('/', ' ')}": v for name, v in run.values.items()}
+    values |= {f"summary.json {name.replace('/', ' ')}": v for name, v in run.values.items()}
     for baseline, scores in run.baselines.items():
-        values |= {f"{_SUMMARY} {baseline} {name}": value for name, value in scores.items()}
+        values |= {f"summary.json {baseline} {name}": value for name, value in scores.items()}
     for file, keys in (
         (paths.metrics, ("epoch",)),
         (paths.test_cases, ("id", "class")),
@@ -223,18 +218,13 @@ def _describe_pairs(
 ) -> list[str]:
     """Returns the entries that differ, in words."""
     return [
-        f"{key} {_shorten_hash(then.get(key))} then, {_shorten_hash(now.get(key))} now"
+        f"{key} {then.get(key)} then, {now.get(key)} now"
         for key in keys
         if then.get(key) != now.get(key)
     ]
 
 
-def _shorten_hash(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}..." if len(text) >= 40 and text.isalnum() else text
-
-
-def _list(separator: str, texts: list[str]) -> str:
+def _join(separator: str, texts: list[str]) -> str:
     """Joins the first texts, which a stranger may have written, to print them."""
     more = ["..."] if len(texts) > _MAX_LISTED else []
     return separator.join([*map(sanitize_text, texts[:_MAX_LISTED]), *more])

@@ -2,30 +2,41 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from seglab.analysis.figures import colorize_mask, save_cases
+from seglab.analysis.figures import (
+    ERROR_LEGEND,
+    ERROR_LEGEND_OF_CLASSES,
+    colorize_mask,
+    error_map,
+    save_cases,
+)
 from seglab.analysis.tables import Table, format_plain
 from seglab.config import Inference
 from seglab.core.files import read_json, write_csv
+from seglab.data.classes import Classes
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
 from seglab.inference.predictor import make_predictor, tune_threshold
-from seglab.inference.scoring import baseline_predictors, score_cases
+from seglab.inference.scoring import ScoredCase, baseline_predictors, score_cases
 from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
 from seglab.runs.loading import list_targets
 from seglab.runs.paths import RunPaths
 from seglab.runs.tables import reading
-from seglab.training.case_pictures import CasePictures
 
 log = logging.getLogger(__name__)
 
+# Numbers of cases that figures show.
 TRAINING_PAIRS = 5
+FIRST_CASES = 5
+WORST_CASES = 10
+MAX_EDGE = 1000  # pixels; a figure shows no more
 
 
 def score_run(
@@ -67,12 +78,12 @@ def score_run(
             for name, value in rows[best_epoch - 1].items()
             if name.startswith("val/") and name.endswith("_net")
         }
-    pictures = CasePictures(data.classes)
+    figures = CaseFigures()
     test = score_cases(
-        predict, test_cases, threshold, inference, "scoring test", on_case=pictures.add
+        predict, test_cases, threshold, inference, "scoring test", on_case=figures.add
     )
     write_csv(paths.test_cases, test.rows)
-    pictures.save(paths.figures)
+    figures.save(paths.figures, data.classes)
     return {
         "val": val,
         "test": test.values,
@@ -98,6 +109,42 @@ def score_baselines(paths: RunPaths, data: SegmentationDataModule) -> dict[str, 
         rows += [{"baseline": name} | row for row in scored.rows]
     write_csv(paths.baseline_cases, rows)
     return values
+
+
+class CaseFigures:
+    """Keeps the first test cases and those with the lowest Dice, and draws them."""
+
+    def __init__(self) -> None:
+        self.first: list[ScoredCase] = []
+        self.worst: list[ScoredCase] = []
+
+    def add(self, scored: ScoredCase) -> None:
+        """Keeps a case, in the resolution of a figure, as long as it is among those to be drawn."""
+        step = 1 + max(scored.pred.shape) // MAX_EDGE
+        image, target, pred, confidence = (
+            array[::step, ::step].copy()
+            for array in (scored.image, scored.target, scored.pred, scored.prob.max(0))
+        )
+        small = replace(scored, image=image, target=target, pred=pred, prob=confidence[None])
+        if len(self.first) < FIRST_CASES:
+            self.first.append(small)
+        self.worst = sorted([*self.worst, small], key=lambda case: case.dice)[:WORST_CASES]
+
+    def save(self, folder: Path, classes: Classes) -> None:
+        """Writes predictions.png and worst.png."""
+        legend = ERROR_LEGEND_OF_CLASSES if classes.is_multiclass else ERROR_LEGEND
+        confidence = "confidence" if classes.is_multiclass else "probability"
+        for name, cases in (("predictions", self.first), ("worst", self.worst)):
+            columns = {
+                "image": [case.image for case in cases],
+                "target": [colorize_mask(case.target, classes) for case in cases],
+                "prediction": [colorize_mask(case.pred, classes) for case in cases],
+                confidence: [case.prob[0] for case in cases],
+                "errors": [error_map(case.pred, case.target) for case in cases],
+            }
+            names = [f"{c.case.id}\n{c.case.diagnosis}\nDice {c.dice:.3f}" for c in cases]
+            note = f"errors: {legend}"
+            save_cases(folder / f"{name}.png", columns, names, note=note, legend=classes)
 
 
 def draw_training_pairs(path: Path, data: SegmentationDataModule) -> None:

@@ -137,9 +137,7 @@ def skip_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("draw_training_pairs", "save_curves"):
         monkeypatch.setattr(f"seglab.training.train.{name}", lambda *args: None)
     for name in ("add", "save"):
-        monkeypatch.setattr(
-            f"seglab.training.case_pictures.CasePictures.{name}", lambda *args: None
-        )
+        monkeypatch.setattr(f"seglab.training.summary.CaseFigures.{name}", lambda *args: None)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -25,19 +25,12 @@ class Progress(ProgressBar):
     def __init__(self, monitor: str | None = None) -> None:
         super().__init__()
         self.monitor = monitor
-        self.bar: tqdm | None = None
-        self._start = 0.0
-        self._first_epoch = 0
+        self.bar = tqdm(disable=True)
+        self._is_hidden = not sys.stderr.isatty()
 
     def disable(self) -> None:
         """Hides the bar; Lightning calls it in all processes but the first."""
-        self._enabled = False
-
-    def enable(self) -> None:
-        """Shows the bar."""
-        self._enabled = True
-
-    _enabled = True
+        self._is_hidden = True
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Creates the bar."""
@@ -46,7 +39,7 @@ class Progress(ProgressBar):
         self.bar = tqdm(
             total=steps * (trainer.max_epochs or 1),
             initial=trainer.fit_loop.total_batch_idx + 1,
-            disable=not self._enabled or not sys.stderr.isatty(),
+            disable=self._is_hidden,
             unit="step",
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
@@ -57,7 +50,6 @@ class Progress(ProgressBar):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advances the bar by one step."""
-        assert self.bar is not None
         # Reading the loss waits for the device, so it is read only now and then.
         if not self.bar.disable and time.monotonic() - self._updated > 0.3:
             self._update_texts(trainer, float(outputs["loss"]))
@@ -77,22 +69,17 @@ class Progress(ProgressBar):
         times = f"{tqdm.format_interval(elapsed)}, {tqdm.format_interval(left)} left"
         line = f"epoch {epoch}/{epochs}  {'  '.join(texts)}  {times}"
         # With a bar the line goes to train.log alone.
-        level = logging.INFO if self.bar is None or self.bar.disable else logging.DEBUG
+        level = logging.INFO if self.bar.disable else logging.DEBUG
         rank_zero_only(log.log)(level, line)
         self._update_texts(trainer, metrics["train/loss"].item())
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Closes the bar."""
-        if self.bar is not None:
-            self.bar.close()
+    def on_train_end(self, *args: Any) -> None:
+        """Closes the bar; where it is, after an exception."""
+        self.bar.close()
 
-    def on_exception(self, *args: Any) -> None:
-        """Closes the bar where it is."""
-        if self.bar is not None:
-            self.bar.close()
+    on_exception = on_train_end
 
     def _update_texts(self, trainer: Trainer, loss: float | None = None) -> None:
-        assert self.bar is not None
         self._updated = time.monotonic()
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
         self.bar.set_description_str(f"epoch {epoch}/{trainer.max_epochs}", refresh=False)

@@ -10,7 +10,7 @@ import pytest
 from helpers.predicting import clean_by_skimage
 from omegaconf import DictConfig
 
-import seglab.training.case_pictures
+import seglab.training.summary
 from seglab.config import Inference
 from seglab.data.classes import ONE_CLASS
 from seglab.data.images import read_image, read_mask
@@ -34,7 +34,7 @@ def test_the_worst_cases_come_first(
     def save(path: Path, columns: Any, names: Any, **_: Any) -> None:
         figures[path.name] = columns, names
 
-    monkeypatch.setattr(seglab.training.case_pictures, "save_cases", save)
+    monkeypatch.setattr(seglab.training.summary, "save_cases", save)
     run = tmp_path / "run"
     split = ["data.split.test=0.6", "data.split.val=0.2", "trainer.max_epochs=1"]
     train(tiny_config(run, *PLAIN, *split, "inference.fill_holes=true"))
