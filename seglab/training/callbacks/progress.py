@@ -74,10 +74,12 @@ class Progress(ProgressBar):
         self._update_texts(trainer, metrics["train/loss"].item())
 
     def on_train_end(self, *args: Any) -> None:
-        """Closes the bar; where it is, after an exception."""
+        """Closes the bar."""
         self.bar.close()
 
-    on_exception = on_train_end
+    def on_exception(self, *args: Any) -> None:
+        """Closes the bar where it is."""
+        self.bar.close()
 
     def _update_texts(self, trainer: Trainer, loss: float | None = None) -> None:
         self._updated = time.monotonic()
