@@ -18,7 +18,6 @@ from seglab.core.errors import InputError
 from seglab.core.files import write_atomic, write_csv
 from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
 from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
-from seglab.runs.tables import read_metric_history
 
 # Columns after the metrics: headings, and formats of `COSTS`.
 COST_HEADINGS = ("parameters", "multiply-adds", "train s", "images/s")
@@ -70,9 +69,9 @@ def compare(
         by_diagnosis: Whether each row is followed by a line for each diagnosis.
         versus: Pairs of rows for paired tests, by their labels or how these begin.
         metric: The metric that is tested, one of `PER_IMAGE`.
-        out: Folder that gets table.md, table.tex, table.csv, runs.csv and figures; with tests
-            also versus.md, versus.tex and versus.csv. Files of an earlier call are replaced or
-            removed.
+        out: Folder that gets table.md, table.tex, table.csv, runs.csv and dice_boxes.png; with
+            tests also versus.md, versus.tex and versus.csv. Files of an earlier call are
+            replaced or removed.
         width: Columns of the terminal; None for no limit.
 
     Returns:
@@ -91,8 +90,12 @@ def compare(
     if tests:
         tables["versus"] = make_versus_table(tests, pairs, metric)
     if out is not None:
-        records = {"table": [_make_record(line) for line in lines], "versus": tests}
-        _write(Path(out), tables, records, _list_runs(runs, rows), rows, lines)
+        records = {
+            "table": [_make_record(line) for line in lines],
+            "versus": tests,
+            "runs": _list_runs(runs, rows),
+        }
+        _write(Path(out), tables, records, rows)
     return "\n\n".join(format_plain(table, width) for table in tables.values())
 
 
@@ -200,18 +203,8 @@ def _write(
     out: Path,
     tables: dict[str, Table],
     records: dict[str, list[dict[str, Any]]],
-    runs: list[dict[str, Any]],
     rows: Sequence[Row],
-    lines: Sequence[TableLine],
 ) -> None:
-    curves = {
-        row.label: (
-            row.monitor,
-            [read_metric_history(run.folder, row.monitor) for run in row.finished],
-        )
-        for row in rows
-        if row.finished
-    }
     out.mkdir(parents=True, exist_ok=True)
     for name in ("table", "versus"):
         if name in tables:
@@ -221,24 +214,9 @@ def _write(
         else:
             for suffix in ("md", "tex", "csv"):
                 (out / f"{name}.{suffix}").unlink(missing_ok=True)
-    write_csv(out / "runs.csv", runs)
-    if curves:
-        draw_figures(out, rows, lines, curves)
+    write_csv(out / "runs.csv", records["runs"])
+    dice = {row.label: [*row.by_case("dice_per_image").values()] for row in rows if row.cases}
+    if dice:
+        from seglab.analysis.figures import save_boxes  # matplotlib, slow to import
 
-
-def draw_figures(
-    out: Path,
-    rows: Sequence[Row],
-    lines: Sequence[TableLine],
-    curves: dict[str, tuple[str, list[dict[int, float]]]],
-) -> None:
-    """Draw box plots, curves of val, and Dice against cost."""
-    from seglab.analysis.figures import save_boxes, save_costs, save_val_curves  # matplotlib
-
-    metric = "dice_per_image"
-    cases = {row.label: [*row.by_case(metric).values()] for row in rows if row.cases}
-    scores = {line.row.label: line.scores for line in lines if line.is_whole}
-    points = {row.label: (scores[row.label][metric], row.costs()) for row in rows if row.finished}
-    save_boxes(out / "dice_boxes.png", cases, metric)
-    save_val_curves(out / "val_curves.png", curves)
-    save_costs(out / "dice_cost.png", points, metric)
+        save_boxes(out / "dice_boxes.png", dice, "dice_per_image")

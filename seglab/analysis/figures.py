@@ -3,12 +3,9 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -109,23 +106,18 @@ def save_curves(path: str | Path, rows: Sequence[Mapping[str, Any]], monitor: st
     panels = {"loss": losses}
     if set(scores) - set(losses):
         panels[metric] = scores
-    figure, axes = _subplots([*panels], 0)
-    for title, names in panels.items():
+    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for name in names:
             points = [(row["epoch"], row[name]) for row in rows if name in row]
-            axes[title].plot(*zip(*points, strict=True), label=name, marker=".")
-        _label_epochs(axes[title], title)
-        axes[title].legend()
+            axis.plot(*zip(*points, strict=True), label=name, marker=".")
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(title)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        axis.legend()
     _save(figure, path)
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = io.BytesIO()
-    # No date or version inside: equal runs leave equal files.
-    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
-    write_atomic(path, data.getvalue())
 
 
 def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: str) -> None:
@@ -140,7 +132,8 @@ def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: 
     axis = figure.subplots()
     axis.boxplot(
         [list(cases) for cases in values.values()],
-        tick_labels=[_plain(label) for label in values],
+        # A dollar would start a formula.
+        tick_labels=[label.replace("$", r"\$") for label in values],
         orientation="horizontal",
         widths=0.6,
         flierprops={"marker": ".", "alpha": 0.5},
@@ -152,94 +145,10 @@ def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: 
     _save(figure, path)
 
 
-def save_val_curves(
-    path: str | Path, curves: Mapping[str, tuple[str, Sequence[Mapping[int, float]]]]
-) -> None:
-    """Draws the monitored metric over epochs: the mean of each row's runs, and their range.
-
-    Args:
-        path: PNG to write.
-        curves: By the row's label its metric, and the values by epoch of each run, if any.
-    """
-    metrics = sorted({metric for metric, runs in curves.values() if any(runs)}) or [""]
-    figure, axes = _subplots(metrics, len(curves))
-    for i, (label, (metric, runs)) in enumerate(curves.items()):
-        epochs = sorted({epoch for run in runs for epoch in run})
-        if epochs:
-            by_epoch = [[run[epoch] for run in runs if epoch in run] for epoch in epochs]
-            low, mean, high = (
-                [summarize(values) for values in by_epoch] for summarize in (min, fmean, max)
-            )
-            colour, marker = _style(i)
-            axis = axes[metric]
-            axis.plot(epochs, mean, color=colour, marker=marker, markevery=0.1, label=_plain(label))
-            axis.fill_between(epochs, low, high, color=colour, alpha=0.15)
-    for metric, axis in axes.items():
-        _label_epochs(axis, metric)
-    _add_legend(figure, axes)
-    _save(figure, path)
-
-
-def save_costs(
-    path: str | Path,
-    points: Mapping[str, tuple[Sequence[Any], Mapping[str, float]]],
-    metric: str,
-) -> None:
-    """Draws a score against what it costs: multiply-adds, and seconds to train.
-
-    Args:
-        path: PNG to write.
-        points: By the row's label its score (value, standard deviation, ends of the interval),
-            and its costs by name.
-        metric: What the score is.
-    """
-    figure, axes = _subplots(("multiply_adds", "training_seconds"), len(points))
-    for cost, axis in axes.items():
-        for i, (label, ((value, _, low, high), costs)) in enumerate(points.items()):
-            colour, marker = _style(i)
-            # BCa may leave the value outside.
-            ends = [[max(value - low, 0)], [max(high - value, 0)]]
-            axis.errorbar(
-                costs[cost], value, ends, fmt=marker, color=colour, capsize=2, label=_plain(label)
-            )
-        axis.set_xlabel(cost)
-        axis.set_ylabel(f"{metric} [95 %]")
-    _add_legend(figure, axes)
-    _save(figure, path)
-
-
-def _subplots(names: Sequence[str], n_rows: int) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with panels side by side, by their names; a legend of rows fits below."""
-    figure = Figure(figsize=(6 * len(names), 4.5 + 0.17 * n_rows), layout="constrained")
-    axes = dict(zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True))
-    for axis in axes.values():
-        axis.grid(alpha=0.3)
-    return figure, axes
-
-
-def _label_epochs(axis: Axes, metric: str) -> None:
-    axis.set_xlabel("epoch")
-    axis.set_ylabel(metric)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _style(i: int) -> tuple[str, str]:
-    """Colour and marker of the i-th row: 7 colours and 6 markers make 42 pairs."""
-    # Okabe and Ito 2008, told apart by the colour-blind; without their yellow, pale on white.
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-    return colours[i % 7], "os^DvP"[i % 6]
-
-
-def _add_legend(figure: Figure, axes: Mapping[str, Axes]) -> None:
-    """Add one legend for all panels; a row may be in one of them only."""
-    handles: dict[str, Artist] = {}
-    for axis in axes.values():
-        found, labels = axis.get_legend_handles_labels()
-        handles |= dict(zip(labels, found, strict=True))
-    if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", fontsize=8)
-
-
-def _plain(label: str) -> str:
-    """Escape dollars, which would start a formula."""
-    return label.replace("$", r"\$")
+def _save(figure: Figure, path: str | Path) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = io.BytesIO()
+    # No date or version inside: equal runs leave equal files.
+    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
+    write_atomic(path, data.getvalue())

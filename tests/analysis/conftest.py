@@ -26,7 +26,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take half a second."""
-    monkeypatch.setattr("seglab.analysis.compare.draw_figures", lambda *args: None)
+    monkeypatch.setattr("seglab.analysis.figures.save_boxes", lambda *args: None)
 
 
 @pytest.fixture(scope="session")

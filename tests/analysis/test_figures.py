@@ -15,9 +15,7 @@ from seglab.analysis.figures import (
     grid,
     save_boxes,
     save_cases,
-    save_costs,
     save_curves,
-    save_val_curves,
 )
 
 WHITE, RED, BLUE, BLACK = (255, 255, 255), (230, 85, 60), (60, 125, 230), (0, 0, 0)
@@ -178,28 +176,12 @@ def test_a_monitored_loss_is_not_drawn_twice(
     assert list(panels(drawn[0])["loss"]) == names
 
 
-def test_figures_of_rows(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_boxes_of_rows(tmp_path: Path, drawn: list[Figure]) -> None:
     save_boxes(tmp_path / "boxes.png", {"a $x$": [0.1, 0.2, 0.3], "b": [1.0]}, "dice")
     axis = drawn[0].axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == [r"a \$x\$", "b"]
     assert any([*line.get_xdata()] == [0.2, 0.2] for line in axis.get_lines())  # the median
-
-    curves = {"a": ("val/dice", [{1: 0.0, 2: 0.5}, {1: 0.4}]), "b": ("val/loss", [{}])}
-    save_val_curves(tmp_path / "curves.png", curves)
-    (axis,) = drawn[1].axes
-    assert axis.get_ylabel() == "val/dice"
-    assert [text.get_text() for text in drawn[1].legends[0].get_texts()] == ["a"]
-    assert axis.get_lines()[0].get_xydata().tolist() == [[1, 0.2], [2, 0.5]]
-    band = axis.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == (0.0, 0.5)
-
-    costs = {"multiply_adds": 1e9, "training_seconds": 9.0}
-    save_costs(tmp_path / "costs.png", {"a": ((0.5, None, 0.6, 0.7), costs)}, "dice")
-    assert [axis.get_lines()[0].get_xydata().tolist() for axis in drawn[2].axes] == [
-        *([[1e9, 0.5]], [[9.0, 0.5]])
-    ]
-    for name in ("boxes", "curves", "costs"):
-        assert read_png(tmp_path / f"{name}.png").std() > 1
+    assert read_png(tmp_path / "boxes.png").std() > 1
 
 
 def test_equal_calls_leave_equal_files_and_nothing_else(tmp_path: Path) -> None:
