@@ -1,5 +1,6 @@
 """Main functions of scripts/: each parses its command line and calls one function of seglab.
 
+Options have the names of that function's arguments, whose defaults count if they are not given.
 Heavy imports are inside the functions, so that `--help` and bad options answer at once.
 """
 
@@ -12,10 +13,7 @@ import sys
 from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.cli.options import add_inference, add_trust, add_versus, inference_options
 from seglab.core.errors import InputError
-
-_SOURCE_HELP = "PH2Dataset.rar, or a folder that is only checked; without it, PH2 is downloaded"
 
 
 @one_line_errors
@@ -52,170 +50,144 @@ def train() -> None:
 @one_line_errors
 def predict() -> None:
     """Run `seglab.inference.predict.predict`."""
-    parser = argparse.ArgumentParser(
-        description="Writes a lesion mask for each image: "
-        "python scripts/predict.py RUN IMAGES... --out DIR."
-    )
+    parser = _make_parser("Writes a lesion mask for each image.")
     add = parser.add_argument
     add("run", metavar="RUN", help="run directory, checkpoint, or .onnx of export.py")
     add("images", metavar="IMAGES", nargs="+", help="files or folders")
     add("--out", metavar="DIR", required=True, help="masks go to DIR/masks")
     text = "one more network: the mean probability of all"
     add("--with", metavar="RUN", dest="others", action="append", default=[], help=text)
-    for option, text in (
-        ("--probabilities", "16 bits, 65535 for 1"),
-        ("--overlays", "images with the mask's outline"),
-        ("--instances", "each connected lesion its number, and a CSV that measures them"),
-        ("--cutouts", "images within the mask, transparent elsewhere"),
+    for kind, text in (
+        ("probabilities", "16 bits, 65535 for 1"),
+        ("overlays", "images with the mask's outline"),
+        ("instances", "each connected lesion its number, and a CSV that measures them"),
+        ("cutouts", "images within the mask, transparent elsewhere"),
     ):
-        add(option, action="store_true", help=f"also write {text}")
+        add(
+            f"--{kind}", dest="extras", action="append_const", const=kind, help=f"also write {text}"
+        )
     add("--background", metavar="FILE", help="an image to put behind cut-outs")
     add("--overwrite", action="store_true", help="replace existing files")
-    add_inference(parser)
-    add_trust(parser)
-    args = parser.parse_args()
+    _add_inference(parser)
+    _add_trust(parser)
+    args = vars(parser.parse_args())
 
     from seglab.core.console import log_to_console
-    from seglab.inference.manifest import EXTRAS
     from seglab.inference.predict import predict
 
     log = logging.getLogger("seglab")
     with log_to_console(log):
-        counts = predict(
-            [args.run, *args.others],
-            args.images,
-            args.out,
-            [kind for kind in EXTRAS if getattr(args, kind)],
-            args.background,
-            args.overwrite,
-            tuple(args.trust),
-            **inference_options(args),
-        )
+        counts = predict([args.pop("run"), *args.pop("others")], **args)
         done = f"{counts['predicted']} predicted, {counts['there']} there already"
         if counts["skipped"]:
             raise InputError(f"{counts['skipped']} skipped, see above; {done}")
-        log.info("%s: %s", args.out, done)
+        log.info("%s: %s", args["out"], done)
 
 
 @one_line_errors
 def evaluate() -> None:
     """Run `seglab.inference.evaluate.evaluate`."""
-    parser = argparse.ArgumentParser(
-        description="Scores a run's checkpoint again, or the mean of several: "
-        "python scripts/evaluate.py RUN..."
-    )
+    parser = _make_parser("Scores a run's checkpoint again, or the mean of several.")
     add = parser.add_argument
     text = "run directory; of several the mean probability"
-    add("runs", metavar="RUN", nargs="+", help=text)
-    add("--data", metavar="ROOT", help="another data set; all cases are scored")
+    add("paths", metavar="RUN", nargs="+", help=text)
+    text = "another data set; all cases are scored"
+    add("--data", metavar="ROOT", dest="data_root", help=text)
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
-    add_inference(parser)
-    add_trust(parser)
-    args = parser.parse_args()
+    _add_inference(parser)
+    _add_trust(parser)
+    args = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.inference.evaluate import evaluate
 
-    evaluate(args.runs, args.data, args.out, tuple(args.trust), **inference_options(args))
+    evaluate(**args)
 
 
 @one_line_errors
 def export() -> None:
     """Run `seglab.inference.export.export`."""
-    parser = argparse.ArgumentParser(
-        description="Writes a trained network as ONNX, checked on images: "
-        "python scripts/export.py RUN."
-    )
+    parser = _make_parser("Writes a trained network as ONNX, checked on images.")
     add = parser.add_argument
-    add("run", metavar="RUN", help="run directory, or checkpoint")
+    add("path", metavar="RUN", help="run directory, or checkpoint")
     add("--out", metavar="FILE", help="default: network.onnx in RUN")
     text = "images to compare on; default: 20 of the run's test cases"
-    add("--images", metavar="IMAGES", nargs="+", default=[], help=text)
+    add("--images", metavar="IMAGES", nargs="+", help=text)
     add("--overwrite", action="store_true", help="replace an existing file")
-    add_trust(parser)
-    args = parser.parse_args()
+    _add_trust(parser)
+    args = vars(parser.parse_args())
 
     from seglab.core.console import log_to_console
     from seglab.inference.export import export
 
-    log = logging.getLogger("seglab")
-    with log_to_console(log):
-        export(args.run, args.out, args.images, args.overwrite, tuple(args.trust))
+    with log_to_console(logging.getLogger("seglab")):
+        export(**args)
 
 
 @one_line_errors
 def compare() -> None:
     """Run `seglab.analysis.compare.compare`."""
-    parser = argparse.ArgumentParser(
-        description="Makes one table of run directories: "
-        "python scripts/compare.py DIR... [--out DIR].",
-        epilog="A failed or missing run is a cell of the table, no error: exit code 0.",
+    parser = _make_parser(
+        "Makes one table of run directories.",
+        "A failed or missing run is a cell of the table, no error: exit code 0.",
     )
     add = parser.add_argument
     add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     add("--metrics", metavar="A,B,C", help="columns, or 'all'; default: Dice, IoU and accuracy")
     add("--by-diagnosis", action="store_true", help="rows for each diagnosis, too")
-    add_versus(parser)
-    text = "of the paired tests (%(default)s)"
-    add("--metric", metavar="NAME", default="dice_per_image", help=text)
+    _add_versus(parser)
+    add("--metric", metavar="NAME", help="of the paired tests (dice_per_image)")
     add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
-    args = parser.parse_args()
+    args = vars(parser.parse_args())
 
     from seglab.analysis.compare import compare
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    versus = [tuple(pair) for pair in args.versus]
-    print(compare(args.dirs, args.metrics, args.by_diagnosis, versus, args.metric, args.out, width))
+    print(compare(width=width, **args))
 
 
 @one_line_errors
 def report() -> None:
     """Run `seglab.analysis.report.report`."""
-    parser = argparse.ArgumentParser(
-        description="Writes a page of runs, one HTML file: "
-        "python scripts/report.py RUN|SWEEP... [--out FILE]."
-    )
+    parser = _make_parser("Writes a page of runs and sweeps, one HTML file.")
     add = parser.add_argument
     add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     add("--out", metavar="FILE", help="default: report.html in the folder")
-    add("--data", metavar="ROOT", help="the data set's folder, if it has moved")
-    text = "show the N test cases with the lowest Dice (%(default)s)"
-    add("--cases", metavar="N", type=int, default=24, help=text)
-    add_versus(parser)
-    add_trust(parser)
-    args = parser.parse_args()
+    add("--data", metavar="ROOT", dest="data_root", help="the data set's folder, if it has moved")
+    text = "show the N test cases with the lowest Dice (24)"
+    add("--cases", metavar="N", type=int, help=text)
+    _add_versus(parser)
+    _add_trust(parser)
+    args = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.analysis.report import report
 
-    versus = [tuple(pair) for pair in args.versus]
-    report(args.dirs, args.out, tuple(args.trust), versus, args.data, args.cases)
+    report(**args)
 
 
 @one_line_errors
 def reproduce() -> None:
     """Run `seglab.training.reproduce.reproduce`; its verdict is the exit code."""
-    parser = argparse.ArgumentParser(
-        description="Trains a run again and compares, value by value: "
-        "python scripts/reproduce.py RUN [--check].",
-        epilog="exit code: 0 identical, 3 within tolerance (with --check: the data is the same, "
+    parser = _make_parser(
+        "Trains a run again and compares, value by value.",
+        "exit code: 0 identical, 3 within tolerance (with --check: the data is the same, "
         "code, versions or machine are not), 4 different, 1 bad input",
     )
     add = parser.add_argument
-    add("run", metavar="RUN", help="directory of a finished run")
+    add("path", metavar="RUN", help="directory of a finished run")
     add("--check", action="store_true", help="compare what it needs, train nothing")
-    add("--data", metavar="ROOT", help="the data set's folder, if it has moved")
+    add("--data", metavar="ROOT", dest="data_root", help="the data set's folder, if it has moved")
     add("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
-    text = "greatest difference of a score on other hardware or versions (%(default)s)"
-    add("--tolerance", metavar="X", type=float, default=0.01, help=text)
-    add_trust(parser)
-    args = parser.parse_args()
+    text = "greatest difference of a score on other hardware or versions (0.01)"
+    add("--tolerance", metavar="X", type=float, help=text)
+    _add_trust(parser)
+    args = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.training.reproduce import reproduce
 
-    trust = tuple(args.trust)
-    sys.exit(reproduce(args.run, args.data, args.out, args.check, args.tolerance, trust))
+    sys.exit(reproduce(**args))
 
 
 @one_line_errors
@@ -237,7 +209,8 @@ def prepare() -> None:
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("source", metavar="ARCHIVE or FOLDER", nargs="?", help=_SOURCE_HELP)
+    text = "PH2Dataset.rar, or a folder that is only checked; without it, PH2 is downloaded"
+    source.add_argument("source", metavar="ARCHIVE or FOLDER", nargs="?", help=text)
     source.add_argument("--check", metavar="ROOT", help="only check a data set of any layout")
     add("--classes", metavar="A,B,C", help="with --check: class names, background first")
     add("--colours", metavar="'#..,#..'", help="of the classes in masks; default: class numbers")
@@ -282,3 +255,33 @@ def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Pat
             download(url, archive)
         unpack_ph2(archive, out)
     return out
+
+
+def _make_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser that leaves out options that are not given."""
+    return argparse.ArgumentParser(
+        description=description, epilog=epilog, argument_default=argparse.SUPPRESS
+    )
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that open runs of other people."""
+    text = "_target_ outside seglab that the run's config may name, such as my_networks.MyNet"
+    parser.add_argument("--trust", metavar="NAME", action="append", help=text)
+
+
+def _add_inference(parser: argparse.ArgumentParser) -> None:
+    """Add options that replace the run's config section `inference`."""
+    for name, text in (
+        ("tta", "mean probability of the 8 flips and quarter turns"),
+        ("largest-component", "keep the largest lesion alone"),
+        ("fill-holes", "fill holes in a lesion"),
+    ):
+        text = f"{text}; default: as in the run"
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
+
+
+def _add_versus(parser: argparse.ArgumentParser) -> None:
+    """Add the option for paired tests."""
+    text = "paired test of two rows, named by their labels or how these begin; repeatable"
+    parser.add_argument("--versus", metavar=("A", "B"), nargs=2, action="append", help=text)

@@ -14,6 +14,7 @@ from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_MAKE_ROOM = "make room, then start the same command again: it goes on where it stopped"
 
 
 def find_input_error(error: BaseException) -> str | None:
@@ -32,7 +33,9 @@ def find_input_error(error: BaseException) -> str | None:
             return str(cause)
     for cause in causes:
         if isinstance(cause, OSError) and cause.filename is not None:
-            return f"{cause.filename}: {cause.strerror}; {_suggest_remedy(cause)}"
+            is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = _MAKE_ROOM if is_full else "choose a place that can be read and written"
+            return f"{cause.filename}: {cause.strerror}; {remedy}"
     if str(error).startswith("Only one of --"):  # raised by Hydra about its own options
         return str(error)
     if str(error).startswith("Config group override must be"):  # Hydra 1.3, of group=null
@@ -80,12 +83,6 @@ def one_line_errors(main: Callable[P, T]) -> Callable[P, T]:
             _exit(f"error: {line}", 1)
 
     return wrapped
-
-
-def _suggest_remedy(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "make room, then start the same command again: it goes on where it stopped"
-    return "choose a place that can be read and written"
 
 
 def _exit(line: str, code: int) -> NoReturn:
