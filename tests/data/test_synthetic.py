@@ -17,14 +17,10 @@ from skimage.measure import perimeter
 
 import seglab
 from seglab.core.errors import InputError
+from seglab.data import synthetic
 from seglab.data.images import read_mask
-from seglab.data.synthetic import cases as synthetic
-from seglab.data.synthetic.cases import (
-    DARK_CORNERS,
-    DIAGNOSES,
-    synthetic_cases,
-)
-from seglab.data.synthetic.drawing import draw_case
+from seglab.data.synthetic import DARK_CORNERS, DIAGNOSES, synthetic_cases
+from seglab.data.synthetic_drawing import draw_case
 
 HEADER = (
     b"||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
@@ -35,7 +31,7 @@ N = 6
 
 def draw(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray]:
     """A case with its lesion's mask."""
-    image, classes = draw_case(seed, index, diagnosis)
+    image, classes, _ = draw_case(seed, index, diagnosis)
     return image, classes == 1
 
 
@@ -214,7 +210,7 @@ def test_settings_out_of_range(tmp_path: Path, n: int, seed: int) -> None:
 
 def test_processes_that_start_at_once_draw_one_set(root: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from seglab.data.synthetic.cases import synthetic_cases; "
+        "import sys; from seglab.data.synthetic import synthetic_cases; "
         "synthetic_cases(sys.argv[1], 6, 0)"
     )
     shared = tmp_path / "deep" / "set"
@@ -227,7 +223,7 @@ def test_processes_that_start_at_once_draw_one_set(root: Path, tmp_path: Path) -
 
 def test_a_killed_process_leaves_no_set_and_no_obstacle(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from seglab.data.synthetic import cases as synthetic; "
+        "import os, sys; from seglab.data import synthetic; "
         "os.rename = lambda *_: os._exit(9); "
         "synthetic.synthetic_cases(sys.argv[1], 2, 7)"
     )

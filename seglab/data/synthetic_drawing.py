@@ -23,52 +23,8 @@ _PIGMENTS = {
 _SKINS = ((238, 196, 182), (232, 186, 158), (222, 168, 132), (190, 136, 104), (140, 98, 74))
 
 
-def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one dermoscopic image and its mask.
-
-    The result depends on the arguments alone.
-
-    Args:
-        seed: Seed of the set, 0 or more.
-        index: Number of the case in its set, 0 or more.
-        diagnosis: 0 for a common nevus, 1 for an atypical nevus, 2 for a melanoma.
-
-    Returns:
-        The image, uint8 (H, W, 3), RGB, and its classes, uint8 (H, W): 0 skin, 1 lesion, 2 the
-        dark area outside the dermoscope's field, if any. The sizes are PH2's: H 553 to 577 and W
-        761 to 769 pixels. The lesion covers 3 % to 98 % of the image and may cross its
-        frame.
-    """
-    rng, look = _start(seed, index, diagnosis)
-    shape = int(rng.integers(553, 578)), int(rng.integers(761, 770))
-    light, lit = _scope(rng, shape, look.area)
-    distance = _outline(rng, look, lit)
-    color = np.exp(_skin(rng, shape, distance) + _lesion(rng, look, distance))
-    picture = Image.fromarray(_to_bytes(np.moveaxis(color, 0, -1)))
-    _mark(rng, picture)
-    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.1)))
-    grain = rng.standard_normal((*shape, 3), np.float32) * np.float32(rng.uniform(1.5, 4.0))
-    classes = np.where(lit, distance > 0, 2).astype(np.uint8)
-    return _to_bytes(np.asarray(picture) * light[..., None] + grain), classes
-
-
-def table_row(seed: int, index: int, diagnosis: int, name: str) -> str:
-    """Writes the row of PH2's table for a case of `draw_case`.
-
-    Args:
-        seed: As in `draw_case`.
-        index: As in `draw_case`.
-        diagnosis: As in `draw_case`.
-        name: The case's id.
-
-    Returns:
-        176 characters and a newline.
-    """
-    return _start(seed, index, diagnosis)[1].row(name)
-
-
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """A case's entries in PH2's table, and the lesion's share of the image (0..1).
 
     The table's values are 'A' absent, 'P' present, 'T' typical and 'AT' atypical.
@@ -84,7 +40,8 @@ class _Look:
     veil: str
     colors: tuple[int, ...]
 
-    def row(self, name: str) -> str:
+    def table_row(self, name: str) -> str:
+        """Writes the row of PH2's table for a case of this name: 176 characters and a newline."""
         histology = "Melanoma" if self.diagnosis == 2 else ""
         colors = "  ".join(map(str, self.colors))
         return (
@@ -94,10 +51,37 @@ class _Look:
         )
 
 
-def _start(seed: int, index: int, diagnosis: int) -> tuple[np.random.Generator, _Look]:
-    """Seeds the case's random generator and draws its look, before anything else."""
-    rng = np.random.default_rng([seed, index])
+def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray, Look]:
+    """Draws one dermoscopic image and its mask.
 
+    The result depends on the arguments alone.
+
+    Args:
+        seed: Seed of the set, 0 or more.
+        index: Number of the case in its set, 0 or more.
+        diagnosis: 0 for a common nevus, 1 for an atypical nevus, 2 for a melanoma.
+
+    Returns:
+        The image, uint8 (H, W, 3), RGB; its classes, uint8 (H, W): 0 skin, 1 lesion, 2 the dark
+        area outside the dermoscope's field, if any; and its look. The sizes are PH2's: H 553 to
+        577 and W 761 to 769 pixels. The lesion covers 3 % to 98 % of the image and may cross its
+        frame.
+    """
+    rng = np.random.default_rng([seed, index])
+    look = _draw_look(rng, diagnosis)
+    shape = int(rng.integers(553, 578)), int(rng.integers(761, 770))
+    light, lit = _scope(rng, shape, look.area)
+    distance = _outline(rng, look, lit)
+    color = np.exp(_skin(rng, shape, distance) + _lesion(rng, look, distance))
+    picture = Image.fromarray(_to_bytes(np.moveaxis(color, 0, -1)))
+    _mark(rng, picture)
+    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.1)))
+    grain = rng.standard_normal((*shape, 3), np.float32) * np.float32(rng.uniform(1.5, 4.0))
+    classes = np.where(lit, distance > 0, 2).astype(np.uint8)
+    return _to_bytes(np.asarray(picture) * light[..., None] + grain), classes, look
+
+
+def _draw_look(rng: np.random.Generator, diagnosis: int) -> Look:
     def present(share: float) -> str:
         return "P" if rng.random() < share else "A"
 
@@ -118,9 +102,7 @@ def _start(seed: int, index: int, diagnosis: int) -> tuple[np.random.Generator, 
         network, dots, asymmetry = "AT", ("A", "AT")[rng.integers(2)], (1, 2, 2)[rng.integers(3)]
     color_set |= {color for color, value in ((1, regression), (5, veil)) if value == "P"}
     colors = tuple(sorted(color_set))
-    return rng, _Look(
-        diagnosis, float(area), asymmetry, network, dots, streaks, regression, veil, colors
-    )
+    return Look(diagnosis, float(area), asymmetry, network, dots, streaks, regression, veil, colors)
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
@@ -185,7 +167,7 @@ def _scope(
     return 1 - np.float32(rng.uniform(0.6, 0.88)) * shade, shade < 0.75
 
 
-def _outline(rng: np.random.Generator, look: _Look, lit: np.ndarray) -> np.ndarray:
+def _outline(rng: np.random.Generator, look: Look, lit: np.ndarray) -> np.ndarray:
     """Distance in pixels from the lesion's border, float32 (H, W), positive inside."""
     half = lit.shape[0] // 2, lit.shape[1] // 2
     lobes, warp, spread = ((0.05, 0.03, 0.09), (0.16, 0.07, 0.09), (0.30, 0.10, 0.08))[
@@ -237,7 +219,7 @@ def _skin(rng: np.random.Generator, shape: tuple[int, int], distance: np.ndarray
     return skin
 
 
-def _lesion(rng: np.random.Generator, look: _Look, distance: np.ndarray) -> np.ndarray:
+def _lesion(rng: np.random.Generator, look: Look, distance: np.ndarray) -> np.ndarray:
     """Logarithm of the share of the skin's colour that the lesion transmits, float32 (3, H, W)."""
     shape, inradius = distance.shape, float(distance.max())
     base, *other_colors = sorted(look.colors, key=lambda color: color not in (3, 4))

@@ -18,7 +18,7 @@ from seglab.core.validation import check_number
 from seglab.data.cases import Case
 from seglab.data.classes import Classes
 from seglab.data.layouts import find_cases
-from seglab.data.synthetic.drawing import draw_case, table_row
+from seglab.data.synthetic_drawing import draw_case
 from seglab.data.threads import map_in_threads
 
 # Raise it when the same seed gives other files than before: a set on disk states its version.
@@ -100,7 +100,7 @@ def _is_drawn(root: Path, settings: dict[str, int]) -> bool:
 def _draw(folder: Path, settings: dict[str, int]) -> None:
     def write_case(index: int) -> str:
         name, diagnosis = f"SYN{index + 1:03d}", DIAGNOSES[index % len(DIAGNOSES)]
-        image, classes = draw_case(settings["seed"], index, diagnosis)
+        image, classes, look = draw_case(settings["seed"], index, diagnosis)
         mask = Image.fromarray(classes == 1)
         if settings.get("dark_corners"):
             mask = Image.fromarray(classes)
@@ -112,7 +112,7 @@ def _draw(folder: Path, settings: dict[str, int]) -> None:
         ):
             file.parent.mkdir(parents=True)
             picture.save(file)
-        return table_row(settings["seed"], index, diagnosis, name)
+        return look.table_row(name)
 
     rows = map_in_threads(write_case, range(settings["n"]), "drawing synthetic cases", "case")
     table = _HEADER + "".join(rows) + _LEGENDS
