@@ -1,7 +1,7 @@
 """Random changes of training batches, image and mask together."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -10,20 +10,8 @@ from torch import Tensor
 from seglab.core.errors import InputError
 from seglab.core.validation import check_number
 
-# Largest value of each strength.
-_LIMITS = {
-    "rotate": 180,
-    "scale": 10,
-    "shift": 1,
-    "brightness": 1,
-    "contrast": 1,
-    "saturation": 1,
-    "elastic": 0.1,
-    "hair": 1,
-    "colour": 1,
-    "illumination": 1,
-    "gamma": 10,
-}
+# Largest value of the strengths for which it is not 1.
+_LIMITS = {"rotate": 180, "scale": 10, "elastic": 0.1, "gamma": 10}
 _NODES = 5  # along an edge, of the grid of elastic displacements
 _MAX_HAIRS = 8  # in one image
 # Share of red, green and blue that brown hair absorbs.
@@ -71,7 +59,8 @@ class Augment:
     def __post_init__(self) -> None:
         if not isinstance(self.flip, bool):
             raise InputError(f"data.augment.flip={self.flip}: expected true or false")
-        for name, limit in _LIMITS.items():
+        for name in (field.name for field in fields(self) if field.name != "flip"):
+            limit = _LIMITS.get(name, 1)
             check_number(f"data.augment.{name}", getattr(self, name), float, 0, limit)
 
     def __call__(
@@ -166,13 +155,7 @@ def _draw_like(
 def _bicubic(nodes: Tensor, height: int, width: int) -> Tensor:
     """`F.interpolate(mode="bicubic", align_corners=True)` as two small matrix products.
 
-    Args:
-        nodes: float (N, C, K, K), of which the first and last lie on the edges.
-        height: Height of the result, in pixels.
-        width: Width of the result, in pixels.
-
-    Returns:
-        float (N, C, H, W).
+    float (N, C, K, K) nodes, of which the first and last lie on the edges, give (N, C, H, W).
     """
     k = nodes.shape[-1]
     one = torch.eye(k).to(nodes).view(1, 1, k, k)
@@ -184,18 +167,12 @@ def _bicubic(nodes: Tensor, height: int, width: int) -> Tensor:
 
 
 def _draw_hairs(image: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Draws hairs as the share of light that they absorb.
+    """Draws hairs as the share of light that they absorb, (N, 1, H, W) in [0, 1), 0 without hair.
 
-    Hairs are parabolas, roughly parallel, 0.3 to 1 edge long. At 256 pixels they are 1 to 2 pixels
-    thick at the root and end in a point. They are antialiased.
-
-    Args:
-        image: float (N, C, H, W), which gives shape, type and device.
-        probability: Probability that an image has any.
-        generator: On the CPU. How many numbers are drawn depends on N alone.
-
-    Returns:
-        (N, 1, H, W) in [0, 1), 0 where there is no hair.
+    Hairs are antialiased parabolas, roughly parallel, 0.3 to 1 edge long. At 256 pixels they are
+    1 to 2 pixels thick at the root and end in a point. An image has any with this probability.
+    The image, float (N, C, H, W), gives shape, type and device. How many numbers are drawn depends
+    on N alone.
     """
     n, _, height, width = image.shape
     hairy, many, slant = torch.rand(3, n, 1, generator=generator).expand(3, n, _MAX_HAIRS)

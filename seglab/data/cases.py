@@ -44,8 +44,7 @@ def with_classes(cases: Sequence[Case], classes: Classes) -> list[Case]:
 def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Reads a case's image, uint8 (H, W, 3), and mask, uint8 class numbers (H, W).
 
-    Raises:
-        InputError: A file cannot be read, or the two differ in size.
+    Raises an InputError if a file cannot be read or the two differ in size.
     """
     image, mask = read_image(case.image), read_mask(case.mask, case.classes)
     check_sizes(case, image, mask)

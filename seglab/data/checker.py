@@ -80,10 +80,8 @@ def _find_oddity(mask: np.ndarray, classes: Classes) -> str | None:
 
 def _find_duplicates(thumbnails: dict[str, np.ndarray]) -> list[str]:
     """Warns of cases of the same picture, as splits compare them, from thumbnails by case id."""
-    if not thumbnails:
-        return []
     ids_by_group = defaultdict(list)
-    groups = same_pictures(np.stack([*thumbnails.values()]))
+    groups = same_pictures(np.array([*thumbnails.values()]))
     for id, group in zip(thumbnails, groups, strict=True):
         ids_by_group[group].append(id)
     return [

@@ -24,14 +24,9 @@ EXTRACTORS = {
 
 
 def unpack_ph2(archive: str | Path, out: str | Path) -> None:
-    """Unpacks PH2 into a folder, completely or not at all.
+    """Unpacks PH2 into a new folder that holds 'PH2 Dataset images', completely or not at all.
 
-    Args:
-        archive: PH2Dataset.rar, or another format that the installed program unpacks.
-        out: Folder to create; it will hold 'PH2 Dataset images'.
-
-    Raises:
-        InputError: `out` exists, no program can unpack the archive, or PH2 is not in it.
+    Raises an InputError if `out` exists, no program can unpack the archive, or PH2 is not in it.
     """
     archive, out = Path(archive), Path(out)
     if out.exists():
@@ -55,15 +50,7 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
 
 
 def download(url: str, file: str | Path) -> None:
-    """Downloads a file, completely or not at all, with a progress bar.
-
-    Args:
-        url: Address of the file.
-        file: Path to write it to.
-
-    Raises:
-        InputError: The download failed.
-    """
+    """Downloads a file, completely or not at all; raises an InputError if that fails."""
     file = Path(file)
     partial = file.with_name(f".{file.name}.partial")
     try:

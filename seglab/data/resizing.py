@@ -73,15 +73,8 @@ def _resize_matrix(length: int, size: int, channels: int = 1) -> csr_array:
     """Computes the matrix that scikit-image's anti-aliased `resize` applies along an axis.
 
     A Gaussian of sigma (length / size - 1) / 2, cut at 4 sigma, then linear interpolation. Beyond
-    its ends the axis continues as its mirror image.
-
-    Args:
-        length: Length of the axis.
-        size: Length after resizing.
-        channels: Number of interleaved values at each position of the axis.
-
-    Returns:
-        float32 (size * channels, length * channels).
+    its ends the axis continues as its mirror image. float32 (size * channels, length * channels),
+    for `channels` interleaved values at each position of the axis.
     """
     from scipy.sparse import csr_array, eye_array, kron  # slow to import, not needed with a cache
 
