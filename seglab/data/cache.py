@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -76,10 +76,8 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
     cache_dir = Path(cache_dir).expanduser()
     files = hash_files(cases)
     sha256 = hash_cases(cases, files)
-    content: list[Any] = [VERSION, size, [[case.id, sha256[case.id]] for case in cases]]
     classes = cases[0].classes
-    if classes.is_multiclass:
-        content.append([len(classes.names), classes.colours])
+    content = [VERSION, size, len(classes.names), classes.colours, [*sha256.items()]]
     key = hash_json(content)[:24]
     folder = cache_dir / f"{key}-{size}"
     try:

@@ -57,10 +57,8 @@ def download(url: str, file: str | Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=60) as reply, partial.open("wb") as target:
             size = int(reply.headers.get("Content-Length") or 0)
-            with tqdm(total=size or None, unit="B", unit_scale=True, disable=None) as bar:
-                while block := reply.read(1 << 20):
-                    target.write(block)
-                    bar.update(len(block))
+            with tqdm.wrapattr(reply, "read", size or None, disable=None) as body:
+                shutil.copyfileobj(body, target)
         if size and partial.stat().st_size != size:
             raise OSError(f"{partial.stat().st_size} of {size} bytes came")
         partial.replace(file)

@@ -77,8 +77,8 @@ def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
         The cases, sorted by id.
 
     Raises:
-        InputError: There is no case, a case lacks its image or mask, a folder cannot be read, or
-            a table is damaged.
+        InputError: There is no case, a case lacks its image or mask, or a folder or table cannot
+            be read.
     """
     scan = scan_cases(root, layout)
     if scan.errors:

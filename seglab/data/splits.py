@@ -88,11 +88,6 @@ def make_split(
             raise InputError(
                 f"data.split.fold={fold} with data.split.folds={folds}: expected 0 to folds - 1"
             )
-        if len(sequence) < folds:
-            raise InputError(
-                f"data.split.folds={folds}: only {len(sequence)} different cases, those of one "
-                "picture or patient counted once; choose fewer folds or add cases"
-            )
         starts = [round(i * len(sequence) / folds) for i in range(folds + 1)]
         tested = sequence[starts[fold] : starts[fold + 1]]
         rest = sequence[starts[fold + 1] :] + sequence[: starts[fold]]
@@ -107,11 +102,10 @@ def make_split(
         seed=seed,
         sha256=dict(sorted(sha256.items())),
     )
-    if not split.train or not split.test:
+    if not split.train or not split.test or (fold is not None and len(sequence) < folds):
         raise InputError(
             f"{len(cases)} cases are too few, {len(sequence)} with those of one picture or patient "
-            f"counted once, to split into train, val and test with data.split.val={val}; add cases "
-            "or change the shares"
+            f"counted once, for {protocol}; add cases or change data.split"
         )
     return split
 
