@@ -1,9 +1,8 @@
-"""TensorBoard logger, and the texts and hyperparameters that it shows beside scalars."""
+"""TensorBoard logger with the texts and hyperparameters that it shows beside scalars."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
@@ -38,55 +37,28 @@ class TensorBoard(TensorBoardLogger):
         """Keeps the file open after fit, because hyperparameters are logged later."""
         self.save()
 
+    @rank_zero_only
+    def log_description(self, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Logs as text the resolved config, and the environment from the content of run.json."""
+        environment = {key: record[key] for key in ("machine", "git", "versions")}
+        for title, content in (("config", dict(config)), ("environment", environment)):
+            self.experiment.add_text(title, f"```\n{OmegaConf.to_yaml(content)}```", 0)
 
-def get_writer(trainer: Trainer) -> Any:
-    """Returns TensorBoard's SummaryWriter, or None with another logger or none."""
-    logger = trainer.logger
-    return logger.experiment if isinstance(logger, TensorBoard) else None
+    def log_row(
+        self, config: Mapping[str, Any], val: Mapping[str, float], varies: Mapping[str, str]
+    ) -> None:
+        """Logs one row of TensorBoard's HParams page, and closes the file.
 
-
-def log_description(trainer: Trainer, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Logs config and environment as text.
-
-    Args:
-        trainer: The run's trainer.
-        config: Resolved, plain containers.
-        record: Content of run.json.
-    """
-    writer = get_writer(trainer)
-    if writer is None:
-        return
-    environment = {key: record[key] for key in ("machine", "git", "versions")}
-    for title, content in (("config", dict(config)), ("environment", environment)):
-        writer.add_text(title, f"```\n{OmegaConf.to_yaml(content)}```", 0)
-
-
-def log_hparams(
-    trainer: Trainer,
-    config: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    varies: Mapping[str, str],
-) -> None:
-    """Logs one row of TensorBoard's HParams page.
-
-    Its metrics are those of val, because what is chosen there must not have seen the test.
-
-    Args:
-        trainer: The run's trainer.
-        config: Resolved, plain containers.
-        summary: Content of summary.json.
-        varies: Overrides, by key, that differ between the jobs of the run's sweep, if it is of one.
-    """
-    logger = trainer.logger
-    if not isinstance(logger, TensorBoard):
-        return
-    values = flatten(config)
-    if varies:
-        names = shorten_keys(varies)
-        # A group, such as model, has the name of its file.
-        params = {names[key]: values.get(key, text) for key, text in varies.items()}
-    else:
+        Args:
+            config: Resolved, plain containers.
+            val: Scores of val; what is chosen on the page must not have seen the test.
+            varies: Overrides, by key, that differ between the jobs of the run's sweep, if any.
+        """
+        values = flatten(config)
         params = {key: values.get(key) for key in _PARAMETERS}
-    val = summary["val"]
-    logger.log_hyperparams(params, {f"hp/val_{k}": val[k] for k in _METRICS if k in val})
-    logger.experiment.close()
+        if varies:
+            names = shorten_keys(varies)
+            # A group, such as model, has the name of its file.
+            params = {names[key]: values.get(key, text) for key, text in varies.items()}
+        self.log_hyperparams(params, {f"hp/val_{k}": val[k] for k in _METRICS if k in val})
+        self.experiment.close()

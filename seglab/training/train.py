@@ -25,8 +25,9 @@ from seglab.runs import provenance
 from seglab.runs.directory import RunDirectory
 from seglab.runs.tables import read_val_scores
 from seglab.training.build import Components, build
+from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.summary import draw_training_pairs, log_summary, score_run
-from seglab.training.tensorboard import TensorBoard, log_description, log_hparams
+from seglab.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         began = time.monotonic()
         trainer.fit(task, data, ckpt_path=checkpoint)
         fit_seconds = time.monotonic() - began
-        check_trained(components)
+        check_trained(components.recorder)
         if not trainer.is_global_zero:
             return {}
         began = time.monotonic()
@@ -103,29 +104,24 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
     net = components.task.net
     parameters = sum(parameter.numel() for parameter in net.parameters())
     sizes = ", ".join(f"{len(data.subset_indices(s))} {s}" for s in ("train", "val", "test"))
-    description = f"{type(net).__name__}, {parameters:,} parameters; cases: {sizes}"
-    log.info("%s (%s)", description, data.split.protocol)
+    log.info(
+        "%s, %d parameters; %s (%s)", type(net).__name__, parameters, sizes, data.split.protocol
+    )
     checkpoint, step = run.checkpoint_to_resume(components.recorder.metadata)
     if isinstance(trainer.logger, TensorBoard):
         if run.earlier:
             trainer.logger.purge_after(step)
-        if checkpoint is None and trainer.is_global_zero:
-            log_description(trainer, config, run.record)
+        if checkpoint is None:
+            trainer.logger.log_description(config, run.record)
     return checkpoint
 
 
-def check_trained(components: Components) -> None:
-    """Checks that training left a best checkpoint.
-
-    Raises:
-        InputError: No epoch was finished, or none has the monitored value.
-    """
-    if components.recorder.best_epoch is None:
-        monitor = components.recorder.monitor
+def check_trained(recorder: RunRecorder) -> None:
+    """Raises an InputError if no epoch was finished, or none has the monitored value."""
+    if recorder.best_epoch is None:
         raise InputError(
-            "trainer: not one epoch was trained to its end"
-            + (f" and has monitor={monitor}; " if monitor else "; ")
-            + "train longer, or look at trainer.limit_train_batches and the other limits"
+            f"trainer: no epoch was trained to its end, or none has monitor={recorder.monitor}; "
+            "train longer, or look at trainer.limit_train_batches and the other limits"
         )
 
 
@@ -138,7 +134,9 @@ def finish(
     recorder.write_rows()  # again: the run may have been killed before they were written
     draw_training_pairs(figures / "pairs.png", components.data)
     save_curves(figures / "curves.png", recorder.rows, config["monitor"] or DEFAULT_CURVE)
-    log_hparams(components.trainer, config, summary, run.record.get("varies", {}))
+    logger = components.trainer.logger
+    if isinstance(logger, TensorBoard):
+        logger.log_row(config, summary["val"], run.record.get("varies", {}))
     write_json(run.paths.summary, summary)
     try:
         write_atomic(run.paths.model_card, model_card.make_model_card(run.path))
@@ -160,13 +158,10 @@ def _quiet() -> Iterator[None]:
         for hint in (
             ".*does not have many workers.*",
             ".*smaller than the logging interval.*",
-            ".*your dataloader is not resumable.*",
             ".*You requested to overfit but enabled .* dataloader shuffling.*",
             ".*in eval mode at the start of training.*",  # BatchNorm of a pretrained encoder
             ".*isinstance.treespec, LeafSpec.*",
-            ".*You defined a `validation_step` but have no `val_dataloader`.*",
             ".*Total length of `list` across ranks is zero.*",
-            ".*but have no logger configured.*",
             ".*`srun` command is available.*",
         ):
             warnings.filterwarnings("ignore", hint)

@@ -332,7 +332,7 @@ def test_any_network_of_a_library_is_a_model_by_yaml_alone(
 def test_a_run_of_no_step_says_so(tiny_train: Callable[..., Ended], tmp_path: Path) -> None:
     ended = tiny_train(tmp_path / "run", "trainer.limit_train_batches=0")
     assert ended.code == 1
-    assert "not one epoch was trained" in ended.err.splitlines()[-1]
+    assert "no epoch was trained" in ended.err.splitlines()[-1]
 
 
 def test_a_ruined_epoch_without_val_is_not_saved(

@@ -1,7 +1,6 @@
 """Callback that logs pictures of predictions to TensorBoard."""
 
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from seglab.analysis.figures import colorize_mask, error_map, grid
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import probabilities
-from seglab.training.tensorboard import get_writer
+from seglab.training.tensorboard import TensorBoard
 
 
 class Pictures(Callback):
@@ -38,10 +37,12 @@ class Pictures(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Logs pictures and curves; after the first epoch the network's graph, too."""
-        epoch, writer = trainer.current_epoch + 1, get_writer(trainer)
+        epoch = trainer.current_epoch + 1
         is_last = epoch == trainer.max_epochs or trainer.should_stop
-        if writer is None or not (is_last or epoch == 1 or epoch % self.every_n_epochs == 0):
+        is_due = is_last or epoch == 1 or epoch % self.every_n_epochs == 0
+        if not isinstance(trainer.logger, TensorBoard) or not is_due:
             return
+        writer = trainer.logger.experiment
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         module.eval()
         if epoch == 1:
@@ -60,10 +61,9 @@ class Pictures(Callback):
         }
         module.train()
         tiles = []
-        threshold: Any = module.threshold
         for row in pictured:
             image, target = data.cache.images[row], data.cache.masks[row]
-            pred = predicted_mask(prob[row], threshold)
+            pred = predicted_mask(prob[row], module.threshold)  # type: ignore[arg-type]
             masks = [colorize_mask(mask, data.classes) for mask in (target, pred)]
             tiles.append([image, *masks, error_map(pred, target)])
         name = f"{subset}/input_target_prediction_errors"

@@ -52,7 +52,6 @@ class RunRecorder(Checkpoint):
         self._step_start = 0.0
         self._learning_rate = 0.0
         self._validated = False  # in this epoch
-        self._stopped = False
         self._random_states: list[dict[str, Any]] = []  # one per process, from a checkpoint
 
     @property
@@ -68,7 +67,11 @@ class RunRecorder(Checkpoint):
         if self._random_states:
             _set_random_state(self._random_states[trainer.global_rank])
             if trainer.max_steps != -1:
-                _begin_next_epoch(trainer)
+                # Else Lightning 2.6 repeats the end of the saved epoch.
+                loop = trainer.fit_loop
+                loop.epoch_progress.increment_completed()
+                loop.epoch_loop.restarting = False
+                loop.reset_restart_stage()
         self.interrupts.install()
         self.interrupts.deferrable = True
 
@@ -118,11 +121,14 @@ class RunRecorder(Checkpoint):
         for logger in trainer.loggers:
             logger.log_metrics(metrics | {"lr": self._learning_rate}, step)
             logger.save()
-        self._stopped = trainer.should_stop
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._save_checkpoints(trainer, is_best=self.best_epoch == epoch)
+        best, last = self.paths.best_checkpoint, self.paths.last_checkpoint
+        is_best = self.best_epoch == epoch
+        trainer.save_checkpoint(best if is_best else last)
         if trainer.is_global_zero:
+            if is_best:
+                link_atomic(best, last)  # a second file takes seconds per run
             self.write_rows()
         self._raise_if_signalled(trainer)
 
@@ -133,27 +139,27 @@ class RunRecorder(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the metadata, and the random state of each process."""
+        """Adds metadata, the random state of each process and whether training stops early."""
         random_states = [_random_state()]
         if trainer.world_size > 1:
             random_states = [{} for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(random_states, _random_state())
         checkpoint["seglab"] = self.metadata
         checkpoint["random_states"] = random_states
+        checkpoint["stopped"] = trainer.should_stop
 
     def on_load_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Reads the random states, and whether training had been stopped early."""
         self._random_states = checkpoint["random_states"]
-        trainer.should_stop = checkpoint["callbacks"][self.state_key]["stopped"]
+        trainer.should_stop = checkpoint["stopped"]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the rows and counts so far."""
         return {
             "rows": self.rows,
             "best_epoch": self.best_epoch,
-            "stopped": self._stopped,
             "images": self.images,
             "train_seconds": self.train_seconds,
         }
@@ -162,12 +168,6 @@ class RunRecorder(Checkpoint):
         """Restores the rows and counts."""
         self.rows = list(state_dict["rows"])
         self.images, self.train_seconds = state_dict["images"], state_dict["train_seconds"]
-
-    def _save_checkpoints(self, trainer: Trainer, is_best: bool) -> None:
-        best, last = self.paths.best_checkpoint, self.paths.last_checkpoint
-        trainer.save_checkpoint(best if is_best else last)
-        if is_best and trainer.is_global_zero:
-            link_atomic(best, last)  # a second file takes seconds per run
 
     def _check_finite(self, epoch: int, metrics: dict[str, float], module: LightningModule) -> None:
         names = [name for name, value in metrics.items() if not math.isfinite(value)]
@@ -186,14 +186,6 @@ class RunRecorder(Checkpoint):
             received = trainer.strategy.reduce_boolean_decision(received, all=False)
         if received:
             raise self.interrupts.error()
-
-
-def _begin_next_epoch(trainer: Trainer) -> None:
-    """Begins the next epoch: with max_steps, Lightning 2.6 repeats the end of the saved one."""
-    loop = trainer.fit_loop
-    loop.epoch_progress.increment_completed()
-    loop.epoch_loop.restarting = False
-    loop.reset_restart_stage()
 
 
 def _random_state() -> dict[str, Any]:
