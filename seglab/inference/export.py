@@ -20,14 +20,7 @@ from seglab.data.images import read_image
 from seglab.inference.evaluate import read_cases
 from seglab.inference.image_files import find_images
 from seglab.inference.models import ONNX_SUFFIX, Model, find_network, make_model, open_onnx_model
-from seglab.inference.onnx_predictor import (
-    HASH_PLACEHOLDER,
-    IMAGE,
-    METADATA,
-    PROBABILITY,
-    first_line,
-    insert_hash,
-)
+from seglab.inference.onnx_predictor import IMAGE, METADATA, PROBABILITY, first_line
 from seglab.inference.predictor import probabilities
 from seglab.networks.fast_conv import reference_ops
 from seglab.runs.checkpoints import load_network
@@ -54,7 +47,7 @@ def export(
     for any N, H and W that the network takes: normalisation and sigmoid or softmax are inside. Its
     metadata hold under `seglab`, as JSON: `size`, the edge in pixels that it was trained at,
     `threshold`, `classes`, `colours`, `inference`, `run`, the name of the run directory or
-    checkpoint, `checkpoint_sha256`, `split_hash`, and `sha256` of the file with zeros in its place.
+    checkpoint, `checkpoint_sha256` and `split_hash`.
 
     Args:
         path: A run directory, or a checkpoint.
@@ -89,7 +82,6 @@ def export(
         "run": path.absolute().name,
         "checkpoint_sha256": model.sha256[0],
         "split_hash": stored["split_hash"],
-        "sha256": HASH_PLACEHOLDER.decode(),
     }
     log.info("exporting %s", file)
     content = _to_onnx(net, metadata, file)
@@ -109,13 +101,12 @@ def export(
 def _find_test_images(path: Path, trust: tuple[str, ...]) -> list[Path]:
     try:
         run = open_run(path, trust)
-        by_id = {case.id: case.image for case in read_cases(run)}
-        images = [by_id[id] for id in run.ids["test"] if id in by_id][:COMPARED_IMAGES]
+        images = [case.image for case in read_cases(run) if case.id in run.ids["test"]]
         if not images:
             raise InputError(f"{run.config['data']['root']}: has none of the run's test cases")
-        return images
     except InputError as error:
         raise InputError(f"{error}; or name images to compare on with --images") from error
+    return images[:COMPARED_IMAGES]
 
 
 def _to_onnx(net: nn.Module, metadata: dict[str, Any], path: Path) -> bytes:
@@ -145,7 +136,7 @@ def _to_onnx(net: nn.Module, metadata: dict[str, Any], path: Path) -> bytes:
         raise InputError(f"{path}: its network cannot be exported ({first_line(error)})") from error
     onnx_model = onnx.load_from_string(content.getvalue())
     onnx.helper.set_model_props(onnx_model, {METADATA: json.dumps(metadata)})
-    return insert_hash(onnx_model.SerializeToString())
+    return bytes(onnx_model.SerializeToString())
 
 
 def _compare(torch_model: Model, onnx_model: Model, files: Sequence[Path]) -> float:
@@ -158,10 +149,7 @@ def _compare(torch_model: Model, onnx_model: Model, files: Sequence[Path]) -> fl
 
 
 class _ProbabilityNet(nn.Module):
-    """Network with normalisation and sigmoid or softmax, as it is exported.
-
-    Maps images, uint8 (N, 3, H, W), to probabilities, float32 (N, C, H, W).
-    """
+    """Maps images, uint8 (N, 3, H, W), to probabilities, float32 (N, C, H, W)."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,26 +20,16 @@ if TYPE_CHECKING:
 
 METADATA = "seglab"  # key of the metadata, which are JSON
 IMAGE, PROBABILITY = "image", "probability"
-# A file's metadata hold its own SHA-256, computed with this in its place.
-HASH_PLACEHOLDER = b"0" * 64
 # ONNX Runtime's sigmoid may leave [0, 1] by a rounding error.
 ROUNDING = 1e-5
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, dict[str, Any]]:
-    """Open an exported network.
-
-    Args:
-        content: Content of a file of `seglab.inference.export.export`.
-        path: Its path, for messages.
-
-    Returns:
-        The session, on CUDA where ONNX Runtime has it, and the file's metadata.
+    """Open the content of a file of `export`: its session, on CUDA if possible, and its metadata.
 
     Raises:
-        InputError: ONNX Runtime is not installed, or the file is damaged or was not written by
-            `export`.
+        InputError: ONNX Runtime is not installed, or the file is damaged or not of `export`.
     """
     try:
         import onnxruntime
@@ -59,10 +48,6 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
         metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
         if not (0 < metadata["size"] <= 2**14 and 0 < metadata["threshold"] < 1):
             raise ValueError("its size or threshold is out of range")
-        if len(metadata["sha256"]) != len(HASH_PLACEHOLDER):
-            raise ValueError("its SHA-256 is incomplete")
-        if insert_hash(content.replace(metadata["sha256"].encode(), HASH_PLACEHOLDER)) != content:
-            raise ValueError("its content does not have the SHA-256 in its metadata")
     except Exception as error:  # the exceptions of ONNX Runtime have no common class
         raise InputError(
             f"{path}: is no network of export.py, or damaged ({first_line(error)}); export it again"
@@ -70,23 +55,12 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
     return session, metadata
 
 
-def insert_hash(content: bytes) -> bytes:
-    """Replace `HASH_PLACEHOLDER` in a file's content by the content's SHA-256."""
-    return content.replace(HASH_PLACEHOLDER, hashlib.sha256(content).hexdigest().encode())
-
-
 def make_exported_predictor(
     session: InferenceSession, size: int, channels: int, tta: bool = False
 ) -> Predictor:
-    """Make a predictor of an exported network.
+    """Make a predictor that, but for rounding, predicts what that of `make_predictor` does.
 
-    Its probabilities are those of `seglab.inference.predictor.make_predictor`, but for rounding.
-
-    Args:
-        session: Of `open_exported`.
-        size: Edge of the square network input, in pixels.
-        channels: How many probabilities the network gives for each pixel.
-        tta: Test-time augmentation, as of `make_predictor`.
+    `size` is the edge of the network's input in pixels, `channels` its number of probabilities.
     """
 
     def predict(image: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """export.py: one exported file, and what is held against it."""
 
-import io
 import json
 import os
 import subprocess
@@ -34,23 +33,30 @@ def exported(predicting_runs: tuple[Path, Path], script: Callable[..., Ended]) -
     return file
 
 
-def test_it_predicts_what_the_checkpoint_does(
+def test_it_predicts_without_torch_what_the_checkpoint_does(
     exported: Path,
     predicting_runs: tuple[Path, Path],
     pictures: Path,
     script: Callable[..., Ended],
     tmp_path: Path,
 ) -> None:
-    for network, out in ((exported, "onnx"), (predicting_runs[0], "torch")):
-        ended = script("predict", network, pictures, "--probabilities", "--out", tmp_path / out)
-        assert ended.code == 0, ended.err
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    options = [pictures, "--probabilities", "--instances", "--out"]
+    done = subprocess.run(
+        [sys.executable, REPO / "scripts" / "predict.py", exported, *options, tmp_path / "onnx"],
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": f"{tmp_path}:{REPO}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert script("predict", predicting_runs[0], *options, tmp_path / "torch").code == 0
     ours, theirs = (written(tmp_path / out) for out in ("onnx", "torch"))
     for name, file in ours.items():
         difference = abs(file.astype(int) - theirs[name])
-        if name.startswith("masks"):
-            assert np.count_nonzero(difference) <= 1
-        else:
+        if name.startswith("probabilities"):
             assert difference.max() <= 2 and np.ptp(file) > 1000
+        else:
+            assert np.count_nonzero(difference) <= 1
 
 
 def test_any_batch_and_size_pass_and_it_says_what_it_is(
@@ -76,20 +82,6 @@ def test_any_batch_and_size_pass_and_it_says_what_it_is(
     assert metadata["inference"]["tta"] and metadata["run"] == "on"
 
 
-def test_torch_is_not_imported(exported: Path, pictures: Path, tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
-    arguments = [str(exported), str(pictures), "--out", str(tmp_path / "out"), "--instances"]
-    environment = os.environ | ONE_THREAD | {"PYTHONPATH": f"{tmp_path}:{REPO}"}
-    done = subprocess.run(
-        [sys.executable, str(REPO / "scripts" / "predict.py"), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(written(tmp_path / "out")) == 8
-
-
 def test_a_file_in_the_way_and_bad_files_are_refused(
     exported: Path, predicting_runs: tuple[Path, Path], script: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -97,9 +89,7 @@ def test_a_file_in_the_way_and_bad_files_are_refused(
     ended = script("export", predicting_runs[0])
     assert ended.code == 1 and "is there already" in ended.err
     Image.new("RGB", (9, 9)).save(tmp_path / "picture.png")
-    middle = len(content) // 2
-    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    for damaged in (content[:1000], flipped, content.replace(b"seglab", b"others"), b""):
+    for damaged in (content[:1000], content.replace(b"seglab", b"others"), b""):
         bad = tmp_path / "bad.onnx"
         bad.write_bytes(damaged)
         ended = script("predict", bad, tmp_path / "picture.png", "--out", tmp_path / "out")
@@ -109,44 +99,32 @@ def test_a_file_in_the_way_and_bad_files_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("body", "kind"),
+    "body",
     [
-        ("image[:, :1] * 10.0", "float"),  # no probability
-        ("image[:, :1] / 0.0 * 0.0", "float"),  # not a number
-        ("image[:, :1, 1:] / 255.0", "float"),  # of another size
-        ("image[:, :1]", "uint8"),
+        "image[:, :1].float() * 10",  # no probability
+        "image[:, :1].float() / 0 * 0",  # not a number
+        "image[:, :1, 1:].float() / 255",  # of another size
     ],
 )
 def test_networks_of_anyone_are_refused_in_one_line(
-    body: str, kind: str, exported: Path, script: Callable[..., Ended], tmp_path: Path
+    body: str, script: Callable[..., Ended], tmp_path: Path
 ) -> None:
     import onnx
     import torch
 
-    from seglab.inference.onnx_predictor import HASH_PLACEHOLDER, METADATA, insert_hash
-
     class Hostile(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return eval(body, {"image": image.float() if kind == "float" else image})
+            return eval(body, {"image": image})
 
-    buffer: Any = io.BytesIO()
-    torch.onnx.export(
-        Hostile(),
-        (torch.ones(1, 3, 32, 32, dtype=torch.uint8),),
-        buffer,
-        dynamo=False,
-        input_names=["image"],
-        output_names=["probability"],
-    )
-    model = onnx.load_from_string(buffer.getvalue())
-    stored = {p.key: p.value for p in onnx.load(exported).metadata_props}[METADATA]
-    metadata = json.loads(stored) | {
-        "sha256": HASH_PLACEHOLDER.decode(),
-        "inference": asdict(DEFAULT_INFERENCE),
-    }
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
     file = tmp_path / "hostile.onnx"
-    file.write_bytes(insert_hash(model.SerializeToString()))
+    image = torch.ones(1, 3, 32, 32, dtype=torch.uint8)
+    names = {"input_names": ["image"], "output_names": ["probability"]}
+    torch.onnx.export(Hostile(), (image,), str(file), dynamo=False, **names)
+    model = onnx.load(file)
+    metadata = {"size": 32, "threshold": 0.5, "classes": ["lesion"]}
+    metadata["inference"] = asdict(DEFAULT_INFERENCE)
+    onnx.helper.set_model_props(model, {"seglab": json.dumps(metadata)})
+    onnx.save(model, file)
     Image.new("RGB", (9, 9), "white").save(tmp_path / "picture.png")
     ended = script("predict", file, tmp_path / "picture.png", "--out", tmp_path / "out")
     assert ended.code == 1
@@ -169,13 +147,12 @@ def test_one_that_predicts_something_else_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("tta", [False, True])
-def test_probabilities_a_rounding_error_beyond_one_are_clipped(tta: bool) -> None:
+def test_probabilities_a_rounding_error_beyond_one_are_clipped() -> None:
     class Session:
         def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
             n, _, height, width = inputs["image"].shape
             return [np.full((n, 1, height, width), 1.0000001, np.float32)]
 
     session: Any = Session()
-    predict = make_exported_predictor(session, 8, 1, tta)
+    predict = make_exported_predictor(session, 8, 1, tta=True)
     assert (predict(np.zeros((5, 6, 3), np.uint8)) == 1).all()
