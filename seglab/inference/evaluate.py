@@ -60,8 +60,10 @@ def evaluate(
     model = ensemble(models)
     if data_root is None:
         cases = read_test_cases(runs, model.classes)
+        hashes = [runs[0].sha256[case.id] for case in cases]
     else:
         cases = with_classes(find_cases(data_root), model.classes)
+        hashes = [*hash_cases(cases, hash_files(cases)).values()]
     scored = score_cases(model.predict, cases, model.threshold, model.inference)
     summary = {
         "test": scored.values,
@@ -70,30 +72,47 @@ def evaluate(
         "n": len(cases),
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
-        "trained_on": _count_trained_on(runs, cases),
+        "trained_on": _count_trained_on(runs, hashes),
         "data": str(Path(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
         out = runs[0].paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    _write(Path(out), summary, scored)
+    written = RunPaths(Path(out))
+    written.folder.mkdir(parents=True, exist_ok=True)
+    write_csv(written.test_cases, scored.rows)
+    write_json(written.summary, summary)
+    log.info("%d cases of %s, native resolution", len(cases), summary["data"])
+    _log_scores(scored)
+    log.info("written to %s", out)
     return summary
 
 
 def read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
-    """Read the test cases that runs share.
-
-    Args:
-        runs: As `open_run` returns them.
-        classes: The classes that the masks are to tell apart.
+    """Read the test cases that runs share, with masks that distinguish `classes`.
 
     Raises:
         InputError: The data cannot be read, the runs differ in their test cases, or a case is
             missing or has changed since the first run.
     """
-    cases = with_classes(_find_test_cases(runs), classes)
-    _check_unchanged(runs[0], cases)
+    run, *others = runs
+    tested = {id: run.sha256[id] for id in run.ids["test"]}
+    for other in others:
+        if {id: other.sha256[id] for id in other.ids["test"]} != tested:
+            raise InputError(
+                f"{other.folder}: has other test cases than {run.folder}; name the cases to score "
+                "with --data"
+            )
+    by_id = {case.id: case for case in read_cases(run)}
+    cases = with_classes([by_id[id] for id in tested if id in by_id], classes)
+    hashes = hash_cases(cases, hash_files(cases))
+    changed = [id for id in tested if hashes.get(id) != tested[id]]
+    if changed:
+        raise InputError(
+            f"{run.config['data']['root']}: case {changed[0]} has changed since the run, or is "
+            f"missing ({len(changed)} such cases); restore it, or score other data with --data"
+        )
     return cases
 
 
@@ -114,40 +133,10 @@ def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | No
     return make_model(run.paths.best_checkpoint, net, stored, device, **inference)
 
 
-def _find_test_cases(runs: list[Run]) -> list[Case]:
-    run, *others = runs
-    tested = {id: run.sha256[id] for id in run.ids["test"]}
-    for other in others:
-        if {id: other.sha256[id] for id in other.ids["test"]} != tested:
-            raise InputError(
-                f"{other.folder}: has other test cases than {run.folder}; name the cases to score "
-                "with --data"
-            )
-    by_id = {case.id: case for case in read_cases(run)}
-    missing = [id for id in tested if id not in by_id]
-    if missing:
-        raise InputError(
-            f"{run.config['data']['root']}: {len(missing)} of the run's {len(tested)} test cases "
-            f"are missing ({missing[0]}, ...); restore them, or score another data set with --data"
-        )
-    return [by_id[id] for id in tested]
-
-
-def _check_unchanged(run: Run, cases: list[Case]) -> None:
-    hashes = hash_cases(cases, hash_files(cases))
-    changed = [case for case in cases if hashes[case.id] != run.sha256[case.id]]
-    if changed:
-        raise InputError(
-            f"{changed[0].image}: image or mask of case {changed[0].id} has changed since the run"
-            f" ({len(changed)} such cases); restore it, or score the changed data with --data"
-        )
-
-
-def _count_trained_on(runs: list[Run], cases: list[Case]) -> int:
+def _count_trained_on(runs: list[Run], hashes: list[str]) -> int:
     """Count the cases that any of the runs used in training, and warn about them."""
-    hashes = hash_cases(cases, hash_files(cases))
     used = {run.sha256[id] for run in runs for id in (*run.ids["train"], *run.ids["val"])}
-    n = sum(sha256 in used for sha256 in hashes.values())
+    n = sum(sha256 in used for sha256 in hashes)
     if n:
         log.warning(
             "%d of these %d cases were used in training: scores are too high for new cases",
@@ -156,16 +145,7 @@ def _count_trained_on(runs: list[Run], cases: list[Case]) -> int:
     return n
 
 
-def _write(out: Path, summary: dict[str, Any], scored: Scores) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_csv(RunPaths(out).test_cases, scored.rows)
-        write_json(RunPaths(out).summary, summary)
-    except OSError as error:
-        raise InputError(
-            f"{out}: cannot be written ({error.strerror}); name another with --out"
-        ) from error
-    log.info("%d cases of %s, native resolution", summary["n"], summary["data"])
+def _log_scores(scored: Scores) -> None:
     for metric, value in scored.values.items():
         by_class = "".join(
             f"  {class_name} {values[metric]:.4f}"
@@ -173,4 +153,3 @@ def _write(out: Path, summary: dict[str, Any], scored: Scores) -> None:
             if metric in values
         )
         log.info("%-16s %.4f%s", metric, value, by_class)
-    log.info("written to %s", out)

@@ -1,6 +1,5 @@
 """The output folder of `predict`: its parts, and manifest.json, which lists finished images."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,17 @@ SAVE_EVERY = 100
 
 @dataclass
 class Manifest:
-    """What `predict` has written into a folder.
-
-    Attributes:
-        out: The folder.
-        settings: Settings that everything in the folder was made with.
-        images: For each finished image, by name, its file's `sha256` and its rows of
-            instances.csv under `instances`.
-    """
+    """What `predict` has written into a folder."""
 
     out: Path
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # that everything in the folder was made with
+    # Of each finished image, by name: its file's `sha256`, its rows of instances.csv.
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_done(self, name: str, sha256: str, overwrite: bool) -> bool:
         """Whether an image has its outputs.
 
-        Raises:
-            InputError: The outputs are of another image, and may not be overwritten.
+        Raises an InputError if they are of another version of it, and `overwrite` is False.
         """
         mask = self.out / MASKS / f"{name}.png"
         if name not in self.images or not mask.exists():
@@ -60,43 +52,40 @@ class Manifest:
         """Write manifest.json."""
         write_json(self.out / MANIFEST, {**self.settings, "images": self.images})
 
-    def instance_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows of instances.csv."""
-        for name in sorted(self.images):
-            for row in self.images[name]["instances"]:
-                yield {"image": name, **row}
-
 
 def open_manifest(out: Path, settings: dict[str, Any], overwrite: bool) -> Manifest:
     """Read or begin the manifest of a folder.
 
-    Args:
-        out: The folder.
-        settings: JSON values.
-        overwrite: Delete what was made with other settings, and begin anew.
+    Where the folder holds outputs of other `settings`, which are JSON values, `overwrite` deletes
+    them.
 
     Raises:
         InputError: `overwrite` is needed, or `predict` has not written what is in the folder.
     """
     file = out / MANIFEST
     outputs = [out / name for name in (*KINDS, TABLE) if (out / name).exists()]
-    manifest = Manifest(out, settings)
     if file.exists():
-        stored = _read_manifest(file, settings)
-        if stored.settings == settings:
-            return stored
-        if not overwrite:
-            key = next(key for key in settings if stored.settings[key] != settings[key])
+        stored = read_json(file)
+        if not isinstance(stored, dict) or stored.keys() != {*settings, "images"}:
             raise InputError(
-                f"{file}: is of other {key}: {stored.settings[key]}, not {settings[key]}; replace "
+                f"{file}: is no manifest of predict.py; name another folder with --out"
+            )
+        images = stored.pop("images")
+        if stored == settings:
+            return Manifest(out, settings, images)
+        if not overwrite:
+            key = next(key for key in settings if stored[key] != settings[key])
+            raise InputError(
+                f"{file}: is of other {key}: {stored[key]}, not {settings[key]}; replace "
                 "what is there with --overwrite, or name another folder with --out"
             )
-        _delete_outputs(outputs, stored.images)
+        _delete_outputs(outputs, images)
     elif outputs:
         raise InputError(
             f"{outputs[0]}: is there already, without a {MANIFEST} of predict.py; name another "
             "folder with --out"
         )
+    manifest = Manifest(out, settings)
     manifest.save()
     return manifest
 
@@ -111,18 +100,3 @@ def _delete_outputs(outputs: list[Path], images: dict[str, dict[str, Any]]) -> N
             name = file.relative_to(output).with_suffix("").as_posix()
             if name in images or name.partition("/")[2] in images:  # probabilities/CLASS/NAME.png
                 file.unlink()
-
-
-def _read_manifest(file: Path, settings: dict[str, Any]) -> Manifest:
-    stored = read_json(file)
-    images = stored.pop("images", None) if isinstance(stored, dict) else None
-    if (
-        not isinstance(images, dict)
-        or stored.keys() != settings.keys()
-        or not all(
-            isinstance(record, dict) and record.keys() == {"sha256", "instances"}
-            for record in images.values()
-        )
-    ):
-        raise InputError(f"{file}: is no manifest of predict.py; name another folder with --out")
-    return Manifest(file.parent, stored, images)

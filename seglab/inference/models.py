@@ -93,27 +93,19 @@ def make_model(
 
 
 def open_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Model:
-    """Open an exported network, whose file need not be written yet.
-
-    Raises:
-        InputError: As `seglab.inference.onnx_predictor.open_exported`.
-    """
+    """Open the content of an ONNX file, which need not be written yet."""
     from seglab.inference.onnx_predictor import make_exported_predictor, open_exported
 
     session, metadata = open_exported(content, file)
-    settings = _replace_settings(metadata["inference"], file, inference)
-    classes = make_classes(metadata["classes"], metadata.get("colours"), f"{file}: ")
+    settings = _replace_settings(metadata.get("inference"), file, inference)
+    classes = make_classes(metadata.get("classes"), metadata.get("colours"), f"{file}: ")
     predict = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
     sha256 = (hashlib.sha256(content).hexdigest(),)
     return Model(file, predict, classes, metadata["threshold"], settings, sha256)
 
 
 def find_network(path: str | Path) -> Path:
-    """Return the file that holds a network: of a run directory its best checkpoint.
-
-    Raises:
-        InputError: There is none.
-    """
+    """Return the file that holds a network, or raise an InputError if there is none."""
     path = Path(path)
     if path.is_file():
         return path
@@ -127,16 +119,15 @@ def find_network(path: str | Path) -> Path:
 
 
 def ensemble(models: Sequence[Model]) -> Model:
-    """Combine models: the mean of their probabilities, and of their thresholds.
+    """Combine models, at least one: the mean of their probabilities, and of their thresholds.
 
-    Args:
-        models: At least one. Each predicts with its own `inference.tta`.
+    Each predicts with its own `inference.tta`.
 
     Raises:
         InputError: They have different classes or post-processing.
     """
-    first = models[0]
-    for model in models:
+    first, *others = models
+    for model in others:
         if model.classes.names != first.classes.names:
             raise InputError(
                 f"{model.path}: has the classes {', '.join(model.classes.names)}, {first.path} "
@@ -150,25 +141,20 @@ def ensemble(models: Sequence[Model]) -> Model:
                     f"{model.path}: has another post-processing than {first.path} (inference.{key}:"
                     f" {value}, not {not value}); choose --{option} or --no-{option}"
                 )
-    return replace(
-        first,
-        predict=mean_predictor([model.predict for model in models]),
-        threshold=statistics.fmean(model.threshold for model in models),
-        sha256=tuple(sha256 for model in models for sha256 in model.sha256),
-    )
-
-
-def mean_predictor(predictors: Sequence[Predictor]) -> Predictor:
-    """Make an ensemble's predictor: the mean of its members' probabilities, at native size."""
 
     def predict(image: np.ndarray) -> np.ndarray:
         # Summed one by one: a large image's probabilities are large, too.
-        total = predictors[0](image)
-        for predictor in predictors[1:]:
-            total = total + predictor(image)
-        return total / np.float32(len(predictors))
+        total = first.predict(image)
+        for model in others:
+            total = total + model.predict(image)
+        return total / np.float32(len(models))
 
-    return predict
+    return replace(
+        first,
+        predict=predict,
+        threshold=statistics.fmean(model.threshold for model in models),
+        sha256=tuple(sha256 for model in models for sha256 in model.sha256),
+    )
 
 
 def _replace_settings(stored: Any, file: Path, given: dict[str, bool | None]) -> Inference:

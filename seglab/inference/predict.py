@@ -86,7 +86,7 @@ def predict(
         sha256 = _hash_image(file)
         if manifest.is_done(name, sha256, overwrite):
             return False
-        pngs, rows = make_outputs(model, read_image(file), kinds, behind)
+        pngs, rows = _make_outputs(model, read_image(file), kinds, behind)
         for folder, png in pngs.items():
             path = out / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,24 +112,16 @@ def predict(
         finally:
             manifest.save()
         if INSTANCES in kinds:
-            write_csv(out / TABLE, manifest.instance_rows())
+            records = sorted(manifest.images.items())
+            rows = ({"image": name} | row for name, done in records for row in done["instances"])
+            write_csv(out / TABLE, rows)
     return counts
 
 
-def make_outputs(
-    model: Model, image: np.ndarray, kinds: Collection[str], background: np.ndarray | None = None
+def _make_outputs(
+    model: Model, image: np.ndarray, kinds: Collection[str], background: np.ndarray | None
 ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """Predict an image, and make its output files.
-
-    Args:
-        model: The network or ensemble.
-        image: uint8 (H, W, 3).
-        kinds: Of `KINDS`.
-        background: As of `cut_out`.
-
-    Returns:
-        The content of PNG files by folder, and the image's rows of instances.csv.
-    """
+    """Predict an image: the content of its PNG files by folder, and its rows of instances.csv."""
     prob, classes = model.predict(image), model.classes
     if not np.isfinite(prob).all():
         raise InputError("the network predicts NaN or infinity; its weights are unusable")

@@ -57,19 +57,13 @@ def make_predictor(
 
 def resize_probabilities(prob: Tensor, shape: tuple[int, int]) -> np.ndarray:
     """Resize probabilities from (1, C, S, S) to float32 (C, H, W), bilinearly."""
-    large = F.interpolate(prob, shape, mode="bilinear", align_corners=False)[0]
-    return large.cpu().numpy()
+    return F.interpolate(prob, shape, mode="bilinear", align_corners=False)[0].cpu().numpy()
 
 
 def predict_cases(
     predict: Predictor, cases: Sequence[Case], name: str
 ) -> Iterator[tuple[Case, np.ndarray, np.ndarray, np.ndarray]]:
-    """Read and predict cases one by one.
-
-    Args:
-        predict: Maps an image to probabilities at native size.
-        cases: Any cases.
-        name: Title of the progress bar.
+    """Read and predict cases one by one, under a progress bar with this name.
 
     Yields:
         The case, its image, uint8 (H, W, 3), its mask, uint8 (H, W), and its probabilities,
@@ -100,9 +94,6 @@ def tune_threshold(
         default: Tried in addition to `THRESHOLDS`, so that the choice is never worse. Among
             thresholds of equal Dice the nearest to it is taken, of two such the lower.
         inference: Its post-processing is applied to the masks.
-
-    Raises:
-        InputError: As `predict_cases`.
     """
     counts: dict[float, list[np.ndarray]] = {t: [] for t in sorted({*THRESHOLDS, default})}
     for _, _, target, prob in predict_cases(predict, cases, "choosing the threshold"):

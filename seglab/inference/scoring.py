@@ -33,23 +33,14 @@ _BOUNDARY = [name for name in PER_IMAGE if name not in COUNT_METRICS]
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """A case with its prediction and its scores.
-
-    Attributes:
-        case: The case.
-        image: uint8 (H, W, 3).
-        target: Its mask, class numbers, uint8 (H, W).
-        prob: Predicted probabilities, float32 (C, H, W).
-        pred: Predicted class numbers, uint8 (H, W).
-        rows: Its rows of test_cases.csv, one for each of the data set's `Classes.names`.
-    """
+    """A case with its prediction and its scores."""
 
     case: Case
-    image: np.ndarray
-    target: np.ndarray
-    prob: np.ndarray
-    pred: np.ndarray
-    rows: list[dict[str, Any]]
+    image: np.ndarray  # uint8 (H, W, 3)
+    target: np.ndarray  # class numbers, uint8 (H, W)
+    prob: np.ndarray  # float32 (C, H, W)
+    pred: np.ndarray  # class numbers, uint8 (H, W)
+    rows: list[dict[str, Any]]  # of test_cases.csv, one for each of `Classes.names`
 
     @property
     def dice(self) -> float:
@@ -59,35 +50,24 @@ class ScoredCase:
 
 
 class Scores(NamedTuple):
-    """Scores of a set of cases.
+    """Scores of a set of cases."""
 
-    Attributes:
-        rows: The rows of all cases: id, diagnosis, with several classes the class (background
-            included), pixel counts and the scores of this case alone.
-        values: Scores of the whole set, named as by `seglab.metrics.scores.scores` and
-            `boundary_scores` (of the latter the means over images), and `ece`.
-        calibration: int64 (15, 3), `calibration_counts` of all pixels. Those of several sets may
-            be added, which their `ece` may not.
-        classes: With several classes, the values of each class but background against the rest;
-            empty in the binary case.
-    """
-
+    # Of all cases: id, diagnosis, with several classes the class (background included), pixel
+    # counts and the scores of this case alone.
     rows: list[dict[str, Any]]
+    # Of the whole set, by the names of `METRIC_DEFINITIONS`.
     values: dict[str, float]
+    # int64 (15, 3), `calibration_counts` of all pixels. Those of several sets may be added.
     calibration: np.ndarray
+    # `values` of each class but background against the rest; empty in the binary case.
     classes: dict[str, dict[str, float]]
 
 
 def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
-    """Make predictors that need no network, which a network must beat.
+    """Make predictors that need no network: `all_background`, `mean_mask` and, if binary, `otsu`.
 
-    Args:
-        mean_mask: Float (C, S, S): share of training cases that have each channel's class at each
-            pixel.
-
-    Returns:
-        Predictors by name: `all_background`; `mean_mask`, the training masks' mean; in the binary
-        case also `otsu`, what is darker than Otsu's threshold of the grey image (Otsu 1979).
+    `mean_mask`, float (C, S, S), is the share of training cases that have each channel's class at
+    each pixel. `otsu` finds what is darker than Otsu's threshold of the grey image (Otsu 1979).
     """
     mean_prob = torch.from_numpy(np.asarray(mean_mask, np.float32))[None]
     is_binary = mean_prob.shape[1] == 1
@@ -124,8 +104,7 @@ def score_cases(
         inference: Its post-processing is applied to the masks; calibration is that of the
             probabilities all the same.
         name: For the progress bar.
-        on_case: Called with each case after it is scored, in the order of `cases`, so that its
-            image and prediction can be drawn without predicting again. They are not kept.
+        on_case: Called with each case after it is scored, in the order of `cases`.
 
     Raises:
         InputError: A case cannot be read, or its prediction is not finite.
@@ -137,25 +116,21 @@ def score_cases(
         most_probable = np.array(classes.numbers, np.uint8)[prob.argmax(0)]
         bins += calibration_counts(prob.max(0), most_probable == target)
         pred = predicted_mask(prob, threshold, inference)
-        own_rows = _score_case(case, pred, target)
-        rows += own_rows
+        case_rows = _score_case(case, pred, target)
+        rows += case_rows
         if on_case is not None:
-            on_case(ScoredCase(case, image, target, prob, pred, own_rows))
+            on_case(ScoredCase(case, image, target, prob, pred, case_rows))
     channels = len(classes.names)
     counts = np.array([[row[name] for name in _PIXELS] for row in rows]).reshape(-1, channels, 4)
     by_class = {}
     for number, class_name in classes.foreground.items():
         channel = classes.numbers.index(number)
-        boundary = {k: fmean([row[k] for row in rows[channel::channels]]) for k in _BOUNDARY}
+        boundary = {k: fmean(row[k] for row in rows[channel::channels]) for k in _BOUNDARY}
         by_class[class_name] = scores(counts[:, channel]) | boundary
-    values = by_class[next(iter(by_class))]
-    if classes.is_multiclass:
-        boundary = {
-            k: fmean([class_values[k] for class_values in by_class.values()]) for k in _BOUNDARY
-        }
-        values = class_scores(counts) | boundary
-    ece = {"ece": calibration_error(bins)}
-    return Scores(rows, values | ece, bins, by_class if classes.is_multiclass else {})
+    values = class_scores(counts) if classes.is_multiclass else scores(counts[:, 0])
+    values |= {k: fmean(scored[k] for scored in by_class.values()) for k in _BOUNDARY}
+    values["ece"] = calibration_error(bins)
+    return Scores(rows, values, bins, by_class if classes.is_multiclass else {})
 
 
 def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[str, Any]]:

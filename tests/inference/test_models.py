@@ -9,22 +9,9 @@ from helpers.tiny import Ended, written
 
 from seglab.data.images import read_image
 from seglab.inference.image_files import find_images
-from seglab.inference.models import ensemble, mean_predictor, open_model
-from seglab.inference.postprocessing import Predictor, clean
+from seglab.inference.models import ensemble, open_model
+from seglab.inference.postprocessing import clean
 from seglab.inference.predict import predict
-
-
-def test_an_ensemble_has_the_mean_probability() -> None:
-    image = np.zeros((2, 3, 3), np.uint8)
-    fixed: list[Predictor] = [
-        lambda image, p=p: np.full((1, *image.shape[:2]), p, np.float32) for p in (0.2, 0.9, 0.7)
-    ]
-    mean = mean_predictor(fixed)(image)
-    assert mean.dtype == np.float32
-    np.testing.assert_allclose(mean, np.full((1, 2, 3), 0.6), rtol=1e-6)
-    # One is an ensemble too, bit for bit.
-    prob = np.random.default_rng(0).random((1, 2, 3), np.float32)
-    assert np.array_equal(mean_predictor([lambda image: prob])(image), prob)
 
 
 def test_an_ensemble_is_the_mean(
