@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,11 @@ from lightning.fabric.plugins import CheckpointIO
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from seglab.config import config_differences
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic
 from seglab.data.classes import make_classes
 from seglab.runs.loading import check_targets
-from seglab.runs.paths import RunPaths, check_format, reading
-
-log = logging.getLogger("seglab")
+from seglab.runs.paths import check_format, reading
 
 _SEAL = b"seglab sha256 "
 _SEAL_LENGTH = 2 + len(_SEAL) + 64
@@ -132,47 +128,6 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
             f"({model['_target_']}): {reason}"
         ) from error
     return net.eval(), metadata
-
-
-def find_checkpoint(paths: RunPaths, metadata: dict[str, Any]) -> tuple[Path | None, int]:
-    """Finds where an interrupted run goes on: last.ckpt, or best.ckpt where that is damaged.
-
-    A run whose best.ckpt is lost starts again, for last.ckpt does not hold its weights.
-
-    Args:
-        paths: Of the run directory.
-        metadata: Section 'seglab' of the run's checkpoints.
-
-    Returns:
-        The checkpoint and its step; None and -1 where there is none.
-    """
-    best = _read_if_usable(paths.best_checkpoint, metadata)
-    last = _read_if_usable(paths.last_checkpoint, metadata)
-    for file, checkpoint in ((paths.last_checkpoint, last), (paths.best_checkpoint, best)):
-        if checkpoint is not None:
-            best_epoch = checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
-            # An older best.ckpt is of a run that started again and was interrupted too.
-            if best_epoch is None or (best is not None and best["epoch"] + 1 >= best_epoch):
-                return file, checkpoint["global_step"]
-    return None, -1
-
-
-def _read_if_usable(file: Path, metadata: dict[str, Any]) -> dict[str, Any] | None:
-    """Reads a checkpoint of this run; None, with a warning, where it is damaged or of another."""
-    if not file.exists():
-        return None
-    try:
-        checkpoint = read_checkpoint(file)
-        stored = checkpoint["seglab"]
-        if stored["split_hash"] != metadata["split_hash"] or config_differences(
-            stored["config"], metadata["config"]
-        ):
-            raise InputError(f"{file}: is of another run; remove it")
-        checkpoint["callbacks"]["RunRecorder"]["best_epoch"]
-    except (InputError, KeyError, TypeError) as error:
-        log.warning("not used: %s", str(error).rpartition(";")[0] or f"{file}: {error}")
-        return None
-    return checkpoint
 
 
 def set_threshold(path: str | Path, threshold: float) -> None:

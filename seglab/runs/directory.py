@@ -183,26 +183,21 @@ class RunDirectory:
         )
         write_atomic(self.paths.config, OmegaConf.to_yaml(config))
 
-    def checkpoint_to_resume(self, metadata: dict[str, Any]) -> tuple[Path | None, int]:
-        """Finds the newest valid checkpoint, as `seglab.runs.checkpoints.find_checkpoint` does.
+    def checkpoint_to_resume(self) -> tuple[Path | None, int]:
+        """Returns last.ckpt of an interrupted run and its step; None and -1 where there is none.
 
-        Args:
-            metadata: Section 'seglab' of this run's checkpoints.
-
-        Returns:
-            The checkpoint and its step; None and -1 to start at the beginning.
+        Raises:
+            InputError: The file is damaged.
         """
-        from seglab.runs.checkpoints import find_checkpoint
+        from seglab.runs.checkpoints import read_checkpoint
 
-        if not self.earlier:
+        file = self.paths.last_checkpoint
+        if not self.earlier or not file.exists():
             return None, -1
-        file, step = find_checkpoint(self.paths, metadata)
-        if file is None:
-            log.info("no checkpoint to go on from: training from the beginning")
-        else:
-            log.info("going on after step %d, from %s", step, file)
-            if self._begun:
-                self.record["resumed"][-1] |= {"checkpoint": file.name, "step": step}
+        step = read_checkpoint(file)["global_step"]
+        log.info("going on after step %d, from %s", step, file)
+        if self._begun:
+            self.record["resumed"][-1] |= {"step": step}
         return file, step
 
     def _read_earlier(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
     log.info(
         "%s, %d parameters; %s (%s)", type(net).__name__, parameters, sizes, data.split.protocol
     )
-    checkpoint, step = run.checkpoint_to_resume(components.recorder.metadata)
+    checkpoint, step = run.checkpoint_to_resume()
     if isinstance(trainer.logger, TensorBoard):
         if run.earlier:
             trainer.logger.purge_after(step)

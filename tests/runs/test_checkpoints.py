@@ -25,13 +25,11 @@ from hypothesis import strategies as st
 from seglab.core.errors import InputError
 from seglab.runs.checkpoints import (
     SealedCheckpoints,
-    find_checkpoint,
     hash_weights,
     load_network,
     read_checkpoint,
     set_threshold,
 )
-from seglab.runs.paths import RunPaths
 
 Form = Callable[[Any], bytes]
 
@@ -221,18 +219,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(run: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match=re.escape(str(run / BEST))):
         SealedCheckpoints().save_checkpoint({"a": 1}, run / BEST)
     assert (run / BEST).read_bytes() == whole
-
-
-def test_a_damaged_last_checkpoint_gives_way_to_the_best(run: Path) -> None:
-    paths = RunPaths(run)
-    metadata = read_checkpoint(paths.best_checkpoint)["seglab"]
-    file, step = find_checkpoint(paths, metadata)
-    assert file == paths.last_checkpoint and step > 0
-    paths.last_checkpoint.write_bytes(b"")
-    assert find_checkpoint(paths, metadata) == (paths.best_checkpoint, step)
-    assert find_checkpoint(paths, metadata | {"split_hash": "other"}) == (None, -1)
-    paths.best_checkpoint.unlink()
-    assert find_checkpoint(paths, metadata) == (None, -1)
 
 
 def test_a_whole_checkpoint_is_read(run: Path) -> None:

@@ -159,7 +159,6 @@ class RunRecorder(Checkpoint):
         """Returns the rows and counts so far."""
         return {
             "rows": self.rows,
-            "best_epoch": self.best_epoch,
             "images": self.images,
             "train_seconds": self.train_seconds,
         }
