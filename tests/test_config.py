@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seglab.config import check_config
 from seglab.core.errors import InputError
-from seglab.runs.allowed_targets import ALL_ALLOWED_TARGETS
-from seglab.runs.loading import read_config
+from seglab.runs.loading import ALL_ALLOWED_TARGETS, read_config
 
 COSINE = "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, _partial_: true, "
 # Values by key, each refused with key and value.

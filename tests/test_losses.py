@@ -27,7 +27,7 @@ from seglab.losses import (
     structure,
     tversky,
 )
-from seglab.runs.allowed_targets import ALLOWED_TARGETS
+from seglab.runs.loading import ALLOWED_TARGETS
 
 # The window of 'structure' is 3 x 3 of the 5 x 7 and 4 x 4 pixels below.
 near = partial(structure, window=0.5)

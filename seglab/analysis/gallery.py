@@ -15,7 +15,7 @@ from seglab.analysis.figures import ERROR_LEGEND, ERROR_LEGEND_OF_CLASSES, color
 from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.data.classes import Classes
-from seglab.runs.records import Run
+from seglab.runs.records import Run, open_run
 from seglab.runs.tables import Case
 
 MAX_EDGE = 480  # pixels of a thumbnail's longer edge
@@ -117,7 +117,6 @@ def _predict(
     """
     from seglab.inference.evaluate import load_run_model, read_test_cases  # torch
     from seglab.inference.predictor import predict_cases
-    from seglab.runs.opening import open_run
 
     opened = open_run(run.folder, trust)
     if data_root is not None:

@@ -19,7 +19,7 @@ import yaml
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Score, format_score, make_single_row
 from seglab.metrics.scores import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
-from seglab.runs.allowed_targets import ALL_ALLOWED_TARGETS
+from seglab.runs.loading import ALL_ALLOWED_TARGETS
 from seglab.runs.records import Run, read_run
 
 WORST_CASES = 5

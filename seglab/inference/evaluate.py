@@ -19,9 +19,9 @@ from seglab.data.classes import Classes
 from seglab.data.layouts import find_cases
 from seglab.inference.models import Model, ensemble, make_model
 from seglab.inference.scoring import Scores, score_cases
-from seglab.runs.opening import load_run_network, open_run
+from seglab.runs.checkpoints import load_run_network
 from seglab.runs.paths import RunPaths
-from seglab.runs.records import Run
+from seglab.runs.records import Run, open_run
 
 log = logging.getLogger(__name__)
 

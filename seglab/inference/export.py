@@ -24,7 +24,7 @@ from seglab.inference.onnx_predictor import IMAGE, METADATA, PROBABILITY, first_
 from seglab.inference.predictor import probabilities
 from seglab.networks.fast_conv import reference_ops
 from seglab.runs.checkpoints import load_network
-from seglab.runs.opening import open_run
+from seglab.runs.records import open_run
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from seglab.core.files import write_atomic
 from seglab.data.classes import make_classes
 from seglab.runs.loading import check_targets
 from seglab.runs.paths import check_format, reading
+from seglab.runs.records import Run
 
 _SEAL = b"seglab sha256 "
 _SEAL_LENGTH = 2 + len(_SEAL) + 64
@@ -128,6 +129,29 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
             f"({model['_target_']}): {reason}"
         ) from error
     return net.eval(), metadata
+
+
+def load_run_network(run: Run, trust: tuple[str, ...] = ()) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuilds the chosen network of a run, and checks that it was trained on the run's split.
+
+    Args:
+        run: As `open_run` returns it.
+        trust: As in `load_network`.
+
+    Returns:
+        As `load_network`.
+
+    Raises:
+        InputError: As `load_network`; or the checkpoint is of another split.
+    """
+    file = run.paths.best_checkpoint
+    net, metadata = load_network(file, trust)
+    if run.provenance.split_hash != metadata["split_hash"]:
+        raise InputError(
+            f"{run.paths.split}: is not the split that {file} was trained on; put the run's own "
+            "files back"
+        )
+    return net, metadata
 
 
 def set_threshold(path: str | Path, threshold: float) -> None:

@@ -1,7 +1,5 @@
 """Writes a run directory, and goes on in one after an interruption."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -9,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -28,17 +26,13 @@ from seglab.core.files import (
     write_json,
 )
 from seglab.core.signals import Interrupts
+from seglab.data.splits import Split, read_split
 from seglab.runs import provenance
 from seglab.runs.loading import parse_config
 from seglab.runs.overrides import format_command
 from seglab.runs.paths import FORMAT, RunPaths, check_format, reading
 from seglab.runs.records import read_data_files
 from seglab.runs.run_log import log_to_file
-
-# Modules that import torch or scikit-image are imported where they are needed: a run that is
-# refused for a value of its config is refused at once.
-if TYPE_CHECKING:
-    from seglab.data.splits import Split
 
 log = logging.getLogger("seglab")
 
@@ -189,7 +183,7 @@ class RunDirectory:
         Raises:
             InputError: The file is damaged.
         """
-        from seglab.runs.checkpoints import read_checkpoint
+        from seglab.runs.checkpoints import read_checkpoint  # imports torch
 
         file = self.paths.last_checkpoint
         if not self.earlier or not file.exists():
@@ -237,8 +231,6 @@ class RunDirectory:
         self, split: Split, files: dict[str, str], modules: dict[str, str]
     ) -> None:
         """Refuses to go on with other weights, data or split than the run was begun with."""
-        from seglab.data.splits import read_split
-
         advice = "restore it to go on, or name another directory with hydra.run.dir=..."
         key = "model.weights"
         if self.earlier["modules"].get(key) != modules.get(key):

@@ -13,7 +13,8 @@ import numpy as np
 from seglab.core.errors import InputError
 from seglab.core.files import read_json
 from seglab.core.text import printable
-from seglab.runs.loading import parse_config
+from seglab.data.splits import read_split
+from seglab.runs.loading import parse_config, read_config
 from seglab.runs.paths import RunPaths, check_format, reading
 from seglab.runs.tables import CaseCounts, parse_number, read_case_counts
 
@@ -178,6 +179,35 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
         **description,
     )
     return _with_scores(run) if status == "finished" else run
+
+
+def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
+    """Reads a finished run from whose config something will be built; runs nothing in it.
+
+    Args:
+        path: The directory.
+        trust: Names that its config may hold as `_target_` besides seglab's allowed targets,
+            such as 'my_networks.MyNet'.
+
+    Raises:
+        InputError: A file is missing or damaged, or the config names code that is not trusted.
+    """
+    paths = RunPaths(Path(path))
+    if not paths.record.is_file():
+        raise InputError(
+            f"{path}: no run directory (it holds no run.json); expected one of train.py's"
+        )
+    read_config(paths.config, trust)
+    run = read_run(paths.folder)
+    sections = ("git", "modules", "versions", "machine")
+    if not all(isinstance(run.record.get(section), dict) for section in sections):
+        raise InputError(f"{paths.record}: is no record of a run; restore it")
+    if read_split(paths.split).hash != run.provenance.split_hash:
+        raise InputError(
+            f"{paths.split}: is not the split that the run was trained on; put the run's own files "
+            "back"
+        )
+    return run
 
 
 def find_runs(dirs: Sequence[str | Path]) -> list[Run]:

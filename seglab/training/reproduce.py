@@ -20,10 +20,9 @@ from seglab.data.cache import default_dir, hash_files
 from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
 from seglab.runs import provenance
-from seglab.runs.checkpoints import hash_weights
-from seglab.runs.opening import load_run_network, open_run
+from seglab.runs.checkpoints import hash_weights, load_run_network
 from seglab.runs.paths import RunPaths, reading
-from seglab.runs.records import Run, read_data_files, read_run
+from seglab.runs.records import Run, open_run, read_data_files, read_run
 from seglab.training.train import train
 
 log = logging.getLogger(__name__)

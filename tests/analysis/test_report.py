@@ -30,7 +30,8 @@ from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import find_cases
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor
-from seglab.runs.opening import load_run_network, open_run
+from seglab.runs.checkpoints import load_run_network
+from seglab.runs.records import open_run
 
 Script = Callable[..., Ended]
 PLAIN = ["logger=none", "callbacks.pictures=null", "monitor=null", "model.width=2"]

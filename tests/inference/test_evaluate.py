@@ -19,8 +19,8 @@ from seglab.data.cases import Case
 from seglab.data.layouts import find_cases
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
-from seglab.runs.checkpoints import hash_weights, load_network, read_checkpoint
-from seglab.runs.opening import load_run_network, open_run
+from seglab.runs.checkpoints import hash_weights, load_network, load_run_network, read_checkpoint
+from seglab.runs.records import open_run
 from seglab.training.train import train
 
 ON = [f"inference.{key}=true" for key in INFERENCE_KEYS]

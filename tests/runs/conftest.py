@@ -8,7 +8,8 @@ import pytest
 from helpers.tiny import Ended
 
 from seglab.core.errors import InputError
-from seglab.runs.opening import load_run_network, open_run
+from seglab.runs.checkpoints import load_run_network
+from seglab.runs.records import open_run
 
 
 @pytest.fixture(scope="session")

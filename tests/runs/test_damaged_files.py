@@ -7,8 +7,8 @@ import pytest
 from helpers.spoil import damage
 
 from seglab.core.errors import InputError
-from seglab.runs.opening import load_run_network, open_run
-from seglab.runs.records import find_runs, read_data_files
+from seglab.runs.checkpoints import load_run_network
+from seglab.runs.records import find_runs, open_run, read_data_files
 from seglab.runs.tables import read_metric_history, read_val_scores
 
 FILES = (

@@ -11,8 +11,7 @@ import pytest
 from helpers.spoil import BEST, change_config, change_stored_config, put_at
 
 from seglab.core.errors import InputError
-from seglab.runs.allowed_targets import ALLOWED_TARGETS
-from seglab.runs.loading import check_targets, parse_config
+from seglab.runs.loading import ALLOWED_TARGETS, check_targets, parse_config
 
 NAMES = (
     "os.system",

@@ -20,8 +20,8 @@ from seglab.core.files import read_csv
 from seglab.data.classes import Classes
 from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import find_cases
-from seglab.runs.checkpoints import load_network
-from seglab.runs.opening import load_run_network, open_run
+from seglab.runs.checkpoints import load_network, load_run_network
+from seglab.runs.records import open_run
 from seglab.training.train import train
 
 FILES = {
