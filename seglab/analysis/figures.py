@@ -100,11 +100,13 @@ def save_curves(path: str | Path, rows: Sequence[Mapping[str, Any]], monitor: st
         rows: Of metrics.csv.
         monitor: Name of the metric.
     """
-    losses = [k for k in ("train/loss", "val/loss", "test/loss") if any(k in row for row in rows)]
+    known = {name for row in rows for name in row}
     metric = monitor.split("/")[-1]
-    scores = [f"{s}/{metric}" for s in ("train", "val") if any(f"{s}/{metric}" in r for r in rows)]
-    panels = {"loss": losses}
-    if set(scores) - set(losses):
+    scores = [name for name in (f"train/{metric}", f"val/{metric}") if name in known]
+    panels: dict[str, list[str]] = {
+        "loss": [name for name in ("train/loss", "val/loss", "test/loss") if name in known]
+    }
+    if scores and metric != "loss":
         panels[metric] = scores
     figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]

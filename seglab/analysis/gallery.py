@@ -3,8 +3,9 @@
 import base64
 import io
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +24,13 @@ WEBP_QUALITY = 70
 OUTLINE_TOLERANCE = 0.6  # pixels of a thumbnail
 
 
-@dataclass(frozen=True)
-class ReportRow:
-    """A row whose curves and predictions the report shows.
-
-    Attributes:
-        row: The row.
-        seed: The seed whose predictions are shown: the first with most test cases.
-        runs: The runs of this seed.
-        dice: Dice of each test case; with several classes the mean over all but background.
-    """
-
-    row: Row
-    seed: str
-    runs: list[Run]
-    dice: dict[Case, float]
-
-
-def make_report_row(row: Row) -> ReportRow:
-    """Choose the seed of a row whose predictions are shown."""
-    seed = max(row.scored, key=lambda seed: len(row.scored[seed]))
-    dice = replace(row, counts={seed: row.counts[seed]}).by_case("dice_per_image")
-    return ReportRow(row, seed, [run for run in row.finished if run.seed == seed], dice)
-
-
 def make_gallery(
-    report_rows: Sequence[ReportRow],
-    n_cases: int,
-    trust: tuple[str, ...],
-    data_root: str | Path | None,
+    rows: Sequence[Row], n_cases: int, trust: tuple[str, ...], data_root: str | Path | None
 ) -> dict[str, Any]:
-    """Predict the worst test cases and draw them.
+    """Predict the worst test cases and draw them; of each row for the seed with most of them.
 
     Args:
-        report_rows: Rows whose predictions are shown.
+        rows: Rows with finished runs.
         n_cases: Number of cases with the lowest mean Dice that are shown.
         trust: Names of code that configs may hold, as in `open_run`.
         data_root: Where the data is today; None for where it was.
@@ -64,69 +38,85 @@ def make_gallery(
     Returns:
         `rows` and `cases` as report.html reads them, and `notes` on what is not shown.
     """
-    dice: dict[Case, dict[int, float]] = {}
-    for number, report_row in enumerate(report_rows):
-        for case, value in report_row.dice.items():
-            dice.setdefault(case, {})[number] = value
+    seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
+    dice: dict[Case, dict[int, float]] = defaultdict(dict)
+    for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+        of_seed = replace(row, counts={seed: row.counts[seed]})
+        for case, value in of_seed.by_case("dice_per_image").items():
+            dice[case][number] = value
     worst_first = sorted(dice, key=lambda case: (statistics.fmean(dice[case].values()), case))
-    cards: dict[tuple[str, str], dict[str, Any]] = {}
+    cards: dict[Case, dict[str, Any]] = {}
     for case in worst_first[:n_cases]:
-        id, sha256, diagnosis = case
         by_row = {number: {"dice": value} for number, value in dice[case].items()}
-        cards[id, sha256] = {"id": id, "diagnosis": diagnosis, "rows": by_row}
-    rows: list[dict[str, Any]] = [
-        {
-            "label": report_row.row.label,
-            "seed": report_row.seed if len(report_row.row.counts) > 1 else "",
-            "legend": [],
-            "errors": ERROR_LEGEND_OF_CLASSES if report_row.row.classes else ERROR_LEGEND,
-        }
-        for report_row in report_rows
-    ]
+        cards[case] = {"id": case[0], "diagnosis": case[2], "rows": by_row}
     notes = []
     if len(cards) < len(dice):
         notes.append(
             f"shown are the {len(cards)} of {len(dice)} cases with the lowest Dice; --cases N "
             "shows more or fewer"
         )
-    for number, report_row in enumerate(report_rows):
-        for run in report_row.runs:
+    drawn_rows = []
+    for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+        drawn_row: dict[str, Any] = {
+            "label": row.label,
+            "seed": seed if len(row.counts) > 1 else "",
+            "legend": [],
+            "errors": ERROR_LEGEND_OF_CLASSES if row.classes else ERROR_LEGEND,
+        }
+        drawn_rows.append(drawn_row)
+        for run in (run for run in row.finished if run.seed == seed):
             try:
-                for key, image, target, pred, classes in _predict(run, {*cards}, trust, data_root):
-                    cards[key] |= draw_image(image)
-                    cards[key]["rows"][number] |= draw_prediction(pred, target, classes)
-                    rows[number]["legend"] = _make_legend(classes)
+                classes, left_out = _draw_predictions(run, number, cards, trust, data_root)
+                drawn_row["legend"] = _make_legend(classes)
             except InputError as error:
                 notes.append(
                     f"{run.folder.name}: no predictions are shown: {error} (if the data has only "
                     "moved, name its folder with --data)"
                 )
-    return {"notes": notes, "rows": rows, "cases": [*cards.values()]}
+                continue
+            if left_out:
+                notes.append(
+                    f"{run.folder.name}: no predictions are shown of {', '.join(left_out)}: image "
+                    "or mask is missing or has changed since the run"
+                )
+    return {"notes": notes, "rows": drawn_rows, "cases": [*cards.values()]}
 
 
-def _predict(
-    run: Run, wanted: set[tuple[str, str]], trust: tuple[str, ...], data_root: str | Path | None
-) -> Iterator[tuple[tuple[str, str], np.ndarray, np.ndarray, np.ndarray, Classes]]:
-    """Predict the wanted test cases (id and hash) as `seglab.inference.evaluate` does.
+def _draw_predictions(
+    run: Run,
+    number: int,
+    cards: dict[Case, dict[str, Any]],
+    trust: tuple[str, ...],
+    data_root: str | Path | None,
+) -> tuple[Classes, list[str]]:
+    """Predict the test cases of a run that have a card, and draw them there for row `number`.
 
-    Yields:
-        The case's id and hash, its image, its mask, the predicted mask, and their classes.
+    Returns:
+        The classes, and the ids of cases that are missing or have changed since the run.
 
     Raises:
-        InputError: Checkpoint or data cannot be read, or a test case has changed.
+        InputError: Checkpoint or data cannot be read.
     """
-    from seglab.inference.evaluate import load_run_model, read_test_cases  # torch
+    # All of these import torch.
+    from seglab.data.cache import hash_cases, hash_files
+    from seglab.data.cases import with_classes
+    from seglab.inference.evaluate import load_run_model, read_cases
     from seglab.inference.predictor import predict_cases
 
     opened = open_run(run.folder, trust)
     if data_root is not None:
         opened.config["data"]["root"] = str(Path(data_root).absolute())
     model = load_run_model(opened, trust)
-    cases = read_test_cases([opened], model.classes)
-    chosen = [case for case in cases if (case.id, run.sha256[case.id]) in wanted]
-    for case, image, target, prob in predict_cases(model.predict, chosen, run.folder.name):
-        key = case.id, run.sha256[case.id]
-        yield key, image, target, model.make_mask(prob), model.classes
+    wanted = {case[0]: card for case, card in cards.items() if case in run.tested}
+    found = [case for case in read_cases(opened) if case.id in wanted]
+    hashes = hash_cases(found, hash_files(found))
+    unchanged = [case for case in found if hashes[case.id] == run.sha256[case.id]]
+    cases = with_classes(unchanged, model.classes)
+    for case, image, target, prob in predict_cases(model.predict, cases, run.folder.name):
+        card = wanted.pop(case.id)
+        card |= draw_image(image)
+        card["rows"][number] |= draw_prediction(model.make_mask(prob), target, model.classes)
+    return model.classes, [*wanted]
 
 
 def _make_legend(classes: Classes) -> list[tuple[str, str]]:

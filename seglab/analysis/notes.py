@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from seglab.analysis.labels import natural_key, varied_settings
+from seglab.analysis.grouping import natural_key, varied_settings
 from seglab.analysis.rows import Row
 from seglab.runs.records import UNKNOWN
 

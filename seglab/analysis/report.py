@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.analysis.compare import make_lines, make_table
-from seglab.analysis.gallery import ReportRow, make_gallery, make_report_row
+from seglab.analysis.gallery import make_gallery
 from seglab.analysis.grouping import make_rows
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
 from seglab.analysis.rows import Row
@@ -38,7 +38,7 @@ COLUMNS_NOTE = (
     "training, means over runs"
 )
 MAX_ROWS = 6  # rows with curves and predictions: there are as many colours
-DEFAULT_CASES = 24
+DEFAULT_MONITOR = "val/dice_per_image_net"  # its curve is drawn where no value of val is monitored
 
 
 def report(
@@ -47,7 +47,7 @@ def report(
     trust: tuple[str, ...] = (),
     versus: Sequence[tuple[str, str]] = (),
     data_root: str | Path | None = None,
-    cases: int = DEFAULT_CASES,
+    cases: int = 24,
 ) -> Path:
     """Write the page.
 
@@ -80,20 +80,20 @@ def report(
             f"{dirs[0]}: holds no finished run; name a folder of runs that train.py has ended"
         )
     pairs = find_pairs(versus, rows)
-    report_rows = [make_report_row(row) for row in _choose_rows(finished, pairs)]
-    if len(report_rows) < len(finished):
+    shown = _choose_rows(finished, pairs)
+    if len(shown) < len(finished):
         notes.append(
             f"training and test cases, below, are those of {MAX_ROWS} rows: of --versus, then of "
             "the best val; name folders of other runs for theirs"
         )
         log.warning("%s", notes[-1])
     page: dict[str, Any] = {
-        "title": _make_title(report_rows, dirs),
+        "title": "; ".join(row.label for row in shown),
         "facts": _make_facts([run for row in finished for run in row.finished]),
-        "curves": _make_curves(report_rows),
-        "gallery": make_gallery(report_rows, cases, trust, data_root),
+        "curves": _make_curves(shown),
+        "gallery": make_gallery(shown, cases, trust, data_root),
     }
-    page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows)
+    page |= _make_tables(rows, notes) | _make_versus(pairs, shown)
     for note in page["gallery"]["notes"]:
         log.warning("%s", note)
     write_atomic(out, fill_template(page))
@@ -122,29 +122,17 @@ def _choose_rows(finished: Sequence[Row], pairs: Sequence[tuple[Row, Row]]) -> l
     return [row for row in finished if row.label in labels]
 
 
-def _make_title(report_rows: Sequence[ReportRow], dirs: Sequence[str | Path]) -> str:
-    """Name the rows, or the folders where there are many rows."""
-    labels = [report_row.row.label for report_row in report_rows]
-    folders = dict.fromkeys(Path(d).resolve().name for d in dirs)
-    return "; ".join(labels if len(labels) < 4 else folders)
-
-
 def _make_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return where the numbers come from, by heading."""
-    code = set()
-    for provenance in (run.provenance for run in runs):
-        changes = ", with uncommitted changes" if provenance.dirty else ""
-        version = f"seglab {provenance.versions.get('seglab', '?')}"
-        code.add(f"{version}, commit {provenance.commit[:12] or 'unknown'}{changes}")
+    data, code = set(), set()
+    for run in runs:
+        made = run.provenance
+        data.add(f"{run.settings.get('data.root')} ({made.data[:12] or 'unknown'})")
+        version = f"seglab {made.versions.get('seglab', '?')}"
+        changes = ", with uncommitted changes" if made.dirty else ""
+        code.add(f"{version}, commit {made.commit[:12] or 'unknown'}{changes}")
     days = sorted(run.provenance.started[:10] for run in runs)
-    facts = {
-        "Data": {
-            f"{run.settings.get('data.root')} ({run.provenance.data[:12] or 'unknown'})"
-            for run in runs
-        },
-        "Started": {days[0], days[-1]},
-        "Code": code,
-    }
+    facts = {"Data": data, "Started": {days[0], days[-1]}, "Code": code}
     return [(name, "; ".join(sorted(texts))) for name, texts in facts.items()]
 
 
@@ -164,15 +152,13 @@ def _make_tables(rows: list[Row], notes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _make_versus(
-    pairs: Sequence[tuple[Row, Row]], report_rows: Sequence[ReportRow]
-) -> dict[str, Any]:
-    """Make the table of paired tests, and the pairs by their numbers in `report_rows`."""
+def _make_versus(pairs: Sequence[tuple[Row, Row]], shown: Sequence[Row]) -> dict[str, Any]:
+    """Make the table of paired tests, and the pairs by their numbers in `shown`."""
     if not pairs:
         return {}
     metric = "dice_per_image"
     table = make_versus_table(run_paired_tests(pairs, metric), pairs, metric)
-    numbers = {report_row.row.label: number for number, report_row in enumerate(report_rows)}
+    numbers = {row.label: number for number, row in enumerate(shown)}
     data = _table_data(table, len(table.head), table.notes) | {"above": table.title}
     both = [(a.label, b.label) for a, b in pairs if {a.label, b.label} <= numbers.keys()]
     return {"versus": data, "pairs": [[numbers[a], numbers[b]] for a, b in both]}
@@ -187,11 +173,14 @@ def _table_data(table: Table, n_columns: int, notes: Sequence[str]) -> dict[str,
     }
 
 
-def _make_curves(report_rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
+def _make_curves(shown: Sequence[Row]) -> list[dict[str, Any]]:
     """Return losses and monitored metrics over epochs: mean and range of a row's runs."""
     panels: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for number, row in enumerate(report_row.row for report_row in report_rows):
-        for name in ("loss", row.monitor.removeprefix("val/")):
+    for number, row in enumerate(shown):
+        monitor = row.settings.get("monitor", "")
+        if not monitor.startswith("val/"):
+            monitor = DEFAULT_MONITOR
+        for name in ("loss", monitor.removeprefix("val/")):
             for part in ("train", "val"):
                 curves = [read_metric_history(run.folder, f"{part}/{name}") for run in row.finished]
                 epochs = sorted({epoch for curve in curves for epoch in curve})

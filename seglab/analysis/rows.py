@@ -14,7 +14,6 @@ from seglab.metrics.scores import calibration_error, mean_terms, ratio_of_sums, 
 from seglab.runs.records import COSTS, STATUSES, Run
 from seglab.runs.tables import Case, CaseCounts
 
-DEFAULT_MONITOR = "val/dice_per_image_net"  # drawn for runs that monitor no value of val
 ACCURACY_OF_ALL_CLASSES = "accuracy of all classes"
 
 
@@ -211,12 +210,6 @@ class Row:
         values = [run.values.get("val/dice_per_image") for run in self.finished]
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if values and len(known) == len(values) else None
-
-    @property
-    def monitor(self) -> str:
-        """The metric of val whose curve is drawn."""
-        monitor = self.settings.get("monitor", "")
-        return monitor if monitor.startswith("val/") else DEFAULT_MONITOR
 
     @property
     def protocol_key(self) -> frozenset[tuple[str, str]]:

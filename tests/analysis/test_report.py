@@ -313,12 +313,16 @@ def test_what_is_gone_or_changed_is_said(swept: Path, tmp_path: Path) -> None:
     assert str(root) in note and "--data" in note
     found = gallery(data_root=tmp_path / "elsewhere")
     assert found["notes"] == [] and all("image" in card for card in found["cases"])
-    case = {case.id: case for case in find_cases(tmp_path / "elsewhere")}[found["cases"][0]["id"]]
-    Image.fromarray(255 - np.asarray(Image.open(case.image))).save(case.image)
-    changed = gallery(data_root=tmp_path / "elsewhere")
-    assert f"case {case.id} has changed since the run" in changed["notes"][0]
-    assert len(changed["cases"]) == len(found["cases"])
-    assert not any("image" in card for card in changed["cases"])
+    # One case changes, one goes: the others are still shown.
+    by_id = {case.id: case for case in find_cases(tmp_path / "elsewhere")}
+    changed, gone, *others = [card["id"] for card in found["cases"]]
+    image = by_id[changed].image
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+    shutil.rmtree(by_id[gone].image.parents[1])
+    rest = gallery(data_root=tmp_path / "elsewhere")
+    assert f"no predictions are shown of {changed}, {gone}: " in rest["notes"][0]
+    assert others and rest["cases"][2:] == found["cases"][2:]
+    assert not any("image" in card for card in rest["cases"][:2])
     # Numbers need no network either.
     (run / "checkpoints" / "best.ckpt").unlink()
     assert "best.ckpt" in gallery()["notes"][0]
