@@ -4,15 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seglab.config import config_differences
-from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
-from seglab.core.files import read_csv, read_json, write_json
-from seglab.runs.loading import parse_config
+from seglab.core.errors import SWEEP_JOB_VARIABLE
+from seglab.core.files import read_json, write_json
 from seglab.runs.overrides import quote_value
 from seglab.runs.paths import FORMAT, RunPaths
 from seglab.runs.tables import read_val_scores
@@ -31,7 +28,7 @@ class Job:
         config: Resolved config; None if it cannot be composed.
         failure: Error of a job that could not be started or recorded.
         prune_reason: Why a search stopped the job; empty if it did not.
-        epochs_seen: Number of rows of metrics.csv that `new_epochs` has returned.
+        epochs_seen: Number of rows of metrics.csv that a search has looked at.
         handle: Process or cluster job; None for a job that this sweep has not started.
     """
 
@@ -53,27 +50,18 @@ class Job:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return run.json as it is now; empty if it is missing or damaged."""
-        try:
-            record = read_json(self.paths.record)
-        except InputError:
-            return {}
-        return record if isinstance(record, dict) else {}
+        """Return run.json as it is now; empty if the job has not been planned."""
+        return read_json(self.paths.record) if self.paths.record.exists() else {}
 
     @property
     def status(self) -> str:
         """Return the status in run.json, or 'failed' for a job that could not be started."""
-        return "failed" if self.failure else self.record.get("status", "planned")
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is nothing left to run."""
-        return self.status in ("finished", "pruned")
+        return "failed" if self.failure else self.record["status"]
 
     @property
     def error(self) -> str:
         """Return why the job failed or was pruned, in one line; empty if it did not."""
-        return " ".join(str(self.failure or self.record.get("error") or "").split())
+        return " ".join((self.failure or self.record.get("error") or "").split())
 
     def command(self) -> list[str]:
         """Return the command that runs this job alone."""
@@ -83,32 +71,15 @@ class Job:
 
     def value(self, monitor: str | None) -> float | None:
         """Return the monitored value of val of a finished job."""
-        if monitor is not None and self.status == "finished":
-            with suppress(InputError):  # compare.py names files that are damaged
-                return read_val_scores(self.path).get(monitor)
-        return None
+        if monitor is None or self.status != "finished":
+            return None
+        return read_val_scores(self.path).get(monitor)
 
     def describe(self, monitor: str | None) -> str:
         """Return the status, and the value or what went wrong, in one line."""
         value = self.value(monitor)
         detail = self.error if value is None else f"{monitor} {value:.4f}"
         return f"{self.status}  {detail.removeprefix('InputError: ')}".rstrip()
-
-    def new_epochs(self) -> list[dict[str, str]]:
-        """Return the rows that metrics.csv has gained since the last call."""
-        try:
-            rows = read_csv(self.paths.metrics)[self.epochs_seen :]
-        except InputError:  # the first epoch has not ended
-            return []
-        self.epochs_seen += len(rows)
-        return rows
-
-    def changed_config(self) -> list[str]:
-        """Return how the config differs from that of the run that the directory holds."""
-        try:
-            return config_differences(parse_config(self.paths.config), self.config)
-        except InputError:  # no run has begun, or the file is damaged, which fails the job
-            return []
 
     def mark_planned(self) -> None:
         """Write into run.json that the job is to be run; a run that has begun keeps its record."""
@@ -120,15 +91,11 @@ class Job:
 
     def update_record(self, **values: Any) -> None:
         """Write values into run.json; if that is impossible, as on a full disk, the job fails."""
-        file = self.paths.record
         try:
             self.path.mkdir(exist_ok=True)
-            record = read_json(file) if file.exists() else {}
-            write_json(file, {"format": FORMAT} | record | values)
-        except InputError as error:
-            self.failure = str(error)
+            write_json(self.paths.record, {"format": FORMAT} | self.record | values)
         except OSError as error:
-            self.failure = f"{error.filename or file}: {error.strerror}"
+            self.failure = f"{error.filename or self.paths.record}: {error.strerror}"
 
 
 def start_process(

@@ -17,11 +17,12 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from seglab.config import resolve_config
+from seglab.config import config_differences, resolve_config
 from seglab.core.console import log_to_console
 from seglab.core.errors import InputError
-from seglab.core.files import lock_folder, write_csv
+from seglab.core.files import lock_folder, read_csv, write_csv
 from seglab.core.signals import Interrupts
+from seglab.runs.loading import parse_config
 from seglab.runs.overrides import (
     format_command,
     hydra_flags,
@@ -34,6 +35,7 @@ from seglab.sweeps.jobs import Job
 log = logging.getLogger("seglab")
 
 POLL_SECONDS = 0.2
+DONE = ("finished", "pruned")
 
 # Takes a running job and the new rows of its metrics.csv; returns why to stop it, or nothing.
 Watch = Callable[[Job, list[dict[str, str]]], str]
@@ -85,15 +87,12 @@ class SweepLauncher(Launcher):
         initial_job_idx: int,
         varies: Sequence[Mapping[str, str]] | None = None,
     ) -> Sequence[JobReturn]:
-        """Run a sweep whose jobs are known beforehand.
+        """Run jobs, and then raise an InputError if one of them failed.
 
         Args:
             job_overrides: Overrides of each job.
             initial_job_idx: Part of Hydra's interface, not used.
             varies: Overrides that name each job, by key; None for those that vary.
-
-        Raises:
-            InputError: A job failed; raised after all others have ended.
         """
         varies = varying_overrides(job_overrides) if varies is None else varies
         with self.sweeping():
@@ -104,12 +103,7 @@ class SweepLauncher(Launcher):
     def sweeping(self, may_fail: bool = False) -> Iterator[None]:
         """Lock the sweep's folder while the body runs, and log the table of jobs at its end.
 
-        Args:
-            may_fail: Whether a failed job is a result like any other, as in a search.
-
-        Raises:
-            InputError: A job did not finish, or another process holds the lock.
-            KeyboardInterrupt: The sweep was interrupted.
+        Raises an InputError if a job did not finish; in a search it `may_fail`.
         """
         refusal = (
             f"{self.folder}: another process is at work on this sweep; wait for it, or name "
@@ -126,7 +120,7 @@ class SweepLauncher(Launcher):
             hint = f"to go on: {format_command('hydra.sweep.dir', self.folder)}"
             if self.interrupts.received_signal:
                 raise type(self.interrupts.error())(f"({hint})")
-            ends = ("finished", "pruned", "failed") if may_fail else ("finished", "pruned")
+            ends = (*DONE, "failed") if may_fail else DONE
             unfinished = sum(job.status not in ends for job in self.jobs)
             if unfinished:
                 raise InputError(f"{unfinished} of {len(self.jobs)} jobs did not finish; {hint}")
@@ -139,11 +133,8 @@ class SweepLauncher(Launcher):
     ) -> list[Job]:
         """Compose the config of each job and write into its run directory that it is planned.
 
-        Returns:
-            The jobs in order; jobs of the same name are the same object.
-
-        Raises:
-            InputError: No job can be composed, or a job's directory holds a run of another config.
+        Returns the jobs in order; those of the same name are the same object. Raises an error if
+        no job can be composed, or if a job's directory holds a run of another config.
         """
         if not overrides:
             raise InputError("nothing to run: a list or range of the sweep is empty")
@@ -159,7 +150,9 @@ class SweepLauncher(Launcher):
         if all(errors):
             raise errors[0]  # type: ignore[misc]
         for job in by_name.values():
-            changed = [] if job.failure else job.changed_config()
+            if job.failure or not job.paths.config.exists():
+                continue
+            changed = config_differences(parse_config(job.paths.config), job.config)
             if changed:
                 raise InputError(
                     f"{job.path}: holds a run of another config ({', '.join(changed[:5])}); name "
@@ -168,18 +161,13 @@ class SweepLauncher(Launcher):
         for job in by_name.values():
             if job.failure:
                 job.update_record(status="failed", error=job.failure, varies=dict(job.varies))
-            elif not job.paths.record.exists():
+            elif not job.record:
                 job.mark_planned()
         self.jobs += by_name.values()
         return [by_name[name] for name in names]
 
-    def run(self, jobs: Sequence[Job], watch: Watch = lambda job, rows: "") -> None:
-        """Run planned jobs that are not done, `n_jobs` at once.
-
-        Args:
-            jobs: Returned by `plan`.
-            watch: Called after each epoch of a job; may stop the job.
-        """
+    def run(self, jobs: Sequence[Job], watch: Watch | None = None) -> None:
+        """Run planned jobs that are not done, `n_jobs` at once; `watch` may stop a job."""
         waiting = list(dict.fromkeys(jobs))
         running: list[Job] = []
         is_stopping = False
@@ -238,28 +226,24 @@ class SweepLauncher(Launcher):
 
     def _start(self, jobs: Sequence[Job]) -> None:
         """Start those of the jobs that are not done."""
-        unfinished = [job for job in jobs if not job.failure and not job.is_done]
+        unfinished = [job for job in jobs if not job.failure and job.status not in DONE]
         for job in unfinished:
             if job.status != "running":  # else an earlier process may be at work on it
                 job.mark_planned()
         self.start([job for job in unfinished if not job.failure])
 
-    def _poll(self, job: Job, watch: Watch) -> bool:
+    def _poll(self, job: Job, watch: Watch | None) -> bool:
         """Show new epochs of a job to `watch`; return whether the job has ended."""
         has_ended = job.handle is None or self.has_ended(job)
-        rows = job.new_epochs()
-        if rows and not job.prune_reason:
+        if watch is not None and not job.prune_reason and job.paths.metrics.exists():
+            rows = read_csv(job.paths.metrics)[job.epochs_seen :]
+            job.epochs_seen += len(rows)
             job.prune_reason = watch(job, rows)
             if job.prune_reason and not has_ended:
                 self.stop([job])
         if has_ended and job.handle is not None:
-            self._record_end(job)
+            if job.prune_reason and job.status == "interrupted":
+                job.update_record(status="pruned", error=job.prune_reason)
+            elif job.status in ("planned", "running") and not self.interrupts.received_signal:
+                job.update_record(status="failed", error=self.exit_reason(job))
         return has_ended
-
-    def _record_end(self, job: Job) -> None:
-        """Write the status of a job that was pruned, or that could not write its status itself."""
-        status = job.status
-        if job.prune_reason and status == "interrupted":
-            job.update_record(status="pruned", error=job.prune_reason)
-        elif status in ("planned", "running") and not self.interrupts.received_signal:
-            job.update_record(status="failed", error=self.exit_reason(job))

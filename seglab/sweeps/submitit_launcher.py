@@ -26,12 +26,9 @@ _QUERY_SECONDS = 2.0  # between two calls of squeue
 
 
 class ClusterJob:
-    """Function that submitit calls on a node: runs the command of a job.
+    """Function that submitit calls on a node: runs the command of a job in its run directory."""
 
-    Args:
-        command: Command of the job.
-        folder: Run directory.
-    """
+    process: Any
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self.command = command
@@ -46,7 +43,7 @@ class ClusterJob:
 
         def stop(signum: int, frame: Any) -> None:
             received_signals.append(signum)
-            self._close_stdin()
+            self.process.stdin.close()
 
         signal.signal(signal.SIGTERM, stop)
         while self.process.poll() is None:
@@ -61,15 +58,11 @@ class ClusterJob:
         """Stop the run. Called by submitit before the time is over; it then requeues the job."""
         from submitit.helpers import DelayedSubmission
 
-        self._close_stdin()
+        self.process.stdin.close()
         with suppress(ChildProcessError):  # it has ended
             # A signal handler must not take the lock of Popen.wait.
             os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(ClusterJob(self.command, self.folder))
-
-    def _close_stdin(self) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
 
 
 class SubmititLauncher(SweepLauncher):
@@ -88,11 +81,7 @@ class SubmititLauncher(SweepLauncher):
         self._queried = 0.0
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Submit one array of the jobs that the cluster does not hold from an earlier start.
-
-        Raises:
-            InputError: submitit is not installed, or SLURM does not take the array.
-        """
+        """Submit one array of the jobs that the cluster does not hold from an earlier start."""
         try:
             from submitit import SlurmExecutor
             from submitit.core.utils import FailedJobError

@@ -54,11 +54,7 @@ class TPESweeper(JobSweeper):
         self.seed = seed
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run trials until there are `n_trials`.
-
-        Raises:
-            InputError: The search cannot begin, or all its trials failed.
-        """
+        """Run trials until there are `n_trials`."""
         self.monitor = self.launcher.monitor
         if not str(self.monitor).startswith("val/"):
             raise InputError(
@@ -81,12 +77,8 @@ class TPESweeper(JobSweeper):
                     break
             completed = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
             if completed:
-                log.info(
-                    "best trial: %03d, %s %.4f",
-                    study.best_trial.number,
-                    self.monitor,
-                    study.best_value,
-                )
+                best = study.best_trial
+                log.info("best trial: %03d, %s %.4f", best.number, self.monitor, best.value)
         if not completed:
             raise InputError(
                 f"{self.launcher.folder}: no trial finished; jobs.csv says why, and job.log in the "

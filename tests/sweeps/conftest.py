@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,19 +37,28 @@ def fake_sweep(
 
 
 @pytest.fixture(scope="module")
-def start_sweep(tiny_ph2: Path, cache_dir: Path) -> Callable[..., subprocess.Popen]:
-    """Starts a real sweep of two jobs at once: start_sweep(folder, *overrides)."""
+def start_sweep(tiny_ph2: Path, cache_dir: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts a real sweep in a process of its own: start_sweep(folder, *overrides)."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(folder: Path, *overrides: str) -> subprocess.Popen:
         arguments = [
             *(sys.executable, str(REPO / "scripts" / "train.py"), "-m"),
             *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY),
-            *("hydra.launcher.n_jobs=2", f"hydra.sweep.dir={folder}"),
-            *overrides,
+            *(f"hydra.sweep.dir={folder}", *overrides),
         ]
-        environment = os.environ | ONE_THREAD
-        return subprocess.Popen(
-            arguments, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        process = subprocess.Popen(
+            arguments,
+            cwd=folder.parent,
+            env=os.environ | ONE_THREAD,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()

@@ -115,20 +115,3 @@ def test_what_is_given_for_all_jobs_replaces_what_a_job_says(planned: Sweep) -> 
     assert "model=segnet" not in b and "model=unet" in b
     assert "data.size=64" not in b and "data.size=128" in b
     assert b[0] == "+trainer.max_steps=3" and b[-1] == "name=b"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["task.optimizer.lr=interval(0.1,1)"], "task.optimizer.lr: a grid takes lists"),
-        (["+hydra.sweeper.jobs.a=x"], "hydra.sweeper.jobs.a=x: expected a list"),
-    ],
-    ids=str,
-)
-def test_bad_grids_are_refused_in_one_line(
-    overrides: list[str], message: str, script: Callable[..., Ended], started: list[str]
-) -> None:
-    ended = script("train", "-m", *overrides)
-    (line,) = ended.err.splitlines()
-    assert ended.code == 1
-    assert line.startswith(f"error: {message}")

@@ -120,15 +120,15 @@ def test_a_job_that_left_no_status_has_failed(
     assert read_json(run / "run.json") == record | {"status": "failed", "error": "gone"}
 
 
-def test_a_damaged_record_fails_its_job_and_is_left_alone(
+def test_a_damaged_record_is_refused_and_kept(
     fake_sweep: Sweep, started: list[str], tmp_path: Path
 ) -> None:
     assert fake_sweep("seed=0,1").code == 0
     file = tmp_path / "sweep" / "seed-1" / "run.json"
     file.write_text("{")
-    ended = fake_sweep("seed=0,1")
+    ended = fake_sweep("seed=0,1,2")
     assert ended.code == 1
-    assert f"failed  {file}: cannot be read as JSON" in ended.err
+    assert f"error: {file}: cannot be read as JSON" in ended.err
     assert file.read_text() == "{"
     assert started == ["seed-0", "seed-1"]
 
@@ -187,6 +187,8 @@ def test_jobs_read_the_configs_that_the_sweep_reads(
         (["seed=range(3,3)"], "nothing to run"),
         (["seed=0,1", "run_dir=/elsewhere"], "run_dir: each job has its own"),
         (["sweep=models,folds"], "sweep: expected one named sweep"),
+        (["task.optimizer.lr=interval(0.1,1)"], "task.optimizer.lr: a grid takes lists"),
+        (["+hydra.sweeper.jobs.a=x"], "hydra.sweeper.jobs.a=x: expected a list"),
     ],
     ids=str,
 )

@@ -4,14 +4,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from helpers.sweeps import repeat_alone, result_of, states_of
-from helpers.tiny import ONE_THREAD, REPO, TINY, Ended, end_of, wait_until
+from helpers.tiny import Ended, end_of, wait_until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -24,6 +23,7 @@ linux = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /pr
 
 # One cannot be composed, one meets a NaN, one is refused by its optimizer.
 MIXED = [
+    "hydra.launcher.n_jobs=2",
     "experiment=fast,nonsense",
     "task.optimizer.lr=1e30,-1,1e-3",
     "callbacks.pictures=null",  # they take most of a tiny run's time
@@ -89,8 +89,10 @@ def test_tensorboard_compares_the_jobs_by_val_alone(mixed: tuple[Path, Ended]) -
     assert not any("test" in tag for tag in events.Tags()["scalars"])
 
 
-PLAIN = ["data.batch_size=2", "trainer.max_epochs=12", "logger=none", "callbacks.pictures=null"]
-SEEDS = ["seed=0,1,2", *PLAIN]
+SEEDS = [
+    *("seed=0,1,2", "hydra.launcher.n_jobs=2", "logger=none", "callbacks.pictures=null"),
+    *("data.batch_size=2", "trainer.max_epochs=12"),
+]
 NAMES = ("seed-0", "seed-1", "seed-2")
 
 
@@ -171,21 +173,11 @@ def test_a_sweep_that_is_killed_twice_loses_nothing(
 
 @pytest.mark.slow
 def test_a_distributed_job_starts_its_processes_and_no_second_sweep(
-    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+    start_sweep: StartSweep, tmp_path: Path
 ) -> None:
     sweep = tmp_path / "sweep"
-    done = subprocess.run(
-        [
-            *(sys.executable, str(REPO / "scripts" / "train.py"), "-m", *TINY),
-            *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", f"hydra.sweep.dir={sweep}"),
-            *("seed=0,1", "trainer.devices=2", "trainer.strategy=ddp"),
-        ],
-        cwd=tmp_path,
-        env=os.environ | ONE_THREAD,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    ended = end_of(start_sweep(sweep, "seed=0,1", "trainer.devices=2", "trainer.strategy=ddp"))
+    assert ended.code == 0, ended.err
     runs = [sweep / "seed-0", sweep / "seed-1"]
     assert sorted(file.parent for file in tmp_path.rglob("run.json")) == runs
     for run in runs:

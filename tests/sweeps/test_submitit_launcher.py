@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.sweeps import repeat_alone, result_of
-from helpers.tiny import ONE_THREAD, REPO, TINY, wait_until
+from helpers.tiny import REPO, wait_until
 
 from seglab.core.errors import InputError
 from seglab.core.files import read_json
@@ -19,32 +19,6 @@ from seglab.sweeps.jobs import Job
 from seglab.sweeps.submitit_launcher import ClusterJob, SubmititLauncher
 
 NODE = REPO / "tests" / "slurm_node.sh"
-
-
-@pytest.fixture
-def sweep(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts a sweep over two seeds in a process of its own: sweep(*overrides)."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*overrides: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, str(REPO / "scripts" / "train.py"), "-m", *TINY),
-                *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "seed=0,1"),
-                f"hydra.sweep.dir={tmp_path / 'sweep'}",
-                *overrides,
-            ],
-            env=os.environ | ONE_THREAD,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
 
 
 def test_shipped_parameters_are_those_of_submitit() -> None:
@@ -141,17 +115,17 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
     grace: str,
     request: pytest.FixtureRequest,
-    sweep: Callable[..., Any],
+    start_sweep: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whether jobs are killed at once when they are preempted, or have a time of grace."""
     monkeypatch.setenv("GRACE_TIME", grace)
     slurm = request.getfixturevalue("slurm")
-    options = ["trainer.max_epochs=400", "hydra/launcher=submitit_slurm"]
-    options += ["hydra.launcher.mem=null"]
-    options += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.partition=low"]
-    runs = [tmp_path / "sweep" / f"seed-{seed}" for seed in (0, 1)]
+    options = ["seed=0,1", "trainer.max_epochs=400", "hydra/launcher=submitit_slurm"]
+    options += [f"hydra.launcher.{o}" for o in ("mem=null", "cpus_per_task=1", "partition=low")]
+    folder = tmp_path / "sweep"
+    runs = [folder / f"seed-{seed}" for seed in (0, 1)]
     cores = str(os.cpu_count())
 
     def record(run: Path) -> dict[str, Any]:
@@ -161,9 +135,9 @@ def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
         file = run / "metrics.csv"
         return len(file.read_text().splitlines()) - 1 if file.exists() else 0
 
-    process = sweep(*options)
+    process = start_sweep(folder, *options)
     wait_until(lambda: all(epochs(run) >= 5 for run in runs))
-    sent = sorted(read_json(tmp_path / "sweep" / ".submitit" / "jobs.json").values())
+    sent = sorted(read_json(folder / ".submitit" / "jobs.json").values())
     slurm("sbatch", "-p", "high", "-c", cores, "-o", "/dev/null", "--wrap", "sleep 3")
     wait_until(lambda: all(len(record(run).get("resumed", [])) == 1 for run in runs))
 
@@ -171,16 +145,16 @@ def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
     process.communicate()
     before = [epochs(run) for run in runs]
     wait_until(lambda: all(epochs(run) > n for run, n in zip(runs, before, strict=True)))
-    process = sweep(*options)
+    process = start_sweep(folder, *options)
     slurm("scancel", "--signal=USR2", sent[0])  # as before the time is over
     wait_until(lambda: len(record(runs[0]).get("resumed", [])) == 2)
     slurm("scancel", sent[1])  # for good
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "1 finished, 1 interrupted" in err
-    assert sorted(read_json(tmp_path / "sweep" / ".submitit" / "jobs.json").values()) == sent
+    assert sorted(read_json(folder / ".submitit" / "jobs.json").values()) == sent
 
-    process = sweep(*options)
+    process = start_sweep(folder, *options)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "seed-0: finished" in err and "2 finished" in err

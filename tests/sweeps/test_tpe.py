@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 from helpers.sweeps import FakeJobs
-from helpers.tiny import ONE_THREAD, REPO, TINY, Ended, wait_until
+from helpers.tiny import Ended, end_of, wait_until
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -134,7 +133,7 @@ def test_a_larger_n_trials_continues_the_search(undisturbed: Path, tmp_path: Pat
     earlier = search(tmp_path, n_trials=6)
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("trial-*/metrics.csv")}
     fake = search(tmp_path)
-    assert not {job.name for job in earlier.jobs if job.is_done} & {*fake.started}
+    assert {job.name for job in earlier.jobs if job.status == "failed"} <= {*fake.started}
     assert all(file.stat().st_mtime_ns == time for file, time in before.items())
     assert trials_of(tmp_path) == trials_of(undisturbed)
     assert (tmp_path / "jobs.csv").read_text() == (undisturbed / "jobs.csv").read_text()
@@ -208,8 +207,6 @@ def test_a_hopeless_trial_is_pruned(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ({"params": SPACE | {"kind": "choice(d, e)"}}, "holds a run of another config"),
         ({"params": SPACE | {"z": SPACE["x"]}}, "holds a run of another config"),
-        ({"params": SPACE | {"other": "1"}}, "holds a run of another config"),
-        ({"monitor": "val/dice_per_image"}, "holds a run of another config"),
         ({"monitor": None}, "monitor=None"),
         ({"monitor": "test/dice_per_image"}, "monitor=test/dice_per_image"),
         ({"params": {"n": "3"}}, "hydra.sweeper.params"),
@@ -250,20 +247,18 @@ def test_the_shipped_search_is_over_four_parameters(
 
 @pytest.mark.long
 def test_a_real_search_that_is_killed_goes_on(
-    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+    start_sweep: Callable[..., subprocess.Popen], tmp_path: Path
 ) -> None:
-    arguments = [
-        *(sys.executable, str(REPO / "scripts" / "train.py"), "sweep=tpe", *TINY),
-        *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "model.width=choice(4,6)"),
+    options = [
+        *("sweep=tpe", "model.width=choice(4,6)", "hydra.sweeper.n_trials=4"),
+        *("hydra.sweeper.batch_size=2", "hydra.launcher.n_jobs=2"),
         *("logger=none", "callbacks.pictures=null", "data.batch_size=4"),
-        *("hydra.sweeper.n_trials=4", "hydra.sweeper.batch_size=2", "hydra.launcher.n_jobs=2"),
-        f"hydra.sweep.dir={tmp_path}",
     ]
-    environment = os.environ | ONE_THREAD
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, env=environment)
+    process = start_sweep(tmp_path, *options)
     wait_until(lambda: any(tmp_path.glob("trial-00[01]*/metrics.csv")))
     process.kill()
     process.communicate()
-    subprocess.run(arguments, check=True, env=environment, timeout=200)
+    ended = end_of(start_sweep(tmp_path, *options))
+    assert ended.code == 0, ended.err
     trials = trials_of(tmp_path, "val/dice_per_image_net")
     assert [(status, len(values)) for status, _, values in trials] == [("finished", 2)] * 4
