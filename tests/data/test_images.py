@@ -1,16 +1,15 @@
 """Reading images and masks: every encoding gives one array, every bad file one clear line."""
 
+import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
@@ -89,10 +88,6 @@ ENCODINGS: dict[str, tuple[str, Callable[[np.ndarray], Image.Image | bytes]]] = 
     "24-bit PNG 0/1": (".png", lambda m: image_of(np.repeat(m[..., None], 3, 2).astype(np.uint8))),
     "RGBA, opaque": (".png", lambda m: image_of(grey(m)).convert("RGBA")),
     "RGBA, transparent black": (".png", lambda m: with_alpha(m, "RGB", grey(m), grey(m))),
-    "RGBA, transparent white": (
-        ".png",
-        lambda m: with_alpha(m, "RGB", np.full(m.shape, 255, np.uint8), grey(m)),
-    ),
     "LA, opaque": (".png", lambda m: image_of(grey(m)).convert("LA")),
     "LA, transparent white": (
         ".png",
@@ -141,27 +136,17 @@ def assert_same_mask(read: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_every_encoding_gives_the_same_mask(name: str, tmp_path: Path) -> None:
-    suffix, encode = ENCODINGS[name]
-    mask = lesion()
-    assert_same_mask(read_mask(write(tmp_path / f"mask{suffix}", encode(mask))), mask)
-
-
-@pytest.mark.parametrize("value", [False, True], ids=["all background", "all lesion"])
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_masks_of_one_value(name: str, value: bool, tmp_path: Path) -> None:
-    suffix, encode = ENCODINGS[name]
-    mask = np.full((9, 13), value)
-    assert_same_mask(read_mask(write(tmp_path / f"mask{suffix}", encode(mask))), mask)
-
-
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_any_mask_survives(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_encoding_gives_the_same_mask(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     suffix, encode = ENCODINGS[name]
     path = tmp_path_factory.mktemp("any") / f"mask{suffix}"
 
     @QUICK
     @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=19)))
+    @example(lesion())
+    @example(np.zeros((9, 13), bool))
+    @example(np.ones((9, 13), bool))
     def survives(mask: np.ndarray) -> None:
         assert_same_mask(read_mask(write(path, encode(mask))), mask)
 
@@ -178,9 +163,6 @@ def test_the_bytes_written_here_are_what_they_claim(tmp_path: Path) -> None:
     top_down = write(tmp_path / "top_down.bmp", bmp(colored, [], top_down=True))
     assert struct.unpack("<i", top_down.read_bytes()[22:26]) == (-5,)
     assert np.array_equal(read_image(top_down), colored)
-    for name, mode in {"16-bit 0/1": "I;16", "palette": "P", "LA, opaque": "LA"}.items():
-        with Image.open(write(tmp_path / "x.png", ENCODINGS[name][1](mask))) as image:
-            assert image.mode == mode
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -291,56 +273,38 @@ def test_images_of_any_mode_become_rgb(tmp_path: Path) -> None:
     assert np.abs(read_image(path).astype(int) - rgb).max() < 10
 
 
-def bad_files(folder: Path) -> dict[str, Path]:
-    whole = bmp(photograph(), [])
-    contents: dict[str, bytes] = {
-        "zero bytes": b"",
-        "truncated": whole[: len(whole) // 2],
-        "cut in the header": whole[:20],
-        "text": b"IMD003 is no picture\nand has two lines\n",
-        "bomb": png(100_000, 100_000, 8, 0, b""),
-        "large bomb": png(10_000, 10_000, 8, 0, b""),
-    }
-    paths = {"missing": folder / "missing.bmp", "folder": folder / "folder.bmp"}
-    paths["folder"].mkdir()
-    for name, content in contents.items():
-        paths[name] = folder / f"{name}.bmp"
-        paths[name].write_bytes(content)
-    return paths
-
-
 @pytest.mark.parametrize("read", [read_image, read_mask])
-@pytest.mark.parametrize(
-    "kind, reason",
-    {
-        "missing": "no such file",
-        "folder": "directory",
-        "zero bytes": "empty file",
-        "truncated": "truncated",
-        "cut in the header": "cannot be read as an image",
-        "text": "cannot identify",
-        "bomb": "pixels",
-        "large bomb": "pixels",
-    }.items(),
-)
 def test_a_bad_file_is_named_in_one_line(
-    read: Callable[[Path], np.ndarray], kind: str, reason: str, tmp_path: Path
+    read: Callable[[Path], np.ndarray], tmp_path: Path
 ) -> None:
-    path = bad_files(tmp_path)[kind]
-    with pytest.raises(InputError) as caught:
-        read(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert reason in message
-    assert "\n" not in message
+    whole = bmp(photograph(), [])
+    (tmp_path / "folder").mkdir()
+    contents: dict[str, bytes | None] = {
+        "no such file": None,
+        "empty file": b"",
+        "truncated": whole[: len(whole) // 2],
+        "cannot be read as an image": whole[:20],
+        "cannot identify": b"IMD003 is no picture\nand has two lines\n",
+        "10000000000 pixels": png(100_000, 100_000, 8, 0, b""),
+        "10000 x 10000 pixels": png(10_000, 10_000, 8, 0, b""),
+    }
+    for reason, content in contents.items():
+        path = tmp_path / f"{reason}.bmp"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"\A{re.escape(str(path))}: .*{reason}.*\Z"):
+            read(path)
+    with pytest.raises(InputError, match=f"{tmp_path}/folder: .*directory"):
+        read(tmp_path / "folder")
 
 
-@settings(QUICK, max_examples=100)
+@settings(QUICK, max_examples=300)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_named(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    suffix, encode = ENCODINGS[data.draw(st.sampled_from(sorted(ENCODINGS)))]
+    encodings = ENCODINGS | {"JPEG": (".jpg", lambda m: image_of(grey(m)))}
+    suffix, encode = encodings[data.draw(st.sampled_from(sorted(encodings)))]
     path = write(tmp_path_factory.mktemp("damaged") / f"mask{suffix}", encode(lesion(9, 13)))
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -353,7 +317,7 @@ def test_a_damaged_file_is_read_or_named(
         try:
             array = read(path)
         except InputError as error:
-            assert str(error).startswith(f"{path}: ")
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
         else:
             assert array.dtype == np.uint8 and array.ndim == n_axes and array.size
 
@@ -364,66 +328,35 @@ def test_a_photograph_is_no_mask(tmp_path: Path) -> None:
         image_of(photograph()),
         image_of(photograph()[..., 0].astype(np.uint16) * 257),
         image_of(np.full((5, 5), 100, np.uint8)),
+        image_of(np.random.default_rng(0).integers(231, 256, (20, 30), np.uint8)),
     ):
         path = write(tmp_path / "photo.png", content)
-        with pytest.raises(InputError, match="not a mask") as caught:
+        with pytest.raises(InputError, match=rf"\A{path}: not a mask: .*\Z"):
             read_mask(path)
-        assert str(caught.value).startswith(f"{path}: ")
-        assert "\n" not in str(caught.value)
 
 
 def test_values_beyond_16_bits_are_refused(tmp_path: Path) -> None:
     for values in (np.array([[0, 65536]], "i4"), np.array([[-1, 9]], "i4"), np.ones((2, 2), "f4")):
         path = write(tmp_path / "deep.tif", image_of(values))
-        with pytest.raises(InputError, match="0 to 65535") as caught:
+        with pytest.raises(InputError, match=f"{path}: .*0 to 65535"):
             read_image(path)
-        assert str(path) in str(caught.value)
 
 
-def test_reading_in_threads_leaves_the_warning_filters_alone(
+def test_reading_leaves_the_warning_filters_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache reads in threads, and Python's warning filters belong to the whole process."""
-    import warnings
-
-    one, two = (write(tmp_path / f"{name}.png", image_of(photograph())) for name in ("one", "two"))
-    one_is_in, two_is_in, one_is_out = Event(), Event(), Event()
-    real = Image.open
-
-    def open_in_turn(path: Path, **options: Any) -> Image.Image:
-        if path == one:
-            one_is_in.set()
-            two_is_in.wait(1)
-        else:
-            two_is_in.set()
-            one_is_out.wait(1)
-        return real(path, **options)
-
-    monkeypatch.setattr(Image, "open", open_in_turn)
-    before = list(warnings.filters)
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(read_image, one)
-        one_is_in.wait(10)
-        second = pool.submit(read_image, two)
-        first.result()
-        one_is_out.set()
-        second.result()
-    assert list(warnings.filters) == before
+    path = write(tmp_path / "image.png", image_of(photograph()))
+    for name in ("catch_warnings", "filterwarnings", "simplefilter"):
+        monkeypatch.setattr(warnings, name, lambda *_, **__: pytest.fail("filters changed"))
+    read_image(path)
 
 
 def test_a_lesion_drawn_in_transparency_alone_is_read(tmp_path: Path) -> None:
-    shape = np.zeros((20, 30), bool)
-    shape[5:12, 8:20] = True
+    mask = lesion()
     for colour in (0, 255):  # black and white ink alike
-        pixels = np.full((20, 30, 4), colour, np.uint8)
-        pixels[..., 3] = shape * 255
-        assert np.array_equal(read_mask(write(tmp_path / "m.png", image_of(pixels))), shape)
-
-
-def test_a_bright_photograph_is_no_mask(tmp_path: Path) -> None:
-    bright = np.random.default_rng(0).integers(231, 256, (20, 30), np.uint8)
-    with pytest.raises(InputError, match="not a mask"):
-        read_mask(write(tmp_path / "photo.png", image_of(bright)))
+        drawn = with_alpha(mask, "RGB", np.full(mask.shape, colour, np.uint8), grey(mask))
+        assert_same_mask(read_mask(write(tmp_path / "mask.png", drawn)), mask)
 
 
 NAMES = ("skin", "disc", "square")
@@ -436,43 +369,34 @@ CLASS_MASKS = arrays(
 
 @settings(deadline=None, max_examples=40)
 @given(mask=CLASS_MASKS)
-def test_class_numbers_of_every_form(
+def test_class_numbers_and_colours_of_every_form(
     mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("masks")
-    palette = Image.fromarray(mask)
-    palette.putpalette([9, 9, 9, 9, 9, 8, 255, 255, 255])  # whatever its colours are
-    grey = Image.fromarray(mask)
-    for name, picture in {
-        "grey.png": grey,
-        "palette.png": palette,
-        "palette.bmp": palette,
-        "deep.png": Image.fromarray(mask.astype(np.uint16)),
-        "rgb.png": grey.convert("RGB"),
-        "rgba.png": grey.convert("RGBA"),
-        "grey.tif": grey,
-    }.items():
-        picture.save(folder / name)
-        read = read_mask(folder / name, NUMBERED)
-        assert read.dtype == np.uint8 and np.array_equal(read, mask), name
-
-
-@settings(deadline=None, max_examples=40)
-@given(mask=CLASS_MASKS)
-def test_colours_of_every_form(mask: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("masks")
-    rgb = Image.fromarray(COLOURED.palette[mask])
-    other = Image.fromarray(2 - mask)  # indices say nothing
-    other.putpalette(COLOURED.palette[::-1].tobytes())
-    for name, picture in {
-        "rgb.png": rgb,
-        "rgba.png": rgb.convert("RGBA"),
-        "palette.png": other,
-        "rgb.bmp": rgb,
-    }.items():
-        picture.save(folder / name)
-        read = read_mask(folder / name, COLOURED)
-        assert read.dtype == np.uint8 and np.array_equal(read, mask), name
+    plain, rgb = Image.fromarray(mask), Image.fromarray(COLOURED.palette[mask])
+    indices = palette(mask, (9, 9, 9), (9, 9, 8), WHITE)  # whatever its colours are
+    colours = palette(2 - mask, *map(tuple, COLOURED.palette[::-1].tolist()))  # or its indices
+    forms: dict[Classes, dict[str, Image.Image]] = {
+        NUMBERED: {
+            "grey.png": plain,
+            "palette.png": indices,
+            "palette.bmp": indices,
+            "deep.png": Image.fromarray(mask.astype(np.uint16)),
+            "rgb.png": plain.convert("RGB"),
+            "rgba.png": plain.convert("RGBA"),
+            "grey.tif": plain,
+        },
+        COLOURED: {
+            "rgb.png": rgb,
+            "rgba.png": rgb.convert("RGBA"),
+            "palette.png": colours,
+            "rgb.bmp": rgb,
+        },
+    }
+    for classes, pictures in forms.items():
+        for name, picture in pictures.items():
+            picture.save(folder / name)
+            assert_same_mask(read_mask(folder / name, classes), mask)
 
 
 @pytest.mark.parametrize(
