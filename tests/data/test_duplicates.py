@@ -24,10 +24,14 @@ def picture(seed: int) -> np.ndarray:
     return np.clip(120 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
 
 
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
 def reencoded(image: np.ndarray) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=30)
-    return np.asarray(Image.open(file))
+    return np.asarray(jpeg(Image.fromarray(image), 30))
 
 
 def halved(image: np.ndarray) -> np.ndarray:
@@ -133,12 +137,6 @@ def test_many_pictures_are_compared_in_parts() -> None:
     expected = list(range(1030))
     expected[1029], expected[1028] = 3, 1026
     assert same_pictures(thumbnails) == expected
-
-
-def jpeg(image: Image.Image, quality: int) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer)
 
 
 def cropped(image: Image.Image, share: float) -> Image.Image:

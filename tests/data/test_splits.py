@@ -233,16 +233,11 @@ def test_every_process_makes_the_same_split(
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=words):
         split_of(GOLDEN_CASES, **settings)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("n", [0, 1, 2])
-def test_too_few_cases_are_refused(n: int) -> None:
-    with pytest.raises(InputError, match=f"{n} cases are too few"):
-        split_of(GOLDEN_CASES[:n])
+    for n in (0, 2):
+        with pytest.raises(InputError, match=f"{n} cases are too few"):
+            split_of(GOLDEN_CASES[:n])
 
 
 @pytest.fixture
@@ -262,13 +257,9 @@ def load(
 def refused(stored: Any, tmp_path: Path, *words: str, **data: Any) -> None:
     path = tmp_path / "splits.json"
     write_json(path, stored)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=rf"\A{path}: .*\Z") as caught:
         load(path, **data)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert "\n" not in message
-    for word in words:
-        assert word in message
+    assert all(word in str(caught.value) for word in words)
 
 
 @pytest.mark.parametrize("settings", [{}, {"val": 0}, {"fold": 3, "folds": 4}])
@@ -332,27 +323,19 @@ def test_changed_contents_are_refused(split: Split, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stored",
+    "content",
     [
-        [],
-        {"train": ["c0"]},
-        {"train": [], "test": ["c0"]},
-        {"train": ["c0"], "test": [1]},
-        {"train": ["c0"], "test": ["c1"], "val": {"c2": 1}},
-        {"train": ["c0"], "test": ["c1"], "sha256": "abc"},
+        "[]",
+        '{"train": ["c0"]}',
+        '{"train": [], "test": ["c0"]}',
+        '{"train": ["c0"], "test": [1]}',
+        '{"train": ["c0"], "test": ["c1"], "val": {"c2": 1}}',
+        '{"train": ["c0"], "test": ["c1"], "sha256": "abc"}',
+        "train: [c0]",
     ],
-    ids=str,
 )
-def test_what_is_no_split_is_refused(stored: Any, tmp_path: Path) -> None:
-    refused(stored, tmp_path, "expected a saved split")
-
-
-@pytest.mark.parametrize("content", [None, b"train: [c0]", b"\xff\xfe"])
-def test_a_file_that_cannot_be_read(content: bytes | None, tmp_path: Path) -> None:
+def test_what_is_no_split_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError) as caught:
+    path.write_text(content)
+    with pytest.raises(InputError, match=rf"\A{path}: .*\Z"):
         load(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)

@@ -3,16 +3,13 @@
 from pathlib import Path
 
 import pytest
+from helpers.tiny import HEADER
 
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.layouts import find_cases
 
 IMAGES = "PH2 Dataset images"
-HEADER = (
-    "||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
-    "Dots/Globules | Streaks | Regression Areas | Blue-Whitish Veil ||           Colors ||"
-)
 # Rows of PH2: histological and clinical diagnosis, criteria, colours.
 ROWS = {
     "IMD003": ("", 0, 0, "T", "A", "A", "A", "A", (4,)),
