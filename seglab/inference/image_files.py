@@ -45,25 +45,20 @@ def find_images(images: Sequence[str | Path], out: str | Path | None = None) -> 
             raise InputError(f"{given}: not there; expected an image or a folder")
     files = {file for file in files if output_folders.isdisjoint(file.resolve().parents)}
     if not files:
-        suffixes = ", ".join(SUFFIXES)
-        raise InputError(f"{', '.join(map(str, images))}: no image in it ({suffixes})")
-    shared = os.path.commonpath(folders)
-    return _name_files({file: file.relative_to(shared) for file in sorted(files)})
+        given = ", ".join(map(str, images))
+        raise InputError(f"{given}: no image in it ({', '.join(SUFFIXES)})")
+    return _name_files(files, os.path.commonpath(folders))
 
 
-def _name_files(relative: dict[Path, Path]) -> dict[str, Path]:
-    """Name files by their relative paths."""
-
-    def normalize(path: Path) -> str:  # some file systems do not distinguish capitals
-        return path.as_posix().casefold()
-
-    stems = Counter(normalize(path.with_suffix("")) for path in relative.values())
+def _name_files(files: set[Path], root: str) -> dict[str, Path]:
+    """Name files by their paths below a folder; some file systems do not distinguish capitals."""
+    stems = {file: file.relative_to(root).with_suffix("").as_posix() for file in sorted(files)}
+    uses = Counter(map(str.casefold, stems.values()))
     names, taken = dict[str, Path](), dict[str, Path]()
-    for file, path in relative.items():
-        stem = path.with_suffix("")
-        name = path if stems[normalize(stem)] > 1 else stem
-        other = taken.setdefault(normalize(name), file)
+    for file, stem in stems.items():
+        name = stem if uses[stem.casefold()] == 1 else file.relative_to(root).as_posix()
+        other = taken.setdefault(name.casefold(), file)
         if other is not file:
             raise InputError(f"{file}: its outputs would have the names of {other}'s; rename it")
-        names[name.as_posix()] = file
+        names[name] = file
     return names

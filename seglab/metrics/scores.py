@@ -62,20 +62,6 @@ def confusion_counts(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([tp, predicted - tp, actual - tp, tn], np.int64)
 
 
-def class_counts(pred: np.ndarray, target: np.ndarray, classes: int) -> np.ndarray:
-    """Count the pixels of one image for each class, as this class against the rest.
-
-    Args:
-        pred: Class numbers (H, W), 0 to `classes` - 1.
-        target: Class numbers (H, W), 0 to `classes` - 1.
-        classes: K.
-
-    Returns:
-        int64 (K, 4), in the order of `confusion_counts`.
-    """
-    return np.stack([confusion_counts(pred == k, target == k) for k in range(classes)])
-
-
 def score_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Split each score into what every image adds to its numerator and to its denominator.
 
@@ -132,7 +118,8 @@ def class_scores(counts: np.ndarray) -> dict[str, float]:
     """Average `scores` over all classes but background, each against the rest.
 
     Args:
-        counts: int64 (N, K, 4) of `class_counts`, N >= 1, K >= 2; the first class is background.
+        counts: `confusion_counts` of each image and class against the rest, int64 (N, K, 4), with
+            N >= 1 and K >= 2; the first class is background.
 
     Returns:
         As `scores`; `pixel_accuracy` is the share of all pixels whose class is right.

@@ -74,59 +74,21 @@ def test_scores_are_those_of_sets(pair: tuple[np.ndarray, np.ndarray], tolerance
     assert all(type(value) is float for value in ours.values())
 
 
-@settings(deadline=None, max_examples=100)
-@given(mask_pairs())
-def test_neither_side_nor_orientation_matters(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    pred, target = pair
-    ours = boundary_scores(pred, target)
-    assert boundary_scores(target, pred) == ours
-    assert boundary_scores(pred[::-1], target[::-1]) == ours
-    assert boundary_scores(pred[:, ::-1], target[:, ::-1]) == ours
-    assert boundary_scores(pred.T, target.T) == ours
-    # The image's edge is an outline as well, so more background around changes nothing.
-    if pred.any() == target.any():
-        assert boundary_scores(np.pad(pred, (2, 5)), np.pad(target, (2, 5))) == ours
-
-
-@settings(deadline=None, max_examples=100)
-@given(mask_pairs())
-def test_hd95_is_at_most_skimages_hausdorff_distance(
-    pair: tuple[np.ndarray, np.ndarray],
-) -> None:
-    pred, target = pair
-    outlines = [np.zeros_like(pred), np.zeros_like(pred)]
-    for outline, mask in zip(outlines, pair, strict=True):
-        for pixel in surface(mask):
-            outline[pixel] = True
-    if pred.any() and target.any():
-        assert boundary_scores(pred, target)["hd95"] <= hausdorff_distance(*outlines) + 1e-12
-
-
-@pytest.mark.parametrize("shift", [0, 1, 2, 3, 5, 30])
-def test_shifted_squares(shift: int) -> None:
+@pytest.mark.parametrize("shift", [0, 3, 30])
+def test_hd95_of_shifted_squares_is_scikit_images_distance(shift: int) -> None:
     pred, target = square(0), square(shift)
-    ours = boundary_scores(pred, target)
     # The left edge, 20 of 76 surface pixels, is as far from the other as any pixel, until beyond
     # the other's left edge are nearer.
-    assert ours["hd95"] == hausdorff_distance(pred, target) == shift
+    assert boundary_scores(pred, target)["hd95"] == hausdorff_distance(pred, target) == shift
 
 
-def test_a_square_shifted_by_three_by_hand() -> None:
+def test_surface_dice_of_shifted_squares_by_hand() -> None:
     # Of 76 surface pixels the left edge's 20 and the right edge's 14 in the middle are 3 away;
     # towards the corners it is 2 (4 pixels), 1 (4) and 0 (34).
     pred, target = square(10), square(13)
     for tolerance, near in ((0, 34), (0.9, 34), (1, 38), (2, 42), (2.9, 42), (3, 76)):
         assert boundary_scores(pred, target, tolerance)["surface_dice"] == near / 76
     assert boundary_scores(pred, target)["surface_dice"] == 42 / 76
-    # Two pixels still agree.
-    assert boundary_scores(pred, square(12))["surface_dice"] == 1
-
-
-@pytest.mark.parametrize("gap", [1, 4, 10])
-def test_concentric_discs_lie_as_far_apart_as_their_radii(gap: int) -> None:
-    ours = boundary_scores(disc(30), disc(30 + gap))
-    assert ours["hd95"] == pytest.approx(gap, abs=0.75)
-    assert ours["surface_dice"] == (gap == 1)
 
 
 def test_a_speck_far_away_is_passed_over() -> None:
@@ -146,18 +108,9 @@ def test_a_speck_far_away_is_passed_over() -> None:
 def test_empty_and_full_masks() -> None:
     empty, full, dot = np.zeros((3, 4), bool), np.ones((3, 4), bool), np.zeros((3, 4), bool)
     dot[1, 1] = True
-    assert boundary_scores(empty, empty) == {"hd95": 0, "surface_dice": 1}
-    for mask in (full, dot):
+    for mask in (empty, full, dot):
         assert boundary_scores(mask, mask) == {"hd95": 0, "surface_dice": 1}
-        for pair in ((empty, mask), (mask, empty)):
-            assert boundary_scores(*pair) == {"hd95": 5, "surface_dice": 0}
+    assert boundary_scores(empty, dot) == {"hd95": 5, "surface_dice": 0}
+    assert boundary_scores(full, empty) == {"hd95": 5, "surface_dice": 0}
     # A full mask's outline is the image's edge: 10 of 12 pixels.
-    assert boundary_scores(full, dot, 0)["surface_dice"] == 0
     assert boundary_scores(full, dot, 1)["surface_dice"] == (3 + 1) / 11
-
-
-def test_masks_stay_as_they_are() -> None:
-    pred, target = disc(20), disc(25)
-    pred.setflags(write=False)
-    target.setflags(write=False)
-    assert boundary_scores(pred, target)["hd95"] > 0
