@@ -14,11 +14,11 @@ def test_overwrite_deletes_listed_outputs_and_nothing_else(tmp_path: Path) -> No
     elsewhere.mkdir()
     (elsewhere / "a.png").touch()
     manifest = open_manifest(out, {"threshold": 0.5}, False)
-    for name in ("a", "deep/b"):
+    for name in ("a", "deep/b", "../x", f"{elsewhere}/a"):  # the last two by another's hand
         manifest.add(name, "", [])
     manifest.save()
     listed = ["masks/a.png", "masks/deep/b.png", "probabilities/lesion/a.png", "instances.csv"]
-    unlisted = ["masks/mine.png", "masks/a.txt", "notes.txt"]
+    unlisted = ["masks/mine.png", "masks/a.txt", "notes.txt", "x.png"]
     for name in (*listed, *unlisted):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).touch()
