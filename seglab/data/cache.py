@@ -107,14 +107,7 @@ def hash_cases(cases: Sequence[Case], files: Mapping[Path, str]) -> dict[str, st
 
 
 def hash_files(cases: Sequence[Case]) -> dict[Path, str]:
-    """Hashes the files that cases come from: images, masks and tables.
-
-    Returns:
-        SHA-256 of each file's content.
-
-    Raises:
-        InputError: A file cannot be read.
-    """
+    """SHA-256 of each image, mask and table of cases; raises an InputError if one cannot be read."""
     paths = list(dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables)))
     try:
         hashes = map_in_threads(_hash_content, paths, "hashing files", "file")

@@ -15,17 +15,10 @@ from seglab.data.threads import map_in_threads
 
 
 def check_data(root: str | Path, classes: Classes = ONE_CLASS) -> Scan:
-    """Reads every image and every mask of a data set of any supported layout.
+    """Reads every image and every mask of a data set of any layout, with masks of these classes.
 
-    Args:
-        root: Its folder.
-        classes: The classes that its masks distinguish.
-
-    Returns:
-        The cases without an error, and everything that is wrong.
-
-    Raises:
-        InputError: There is no data set.
+    Returns the cases without an error and everything that is wrong. Raises an InputError if there
+    is no data set.
     """
     scan = scan_cases(root)
     cases = with_classes(scan.cases, classes)

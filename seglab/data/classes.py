@@ -72,8 +72,8 @@ def make_classes(names: Any, colours: Any = None, where: str = "data.") -> Class
     """Checks names and colours of a config, a checkpoint or a command line.
 
     Args:
-        names: Expected to be a list of strings, as `Classes.names`.
-        colours: Expected to be None or a list of strings, as `Classes.colours`.
+        names: List of strings, as `Classes.names`.
+        colours: None or a list of strings, as `Classes.colours`.
         where: Prefix of 'classes' and 'colours' in messages.
 
     Raises:

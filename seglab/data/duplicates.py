@@ -26,11 +26,7 @@ def same_pictures(thumbnails: np.ndarray) -> list[int]:
     in one of the eight orientations. Encoding, resizing and brightening change the gradients
     little; cropping by 2 % an edge or turning by 2 degrees mostly escapes.
 
-    Args:
-        thumbnails: uint8 (N, 32, 32).
-
-    Returns:
-        N group numbers: the smallest index of the group.
+    From thumbnails, uint8 (N, 32, 32), come N group numbers: the smallest index of the group.
     """
     group = np.arange(len(thumbnails))
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(group), _BLOCK)]

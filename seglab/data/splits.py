@@ -115,16 +115,10 @@ def load_split(
 ) -> Split:
     """Reads a split that was saved or written by hand, and checks it against the data.
 
-    Args:
-        path: JSON with lists of ids under 'train', 'val' (may be missing) and 'test'. Where it
-            has 'sha256', the contents of the files are compared, too.
-        cases: All cases of the data set.
-        groups: As in `make_split`.
-        sha256: As in `make_split`.
-
-    Raises:
-        InputError: The file is no split, an id is unknown or repeated, a case's files have
-            changed, or cases of one picture or patient are in different parts.
+    It is JSON with lists of ids under 'train', 'val' (may be missing) and 'test'. Where it has
+    'sha256', the contents of the files are compared, too. Cases, groups and hashes are those of
+    `make_split`. Raises an InputError if the file is no split, an id is unknown or repeated, a
+    case's files have changed, or cases of one picture or patient are in different parts.
     """
     split = read_split(path)
     group_by_id = dict(

@@ -42,11 +42,8 @@ def read_ph2_table(path: Path) -> dict[str, str]:
 def read_patients(folder: Path) -> dict[str, tuple[str, Path]]:
     """Reads every CSV in a folder that has a column of case ids and one of patients or lesions.
 
-    Returns:
-        By case id the patient, empty where no row names one, and the table.
-
-    Raises:
-        InputError: A CSV is damaged, or two rows name different patients of a case.
+    Returns by case id the patient, empty where no row names one, and the table. Raises an
+    InputError if a CSV is damaged or two rows name different patients of a case.
     """
     patients: dict[str, tuple[str, Path]] = {}
     for path in sorted(folder.glob("*.[cC][sS][vV]")):
