@@ -67,7 +67,9 @@ def _add_missing_cells(rows: Sequence[Row]) -> None:
     seeds_by_sweep: dict[Path | None, set[str]] = defaultdict(set)
     for run in runs:
         seeds_by_sweep[run.sweep].add(run.seed)
-    is_one_fold = all(run.one_fold for run in runs) and len({run.fold for run in runs}) == 1
+    is_one_fold = len({run.fold for run in runs}) == 1 and all(
+        run.fold and run.sweep and "data.split.fold" not in run.record["varies"] for run in runs
+    )
     for row in rows:
         first = row.runs[0]
         row.folds = [first.fold]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from seglab.config import flatten
 from seglab.core.errors import InputError
 from seglab.core.files import read_json
 from seglab.core.text import printable
@@ -40,7 +41,6 @@ class RunProvenance:
         machine: Name of the accelerators, or of the CPU with its cores.
         weights: SHA-256 of the file of pretrained weights; empty without.
         resumed: How often the run was interrupted and resumed.
-        changed: What had changed when it was resumed: git, versions, machine.
     """
 
     started: str = ""
@@ -54,7 +54,6 @@ class RunProvenance:
     machine: str = ""
     weights: str = ""
     resumed: int = 0
-    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +68,10 @@ class Run:
         record: run.json, plain containers.
         provenance: What the run was made of.
         config: config.yaml, plain containers; empty where the run never had one.
-        settings: The config as text by dotted key, without seed, fold and paths. Of a run that
-            never had a config, its overrides.
-        seed: As text.
+        settings: The config as text by dotted key, without seed, fold and paths.
+        seed: As text; `UNKNOWN` without a config.
         fold: Number of the fold that is tested, as text; empty for holdout.
         folds: How many folds there are; 1 for holdout, 0 without a config.
-        one_fold: Whether its sweep has this one fold only.
         varies: Settings that its sweep varied.
         sweep: Folder of its sweep; None for a single run.
         classes: Names of its classes, one for each logit channel.
@@ -100,7 +97,6 @@ class Run:
     seed: str
     fold: str
     folds: int
-    one_fold: bool
     varies: list[str]
     sweep: Path | None
     classes: tuple[str, ...]
@@ -143,18 +139,16 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
     with reading(paths.record) as file:
         record = read_json(file)
         check_format(record, file)
-        status, error = record["status"], record.get("error")
+        status = "finished" if is_scored else record["status"]
         STATUSES.index(status)
-        status = "finished" if is_scored else status
+        error = to_text(" ".join(str(record.get("error") or "").split()))
+        varies = [str(key) for key in dict(record.get("varies") or {})]
         provenance = _read_provenance(record)
-        if record.get("config") is not None:
-            config = dict(record["config"])
+        config = dict(record.get("config") or {})
     if status == "finished" or paths.config.exists():
         config = parse_config(paths.config)
         with reading(paths.config):
             classes = tuple(map(to_text, config["data"]["classes"]))
-    error = to_text(" ".join(str(error or "").split()))
-    error = error if len(error) <= 100 else f"{error[:97]}..."
     ids, sha256 = {}, {}
     if status == "finished" or paths.split.exists():
         with reading(paths.split) as file:
@@ -163,16 +157,16 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
             hashes = {to_text(id): str(value) for id, value in split["sha256"].items()}
             sha256 = {id: hashes[id] for part in ids.values() for id in part}
     with reading(paths.record):
-        description = _describe(record, config)
+        description = _describe(config, varies)
     run = Run(
         folder=folder,
         path=to_text(folder.name) if path is None else path,
         status=status,
-        error=error,
+        error=error if len(error) <= 100 else f"{error[:97]}...",
         record=record,
         provenance=provenance,
         config=config,
-        sweep=folder.parent if record.get("varies") else None,
+        sweep=folder.parent if varies else None,
         classes=classes,
         ids=ids,
         sha256=sha256,
@@ -261,7 +255,6 @@ def _read_provenance(record: dict[str, Any]) -> RunProvenance:
     hardware = f"{machine.get('processor')}, {machine.get('cores')} cores" if machine else ""
     if device not in ("", "cpu"):
         hardware = ", ".join(map(str, machine.get(device) or []))
-    resumed = record.get("resumed") or []
     return RunProvenance(
         started=to_text(record.get("start") or ""),
         commit=to_text(git.get("commit") or ""),
@@ -273,28 +266,17 @@ def _read_provenance(record: dict[str, Any]) -> RunProvenance:
         device=device,
         machine=to_text(hardware),
         weights=to_text((record.get("modules") or {}).get("model.weights") or ""),
-        resumed=len(resumed),
-        changed=tuple(
-            kind
-            for kind in ("git", "versions", "machine")
-            if any(kind in entry for entry in resumed)
-        ),
+        resumed=len(record.get("resumed") or []),
     )
 
 
-def _describe(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Returns settings, seed, fold and what a sweep varied, as fields of `Run`."""
-    varies = {str(k): to_text(v) for k, v in (record.get("varies") or {}).items()}
-    # Overrides use other names than the config that they lead to.
-    names = {"model": "model._target_", "experiment": "name"}
-    if config:
-        settings = _flatten(config)
-    else:
-        pairs = (o.split("=", 1) for o in record.get("overrides", []) if "=" in o)
-        overrides = varies or dict(pairs)
-        settings = {names.get(k, k): to_text(v) for k, v in overrides.items() if k[:6] != "hydra."}
-    run_dir = settings.pop("run_dir", None)
+def _describe(config: dict[str, Any], varies: list[str]) -> dict[str, Any]:
+    """Returns settings, seed, folds and what a sweep varied, as fields of `Run`."""
+    if not config:
+        return {"settings": {}, "seed": UNKNOWN, "fold": "", "folds": 0, "varies": []}
+    settings = {to_text(key): to_text(value) for key, value in flatten(config).items()}
     settings.pop("data.cache_dir", None)
+    run_dir = settings.pop("run_dir", None)
     if run_dir:  # runs that differ in nothing else have the same settings
         settings = {k: v for k, v in settings.items() if not v.startswith(run_dir)}
     seed, data_seed = settings.pop("seed", UNKNOWN), settings.pop("data.seed", None)
@@ -302,16 +284,15 @@ def _describe(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         seed = f"{seed} (data.seed {data_seed})"
     fold, folds = settings.pop("data.split.fold", "null"), settings.pop("data.split.folds", "")
     fold = "" if fold == "null" else fold
-    if config:
-        settings["protocol"] = f"{folds} folds" if fold else "holdout"
-    # An impossible number of folds may be why this run failed.
-    number = int(folds) if fold and re.fullmatch(r"\d{1,3}", folds) else 1
+    settings["protocol"] = f"{folds} folds" if fold else "holdout"
+    # Overrides use other names than the config that they lead to.
+    names = {"model": "model._target_", "experiment": "name"}
     return {
         "settings": settings,
         "seed": seed,
         "fold": fold,
-        "folds": number if config else 0,
-        "one_fold": bool(config and fold and varies) and "data.split.fold" not in varies,
+        # An impossible number of folds may be why this run failed.
+        "folds": int(folds) if fold and re.fullmatch(r"\d{1,3}", folds) else 1,
         "varies": [name for name in (names.get(key, key) for key in varies) if name in settings],
     }
 
@@ -340,13 +321,3 @@ def _with_scores(run: Run) -> Run:
             raise ValueError("calibration is not 15 x 3 counts")
     tested = read_case_counts(run.paths.test_cases, run.sha256, run.classes)[""]
     return replace(run, tested=tested, **scores)
-
-
-def _flatten(node: dict[Any, Any], prefix: str = "") -> dict[str, str]:
-    """Returns values as text by dotted key; a list is a value."""
-    flat: dict[str, str] = {}
-    for key, value in node.items():
-        name = f"{prefix}{to_text(key)}"
-        is_section = isinstance(value, dict) and value
-        flat |= _flatten(value, f"{name}.") if is_section else {name: to_text(value)}
-    return flat
