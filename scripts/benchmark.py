@@ -187,8 +187,8 @@ def main() -> None:
     add("--json", metavar="FILE", help="also write the figures to a JSON file")
     args = parser.parse_args()
 
+    from seglab.core.errors import check_number
     from seglab.core.files import write_json
-    from seglab.core.validation import check_number
 
     for part in args.parts:
         if part not in PARTS:

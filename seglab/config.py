@@ -11,8 +11,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from seglab.core.errors import InputError
-from seglab.core.validation import check_number
+from seglab.core.errors import InputError, check_number
 from seglab.data.classes import Classes, make_classes
 from seglab.metrics.scores import network_metric_names
 

@@ -72,7 +72,7 @@ def predict() -> None:
     _add_trust(parser)
     args = vars(parser.parse_args())
 
-    from seglab.core.console import log_to_console
+    from seglab.core.logs import log_to_console
     from seglab.inference.predict import predict
 
     log = logging.getLogger("seglab")
@@ -117,7 +117,7 @@ def export() -> None:
     _add_trust(parser)
     args = vars(parser.parse_args())
 
-    from seglab.core.console import log_to_console
+    from seglab.core.logs import log_to_console
     from seglab.inference.export import export
 
     with log_to_console(logging.getLogger("seglab")):

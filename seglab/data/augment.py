@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seglab.core.errors import InputError
-from seglab.core.validation import check_number
+from seglab.core.errors import InputError, check_number
 
 # Largest value of the strengths for which it is not 1.
 _LIMITS = {"rotate": 180, "scale": 10, "elastic": 0.1, "gamma": 10}

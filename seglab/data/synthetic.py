@@ -12,9 +12,8 @@ from pathlib import Path
 from filelock import FileLock
 from PIL import Image
 
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, check_number
 from seglab.core.files import create_folder
-from seglab.core.validation import check_number
 from seglab.data.cases import Case
 from seglab.data.classes import Classes
 from seglab.data.layouts import find_cases

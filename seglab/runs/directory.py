@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.config import check_values, config_differences, resolve_config
-from seglab.core.console import log_to_console
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import (
     hash_json,
@@ -25,6 +24,7 @@ from seglab.core.files import (
     write_atomic,
     write_json,
 )
+from seglab.core.logs import log_to_console, log_to_file
 from seglab.core.signals import Interrupts
 from seglab.data.splits import Split, read_split
 from seglab.runs import provenance
@@ -32,7 +32,6 @@ from seglab.runs.loading import parse_config
 from seglab.runs.overrides import format_command
 from seglab.runs.paths import FORMAT, RunPaths, check_format, reading
 from seglab.runs.records import read_data_files
-from seglab.runs.run_log import log_to_file
 
 log = logging.getLogger("seglab")
 
@@ -161,7 +160,7 @@ class RunDirectory:
             self._check_unchanged(split, files, modules)
         self._begun = True
         remove_partial(self.path)
-        self._until_end.enter_context(log_to_file(self.paths.log))
+        self._until_end.enter_context(log_to_file(log, self.paths.log))
         if self.earlier:
             self._record_resumption(environment)
             return

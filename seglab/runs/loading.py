@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.config import check_config
-from seglab.core.errors import InputError
-from seglab.core.text import sanitize_text
+from seglab.core.errors import InputError, printable
 from seglab.runs.paths import reading
 
 MAX_CONFIG_BYTES = 2**17  # a run's config has a few kilobytes
@@ -91,16 +90,16 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
             if isinstance(text, str) and ("${" in text or text == "???" or "\0" in text):
                 raise InputError(
                     f"{source}: holds an interpolation or a null character, "
-                    f"{sanitize_text(text)}; expected plain values"
+                    f"{printable(text, 300)}; expected plain values"
                 )
         # Users choose the names of callbacks.
         section = "callbacks.*" if re.fullmatch(r"callbacks\.[^.]+", place) else place
         name = str(value)
         if key == "_target_" and name not in {*ALLOWED_TARGETS.get(section, ()), *trust}:
-            name = sanitize_text(name)
+            name = printable(name, 300)
             raise InputError(
                 f"{source}: names code that is not trusted, _target_: {name}, in "
-                f"{sanitize_text(place)}; put the run's own file back, or, if you know what this "
+                f"{printable(place, 300)}; put the run's own file back, or, if you know what this "
                 f"code does, add --trust {name}"
             )
 
@@ -130,7 +129,7 @@ def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
         if not isinstance(cases, dict) or cases.get("_partial_") is not True:
             raise InputError("data.cases: expected _partial_: true")
     except (InputError, OmegaConfBaseException, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{file}: {sanitize_text(str(error))}") from error
+        raise InputError(f"{file}: {printable(str(error), 300)}") from error
     return cfg
 
 
@@ -177,5 +176,5 @@ def _check_plain(config: Any, source: str | Path) -> None:
                 raise ValueError("larger than a config can be")
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{source}: cannot be read as a config ({sanitize_text(str(error))}); restore it"
+            f"{source}: cannot be read as a config ({printable(str(error), 300)}); restore it"
         ) from error

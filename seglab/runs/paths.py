@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from seglab.core.errors import InputError
-from seglab.core.text import printable
+from seglab.core.errors import InputError, printable
 
 # In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
 FORMAT = 1
@@ -92,7 +91,7 @@ def reading(file: Path, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Path]:
     except InputError:
         raise
     except (*_DAMAGE, OSError, yaml.YAMLError) as error:
-        reason = printable(" ".join(str(error).split()))[:100]
+        reason = printable(" ".join(str(error).split()), 100)
         raise InputError(
             f"{file}: damaged ({reason}); restore it, or move its run elsewhere"
         ) from error

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from seglab.config import flatten
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, printable
 from seglab.core.files import read_json
-from seglab.core.text import printable
 from seglab.data.splits import read_split
 from seglab.runs.loading import parse_config, read_config
 from seglab.runs.paths import RunPaths, check_format, reading
@@ -141,7 +140,7 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
         check_format(record, file)
         status = "finished" if is_scored else record["status"]
         STATUSES.index(status)
-        error = to_text(" ".join(str(record.get("error") or "").split()))
+        error = printable(" ".join(str(record.get("error") or "").split()), 100)
         varies = [str(key) for key in dict(record.get("varies") or {})]
         provenance = _read_provenance(record)
         config = dict(record.get("config") or {})
@@ -162,7 +161,7 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
         folder=folder,
         path=to_text(folder.name) if path is None else path,
         status=status,
-        error=error if len(error) <= 100 else f"{error[:97]}...",
+        error=error,
         record=record,
         provenance=provenance,
         config=config,

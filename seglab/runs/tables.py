@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from seglab.core.errors import printable
 from seglab.core.files import read_csv, read_json
-from seglab.core.text import printable
 from seglab.runs.paths import RunPaths, reading
 
 Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis

@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from seglab.config import config_differences, resolve_config
-from seglab.core.console import log_to_console
 from seglab.core.errors import InputError
 from seglab.core.files import lock_folder, read_csv, write_csv
+from seglab.core.logs import log_to_console
 from seglab.core.signals import Interrupts
 from seglab.runs.loading import parse_config
 from seglab.runs.overrides import (

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from seglab.core.validation import check_number
+from seglab.core.errors import check_number
 from seglab.sweeps.jobs import Job, start_process
 from seglab.sweeps.launcher import SweepLauncher
 

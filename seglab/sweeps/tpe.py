@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override
 
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, check_number
 from seglab.core.files import read_json
-from seglab.core.validation import check_number
 from seglab.runs.overrides import parse_overrides
 from seglab.runs.paths import RunPaths
 from seglab.sweeps.grid import JobSweeper

@@ -13,9 +13,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, printable
 from seglab.core.files import read_csv, write_json
-from seglab.core.text import sanitize_text
 from seglab.data.cache import default_dir, hash_files
 from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
@@ -226,4 +225,4 @@ def _describe_pairs(
 def _join(separator: str, texts: list[str]) -> str:
     """Joins the first texts, which a stranger may have written, to print them."""
     more = ["..."] if len(texts) > _MAX_LISTED else []
-    return separator.join([*map(sanitize_text, texts[:_MAX_LISTED]), *more])
+    return separator.join([*(printable(text, 300) for text in texts[:_MAX_LISTED]), *more])

@@ -1,0 +1,56 @@
+"""Log handlers: messages on the terminal, and in a file."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class _Console(logging.Handler):
+    """Log handler that writes to stderr without disturbing a progress bar."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a message."""
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def log_to_console(log: logging.Logger) -> Iterator[None]:
+    """Sends the messages of a logger to the terminal while the body runs."""
+    console, level, propagate = _Console(), log.level, log.propagate
+    log.setLevel(logging.DEBUG)  # for other handlers
+    log.propagate = False
+    log.addHandler(console)
+    try:
+        yield
+    finally:
+        log.removeHandler(console)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+class _LogFile(logging.FileHandler):
+    """Log file that ignores a full disk: the next checkpoint reports it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
+@contextmanager
+def log_to_file(log: logging.Logger, file: Path) -> Iterator[None]:
+    """Appends the messages of a logger to a file while the body runs."""
+    handler = _LogFile(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        with suppress(OSError):
+            handler.close()
