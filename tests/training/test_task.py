@@ -26,18 +26,6 @@ from seglab.training.callbacks import ExponentialAverage
 from seglab.training.lr_schedulers import cosine
 from seglab.training.task import SegmentationTask
 
-NAMES = {
-    "pixel_accuracy_net",
-    "iou_per_image_net",
-    "dice_per_image_net",
-    "iou_pooled_net",
-    "dice_pooled_net",
-    "sensitivity_net",
-    "specificity_net",
-    "thresholded_iou_net",
-    "ece_net",
-    "loss",
-}
 Batch = dict[str, Any]
 still = partial(torch.optim.SGD, lr=0.0)
 
@@ -146,14 +134,6 @@ def close(values: dict[str, float]) -> dict[str, Any]:
     return pytest.approx(values, abs=2e-6)
 
 
-def test_each_stage_logs_the_documented_names() -> None:
-    trainer = trainer_of()
-    task = SegmentationTask(pixelwise(), bce, still)
-    trainer.fit(task, Loader(batches(0)), Loader(batches(1)))
-    fitted = {f"{stage}/{name}" for stage in ("train", "val") for name in NAMES}
-    assert set(trainer.callback_metrics) == fitted
-
-
 @pytest.mark.parametrize("threshold", [0.5, 0.35])
 def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
     rows, net = Rows(), pixelwise()
@@ -164,7 +144,7 @@ def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
     for epoch in range(2):
         hand = expected(net, train[epoch], "train", threshold)
         hand |= expected(net, val[epoch], "val", threshold)
-        assert rows.rows[epoch] == close(hand)
+        assert rows.rows[epoch] == close(hand)  # no other names
         assert 0 < hand["val/dice_per_image_net"] < 1
         assert hand["val/dice_per_image_net"] != hand["val/dice_pooled_net"]
     assert rows.rows[0] != close(rows.rows[1])
@@ -228,7 +208,7 @@ def test_the_network_trains_in_training_alone() -> None:
     assert modes == [(True, True)] * 3 + [(False, False)] * 3
 
 
-@pytest.mark.parametrize("pixel, loss", [(float("nan"), "nan"), (-5e37, "inf")])
+@pytest.mark.parametrize(("pixel", "loss"), [(float("nan"), "nan"), (-5e37, "inf")])
 def test_a_loss_that_is_no_number_names_epoch_and_cases(pixel: float, loss: str) -> None:
     bad = batches(1)
     bad[1]["image"][2], bad[1]["mask"][2] = pixel, 1
@@ -236,45 +216,25 @@ def test_a_loss_that_is_no_number_names_epoch_and_cases(pixel: float, loss: str)
     task = SegmentationTask(net, bce, partial(torch.optim.SGD, lr=0.1))
     with pytest.raises(InputError) as caught:
         trainer_of(3).fit(task, Loader(batches(0), bad))
-    message = str(caught.value)
-    assert message.startswith(f"loss is {loss} in train, epoch 2, ")
-    assert "batch 2 of S1B1I0, S1B1I1, S1B1I2;" in message
-    assert "S1B0" not in message
-    assert "S1B2" not in message
-    assert "task.optimizer.lr" in message
+    assert f"loss is {loss} in train, epoch 2, batch 2 of S1B1I0, S1B1I1, S1B1I2;" in str(
+        caught.value
+    )
     assert all(p.isfinite().all() for p in net.parameters())
-
-
-def test_a_bad_loss_in_val_is_named_too() -> None:
-    task = SegmentationTask(pixelwise(), bce, still)
-    bad = batches(1)
-    bad[0]["image"][0] = float("nan")
-    with pytest.raises(InputError, match=r"^loss is nan in val, epoch 1, batch 1 of S1B0I0, "):
+    with pytest.raises(InputError, match=rf"^loss is {loss} in val, epoch 1, batch 2 of S1B1I0, "):
         trainer_of().fit(task, Loader(batches(0)), Loader(bad))
 
 
 def test_a_schedule_steps_once_an_epoch() -> None:
-    rows = Rows()
     optimizer = partial(torch.optim.SGD, lr=1e-2)
-    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
-    task = SegmentationTask(pixelwise(), bce, optimizer, schedule)
-    trainer_of(3, callbacks=[rows]).fit(task, Loader(batches(0, (2, 2))))
-    assert rows.rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
-
-
-def test_without_a_schedule_the_rate_is_constant() -> None:
-    rows = Rows()
-    task = SegmentationTask(pixelwise(), bce, partial(torch.optim.SGD, lr=1e-2))
-    trainer_of(2, callbacks=[rows]).fit(task, Loader(batches(0, (2, 2))))
-    assert rows.rates == [1e-2] * 4
-
-
-def test_the_optimizer_gets_every_weight_of_the_network() -> None:
-    net = UNet(width=2, depth=1)
-    task = SegmentationTask(net, bce, still)
-    (group,) = task.configure_optimizers().param_groups
-    assert list(map(id, group["params"])) == list(map(id, net.parameters()))
-    assert list(map(id, task.parameters())) == list(map(id, net.parameters()))
+    step = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
+    for schedule, expected_rates in (
+        (step, [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4]),
+        (None, [1e-2] * 6),
+    ):
+        rows = Rows()
+        task = SegmentationTask(pixelwise(), bce, optimizer, schedule)
+        trainer_of(3, callbacks=[rows]).fit(task, Loader(batches(0, (2, 2))))
+        assert rows.rates == pytest.approx(expected_rates)
 
 
 class Steps(Callback):
@@ -363,32 +323,6 @@ def test_a_scheduler_that_needs_a_metric_is_refused() -> None:
     task = SegmentationTask(pixelwise(), bce, still, ReduceLROnPlateau)
     with pytest.raises(InputError, match=r"^task\.lr_scheduler: ReduceLROnPlateau "):
         task.configure_optimizers()
-
-
-def trained(seed: int) -> dict[str, Tensor]:
-    torch.manual_seed(seed)
-    task = SegmentationTask(UNet(width=2, depth=2), bce, partial(torch.optim.Adam, lr=1e-2))
-    trainer_of(2).fit(task, Loader(batches(0)), Loader(batches(1)))
-    return task.state_dict()
-
-
-def test_the_seed_alone_decides_the_weights() -> None:
-    one, same, other = trained(3), trained(3), trained(4)
-    assert all(same[name].equal(value) for name, value in one.items())
-    assert not one["net.head.weight"].equal(other["net.head.weight"])
-
-
-def test_the_state_is_the_networks() -> None:
-    torch.manual_seed(0)
-    plain = UNet(width=2, depth=2)
-    torch.manual_seed(0)
-    task = SegmentationTask(UNet(width=2, depth=2), bce, still)
-    state = task.state_dict()
-    assert list(state) == [f"net.{name}" for name in plain.state_dict()]
-    for name, value in plain.state_dict().items():
-        assert state[f"net.{name}"].equal(value)
-    image = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(task.eval()(image), plain.eval()(image), rtol=0, atol=1e-6)
 
 
 def test_loss_and_metrics_are_float32_under_autocast() -> None:
