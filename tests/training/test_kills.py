@@ -17,34 +17,28 @@ import pytest
 from helpers.resume import FULL, assert_same
 from helpers.tiny import (
     ONE_THREAD,
-    REPO,
-    TINY,
     Blow,
     Ended,
     Process,
     end_of,
     fill,
     state_of,
+    train_command,
     wait_until,
 )
-from omegaconf import DictConfig
 
 from seglab.core.files import read_json
 from seglab.runs.checkpoints import read_checkpoint
 
 # What fixtures hand out.
-Compose = Callable[..., DictConfig]
+Start = Callable[..., Process]
 Ends = Callable[..., Ended]
-Interrupt = Callable[..., None]
 Command = Callable[..., subprocess.Popen]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
-
-
-Start = Callable[..., Process]
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +65,8 @@ def start(forks: Any, tiny_ph2: Path, folder: Path) -> Start:
     """
 
     def start(run: Path, *overrides: str, **options: Any) -> Process:
-        arguments = [
-            f"data.root={tiny_ph2}",
-            f"data.cache_dir={run.parent / 'cache'}",
-            *TINY,
-            *overrides,
-            f"hydra.run.dir={run}",
-        ]
-        return Process(forks, folder, arguments=arguments, **options)
+        command = train_command(run, tiny_ph2, run.parent / "cache", *overrides)
+        return Process(forks, folder, arguments=command[2:], **options)
 
     return start
 
@@ -106,19 +94,14 @@ def below(run: Path) -> tuple[str, str]:
 
 
 @pytest.fixture
-def untouched(whole: Whole) -> Path:
-    return whole.run
-
-
-@pytest.fixture
-def finishes(start: Start, untouched: Path) -> Ends:
-    """Starts a run again, which must end as `untouched`: finishes(run_dir, *overrides)."""
+def finishes(start: Start, whole: Whole) -> Ends:
+    """Starts a run again, which must end as `whole`: finishes(run_dir, *overrides)."""
 
     def finish(run: Path, *overrides: str) -> Ended:
         ended = start(run, *FULL, *overrides).wait()
         assert ended.code == 0, ended.err
         assert "Traceback" not in ended.err
-        assert_same(run, untouched)
+        assert_same(run, whole.run)
         assert not list(run.parent.rglob("*.partial"))
         return ended
 
@@ -210,7 +193,7 @@ ROOMS += [("run", room) for room in (192, 0, 4, 8, 16, 32, 64, 96, 128, 256, 320
 def test_a_full_disk_is_told_and_a_run_goes_on_when_there_is_room(
     room: tuple[str, int],
     start: Start,
-    untouched: Path,
+    whole: Whole,
     finishes: Ends,
     disk: Path,
     tmp_path: Path,
@@ -218,7 +201,7 @@ def test_a_full_disk_is_told_and_a_run_goes_on_when_there_is_room(
     what, left = room
     run, cache = tmp_path / "run", disk / "cache"
     if what == "run":
-        run, cache = disk / "run", untouched.parent / "cache"
+        run, cache = disk / "run", whole.run.parent / "cache"
     ballast = fill(disk, left * 1024)
     ended = start(run, *FULL, f"data.cache_dir={cache}").wait()
     print(f"{what}, {left} KiB: {state_of(run)}: {ended.err.splitlines()[-1]}")
@@ -229,9 +212,9 @@ def test_a_full_disk_is_told_and_a_run_goes_on_when_there_is_room(
 
 @pytest.mark.parametrize("size", some([3, 10, 30], slow=0))
 def test_a_quota_is_told_like_a_full_disk(
-    size: int, start: Start, untouched: Path, finishes: Ends, tmp_path: Path
+    size: int, start: Start, whole: Whole, finishes: Ends, tmp_path: Path
 ) -> None:
-    run, cache = tmp_path / "run", f"data.cache_dir={untouched.parent / 'cache'}"
+    run, cache = tmp_path / "run", f"data.cache_dir={whole.run.parent / 'cache'}"
     ended = start(run, *FULL, cache, largest_file=size * 1024).wait()
     print(f"{size} KiB: {state_of(run)}: {ended.err.splitlines()[-1]}")
     assert_one_clear_line(ended, "File too large", run)
@@ -266,10 +249,10 @@ MOMENTS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("moment", some(MOMENTS, slow=2))
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_a_process_that(
-    moment: str, signum: int, start: Start, untouched: Path, finishes: Ends, tmp_path: Path
+    moment: str, signum: int, start: Start, whole: Whole, finishes: Ends, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    split = read_json(untouched / "splits.json")
+    split = read_json(whole.run / "splits.json")
     event, name, *nth = MOMENTS[moment]
     for part in ("test", "val"):
         name = name.replace(part.upper(), split[part][0])
@@ -288,7 +271,7 @@ GROUPS = [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 0)]
 
 @pytest.mark.parametrize("group", some(GROUPS, slow=1))
 def test_a_signal_to_the_whole_process_group(
-    group: tuple[int, int], start: Start, untouched: Path, tmp_path: Path
+    group: tuple[int, int], start: Start, whole: Whole, tmp_path: Path
 ) -> None:
     signum, workers = group
     # As a terminal sends Ctrl-C, and a scheduler SIGTERM: to loader processes too.
@@ -300,7 +283,7 @@ def test_a_signal_to_the_whole_process_group(
     assert_interrupted(process.wait(), signum, run)
     ended = start(run, *arguments).wait()
     assert ended.code == 0, ended.err
-    assert_same(run, untouched)
+    assert_same(run, whole.run)
 
 
 @pytest.mark.slow
@@ -338,18 +321,12 @@ def command(tiny_ph2: Path, cache_dir: Path) -> Command:
     """Starts the command itself, as a user does: command(run_dir, *overrides)."""
 
     def start(run: Path, *overrides: str) -> subprocess.Popen:
-        arguments = [
-            sys.executable,
-            str(REPO / "scripts" / "train.py"),
-            f"data.root={tiny_ph2}",
-            f"data.cache_dir={cache_dir}",
-            *TINY,
-            *overrides,
-            f"hydra.run.dir={run}",
-        ]
-        environment = os.environ | ONE_THREAD
         return subprocess.Popen(
-            arguments, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+            train_command(run, tiny_ph2, cache_dir, *overrides),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | ONE_THREAD,
+            start_new_session=True,
         )
 
     return start
@@ -357,7 +334,7 @@ def command(tiny_ph2: Path, cache_dir: Path) -> Command:
 
 @pytest.mark.slow
 def test_sigterm_to_the_command_which_tells_how_to_go_on(
-    command: Command, untouched: Path, tmp_path: Path
+    command: Command, whole: Whole, tmp_path: Path
 ) -> None:
     run = tmp_path / "a run of today"
     process = command(run, *FULL)
@@ -369,7 +346,7 @@ def test_sigterm_to_the_command_which_tells_how_to_go_on(
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-c", told], check=True, env=os.environ | ONE_THREAD | {"PATH": path})
     assert len(read_json(run / "run.json")["resumed"]) == 1
-    assert_same(run, untouched)
+    assert_same(run, whole.run)
 
 
 @pytest.mark.long

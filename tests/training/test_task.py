@@ -76,17 +76,28 @@ class Loader:
 
 
 class Rows(Callback):
-    """What was logged, epoch by epoch, and the learning rate of each step."""
+    """What was logged, epoch by epoch."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
-        self.rates: list[float] = []
-
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.rows.append({k: v.item() for k, v in trainer.callback_metrics.items()})
+
+
+class Steps(Callback):
+    """The network after each step of the optimizer, and the rates of all groups."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        if trainer.global_step > len(self.states):
+            self.states.append(deepcopy(module.net.state_dict()))
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
 
 def trainer_of(epochs: int = 1, **settings: Any) -> Trainer:
@@ -231,25 +242,10 @@ def test_a_schedule_steps_once_an_epoch() -> None:
         (step, [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4]),
         (None, [1e-2] * 6),
     ):
-        rows = Rows()
+        steps = Steps()
         task = SegmentationTask(pixelwise(), bce, optimizer, schedule)
-        trainer_of(3, callbacks=[rows]).fit(task, Loader(batches(0, (2, 2))))
-        assert rows.rates == pytest.approx(expected_rates)
-
-
-class Steps(Callback):
-    """The network after each step of the optimizer, and the rates of all groups."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, Tensor]] = []
-        self.rates: list[list[float]] = []
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        if trainer.global_step > len(self.states):
-            self.states.append(deepcopy(module.net.state_dict()))
-
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+        trainer_of(3, callbacks=[steps]).fit(task, Loader(batches(0, (2, 2))))
+        assert [rate for (rate,) in steps.rates] == pytest.approx(expected_rates)
 
 
 @pytest.mark.parametrize("batches_a_step", [1, 2])
