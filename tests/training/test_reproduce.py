@@ -73,19 +73,14 @@ def test_a_run_repeated_is_identical(run: Path, script: Script, tmp_path: Path) 
     assert (out / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("part", ["image", "mask"])
-def test_data_that_lost_a_pixel_is_named(
-    part: str, run: Path, data: Path, script: Script, said: pytest.LogCaptureFixture
+def test_an_image_that_lost_a_pixel_is_named(
+    run: Path, data: Path, script: Script, said: pytest.LogCaptureFixture
 ) -> None:
-    folder = data / "PH2 Dataset images" / "IMD007"
-    file = folder / "IMD007_lesion" / "IMD007_lesion.bmp"
-    if part == "image":
-        file = folder / "IMD007_Dermoscopic_Image" / "IMD007.bmp"
+    (file,) = data.rglob("IMD007.bmp")
     stat = file.stat()
     with Image.open(file) as picture:
         changed = picture.copy()
-    pixel = changed.getpixel((5, 5))
-    changed.putpixel((5, 5), 255 - pixel if isinstance(pixel, int) else (0, 0, 0))
+    changed.putpixel((5, 5), (0, 0, 0))
     changed.save(file)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert file.stat().st_size == stat.st_size
@@ -100,13 +95,8 @@ def test_data_that_lost_a_pixel_is_named(
 def test_missing_and_new_files_are_named(
     run: Path, data: Path, script: Script, said: pytest.LogCaptureFixture
 ) -> None:
-    images = data / "PH2 Dataset images"
-    shutil.copytree(images / "IMD001", images / "IMD900")
-    for file in sorted((images / "IMD900").rglob("*.bmp")):
-        file.rename(file.with_name(file.name.replace("IMD001", "IMD900")))
-    for sub in sorted((images / "IMD900").iterdir()):
-        sub.rename(sub.with_name(sub.name.replace("IMD001", "IMD900")))
-    shutil.rmtree(images / "IMD003")
+    for path in sorted(data.rglob("*IMD003*"), reverse=True):  # files before their folder
+        path.rename(path.with_name(path.name.replace("IMD003", "IMD900")))
     assert script("reproduce", run, "--check").code == 4
     assert "IMD900.bmp is new" in said.text
     assert "IMD003_lesion.bmp is missing" in said.text
@@ -119,26 +109,14 @@ def test_check_trains_nothing(run: Path, script: Script, said: pytest.LogCapture
     assert "identical" in said.text
 
 
-@pytest.mark.parametrize(
-    ("key", "name", "words"),
-    [
-        ("versions", "torch", "torch 1.0 then"),
-        ("machine", "cpu_capability", "cpu_capability 1.0 then"),
-        ("git", "source_sha256", "source_sha256 1.0 then"),
-    ],
-)
 def test_what_else_has_changed_is_said(
-    key: str,
-    name: str,
-    words: str,
-    run: Path,
-    script: Script,
-    said: pytest.LogCaptureFixture,
-    tmp_path: Path,
+    run: Path, script: Script, said: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    edit(run / "run.json", lambda record: record[key].update({name: "1.0"}))
+    changed = {"versions": "torch", "machine": "cpu_capability", "git": "source_sha256"}
+    for key, name in changed.items():
+        edit(run / "run.json", lambda record, key=key, name=name: record[key].update({name: "1.0"}))
     assert script("reproduce", run, "--check").code == 3
-    assert words in said.text
+    assert all(f"{name} 1.0 then" in said.text for name in changed.values())
     # What counts is what comes out.
     assert script("reproduce", run, "--out", tmp_path / "again").code == 0
 
@@ -146,7 +124,7 @@ def test_what_else_has_changed_is_said(
 @pytest.mark.parametrize(
     ("gaps", "code"),
     # A tolerance of 0.01 is 10 pixels of HD95.
-    [({"dice_per_image": 0.004, "hd95": 9}, 3), ({"dice_per_image": 0.2}, 4), ({"hd95": 11}, 4)],
+    [({"dice_per_image": 0.004, "hd95": 9}, 3), ({"hd95": 11}, 4)],
 )
 def test_scores_are_held_against_a_tolerance(
     gaps: dict[str, float], code: int, run: Path, script: Script, tmp_path: Path
@@ -237,7 +215,6 @@ def test_damaged_hashes_of_the_data_are_refused(
     content: str, run: Path, data: Path, script: Script, tiny_train: Script
 ) -> None:
     (run / "data.json").write_text(content)
-    edit(run / "run.json", lambda record: record.update(status="finished"))
     ended = script("reproduce", run, "--check")
     assert ended.code == 1 and "data.json: damaged" in ended.err
     edit(run / "run.json", lambda record: record.update(status="interrupted"))
