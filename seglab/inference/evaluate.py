@@ -59,7 +59,7 @@ def evaluate(
     models = [load_run_model(run, trust, **inference) for run in runs]
     model = ensemble(models)
     if data_root is None:
-        cases = read_test_cases(runs, model.classes)
+        cases = _read_test_cases(runs, model.classes)
         hashes = [runs[0].sha256[case.id] for case in cases]
     else:
         cases = with_classes(find_cases(data_root), model.classes)
@@ -89,12 +89,10 @@ def evaluate(
     return summary
 
 
-def read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
+def _read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
     """Read the test cases that runs share, with masks that distinguish `classes`.
 
-    Raises:
-        InputError: The data cannot be read, the runs differ in their test cases, or a case is
-            missing or has changed since the first run.
+    Raises an InputError if the runs differ in their test cases, or a case is missing or changed.
     """
     run, *others = runs
     tested = {id: run.sha256[id] for id in run.ids["test"]}

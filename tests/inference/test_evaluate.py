@@ -10,18 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.tiny import Ended, skip_figures
-from omegaconf import DictConfig
 
 import seglab.training.summary
 from seglab.config import INFERENCE_KEYS, Inference
-from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.layouts import find_cases
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.runs.checkpoints import hash_weights, load_network, load_run_network, read_checkpoint
 from seglab.runs.records import open_run
-from seglab.training.train import train
 
 ON = [f"inference.{key}=true" for key in INFERENCE_KEYS]
 CLEAN = {"largest_component": True, "fill_holes": True}
@@ -29,19 +26,6 @@ CLEANING = Inference(**CLEAN)
 ON4 = [*ON, "data.batch_size=4"]
 OFF24 = ["data.size=24", "seed=1", "trainer.max_epochs=6"]
 PLAIN = ["logger=none", "callbacks.pictures=null", "task.optimizer.lr=0.02", "data.split.val=0.3"]
-
-
-def test_a_threshold_needs_val(
-    tiny_config: Callable[..., DictConfig], runs: tuple[Path, Path], tmp_path: Path
-) -> None:
-    choose = ["inference.tune_threshold=true", "monitor=null"]
-    split = json.loads((runs[0] / "splits.json").read_text())
-    split["train"] += split.pop("val")
-    file = tmp_path / "splits.json"
-    file.write_text(json.dumps({**split, "val": []}))
-    with pytest.raises(InputError, match=r"splits.json: holds no val for .*tune_threshold"):
-        train(tiny_config(tmp_path / "run", *choose, f"data.split.file={file}"))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +143,21 @@ def test_an_ensemble_of_folds_scores_other_cases(
         assert (summary_of(out)["n"], summary_of(out)["trained_on"]) == (20, len(trained))
 
 
+def test_a_test_case_that_has_changed_is_named(
+    runs: tuple[Path, Path], tiny_ph2: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run, root = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(runs[1], run)
+    shutil.copytree(tiny_ph2, root)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(tiny_ph2), str(root)))
+    case = cases_of(run, "test")[0]
+    (root / case.mask.relative_to(tiny_ph2)).write_bytes(case.image.read_bytes())
+    ended = script("evaluate", run)
+    assert ended.code == 1
+    assert ended.err.splitlines()[-1].startswith(f"error: {root}: case {case.id} has changed since")
+
+
 def values_of(run: Path) -> list[Any]:
     summary, best = summary_of(run), run / "checkpoints" / "best.ckpt"
     return [
@@ -168,12 +167,9 @@ def values_of(run: Path) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "lost"), [("tune_threshold", False), ("set_threshold", True), ("score_cases", True)]
-)
+@pytest.mark.parametrize("name", ["tune_threshold", "set_threshold", "score_cases"])
 def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
     name: str,
-    lost: bool,
     runs: tuple[Path, Path],
     tiny_train: Callable[..., Ended],
     monkeypatch: pytest.MonkeyPatch,
@@ -190,8 +186,6 @@ def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
         assert tiny_train(run, *command).code == 130
     stored = read_checkpoint(run / "checkpoints" / "best.ckpt")["seglab"]["threshold"]
     assert (stored == 0.5) == (name != "score_cases")
-    if lost:
-        (run / "checkpoints" / "last.ckpt").unlink()
     ended = tiny_train(run, *command)
     assert ended.code == 0, ended.err
     assert "going on after step" in ended.err
