@@ -70,8 +70,7 @@ def compare(
         versus: Pairs of rows for paired tests, by their labels or how these begin.
         metric: The metric that is tested, one of `PER_IMAGE`.
         out: Folder that gets table.md, table.tex, table.csv, runs.csv and dice_boxes.png; with
-            tests also versus.md, versus.tex and versus.csv. Files of an earlier call are
-            replaced or removed.
+            tests also versus.md, versus.tex and versus.csv. Existing files are replaced.
         width: Columns of the terminal; None for no limit.
 
     Returns:
@@ -86,15 +85,11 @@ def compare(
     pairs = find_pairs(versus, rows)
     lines = make_lines(rows, METRICS if out else metric_names, by_diagnosis)
     tables = {"table": make_table(rows, lines, notes, metric_names, by_diagnosis)}
-    tests = run_paired_tests(pairs, metric)
-    if tests:
-        tables["versus"] = make_versus_table(tests, pairs, metric)
+    records = {"table": [*map(_make_record, lines)], "runs": _list_runs(runs, rows)}
+    if pairs:
+        records["versus"] = run_paired_tests(pairs, metric)
+        tables["versus"] = make_versus_table(records["versus"], pairs, metric)
     if out is not None:
-        records = {
-            "table": [_make_record(line) for line in lines],
-            "versus": tests,
-            "runs": _list_runs(runs, rows),
-        }
         _write(Path(out), tables, records, rows)
     return "\n\n".join(format_plain(table, width) for table in tables.values())
 
@@ -206,15 +201,11 @@ def _write(
     rows: Sequence[Row],
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("table", "versus"):
-        if name in tables:
-            write_atomic(out / f"{name}.md", format_markdown(tables[name]))
-            write_atomic(out / f"{name}.tex", format_latex(tables[name]))
-            write_csv(out / f"{name}.csv", records[name])
-        else:
-            for suffix in ("md", "tex", "csv"):
-                (out / f"{name}.{suffix}").unlink(missing_ok=True)
-    write_csv(out / "runs.csv", records["runs"])
+    for name, table in tables.items():
+        write_atomic(out / f"{name}.md", format_markdown(table))
+        write_atomic(out / f"{name}.tex", format_latex(table))
+    for name, lines in records.items():
+        write_csv(out / f"{name}.csv", lines)
     dice = {row.label: [*row.by_case("dice_per_image").values()] for row in rows if row.cases}
     if dice:
         from seglab.analysis.figures import save_boxes  # matplotlib, slow to import

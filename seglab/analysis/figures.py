@@ -16,19 +16,15 @@ from seglab.data.classes import ONE_CLASS, Classes
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
 HIT, FALSE_ALARM, MISS = (255, 255, 255), (230, 85, 60), (60, 125, 230)
 GAP = 4  # pixels between the tiles of a grid
-ERROR_LEGEND = "white: lesion found, red: false alarm, blue: missed"
-ERROR_LEGEND_OF_CLASSES = "white: found, red: false alarm or of another class, blue: missed"
+ERROR_LEGEND = "white: found, red: false alarm, blue: missed"
 
 
 def error_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Colours hits, false alarms, what is taken for another class among them, and misses.
+    """Colours hits, false alarms (also of a wrong class) and misses, uint8 (H, W, 3).
 
     Args:
         pred: Class numbers, uint8 (H, W).
-        target: The same.
-
-    Returns:
-        uint8 (H, W, 3).
+        target: Class numbers, uint8 (H, W).
     """
     out = np.zeros((*pred.shape, 3), np.uint8)
     out[pred > 0], out[(pred == 0) & (target > 0)] = FALSE_ALARM, MISS
@@ -63,7 +59,7 @@ def save_cases(
             (H, W, 3).
         names: Of the cases, of up to three lines.
         note: A line below.
-        legend: Of several classes their colours are named below.
+        legend: Classes whose colours are named above, if there are several.
     """
     rows, width = len(names), len(columns)
     figure = Figure(figsize=(2.4 * width, 1.9 * rows + 0.3), layout="constrained")
@@ -93,13 +89,7 @@ def save_cases(
 
 
 def save_curves(path: str | Path, rows: Sequence[Mapping[str, Any]], monitor: str) -> None:
-    """Draws losses and the monitored metric over epochs.
-
-    Args:
-        path: PNG to write.
-        rows: Of metrics.csv.
-        monitor: Name of the metric.
-    """
+    """Draws losses and the monitored metric over epochs, from the rows of metrics.csv."""
     known = {name for row in rows for name in row}
     metric = monitor.split("/")[-1]
     scores = [name for name in (f"train/{metric}", f"val/{metric}") if name in known]
@@ -123,12 +113,9 @@ def save_curves(path: str | Path, rows: Sequence[Mapping[str, Any]], monitor: st
 
 
 def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: str) -> None:
-    """Draws a box for each row of a table: quartiles, median, and whiskers as of Tukey.
+    """Draws a box for the cases of each row, whose values in [0, 1] are given by its label.
 
-    Args:
-        path: PNG to write.
-        values: Of each case, in [0, 1], by the row's label.
-        metric: What they are.
+    A box has quartiles and median; its whiskers are Tukey's.
     """
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(values)), layout="constrained")
     axis = figure.subplots()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from seglab.analysis.figures import ERROR_LEGEND, ERROR_LEGEND_OF_CLASSES, colorize_mask, error_map
+from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map
 from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.data.classes import Classes
@@ -36,7 +36,7 @@ def make_gallery(
         data_root: Where the data is today; None for where it was.
 
     Returns:
-        `rows` and `cases` as report.html reads them, and `notes` on what is not shown.
+        The gallery as report.html reads it, with `notes` on what is not shown.
     """
     seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
     dice: dict[Case, dict[int, float]] = defaultdict(dict)
@@ -61,7 +61,6 @@ def make_gallery(
             "label": row.label,
             "seed": seed if len(row.counts) > 1 else "",
             "legend": [],
-            "errors": ERROR_LEGEND_OF_CLASSES if row.classes else ERROR_LEGEND,
         }
         drawn_rows.append(drawn_row)
         for run in (run for run in row.finished if run.seed == seed):
@@ -79,7 +78,12 @@ def make_gallery(
                     f"{run.folder.name}: no predictions are shown of {', '.join(left_out)}: image "
                     "or mask is missing or has changed since the run"
                 )
-    return {"notes": notes, "rows": drawn_rows, "cases": [*cards.values()]}
+    return {
+        "notes": notes,
+        "rows": drawn_rows,
+        "errors": ERROR_LEGEND,
+        "cases": [*cards.values()],
+    }
 
 
 def _draw_predictions(
@@ -133,17 +137,7 @@ def draw_image(image: np.ndarray) -> dict[str, Any]:
 
 
 def draw_prediction(pred: np.ndarray, target: np.ndarray, classes: Classes) -> dict[str, Any]:
-    """Draw a prediction and its target.
-
-    Args:
-        pred: Predicted class numbers, uint8 (H, W).
-        target: Class numbers, uint8 (H, W).
-        classes: Classes of both.
-
-    Returns:
-        Thumbnails `prediction`, `target` and `errors` as data URLs, and the outlines of both masks
-        as of `trace_outlines`.
-    """
+    """Draw thumbnails and outlines of two masks, uint8 (H, W) of class numbers."""
     pred, target = _shrink(pred), _shrink(target)
     return {
         "prediction": _to_url(colorize_mask(pred, classes), lossless=True),
@@ -155,11 +149,7 @@ def draw_prediction(pred: np.ndarray, target: np.ndarray, classes: Classes) -> d
 
 
 def trace_outlines(mask: np.ndarray, classes: Classes) -> list[str]:
-    """Trace the outlines of a mask, uint8 (H, W) of class numbers.
-
-    Returns:
-        An SVG path for each class but background, in a square of side 1.
-    """
+    """Return an SVG path for each class but background of a mask, in a square of side 1."""
     from skimage.measure import approximate_polygon, find_contours  # slow to import
 
     paths = []

@@ -57,8 +57,8 @@ def _make_row(group: Sequence[Run], notes: list[str]) -> Row:
         first = cells.setdefault((run.seed, run.fold), run)
         if first and first is not run and run.status == "finished":
             notes.append(f"{first.path} and {run.path} have the same config: the first is used")
-    first_run = next(run for run in cells.values() if run)
-    return Row(first_run.settings, first_run.classes, cells, {})
+    run = next(run for run in cells.values() if run)
+    return Row(run.settings, run.classes if len(run.classes) > 1 else (), cells, {})
 
 
 def _add_missing_cells(rows: Sequence[Row]) -> None:
@@ -174,6 +174,6 @@ def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
         for name, counts in sorted(counts_by_name.items()):
             label = name if len(case_sets) == 1 else f"{name} (cases of {row.label})"
             labels = dict.fromkeys(row.labels, "") | {next(iter(row.labels)): label}
-            baseline = Row({}, row.class_names, {}, {seed: counts}, labels=labels, label=label)
+            baseline = Row({}, row.classes, {}, {seed: counts}, labels=labels, label=label)
             baselines.append(baseline)
     return baselines

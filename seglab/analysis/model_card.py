@@ -9,7 +9,7 @@ import re
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,19 +17,18 @@ from typing import Any
 import yaml
 
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
-from seglab.analysis.rows import Score, format_score, make_single_row
+from seglab.analysis.rows import Row, Score, format_score
 from seglab.metrics.scores import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
 from seglab.runs.loading import ALL_ALLOWED_TARGETS
 from seglab.runs.records import Run, read_run
 
 WORST_CASES = 5
-# By the data's layout, or the function that reads it.
-DATA_LIMITS = {
-    "ph2": "PH2 comes from one hospital, one dermoscope at one "
-    "magnification, and fair skin (phototypes II and III; Mendonça et al. 2013). Other cameras, "
-    "darker skin and other diagnoses are not in it.",
-    "synthetic_cases": "Trained and tested on synthetic images: scores say nothing about patients.",
-}
+PH2_LIMITS = (
+    "PH2 comes from one hospital, one dermoscope at one magnification, and fair skin (phototypes "
+    "II and III; Mendonça et al. 2013). Other cameras, darker skin and other diagnoses are not in "
+    "it."
+)
+SYNTHETIC_LIMITS = "Trained and tested on synthetic images: scores say nothing about patients."
 UNKNOWN_LIMITS = "The run does not record which people, places and cameras the images come from."
 
 
@@ -62,9 +61,9 @@ def make_model_card(run_dir: Path) -> str:
 def _make_front_matter(run: Run) -> str:
     """YAML in the format of the Hugging Face Hub's model cards."""
     license = {"license": "other", "license_name": "terms-of-the-training-data"}
-    if _class_name(run, "data.cases") == "synthetic_cases" and not run.provenance.weights:
+    if _data_limits(run) == SYNTHETIC_LIMITS and not run.provenance.weights:
         license = {"license": "mit"}
-    dataset = _dataset(run) or "unknown"
+    dataset = _dataset(run)
     result = {
         "task": {"type": "image-segmentation"},
         "dataset": {
@@ -99,27 +98,23 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "weights": provenance.weights or "none",
         "size": settings["data.size"],
         "classes": ", ".join(run.classes),
-        "targets": ", ".join(run.classes[len(run.classes) > 1 :]),
-        "inference": _arguments(run, "inference"),
+        "inference": _constructor(run, "inference"),
         "cases_reader": _constructor(run, "data.cases"),
         "split": _split(run),
         "data_hash": provenance.data,
-        "split_hash": provenance.split_hash,
         "loss": _constructor(run, "task.loss"),
         "optimizer": _constructor(run, "task.optimizer"),
         "schedule": _constructor(run, "task.lr_scheduler") or "constant",
         "augmentation": _constructor(run, "data.augment") or "none",
         "trainer": _constructor(run, "trainer"),
-        "batch_size": settings.get("data.batch_size", ""),
-        "monitor": settings.get("monitor", ""),
-        "experiment": settings.get("name", ""),
+        "batch_size": settings["data.batch_size"],
+        "monitor": settings["monitor"],
+        "experiment": settings["name"],
         "versions": ", ".join(versions),
         "commit": provenance.commit or "none",
-        "source_hash": provenance.source,
         "started": provenance.started[:10],
         "device": f"{provenance.device}: {provenance.machine}",
     }
-    reader = settings.get("data.cases.layout", _class_name(run, "data.cases"))
     mask = f"probability above {run.threshold:g}"
     return {name: code_span(text) for name, text in texts.items()} | {
         "mask": mask if len(run.classes) == 1 else "class of the highest probability",
@@ -129,45 +124,17 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "cases": ", ".join(f"{len(ids):,} {part}" for part, ids in run.ids.items()),
         "best_epoch": run.best_epoch,
         "changes": ", with uncommitted changes" if provenance.dirty else "",
-        "resumed": provenance.resumed,
-        "limits": DATA_LIMITS.get(reader, UNKNOWN_LIMITS),
+        "limits": _data_limits(run),
     }
 
 
 def _describe_scores(run: Run) -> dict[str, Any]:
     """Values of the placeholders that hold scores."""
-    row, metric = make_single_row(run), "dice_per_image"
-    scores = row.scores(METRICS)
-    diagnoses = Counter(diagnosis for _, _, diagnosis in run.tested)
-    is_narrow = min(diagnoses.values()) < MIN_CASES_FOR_INTERVAL
-    best = max(run.baselines, key=lambda name: run.baselines[name][metric])
-    by_class = {name: row.scores(METRICS, class_name=name) for name in row.classes[1:]}
-    by_diagnosis = {
-        f"{name or 'unknown'} ({n})": row.scores(METRICS, name)
-        for name, n in diagnoses.most_common()
-    }
-    dice = row.by_case(metric)
-    worst = sorted((value, case) for case, value in dice.items())[:WORST_CASES]
-    return {
-        "n_test": f"{len(run.tested):,}",
-        "dice": format_score(metric, scores[metric]),
-        "best_baseline": code_span(best),
-        "best_baseline_dice": f"{run.baselines[best][metric]:.3f}",
-        "caution": f"\n**Caution:** {NARROW_INTERVAL_CAUTION}.\n" * is_narrow,
-        "metrics_table": _metrics_table(scores, run.baselines),
-        "class_table": _group_table("class", by_class) if by_class else "",
-        "diagnosis_table": _group_table("diagnosis (n)", by_diagnosis),
-        "median_dice": f"{statistics.median(dice.values()):.3f}",
-        "n_below": sum(value < 0.8 for value in dice.values()),
-        "worst": ", ".join(f"{code_span(id)} {value:.3f}" for value, (id, *_) in worst),
-    }
-
-
-def _metrics_table(
-    scores: Mapping[str, Score], baselines: Mapping[str, Mapping[str, float]]
-) -> str:
-    head = ["metric", "this network", *map(code_span, baselines), "definition"]
-    rows = [
+    classes = run.classes if len(run.classes) > 1 else ()
+    row = Row(run.settings, classes, {(run.seed, run.fold): run}, {run.seed: run.tested})
+    scores, metric = row.scores(METRICS), "dice_per_image"
+    baselines = run.baselines
+    metric_rows = [
         [
             code_span(name),
             format_score(name, scores[name]),
@@ -176,15 +143,32 @@ def _metrics_table(
         ]
         for name in METRICS
     ]
-    return _table(head, rows)
-
-
-def _group_table(kind: str, groups: Mapping[str, Mapping[str, Score]]) -> str:
-    rows = [
-        [code_span(name), *(format_score(metric, scores[metric]) for metric in DEFAULT_METRICS)]
-        for name, scores in groups.items()
+    diagnoses = Counter(diagnosis for _, _, diagnosis in run.tested)
+    groups = {f"class {name}": row.scores(METRICS, class_name=name) for name in row.classes[1:]}
+    for name, n in diagnoses.most_common():
+        groups[f"diagnosis {name or 'unknown'} ({n})"] = row.scores(METRICS, name)
+    group_rows = [
+        [code_span(group), *(format_score(name, values[name]) for name in DEFAULT_METRICS)]
+        for group, values in groups.items()
     ]
-    return f"\n{_table([kind, *DEFAULT_METRICS], rows)}\n"
+    dice = row.by_case(metric)
+    worst = sorted((value, case) for case, value in dice.items())[:WORST_CASES]
+    is_narrow = min(diagnoses.values()) < MIN_CASES_FOR_INTERVAL
+    return {
+        "n_test": f"{len(run.tested):,}",
+        "dice": format_score(metric, scores[metric]),
+        "baselines_dice": ", ".join(
+            f"{code_span(name)} {values[metric]:.3f}" for name, values in baselines.items()
+        ),
+        "caution": f"\n**Caution:** {NARROW_INTERVAL_CAUTION}.\n" * is_narrow,
+        "metrics_table": _table(
+            ["metric", "this network", *map(code_span, baselines), "definition"], metric_rows
+        ),
+        "groups_table": _table(["group (cases)", *DEFAULT_METRICS], group_rows),
+        "median_dice": f"{statistics.median(dice.values()):.3f}",
+        "n_below": sum(value < 0.8 for value in dice.values()),
+        "worst": ", ".join(f"{code_span(id)} {value:.3f}" for value, (id, *_) in worst),
+    }
 
 
 def _split(run: Run) -> str:
@@ -196,7 +180,15 @@ def _split(run: Run) -> str:
 
 
 def _dataset(run: Run) -> str:
-    return Path(run.settings.get("data.root", "")).name
+    return Path(run.settings.get("data.root", "")).name or "unknown"
+
+
+def _data_limits(run: Run) -> str:
+    if _class_name(run, "data.cases") == "synthetic_cases":
+        return SYNTHETIC_LIMITS
+    # Other data may be in PH2's layout.
+    is_ph2 = run.settings.get("data.cases.layout") == "ph2" and "ph2" in _dataset(run).lower()
+    return PH2_LIMITS if is_ph2 else UNKNOWN_LIMITS
 
 
 def _class_name(run: Run, key: str) -> str:
@@ -204,20 +196,17 @@ def _class_name(run: Run, key: str) -> str:
 
 
 def _constructor(run: Run, key: str) -> str:
-    """The object that a config section builds, e.g. `Adam(lr=0.001)`; empty if there is none."""
-    name = _class_name(run, key)
-    return f"{name}({_arguments(run, key)})" if name else ""
-
-
-def _arguments(run: Run, key: str) -> str:
-    """The values of a config section, without their folders where they are absolute paths."""
+    """A config section as a call, e.g. `Adam(lr=0.001)`; without a target, its arguments."""
     arguments = {
+        # Of absolute paths only the last part: folders may name people.
         name.removeprefix(f"{key}."): Path(value).name if value.startswith("/") else value
         for name, value in run.settings.items()
         if name.startswith(f"{key}.") and value not in ("{}", "null")
     }
     skipped = ("_target_", "_partial_")
-    return ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in skipped)
+    text = ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in skipped)
+    name = _class_name(run, key)
+    return f"{name}({text})" if name else text
 
 
 def code_span(text: str) -> str:
@@ -228,6 +217,6 @@ def code_span(text: str) -> str:
     return re.sub(r"[^\w .+-]|_|(?<=www)\.", lambda m: f"&#{ord(m[0])};", text, flags=re.I)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, [":--"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

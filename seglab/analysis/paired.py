@@ -36,13 +36,10 @@ def find_pairs(versus: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[t
 def _find_row(name: str, rows: Sequence[Row]) -> Row:
     """The row with this label, or the only one whose label begins so; case does not matter."""
     folded = name.casefold()
-    for found in (
-        [row for row in rows if row.label == name],
-        [row for row in rows if row.label.casefold() == folded],
-        [row for row in rows if row.label.casefold().startswith(folded)],
-    ):
-        if len(found) == 1:
-            return found[0]
+    exact = [row for row in rows if row.label.casefold() == folded]
+    found = exact or [row for row in rows if row.label.casefold().startswith(folded)]
+    if len(found) == 1:
+        return found[0]
     raise InputError(
         f"--versus '{name}': expected the label of one row, or how it begins; there are "
         + ", ".join(f"'{row.label}'" for row in rows)

@@ -31,7 +31,6 @@ from seglab.runs.tables import read_metric_history
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "report.html"
 REPORT_METRICS = ("dice_per_image", "iou_per_image", "pixel_accuracy", "hd95", "surface_dice")
 COLUMNS_NOTE = (
     "hd95 is in pixels, less is better; val is Dice per image of val; train s and images/s are of "
@@ -105,7 +104,7 @@ def _check_output(dirs: Sequence[str | Path], out: str | Path | None) -> Path:
     """Return the file to write; refuse a bad one before minutes are spent on predictions."""
     if out is None and len(dirs) > 1:
         raise InputError("--out: name the file to write, there are several folders")
-    file = Path(dirs[0]) / FILE_NAME if out is None else Path(out)
+    file = Path(dirs[0], "report.html") if out is None else Path(out)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_dir() or not os.access(file.parent, os.W_OK):
         raise InputError(f"{file}: expected a file that can be written; name one with --out")

@@ -43,7 +43,7 @@ class Row:
 
     Attributes:
         settings: The settings that the runs share, by dotted key; empty for a baseline.
-        class_names: Names of the classes, background first; one in the binary case.
+        classes: Names of several classes, background first; empty in the binary case.
         cells: The run of each (seed, fold); None where it is missing. Empty for a baseline.
         counts: Of each seed that has any, the counts of its test cases in all folds.
         folds: The folds that each seed should have.
@@ -52,7 +52,7 @@ class Row:
     """
 
     settings: dict[str, str]
-    class_names: tuple[str, ...]
+    classes: tuple[str, ...]
     cells: dict[tuple[str, str], Run | None]
     counts: dict[str, CaseCounts]
     folds: list[str] = field(default_factory=list)
@@ -93,11 +93,6 @@ class Row:
     def cases(self) -> list[Case]:
         """Test cases of the seeds that are scored, sorted."""
         return sorted({case for counts in self.scored.values() for case in counts})
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of several classes, background first; empty in the binary case."""
-        return self.class_names if len(self.class_names) > 1 else ()
 
     @property
     def status(self) -> str:
@@ -220,9 +215,3 @@ class Row:
             for key, value in self.settings.items()
             if key.startswith(prefixes) and key != "data.split.val"
         )
-
-
-def make_single_row(run: Run) -> Row:
-    """Make the row of a run whose test cases are scored."""
-    cells: dict[tuple[str, str], Run | None] = {(run.seed, run.fold): run}
-    return Row(run.settings, run.classes, cells, {run.seed: run.tested}, [run.fold])

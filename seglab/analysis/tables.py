@@ -4,7 +4,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Table(NamedTuple):
@@ -63,12 +63,11 @@ def format_markdown(table: Table) -> str:
     return "\n".join([escape(table.title), "", *lines, *[""] * bool(notes), *notes, ""])
 
 
-_LATEX: dict[str, Any] = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "±": r"$\pm$",
-    "\\": r"\textbackslash{}",
-}
-_LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
-_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}"}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$"}
+)
 
 
 def format_latex(table: Table) -> str:
@@ -76,18 +75,15 @@ def format_latex(table: Table) -> str:
 
     def line(cells: Sequence[str]) -> str:
         # Braces: LaTeX would take [ after \\ for a length.
-        return f"{' & '.join(f'{{{escape(cell)}}}' for cell in cells)} \\\\"
-
-    def escape(text: str) -> str:
-        return text.translate(str.maketrans(_LATEX))
+        return f"{' & '.join(f'{{{cell.translate(_LATEX)}}}' for cell in cells)} \\\\"
 
     columns = "l" * table.n_text_columns + "r" * (len(table.head) - table.n_text_columns)
     out = [
         *("% needs \\usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\small"),
-        *(f"\\caption{{{escape(table.title)}}}", r"\resizebox{\linewidth}{!}{%"),
+        *(f"\\caption{{{table.title.translate(_LATEX)}}}", r"\resizebox{\linewidth}{!}{%"),
         *(f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.head), r"\midrule"),
         *(*map(line, table.body), r"\bottomrule", r"\end{tabular}}"),
-        *(f"\\par\\smallskip {escape(note)}" for note in table.notes),
+        *(f"\\par\\smallskip {note.translate(_LATEX)}" for note in table.notes),
         *(r"\end{table}", ""),
     ]
     return "\n".join(out)

@@ -11,7 +11,6 @@ import torch
 
 from seglab.analysis.figures import (
     ERROR_LEGEND,
-    ERROR_LEGEND_OF_CLASSES,
     colorize_mask,
     error_map,
     save_cases,
@@ -132,7 +131,6 @@ class CaseFigures:
 
     def save(self, folder: Path, classes: Classes) -> None:
         """Writes predictions.png and worst.png."""
-        legend = ERROR_LEGEND_OF_CLASSES if classes.is_multiclass else ERROR_LEGEND
         confidence = "confidence" if classes.is_multiclass else "probability"
         for name, cases in (("predictions", self.first), ("worst", self.worst)):
             columns = {
@@ -143,7 +141,7 @@ class CaseFigures:
                 "errors": [error_map(case.pred, case.target) for case in cases],
             }
             names = [f"{c.case.id}\n{c.case.diagnosis}\nDice {c.dice:.3f}" for c in cases]
-            note = f"errors: {legend}"
+            note = f"errors: {ERROR_LEGEND}"
             save_cases(folder / f"{name}.png", columns, names, note=note, legend=classes)
 
 

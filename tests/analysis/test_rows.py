@@ -307,14 +307,12 @@ def test_paired_tests(tmp_path: Path, script: Script) -> None:
         assert "over cases, for these trained networks" in text
         assert "less is better" in text
     assert re.search(r"UNet +otsu +9 +3, 1 ", ended.out)
-    # A pair is tested once, in whatever order; files of an earlier call do not outlive it.
+    # A pair is tested once, in whatever order.
     again = (*options[:3], "--versus", "otsu", "UNet", *options[:3], "--metric", "hd95")
     assert (
         len(re.findall(r"^(?:UNet +otsu|otsu +UNet) ", script("compare", root, *again).out, re.M))
         == 1
     )
-    assert script("compare", root, "--out", out).code == 0
-    assert not list(out.glob("versus.*"))
     better = {id: "" for id in CASES}
     write_run(tmp_path / "apart" / "a", cases=better)
     write_run(tmp_path / "apart" / "b", "SegNet", cases=better)
