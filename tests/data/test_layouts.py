@@ -119,17 +119,6 @@ def test_other_files_are_ignored(root: Path) -> None:
     assert find_cases(root) == expected
 
 
-def test_a_cut_copy_is_read_with_a_warning(root: Path, messages: Callable[[], list[str]]) -> None:
-    write_txt(root)
-    shutil.rmtree(root / IMAGES / "IMD003")
-    shutil.rmtree(root / IMAGES / "IMD424")
-    cases = find_cases(root)
-    assert [case.diagnosis for case in cases] == ["common nevus", "atypical nevus", "melanoma"]
-    warning, count = messages()
-    assert "2 of the listed cases have no folder" in warning and "IMD003, IMD424" in warning
-    assert count == f"{root}: 3 cases, patients named: 0"
-
-
 @pytest.mark.parametrize("missing, path", [("mask", mask_path), ("image", image_path)])
 def test_half_a_case_is_refused(
     missing: str, path: Callable[[Path, str], Path], root: Path
@@ -191,20 +180,6 @@ def test_isic_2017_in_any_folders(tmp_path: Path) -> None:
     assert [case.id for case in cases] == ["ISIC_0000000", "ISIC_0000001", "ISIC_0000003"]
     assert cases[0].image == tmp_path / "images" / "ISIC_0000000.jpg"
     assert cases[0].mask == tmp_path / "Training_Part1" / "ISIC_0000000_Segmentation.png"
-
-
-def test_isic_images_and_masks_that_do_not_match(
-    tmp_path: Path, messages: Callable[[], list[str]]
-) -> None:
-    expected = touch_isic(tmp_path)
-    touch(tmp_path / "GroundTruth" / "ISIC_0000009_segmentation.png")
-    assert len(find_cases(tmp_path)) == 3
-    assert "1 masks have no image" in messages()[0]
-    second = touch(tmp_path / "z" / "ISIC_0000001.jpg")
-    assert_refused(tmp_path, str(second), str(expected[1].image), "ISIC_0000001")
-    second.unlink()
-    image = touch(tmp_path / "ISIC2018_Task1-2_Training_Input" / "ISIC_0000008.jpg")
-    assert_refused(tmp_path, str(image), "ISIC_0000008", "no mask")
 
 
 def test_pairs_with_subfolders_and_any_suffix(
