@@ -178,7 +178,7 @@ def lock_folder(
 
 def hash_file(path: str | Path) -> str:
     """Returns the SHA-256 of a file's content."""
-    with Path(path).open("rb") as file:
+    with name_file_in_errors(path), Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -110,15 +110,10 @@ def hash_files(cases: Sequence[Case]) -> dict[Path, str]:
     """SHA-256 of each image, mask and table of cases; raises an InputError if one cannot be read."""
     paths = list(dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables)))
     try:
-        hashes = map_in_threads(_hash_content, paths, "hashing files", "file")
+        hashes = map_in_threads(hash_file, paths, "hashing files", "file")
         return dict(zip(paths, hashes, strict=True))
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-
-def _hash_content(path: Path) -> str:
-    with name_file_in_errors(path):
-        return hash_file(path)
 
 
 def _build(folder: Path, cases: Sequence[Case], size: int) -> None:

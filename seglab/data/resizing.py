@@ -46,14 +46,9 @@ def to_network_size(
 
 
 def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes an image as scikit-image's `resize` does with anti-aliasing, many times faster.
+    """Resizes an image, uint8 (H, W, 3), to uint8 (size, size, 3), rounded.
 
-    Args:
-        image: uint8 (H, W, 3).
-        size: Edge of the square result, in pixels.
-
-    Returns:
-        uint8 (size, size, 3), rounded.
+    As scikit-image's `resize` does with anti-aliasing, many times faster.
     """
     height, width, channels = image.shape
     if height == width == size:

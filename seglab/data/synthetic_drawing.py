@@ -52,9 +52,7 @@ class Look:
 
 
 def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray, Look]:
-    """Draws one dermoscopic image and its mask.
-
-    The result depends on the arguments alone.
+    """Draws one dermoscopic image and its mask; the result depends on the arguments alone.
 
     Args:
         seed: Seed of the set, 0 or more.
@@ -64,8 +62,7 @@ def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.nda
     Returns:
         The image, uint8 (H, W, 3), RGB; its classes, uint8 (H, W): 0 skin, 1 lesion, 2 the dark
         area outside the dermoscope's field, if any; and its look. The sizes are PH2's: H 553 to
-        577 and W 761 to 769 pixels. The lesion covers 3 % to 98 % of the image and may cross its
-        frame.
+        577 and W 761 to 769 pixels. The lesion covers 3 % to 98 % and may cross the frame.
     """
     rng = np.random.default_rng([seed, index])
     look = _draw_look(rng, diagnosis)
