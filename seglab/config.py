@@ -50,8 +50,8 @@ OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("task.lr_scheduler.epochs", int, 1, math.inf, False),
     ("task.lr_scheduler.warmup", float, 0, 1, False),
 )
+# run_dir comes first: others may be interpolated from it.
 PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
-PLACES = ("data.cache_dir",)  # does not matter to a result
 TEXTS = ("name", "run_dir", "monitor_mode", "data.root", "data.cache_dir")
 
 
@@ -82,11 +82,7 @@ OmegaConf.register_new_resolver(
 
 
 def read_inference(stored: Any, file: str | Path) -> Inference:
-    """Checks section `inference` of an untrusted file, which is named in the error.
-
-    Raises:
-        InputError: It is no such section.
-    """
+    """Checks section `inference` of an untrusted file; raises an InputError that names the file."""
     if (
         not isinstance(stored, Mapping)
         or stored.keys() != {*INFERENCE_KEYS}
@@ -97,10 +93,7 @@ def read_inference(stored: Any, file: str | Path) -> Inference:
 
 
 def check_config(cfg: DictConfig) -> dict[str, Any]:
-    """Resolves a config and refuses what nothing reads.
-
-    Args:
-        cfg: As composed.
+    """Checks a composed config as a whole.
 
     Returns:
         Plain containers, with absolute paths.
@@ -120,10 +113,7 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check_values(cfg: DictConfig) -> dict[str, Any]:
-    """As `check_config`, as far as it goes without importing what the config names.
-
-    That takes torch and Lightning, and so seconds.
-    """
+    """As `check_config`, without importing what the config names, which takes seconds."""
     config = resolve_config(cfg)
     _check_keys(config, "", SECTIONS, SECTIONS)
     for section in COMPONENTS:
@@ -169,24 +159,14 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
 
 
 def resolve_config(cfg: DictConfig) -> dict[str, Any]:
-    """Resolves a config, and makes its paths absolute, without looking at what it says.
-
-    Returns:
-        Plain containers.
-    """
-    if "run_dir" in cfg and not OmegaConf.is_missing(cfg, "run_dir"):
-        # Values that are interpolated from it become absolute, too.
-        absolute: Any = OmegaConf.merge(cfg, {"run_dir": _absolute(str(cfg.run_dir))})
-        cfg = absolute
-    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    """Returns a config as plain containers with absolute paths, without checking its values."""
+    cfg = cfg.copy()
     for key in PATHS:
-        *parents, last = key.split(".")
-        node = config
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if isinstance(node, dict) and isinstance(node.get(last), str):
-            node[last] = _absolute(node[last])
-    model = config.get("model") if isinstance(config, dict) else None
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, str):
+            OmegaConf.update(cfg, key, _absolute(value))
+    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    model = config.get("model")
     if isinstance(model, dict) and is_encoder_unet(model):
         weights = model.get("weights")
         if isinstance(weights, str) and weights != "imagenet":
@@ -205,23 +185,23 @@ def is_encoder_unet(model: Mapping[str, Any]) -> bool:
     return name.startswith("seglab.networks.") and name.endswith(".EncoderUNet")
 
 
-def result_settings(config: Any) -> dict[str, Any]:
-    """Returns what matters to a result of a resolved config: values by dotted key."""
-    flat = flatten(config)
-    run_dir = flat.get("run_dir")
-    flat |= {key: "run_dir" for key, value in flat.items() if value == run_dir is not None}
-    return {key: value for key, value in flat.items() if key not in PLACES}
-
-
 def config_differences(then: Any, now: Any) -> list[str]:
     """Describes keys with other values, 'seed: 1 then, 2 now', but for where run and cache lie."""
-    then, now = result_settings(then), result_settings(now)
+    then, now = _result_settings(then), _result_settings(now)
     return [
         f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
         # What was given comes before what is derived of it.
         for key in sorted({*then, *now}, key=lambda key: (key.count("."), key))
         if then.get(key, key) != now.get(key, key)
     ]
+
+
+def _result_settings(config: Any) -> dict[str, Any]:
+    """Returns the values by dotted key that matter to a result."""
+    flat = flatten(config)
+    flat.pop("data.cache_dir", None)
+    run_dir = flat.get("run_dir")
+    return flat | {key: "run_dir" for key, value in flat.items() if value == run_dir is not None}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -43,11 +43,7 @@ class SealedCheckpoints(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Writes plain containers and tensors.
-
-        Raises:
-            OSError: The file cannot be written; what was there stays.
-        """
+        """Writes plain containers and tensors; where that fails, what was there stays."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         buffer.seek(-2, io.SEEK_END)  # the length of the archive's comment, 0
@@ -71,8 +67,7 @@ class SealedCheckpoints(CheckpointIO):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint to the CPU; unpickles plain containers and tensors only.
 
-    Raises:
-        InputError: The file is missing, damaged or not a checkpoint of seglab.
+    Raises an InputError if the file is missing, damaged or not a checkpoint of seglab.
     """
     path = Path(path)
     with reading(path, _MAX_BYTES):
@@ -106,7 +101,7 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
         (as `seglab.data.classes.Classes`), `threshold`, `split_hash`, and `epoch`, from 1.
 
     Raises:
-        InputError: As `read_checkpoint`; or it names code that is not trusted, or its weights
+        InputError: The file is missing or damaged, names code that is not trusted, or its weights
             are not finite or not those of its network.
     """
     checkpoint = read_checkpoint(path)
@@ -132,18 +127,7 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
 
 
 def load_run_network(run: Run, trust: tuple[str, ...] = ()) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuilds the chosen network of a run, and checks that it was trained on the run's split.
-
-    Args:
-        run: As `open_run` returns it.
-        trust: As in `load_network`.
-
-    Returns:
-        As `load_network`.
-
-    Raises:
-        InputError: As `load_network`; or the checkpoint is of another split.
-    """
+    """Rebuilds the chosen network of a run, as `load_network`, if it was trained on its split."""
     file = run.paths.best_checkpoint
     net, metadata = load_network(file, trust)
     if run.provenance.split_hash != metadata["split_hash"]:
@@ -155,15 +139,7 @@ def load_run_network(run: Run, trust: tuple[str, ...] = ()) -> tuple[nn.Module, 
 
 
 def set_threshold(path: str | Path, threshold: float) -> None:
-    """Writes another threshold into a checkpoint; all else in it stays.
-
-    Args:
-        path: A file that `train` wrote; replaced atomically.
-        threshold: Probability above which a pixel is lesion.
-
-    Raises:
-        InputError: As `read_checkpoint`.
-    """
+    """Writes another threshold into a checkpoint; all else in it stays."""
     checkpoint = read_checkpoint(path)
     checkpoint["seglab"] |= {"threshold": threshold}
     SealedCheckpoints().save_checkpoint(checkpoint, path)
@@ -173,9 +149,6 @@ def hash_weights(path: str | Path) -> str:
     """Returns the SHA-256 of a checkpoint's weights and buffers: names, types, shapes and values.
 
     Equal for equal networks, whatever else the file holds.
-
-    Raises:
-        InputError: As `read_checkpoint`.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(read_checkpoint(path)["state_dict"].items()):

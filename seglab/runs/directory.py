@@ -42,9 +42,6 @@ class RunDirectory:
     config.yaml is the last file that :meth:`begin` writes: a directory without it holds nothing
     that could be lost.
 
-    Args:
-        path: The directory; made when the first file is written.
-
     Attributes:
         path: The directory, absolute.
         paths: Paths of its files.
@@ -71,16 +68,8 @@ class RunDirectory:
         """Keeps run.json and train.log while the body runs, and records how it ended.
 
         train.log is written from :meth:`begin` on. A run that is refused before leaves only
-        run.json, or, where an earlier run lies here, everything as it was.
-
-        Args:
-            cfg: Config of the run, as composed.
-            interrupts: Handled while the body runs.
-
-        Raises:
-            InputError: The directory cannot be written, holds something else, or another process
-                uses it.
-            KeyboardInterrupt: The body was interrupted.
+        run.json, or, where an earlier run lies here, everything as it was. Raises an InputError
+        if the directory cannot be written, or another process uses it.
         """
         if not _is_first_process():  # of a distributed run; the first one writes
             with interrupts.handled(lambda: None):
@@ -116,14 +105,7 @@ class RunDirectory:
             self._close("finished", None)
 
     def is_finished(self, config: dict[str, Any]) -> bool:
-        """Returns whether this run was already trained to its end.
-
-        Args:
-            config: Resolved, plain containers.
-
-        Raises:
-            InputError: A run of another config lies here.
-        """
+        """Whether the run was trained to its end; raises an InputError if its config is another."""
         if not self.earlier:
             return False
         changed = config_differences(parse_config(self.paths.config), config)
@@ -139,16 +121,14 @@ class RunDirectory:
     ) -> None:
         """Writes what is known before the first step, or compares it with what is written.
 
-        In a distributed run only the first process calls it.
+        In a distributed run only the first process calls it. Raises an InputError if the run that
+        lies here was begun on other data.
 
         Args:
             config: Resolved, plain containers.
             split: Split of the cases.
             files: SHA-256 of every file that was read as data, by its path below the data's root.
             modules: SHA-256 of modules and weights outside seglab that the config names.
-
-        Raises:
-            InputError: The run that lies here was begun on other data.
         """
         code, diff = provenance.read_code_state()
         environment = {
@@ -177,11 +157,7 @@ class RunDirectory:
         write_atomic(self.paths.config, OmegaConf.to_yaml(config))
 
     def checkpoint_to_resume(self) -> tuple[Path | None, int]:
-        """Returns last.ckpt of an interrupted run and its step; None and -1 where there is none.
-
-        Raises:
-            InputError: The file is damaged.
-        """
+        """Returns last.ckpt of an interrupted run and its step; None and -1 where there is none."""
         from seglab.runs.checkpoints import read_checkpoint  # imports torch
 
         file = self.paths.last_checkpoint
@@ -289,14 +265,7 @@ class RunDirectory:
 
 
 def refuse_early(cfg: DictConfig) -> None:
-    """Refuses a config for its values, as training would, before torch is imported.
-
-    Args:
-        cfg: As composed.
-
-    Raises:
-        InputError: An unknown key or a value out of range; run.json in its `run_dir` says so.
-    """
+    """Refuses a config for its values, as training would, before torch is imported."""
     try:
         check_values(cfg)
     except Exception:
