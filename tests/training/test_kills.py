@@ -185,11 +185,11 @@ def assert_one_clear_line(ended: Ended, reason: str, folder: Path) -> None:
 
 
 # KiB that are left for a cache, or for all else.
-ROOMS = [("cache", room) for room in (32, 0, 4, 8, 16, 64, 96)]
+ROOMS = [("cache", room) for room in (32, 0, 4, 8, 16, 64)]
 ROOMS += [("run", room) for room in (192, 0, 4, 8, 16, 32, 64, 96, 128, 256, 320)]
 
 
-@pytest.mark.parametrize("room", [*some(ROOMS[:7], slow=1), *some(ROOMS[7:], slow=1)], ids=str)
+@pytest.mark.parametrize("room", [*some(ROOMS[:6], slow=1), *some(ROOMS[6:], slow=1)], ids=str)
 def test_a_full_disk_is_told_and_a_run_goes_on_when_there_is_room(
     room: tuple[str, int],
     start: Start,
