@@ -42,54 +42,27 @@ def batch(n: int = 3, scale: float = 3.0) -> tuple[Tensor, Tensor]:
     return logits, (torch.rand(n, 1, 5, 7, generator=generator) > 0.6).double()
 
 
-def image(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64).view(1, 1, 1, -1)
-
-
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def test_bce_by_hand() -> None:
-    # Probabilities 1/2, 3/4 and 1/4, of lesion, lesion and background.
-    logits, mask = image(0, math.log(3), -math.log(3)), image(1, 1, 0)
-    expected = -(math.log(1 / 2) + math.log(3 / 4) + math.log(1 - 1 / 4)) / 3
-    assert bce(logits, mask).tolist() == pytest.approx([expected], rel=1e-14)
-
-
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=60)
 @given(
     logits=arrays(np.float64, (2, 1, 2, 3), elements=st.floats(-30, 30)),
     mask=arrays(np.float64, (2, 1, 2, 3), elements=st.sampled_from([0.0, 1.0])),
 )
-def test_bce_is_the_formula(logits: np.ndarray, mask: np.ndarray) -> None:
-    pixels = np.maximum(logits, 0) - logits * mask + np.log1p(np.exp(-np.abs(logits)))
-    ours = bce(torch.from_numpy(logits), torch.from_numpy(mask)).numpy()
-    np.testing.assert_allclose(ours, pixels.reshape(2, -1).mean(1), rtol=1e-12, atol=1e-14)
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    logits=arrays(np.float64, (2, 1, 2, 3), elements=st.floats(-30, 30)),
-    mask=arrays(np.float64, (2, 1, 2, 3), elements=st.sampled_from([0.0, 1.0])),
-)
-def test_double_sigmoid_is_the_formula_and_has_floors(logits: np.ndarray, mask: np.ndarray) -> None:
+def test_entropies_are_their_formulas_and_the_double_sigmoid_has_floors(
+    logits: np.ndarray, mask: np.ndarray
+) -> None:
+    inputs = torch.from_numpy(logits), torch.from_numpy(mask)
+    single = np.maximum(logits, 0) - logits * mask + np.log1p(np.exp(-np.abs(logits)))
     prob = sigmoid(sigmoid(logits))
-    pixels = -(mask * np.log(prob) + (1 - mask) * np.log(1 - prob))
-    ours = double_sigmoid_bce(torch.from_numpy(logits), torch.from_numpy(mask)).numpy()
-    np.testing.assert_allclose(ours, pixels.reshape(2, -1).mean(1), rtol=1e-12, atol=1e-14)
+    double = -(mask * np.log(prob) + (1 - mask) * np.log(1 - prob))
+    for loss, pixels in ((bce, single), (double_sigmoid_bce, double)):
+        expected = pixels.reshape(2, -1).mean(1)
+        np.testing.assert_allclose(loss(*inputs).numpy(), expected, rtol=1e-12, atol=1e-14)
     floors = np.where(mask == 1, math.log(1 + 1 / math.e), math.log(2))
-    assert (ours >= floors.reshape(2, -1).mean(1) - 1e-12).all()
-
-
-def test_floors_are_reached_where_the_network_is_right_and_sure() -> None:
-    lesion = double_sigmoid_bce(image(60.0), image(1)).item()
-    background = double_sigmoid_bce(image(-60.0), image(0)).item()
-    assert lesion == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-14)
-    assert background == pytest.approx(math.log(2), rel=1e-14)
-    assert round(lesion, 3) == 0.313
-    assert round(background, 3) == 0.693
-    assert bce(image(60.0), image(1)).item() < 1e-20
+    assert (double >= floors - 1e-12).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -107,17 +80,6 @@ def test_one_value_an_image_that_no_other_image_changes(loss: Loss) -> None:
 def test_gradients_agree_with_differences(loss: Loss) -> None:
     logits, mask = batch(2)
     assert torch.autograd.gradcheck(lambda x: loss(x, mask), logits.requires_grad_())
-
-
-def test_the_double_sigmoid_shrinks_gradients() -> None:
-    def gradient(loss: Loss) -> float:
-        logits = image(-10.0).requires_grad_()
-        loss(logits, image(1)).sum().backward()
-        return logits.grad.abs().item()
-
-    # Of a lesion pixel that is taken for background with certainty.
-    assert gradient(bce) == pytest.approx(1, rel=1e-4)
-    assert gradient(double_sigmoid_bce) < 1e-4
 
 
 @pytest.mark.parametrize("loss", [bce, double_sigmoid_bce])
@@ -141,44 +103,25 @@ def test_extreme_logits_stay_finite_and_exact(loss: Loss, value: float, target: 
 # false negative 3/4; ln 2, ln 4/3, ln 4/3 and ln 4 are their cross-entropies.
 LN2, LN3, LN4 = (math.log(n) for n in (2, 3, 4))
 SQUARE = Tensor([[0, LN3], [-LN3, LN3]]), Tensor([[1, 1], [0, 0]])
-# Three columns of two pixels: probabilities 1/2, 1/2 of lesion, 3/4 of background. A window of
-# 3 x 3 is half lesion at the last column, 2/3 at the one before, all at the first: weights 1, 8/3
-# and 7/2. Cross-entropy 2 (11/3 ln 2 + 7/2 ln 4) / (2 (1 + 8/3 + 7/2)) = 64/43 ln 2. True
-# positives are 11/3, wrong 11/3 + 21/4 = 107/12: IoU misses 107/12 of 44/12 + 107/12 + 1.
-COLUMNS = Tensor([[0, 0, LN3]] * 2), Tensor([[1, 1, 0]] * 2)
 
 
 @pytest.mark.parametrize(
-    ("loss", "case", "expected"),
+    ("loss", "expected"),
     [
-        (partial(bce, lesion_weight=3), SQUARE, (3 * (LN4 + LN2 - LN3) + LN4 - LN3 + LN4) / 4),
-        (dice, SQUARE, 1 - (2 * 5 / 4 + 2) / (5 / 2 + 1 + 3 / 4 + 2)),
-        (bce_dice, SQUARE, (LN2 + 2 * (LN4 - LN3) + LN4) / 4 + 7 / 25),
-        (
-            partial(bce_dice, lesion_weight=3),
-            SQUARE,
-            (3 * (LN2 + LN4 - LN3) + LN4 - LN3 + LN4) / 4 + 7 / 25,
-        ),
+        (partial(bce, lesion_weight=3), (3 * (LN4 + LN2 - LN3) + LN4 - LN3 + LN4) / 4),
+        (dice, 1 - (2 * 5 / 4 + 2) / (5 / 2 + 1 + 3 / 4 + 2)),
         # Pixels count 1/4, 1/16, 1/16 and 9/16.
-        (focal, SQUARE, (LN2 / 4 + (LN4 - LN3) / 8 + 9 / 16 * LN4) / 4),
+        (focal, (LN2 / 4 + (LN4 - LN3) / 8 + 9 / 16 * LN4) / 4),
         (
             partial(focal, gamma=1, lesion_weight=3),
-            SQUARE,
             (3 * (LN2 / 2 + (LN4 - LN3) / 4) + (LN4 - LN3) / 4 + 3 / 4 * LN4) / 4,
         ),
-        (tversky, SQUARE, 1 - (5 / 4 + 1) / (5 / 4 + 0.3 + 0.7 * 3 / 4 + 1)),
-        (partial(tversky, alpha=1, beta=0.2), SQUARE, 1 - (5 / 4 + 1) / (5 / 4 + 1 + 0.15 + 1)),
-        # All four windows are the picture, half of it lesion: all weights 7/2.
-        (
-            partial(structure, window=1),
-            SQUARE,
-            (LN2 + 2 * (LN4 - LN3) + LN4) / 4 + 3.5 * 7 / 4 / (3.5 * 3 + 1),
-        ),
-        (partial(structure, window=1), COLUMNS, 64 / 43 * LN2 + 107 / 163),
+        (tversky, 1 - (5 / 4 + 1) / (5 / 4 + 0.3 + 0.7 * 3 / 4 + 1)),
+        (partial(tversky, alpha=1, beta=0.2), 1 - (5 / 4 + 1) / (5 / 4 + 1 + 0.15 + 1)),
     ],
 )
-def test_by_hand(loss: Loss, case: tuple[Tensor, Tensor], expected: float) -> None:
-    logits, mask = (part[None, None] for part in case)
+def test_by_hand(loss: Loss, expected: float) -> None:
+    logits, mask = (part[None, None] for part in SQUARE)
     assert loss(logits, mask).tolist() == pytest.approx([expected], rel=1e-6)
 
 
@@ -203,7 +146,7 @@ def test_identities() -> None:
     equal(dice(certain, target), 1 - (2 * tp + 2) / (pixels + 2))
 
 
-@pytest.mark.parametrize(("edge", "window"), [(32, 3), (64, 5), (128, 11), (256, 23), (352, 31)])
+@pytest.mark.parametrize(("edge", "window"), [(32, 3), (128, 11), (352, 31)])
 def test_structure_is_the_papers_within_the_picture(edge: int, window: int) -> None:
     generator = np.random.default_rng(edge)
     logits, noise = generator.normal(size=(2, edge, edge + 9))
