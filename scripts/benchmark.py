@@ -22,10 +22,11 @@ from seglab.core.errors import InputError
 
 PARTS = ("train", "predict", "load")
 BF16 = "bf16-mixed"
+Prepare = Callable[[Settings], Turn]
 
 
 def compete(
-    title: str, rounds: int, entries: Mapping[str, tuple[Callable[[Settings], Turn], Settings]]
+    title: str, rounds: int, entries: Mapping[str, tuple[Prepare, Settings]]
 ) -> dict[str, list[float]]:
     """Let contenders take turns; return the seconds an image of each in every round, by name."""
     from tqdm import tqdm
@@ -68,19 +69,10 @@ def measure_train(s: Settings, model: str) -> dict[str, Any]:
     return figures
 
 
-def measure_predict(s: Settings, model: str) -> dict[str, Any]:
-    """Compare prediction from native image to native mask."""
-    s = {**s, "model": model}
-    pair = {"recipe": (contenders.recipe_predict, s), "seglab": (contenders.seglab_predict, s)}
-    recipe, seglab = compete(f"predict {model}", s["rounds"], pair).values()
-    return compare(recipe, seglab)
-
-
-def measure_load(s: Settings) -> dict[str, Any]:
-    """Compare reading and resizing."""
-    pair = {"recipe": (contenders.recipe_load, s), "seglab": (contenders.seglab_load, s)}
-    recipe, seglab = compete("load", s["rounds"], pair).values()
-    return compare(recipe, seglab)
+def measure_pair(title: str, s: Settings, recipe: Prepare, seglab: Prepare) -> dict[str, Any]:
+    """Compare the recipe with seglab."""
+    seconds = compete(title, s["rounds"], {"recipe": (recipe, s), "seglab": (seglab, s)})
+    return compare(seconds["recipe"], seconds["seglab"])
 
 
 def format_report(report: Mapping[str, Any]) -> str:
@@ -163,9 +155,14 @@ def benchmark(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     if "train" in args.parts:
         report["train"] = {model: measure_train(s, model) for model in args.model}
     if "predict" in args.parts:
-        report["predict"] = {model: measure_predict(s, model) for model in args.model}
+        pair = contenders.recipe_predict, contenders.seglab_predict
+        report["predict"] = {
+            model: measure_pair(f"predict {model}", {**s, "model": model}, *pair)
+            for model in args.model
+        }
     if "load" in args.parts:
-        report["load"] = measure_load(s)
+        pair = contenders.recipe_load, contenders.seglab_load
+        report["load"] = measure_pair("load", s, *pair)
     return report
 
 

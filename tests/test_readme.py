@@ -1,15 +1,14 @@
 """Commands of the READMEs: first steps and sweeps, as they stand, on smaller data; and links."""
 
-import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
+from helpers.sweeps import fake_slurm
 from helpers.tiny import ONE_THREAD, REPO, TINY, Ended
 
 from seglab.core.files import read_csv
@@ -22,6 +21,19 @@ def commands(readme: str, section: str) -> list[str]:
         for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
         for line in block.splitlines()
     ]
+
+
+def run(command: str, folder: Path, *more: str, **environment: str) -> Ended:
+    python, script, *arguments = shlex.split(command)
+    assert python == "python"
+    done = subprocess.run(
+        [sys.executable, str(REPO / script), *arguments, *more],
+        cwd=folder,
+        env=os.environ | ONE_THREAD | environment,
+        capture_output=True,
+        text=True,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 # What makes each command of the page small, and nothing else.
@@ -39,41 +51,20 @@ SMALLER = {
 def test_commands_of_the_page_on_sweeps_do_what_it_says(
     tiny_ph2: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bin = tmp_path / "bin"
-    bin.mkdir()
-    for name, body in {
-        "srun": "exit 0",
-        "squeue": "exit 0",
-        "sbatch": f"cat $1 > {tmp_path / 'batch'}; echo Submitted batch job 7",
-    }.items():
-        (bin / name).write_text(f"#!/bin/sh\n{body}\n")
-        (bin / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(bin), prepend=os.pathsep)
-
-    def run(command: str, *more: str) -> Ended:
-        python, script, *arguments = shlex.split(command)
-        assert python == "python"
-        done = subprocess.run(
-            [sys.executable, str(REPO / script), *arguments, *more],
-            cwd=tmp_path,
-            env=os.environ | ONE_THREAD,
-            capture_output=True,
-            text=True,
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
-
+    sbatch = f"cat $1 > {tmp_path / 'batch'}; echo Submitted batch job 7"
+    fake_slurm(tmp_path, monkeypatch, srun="exit 0", squeue="exit 0", sbatch=sbatch)
     tiny = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY]
     left = dict(SMALLER)
     for command in commands("seglab/sweeps/README.md", "Commands"):
         key = next((key for key in left if f"train.py {key}" in command), None)
         if "compare.py" in command:
-            ended = run(command)
+            ended = run(command, tmp_path)
             assert ended.code == 0, ended.err
             assert "paired" in ended.out or "p (Holm)" in ended.out
             assert (tmp_path / "runs" / "folds-table" / "table.tex").exists()
             continue
         assert key is not None, f"not tried by this test: {command}"
-        ended = run(command, *tiny, *left.pop(key))
+        ended = run(command, tmp_path, *tiny, *left.pop(key))
         if "slurm" in command:  # there is none: its jobs are gone at once
             assert ended.code == 1
             batch = (tmp_path / "batch").read_text()
@@ -107,37 +98,14 @@ def test_first_steps_do_what_they_say(tiny_ph2: Path, cache_dir: Path, tmp_path:
             name = file.name.replace("_lesion", "")
             (tmp_path / "mine" / part / name).write_bytes(file.read_bytes())
     (tmp_path / "pictures").symlink_to(tmp_path / "mine" / "images")
-    env = os.environ | ONE_THREAD | {"SEGLAB_CACHE": str(cache_dir)}
     left = dict(QUICK)
     for command in commands("README.md", "First steps"):
-        program, *arguments = shlex.split(command)
-        if program == "tensorboard":
-            server = subprocess.Popen(
-                [Path(sys.executable).with_name(program), *arguments, "--port", "0"],
-                cwd=tmp_path,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            assert server.stderr is not None
-            url = next(m[0] for line in server.stderr if (m := re.search(r"http://\S+", line)))
-            with urllib.request.urlopen(f"{url}data/runs") as answer:
-                assert any("recipe" in run for run in json.load(answer))
-            server.kill()
-            continue
-        assert program == "python"
-        script, *arguments = arguments
-        if script == "scripts/tutorial.py":  # tests/test_tutorial.py runs it
-            continue
+        if command.startswith("tensorboard") or "tutorial.py" in command:
+            continue  # serves until it is stopped; has a test of its own
         key = next((key for key in left if f"scripts/{key}" in command), None)
         more = left.pop(key) if key else []
-        done = subprocess.run(
-            [sys.executable, str(REPO / script), *arguments, *more],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, (command, done.stderr)
+        ended = run(command, tmp_path, *more, SEGLAB_CACHE=str(cache_dir))
+        assert ended.code == 0, (command, ended.err)
     assert not left
     for file in ("two-table/table.tex", "two/report.html", "mine/network.onnx"):
         assert (tmp_path / "runs" / file).is_file()

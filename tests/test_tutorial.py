@@ -1,10 +1,8 @@
 """The tutorial: a notebook in percent format, and as a process from start to end, as it is."""
 
-import builtins
 import os
 import re
 import subprocess
-import symtable
 import sys
 from pathlib import Path
 
@@ -13,42 +11,21 @@ import pytest
 from helpers.tiny import ONE_THREAD, REPO
 from PIL import Image
 
-from seglab.core.files import read_csv, read_json
-from seglab.data.synthetic import synthetic_cases
+from seglab.core.files import read_json
 
 SCRIPT = REPO / "scripts" / "tutorial.py"
 
 
-@pytest.fixture(scope="module")
-def cells() -> list[tuple[str, str]]:
-    """Kind and body of each cell, split as jupytext splits them."""
+def test_it_is_split_as_jupytext_splits_cells() -> None:
     parts = re.split(r"^(# %%.*)\n", SCRIPT.read_text(), flags=re.MULTILINE)
     assert parts[0] == ""
-    return list(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def test_each_cell_is_text_or_code_that_uses_what_is_above(
-    cells: list[tuple[str, str]],
-) -> None:
-    known = {*dir(builtins), "__file__"}
-    kinds = [kind for kind, _ in cells]
-    assert {*kinds} == {"# %%", "# %% [markdown]"}
-    assert kinds[0] == kinds[-1] == "# %% [markdown]"
+    cells = list(zip(parts[1::2], parts[2::2], strict=True))
+    assert {kind for kind, _ in cells} == {"# %%", "# %% [markdown]"}
     for kind, body in cells:
-        if kind != "# %%":
+        if kind == "# %%":
+            compile(body, "cell", "exec")
+        else:
             assert all(line.startswith("#") for line in body.splitlines() if line)
-            continue
-        table = symtable.symtable(body, "cell", "exec")
-        scopes = [table, *table.get_children()]
-        known |= {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
-        known |= {scope.get_name() for scope in scopes if scope.get_type() != "module"}
-        used = {
-            symbol.get_name()
-            for scope in scopes
-            for symbol in scope.get_symbols()
-            if symbol.is_referenced() and (scope is table or symbol.is_global())
-        }
-        assert used <= known
 
 
 @pytest.mark.slow
@@ -70,22 +47,9 @@ def test_runs_from_start_to_end(tmp_path: Path) -> None:
     for path in named:
         assert np.ptp(np.asarray(Image.open(tmp_path / path).convert("L"))) > 100
 
-    (double,) = (tmp_path / "runs" / "tutorial").glob("segnet-double-*")
-    (plain,) = (p for p in double.parent.glob("segnet-*") if p != double)
-    train = {*read_json(double / "splits.json")["train"]}
-    shares = [
-        (np.asarray(Image.open(case.mask)) > 0).mean()
-        for case in synthetic_cases(tmp_path / "data" / "synthetic", n=100)
-        if case.id in train
-    ]
-    least = np.log(1 + np.exp(-1)) * np.mean(shares) + np.log(2) * (1 - np.mean(shares))
-    losses = [
-        [float(r["train/loss"]) for r in read_csv(p / "metrics.csv")] for p in (double, plain)
-    ]
-    # Lesion's share of masks at network size differs a little from that of the files.
-    assert min(losses[0]) > least - 0.01
-    assert min(losses[1]) < least
-
     # What it prints is what the runs hold.
+    (plain,) = (
+        p for p in (tmp_path / "runs" / "tutorial").glob("segnet-*") if "double" not in p.name
+    )
     dice = read_json(plain / "summary.json")["test"]["dice_per_image"]
     assert re.search(rf"^bce .* Dice {dice:.3f},", done.stdout, re.MULTILINE)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from helpers.tiny import ONE_THREAD
 
@@ -96,3 +97,13 @@ def repeat_alone(run: Path, folder: Path) -> Path:
     arguments.append(f"hydra.run.dir={folder}")
     subprocess.run(arguments, check=True, capture_output=True, env=environment)
     return folder
+
+
+def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
+    """Puts shell scripts on the path in place of SLURM's commands."""
+    bin = folder / "bin"
+    bin.mkdir(exist_ok=True)
+    for name, body in commands.items():
+        (bin / name).write_text(f"#!/bin/sh\n{body}\n")
+        (bin / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(bin), prepend=os.pathsep)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.sweeps import repeat_alone, result_of
+from helpers.sweeps import fake_slurm, repeat_alone, result_of
 from helpers.tiny import REPO, wait_until
 
 from seglab.core.errors import InputError
@@ -41,8 +41,8 @@ def test_a_run_is_stopped_before_its_job_is_queued_again(
 
 
 def test_what_sbatch_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(tmp_path, monkeypatch, sbatch="echo 'invalid partition specified: nope' >&2; exit 1")
-    fake(tmp_path, monkeypatch, srun="exit 0")
+    fake_slurm(tmp_path, monkeypatch, sbatch="echo 'invalid partition specified: nope' >&2; exit 1")
+    fake_slurm(tmp_path, monkeypatch, srun="exit 0")
     launcher = SubmititLauncher(partition="nope", qos=None)
     launcher.folder = tmp_path / "sweep"
     job = Job("seed-0", tmp_path / "sweep" / "seed-0", [], {})
@@ -55,8 +55,8 @@ def test_jobs_that_the_cluster_has_still_are_not_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = tmp_path / "sent"
-    fake(tmp_path, monkeypatch, srun="exit 0", squeue="printf '7_0\\n9_1\\n'")
-    fake(tmp_path, monkeypatch, sbatch=f"echo x >> {sent}; echo 'Submitted batch job 11'")
+    fake_slurm(tmp_path, monkeypatch, srun="exit 0", squeue="printf '7_0\\n9_1\\n'")
+    fake_slurm(tmp_path, monkeypatch, sbatch=f"echo x >> {sent}; echo 'Submitted batch job 11'")
     jobs = [Job(name, tmp_path / name, [], {}) for name in ("a", "b")]
     folder = tmp_path / "sweep" / ".submitit"
     folder.mkdir(parents=True)
@@ -74,21 +74,11 @@ def test_jobs_that_the_cluster_has_still_are_not_sent_again(
 def test_a_busy_cluster_has_not_ended_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake(tmp_path, monkeypatch, squeue="exit 1")
+    fake_slurm(tmp_path, monkeypatch, squeue="exit 1")
     job = Job("a", tmp_path / "a", [], {}, handle="7_0")
     assert not SubmititLauncher().has_ended(job)
-    fake(tmp_path, monkeypatch, squeue="exit 0")
+    fake_slurm(tmp_path, monkeypatch, squeue="exit 0")
     assert SubmititLauncher().has_ended(job)
-
-
-def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
-    """Puts shell scripts on the path in place of SLURM's commands."""
-    bin = folder / "bin"
-    bin.mkdir(exist_ok=True)
-    for name, body in commands.items():
-        (bin / name).write_text(f"#!/bin/sh\n{body}\n")
-        (bin / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(bin), prepend=os.pathsep)
 
 
 @pytest.fixture
