@@ -99,9 +99,7 @@ def predict(
         for kind in KINDS:
             remove_partial(out / kind)
         try:
-            for name, file in tqdm(
-                files.items(), "predicting", unit="image", disable=None, dynamic_ncols=True
-            ):
+            for name, file in tqdm(files.items(), "predicting", unit="image", disable=None):
                 try:
                     outcome = "predicted" if predict_image(name, file) else "there"
                 except InputError as error:
@@ -123,8 +121,6 @@ def _make_outputs(
 ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """Predict an image: the content of its PNG files by folder, and its rows of instances.csv."""
     prob, classes = model.predict(image), model.classes
-    if not np.isfinite(prob).all():
-        raise InputError("the network predicts NaN or infinity; its weights are unusable")
     mask = model.make_mask(prob)
     pngs, rows = dict[str, bytes](), list[dict[str, Any]]()
     if PROBABILITIES in kinds:

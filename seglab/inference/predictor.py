@@ -47,6 +47,8 @@ def make_predictor(
         views = torch.from_numpy(make_views(small) if tta else small[None]).to(device)
         with torch.backends.cudnn.flags(deterministic=True):
             prob = probabilities(net(views.permute(0, 3, 1, 2).float() / 255).float())
+        if not prob.isfinite().all():
+            raise InputError("the network predicts NaN: its weights are unusable, train it again")
         if tta:
             turned_back = torch.from_numpy(undo_views(prob.cpu().numpy())).to(device)
             prob = turned_back.mean(0, keepdim=True)
@@ -70,17 +72,11 @@ def predict_cases(
         float32 (C, H, W).
 
     Raises:
-        InputError: A case cannot be read, or its prediction is not finite.
+        InputError: A case cannot be read or predicted.
     """
     for case in tqdm(cases, name, unit="case", disable=None, leave=False):
         image, target = read_pair(case)
-        prob = predict(image)
-        if not np.isfinite(prob).all():
-            raise InputError(
-                f"{case.image}: the network predicts NaN or infinity; its weights are unusable, "
-                "train it again"
-            )
-        yield case, image, target, prob
+        yield case, image, target, predict(image)
 
 
 def tune_threshold(

@@ -107,7 +107,7 @@ def score_cases(
         on_case: Called with each case after it is scored, in the order of `cases`.
 
     Raises:
-        InputError: A case cannot be read, or its prediction is not finite.
+        InputError: A case cannot be read or predicted.
     """
     classes = cases[0].classes
     rows: list[dict[str, Any]] = []

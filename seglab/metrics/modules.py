@@ -30,7 +30,6 @@ class SegmentationScore(Metric):
     """
 
     full_state_update = False
-    higher_is_better = True
     counts: list[Tensor]
 
     def __init__(self, name: str, threshold: float, class_index: int | None = None) -> None:
@@ -66,7 +65,6 @@ class CalibrationError(Metric):
     """Expected calibration error of all pixels, by `seglab.metrics.scores.calibration_error`."""
 
     full_state_update = False
-    higher_is_better = False
     counts: Tensor
 
     def __init__(self) -> None:

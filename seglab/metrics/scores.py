@@ -141,16 +141,14 @@ def calibration_counts(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
         int64 (15, 3): pixels, pixels where `target` is True, and the sum of `prob` in units of
         2 ** -24.
     """
-    # Summing into few bins waits for the sum before: each column of eight has bins of its own.
-    lanes = (np.arange(prob.shape[-1]) % 8 * 2 * CALIBRATION_BINS).astype(np.int16)
     bins = np.minimum((prob * CALIBRATION_BINS).astype(np.int16), CALIBRATION_BINS - 1)
-    indices = (lanes + np.int16(CALIBRATION_BINS) * target + bins).ravel()
+    # Twice the bins: first those where target is False, then those where it is True.
+    indices = (np.int16(CALIBRATION_BINS) * target + bins).ravel()
     units = np.rint(prob / prob.dtype.type(PROBABILITY_UNIT)).ravel()
-    shape = (8, 2, CALIBRATION_BINS)  # lane, whether `target` is True, bin
-    pixels = np.bincount(indices, minlength=math.prod(shape)).reshape(shape).sum(0)
+    pixels = np.bincount(indices, minlength=2 * CALIBRATION_BINS).reshape(2, -1)
     # Sums of whole numbers in float64 are exact.
-    sums = np.bincount(indices, units, math.prod(shape)).reshape(shape).sum((0, 1))
-    return np.stack([pixels.sum(0), pixels[1], sums], 1).astype(np.int64)
+    sums = np.bincount(indices, units, 2 * CALIBRATION_BINS).reshape(2, -1)
+    return np.stack([pixels.sum(0), pixels[1], sums.sum(0)], 1).astype(np.int64)
 
 
 def calibration_error(counts: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Predictors, test-time augmentation and the choice of the threshold."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from skimage.transform import resize
 from torch import Tensor, nn
 
 from seglab.config import DEFAULT_INFERENCE, Inference
+from seglab.core.errors import InputError
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.networks import UNet
@@ -46,6 +48,12 @@ def test_probabilities_are_resized_and_then_cut(tmp_path: Path) -> None:
     assert values["iou_per_image"] == 1
 
 
+def test_unusable_weights_are_named() -> None:
+    predict = make_predictor(Fixed([[float("nan")]]), 1)
+    with pytest.raises(InputError, match="NaN"):
+        predict(np.zeros((3, 3, 3), np.uint8))
+
+
 class Noisy(nn.Module):
     """A network that gives other values in training mode."""
 
@@ -59,20 +67,13 @@ class Noisy(nn.Module):
         return self.drop(self.norm(self.conv(image)))
 
 
-@pytest.fixture
-def net() -> Noisy:
+def test_network_predictor_is_the_plain_computation() -> None:
     torch.manual_seed(0)
     net = Noisy()
-    with torch.no_grad():
-        net.conv.weight.mul_(5)
+    net.conv.weight.data.mul_(5)
     net.norm.running_mean.fill_(0.3)
-    return net.train()
-
-
-def test_network_predictor_is_the_plain_computation(net: Noisy) -> None:
-    plain = Noisy().eval()
-    plain.load_state_dict(net.state_dict())
-    predict = make_predictor(net, 16)
+    plain = copy.deepcopy(net).eval()
+    predict = make_predictor(net.train(), 16)
     # Twice, and large ones after small ones: an image's value depends on nothing but the image.
     random = np.random.default_rng(0)
     shapes = [(20, 30), (21, 28), (18, 33), (16, 16)]
