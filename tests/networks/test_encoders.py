@@ -158,15 +158,6 @@ def test_images_are_normalised_as_the_weights_expect() -> None:
         hook.remove()
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_features_halve_at_each_level(name: str) -> None:
-    encoder = ENCODERS[name]().eval()
-    with torch.no_grad():
-        shapes = [tuple(f.shape) for f in encoder(torch.rand(2, 3, 64, 32))]
-    halves = [(2, c, 32 >> i, 16 >> i) for i, c in enumerate(encoder.channels)]
-    assert shapes == halves
-
-
 # U-Net.
 
 
@@ -233,10 +224,8 @@ def test_statistics_of_a_pretrained_encoder_stay(weights: str | None) -> None:
 
 
 def test_other_sizes_are_refused() -> None:
-    for shape, edge, nearest in (((48, 32), 48, "32 and 64"), ((32, 16), 16, "32")):
-        message = f"edge of {edge} pixels .* multiple of 32; the nearest: {nearest}$"
-        with pytest.raises(ValueError, match=message):
-            make("resnet18")(torch.zeros(1, 3, *shape))
+    with pytest.raises(ValueError, match=r"edge of 48 pixels .* the nearest: 32 and 64$"):
+        make("resnet18")(torch.zeros(1, 3, 48, 32))
 
 
 @pytest.mark.parametrize("name", BUILDING_BLOCKS)
@@ -248,13 +237,6 @@ def test_can_be_traced_and_saved(name: str, tmp_path: Path) -> None:
         traced = torch.jit.load(tmp_path / "net.pt")
         image = torch.rand(1, 3, 32, 32)
         torch.testing.assert_close(traced(image), net(image), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", BUILDING_BLOCKS)
-def test_can_be_built_without_memory(name: str) -> None:
-    with torch.device("meta"), torch.no_grad():
-        net = EncoderUNet(name, DECODER, weights="/no/such/file").eval()
-        assert net(torch.empty(1, 3, 32, 64)).shape == (1, 1, 32, 64)
 
 
 @pytest.mark.parametrize(
