@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.tiny import REPO, TINY, Ended, write_tiny_ph2
+from helpers.tiny import REPO, TINY, Ended, train_command, write_tiny_ph2
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -82,31 +82,22 @@ def tiny_train(
     """Runs train.py on the tiny PH2: tiny_train(run_dir, *overrides)."""
 
     def run(run_dir: Path, *overrides: str) -> Ended:
-        # The last of two overrides of one key counts.
-        return script(
-            "train",
-            f"data.root={tiny_ph2}",
-            f"data.cache_dir={cache_dir}",
-            *TINY,
-            *overrides,
-            f"hydra.run.dir={run_dir}",
-        )
+        # Without the interpreter and the script.
+        return script("train", *train_command(run_dir, tiny_ph2, cache_dir, *overrides)[2:])
 
     return run
 
 
-@pytest.fixture(scope="session")
-def predicting_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("predicting")
-
-
 @pytest.fixture
-def predicting_runs(predicting_folder: Path, tiny_train: Callable[..., Ended]) -> tuple[Path, Path]:
+def predicting_runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., Ended]
+) -> tuple[Path, Path]:
     """Two trained for other sizes, one of them predicting with everything on.
 
     Read-only by agreement, but for the first one's network.onnx: test_export.py makes it once.
     """
-    on, off = predicting_folder / "on", predicting_folder / "off"
+    folder = tmp_path_factory.getbasetemp()  # of the session
+    on, off = folder / "predicting_on", folder / "predicting_off"
     if not on.exists():
         plain = ["logger=none", "callbacks.pictures=null", "monitor=null", "task.optimizer.lr=0.02"]
         inference = [f"inference.{key}=true" for key in ("tta", "largest_component", "fill_holes")]

@@ -85,8 +85,6 @@ def test_a_run_learns_and_scores_each_class(run: Path) -> None:
         assert scores["dice_per_image"] == pytest.approx(sum(values) / len(values), abs=1e-12)
     last = read_csv(run / "metrics.csv")[-1]
     assert 0 < float(last["val/dice_per_image_square_net"]) <= 1
-    for name in ("pairs", "predictions", "worst", "curves"):
-        assert (run / "figures" / f"{name}.png").is_file()
 
 
 def test_masks_in_colours_train_the_same_network(
@@ -102,11 +100,8 @@ def test_masks_in_colours_train_the_same_network(
 
 
 def test_it_is_scored_again_and_elsewhere(run: Path, data: Path, tmp_path: Path) -> None:
-    again = evaluate(run, out=tmp_path / "again")
-    summary = summary_of(run)
-    assert {k: again[k] for k in ("test", "classes")} == {
-        k: summary[k] for k in ("test", "classes")
-    }
+    again, summary = evaluate(run, out=tmp_path / "again"), summary_of(run)
+    assert (again["test"], again["classes"]) == (summary["test"], summary["classes"])
     cases = (tmp_path / "again" / "test_cases.csv").read_bytes()
     assert cases == (run / "test_cases.csv").read_bytes()
     assert evaluate(run, data_root=data, out=tmp_path / "all")["n"] == 20
@@ -126,8 +121,6 @@ def test_the_table_has_a_line_for_each_class(
             assert float(line[name]) == pytest.approx(values[name], abs=1e-12), name
             assert float(line[f"{name}_low"]) <= float(line[name]) <= float(line[f"{name}_high"])
     assert float(lines[0]["ece"]) == pytest.approx(summary["test"]["ece"], abs=1e-12)
-    said = [line.split() for line in ended.out.splitlines()]
-    assert ["disc", "6"] in [line[:2] for line in said]
     # A baseline's mean is that of its lines, too.
     base = [row for row in read_csv(tmp_path / "table.csv") if row["status"] == "baseline"]
     assert len(base) == 6

@@ -78,6 +78,9 @@ def reproduce(
     load_run_network(run, trust)  # refuses a damaged checkpoint before hours of training
     if data_root is not None:
         run.config["data"]["root"] = str(Path(data_root).absolute())
+    threads = run.record["machine"].get("threads")
+    if isinstance(threads, int) and 0 < threads <= 1024:  # the record is not trusted
+        torch.set_num_threads(threads)  # values may depend on it
     inputs = _compare_inputs(run)
     verdict = WITHIN_TOLERANCE if any(inputs.values()) else IDENTICAL
     if inputs["data"] or inputs["split"]:
@@ -118,7 +121,6 @@ def reproduce(
 
 def _train_again(run: Run, out: Path) -> None:
     log.info("training it again, into %s", out)
-    torch.set_num_threads(_threads(run))
     try:
         train(OmegaConf.create(_retraining_config(run, out)))
     except KeyboardInterrupt as error:
@@ -133,7 +135,7 @@ def _compare_inputs(run: Run) -> dict[str, list[str]]:
     # Another commit may hold the same code.
     is_same = code["source_sha256"] == git.get("source_sha256")
     modules = provenance.hash_modules(run.config)
-    machine = provenance.describe_machine() | {"threads": _threads(run)}  # set before training
+    machine = provenance.describe_machine()
     inputs = {
         "code": [] if is_same else _describe_pairs(git, code, ["commit", "source_sha256"]),
         "versions": _describe_pairs(record["versions"], provenance.installed_versions(), _PACKAGES),
@@ -202,13 +204,6 @@ def _retraining_config(run: Run, out: Path) -> dict[str, Any]:
             "default_hp_metric": False,
         }
     return config
-
-
-def _threads(run: Run) -> int:
-    """Returns the run's number of threads, for values may depend on it."""
-    threads = run.record["machine"].get("threads")
-    is_valid = isinstance(threads, int) and 0 < threads <= 1024  # the record is not trusted
-    return threads if is_valid else torch.get_num_threads()
 
 
 def _describe_pairs(

@@ -31,9 +31,7 @@ from seglab.runs.tables import reading
 
 log = logging.getLogger(__name__)
 
-# Numbers of cases that figures show.
-TRAINING_PAIRS = 5
-FIRST_CASES = 5
+FIRST_CASES = 5  # that figures show
 WORST_CASES = 10
 MAX_EDGE = 1000  # pixels; a figure shows no more
 
@@ -147,7 +145,7 @@ class CaseFigures:
 
 def draw_training_pairs(path: Path, data: SegmentationDataModule) -> None:
     """Draws the first training cases as the network sees them, without augmentation."""
-    rows = data.subset_indices("train")[:TRAINING_PAIRS]
+    rows = data.subset_indices("train")[:FIRST_CASES]
     columns = {
         "image": [data.cache.images[row] for row in rows],
         "mask": [colorize_mask(data.cache.masks[row], data.classes) for row in rows],

@@ -34,7 +34,8 @@ class SegmentationTask(LightningModule):
         classes: Class names, as in `seglab.data.classes.Classes`.
 
     Raises:
-        InputError: `encoder_lr_factor` is not 1, and the network has no `encoder`.
+        InputError: `encoder_lr_factor` is not 1, and the network has no `encoder`; in training,
+            the loss of an image is not finite.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -74,22 +75,11 @@ class SegmentationTask(LightningModule):
         return self.net(image)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Computes the training loss and metrics.
-
-        Args:
-            batch: As `SegmentationDataModule` delivers it.
-            batch_idx: Index of the batch in the epoch.
-
-        Returns:
-            The mean loss over the images, a scalar.
-
-        Raises:
-            InputError: The loss of an image is not finite.
-        """
+        """Updates the metrics, and returns the mean loss over the images of a batch."""
         return self._step(batch, batch_idx, "train")
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Computes the validation loss and metrics; arguments as in `training_step`."""
+        """Updates the metrics."""
         self._step(batch, batch_idx, "val")
 
     def on_validation_epoch_start(self) -> None:
@@ -103,11 +93,7 @@ class SegmentationTask(LightningModule):
                 torch.distributed.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
-        """Builds the optimizer and the learning rate scheduler.
-
-        Raises:
-            InputError: The scheduler needs a metric.
-        """
+        """Builds both; raises an InputError if the scheduler needs a metric."""
         if self.encoder_lr_factor == 1:
             optimizer = self.optimizer(self.net.parameters())
         else:

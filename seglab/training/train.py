@@ -31,8 +31,6 @@ from seglab.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CURVE = "val/dice_per_image_net"  # drawn where nothing is monitored
-
 
 def train(cfg: DictConfig) -> dict[str, float]:
     """Trains, chooses on val, tests once, and leaves a run directory.
@@ -133,7 +131,8 @@ def finish(
     summary["images_per_second"] = recorder.images / recorder.train_seconds
     recorder.write_rows()  # again: the run may have been killed before they were written
     draw_training_pairs(figures / "pairs.png", components.data)
-    save_curves(figures / "curves.png", recorder.rows, config["monitor"] or DEFAULT_CURVE)
+    curve = config["monitor"] or "val/dice_per_image_net"
+    save_curves(figures / "curves.png", recorder.rows, curve)
     logger = components.trainer.logger
     if isinstance(logger, TensorBoard):
         logger.log_row(config, summary["val"], run.record.get("varies", {}))

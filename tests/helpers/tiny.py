@@ -192,17 +192,14 @@ def end_of(process: subprocess.Popen) -> Ended:
 
 
 def state_of(run: Path) -> str:
-    """What lies there, to be told with -rP; all of it must be whole."""
+    """Reads what lies there, all of which must be whole; the state is shown with -rP."""
     from seglab.core.files import read_json
     from seglab.runs.checkpoints import read_checkpoint
 
-    for file in run.glob("*.json"):
-        read_json(file)
+    records = {file.name: read_json(file) for file in run.glob("*.json")}
     steps = [read_checkpoint(file)["global_step"] for file in run.glob("checkpoints/*.ckpt")]
-    status = read_json(run / "run.json")["status"] if (run / "run.json").exists() else "nothing yet"
-    log = run / "train.log"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return f"{status}, step {max(steps, default=0)}, {lines[-1][24:] if lines else 'no log'}"
+    status = records.get("run.json", {}).get("status", "nothing yet")
+    return f"{status}, step {max(steps, default=0)}"
 
 
 class Blow(NamedTuple):
@@ -272,9 +269,9 @@ def train_in_process(
         arguments: Of the script.
         err: File that gets stdout and stderr.
         blow: When to send itself a signal.
-        folders: The files below are counted for a blow at any operation.
+        folders: A blow at any operation counts those on files below.
         operations: File that gets a line for each such operation.
-        largest_file: Bytes that a file may have, as a quota has it.
+        largest_file: Bytes that a file may have, as with a quota.
     """
     os.setsid()  # a process group of its own, like a job's
     multiprocessing.set_start_method(None, force=True)  # for loaders: the system's own again

@@ -4,7 +4,6 @@ import functools
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.resume import PLAIN, SECOND_IS_BEST, SHORT, assert_same
-from helpers.tiny import (
-    AUGMENT,
-    MOODY,
-    Ended,
-    skip_figures,
-)
+from helpers.tiny import AUGMENT, MOODY, Ended, skip_figures
 from omegaconf import DictConfig
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -32,7 +26,6 @@ from seglab.training.train import train
 Compose = Callable[..., DictConfig]
 Ends = Callable[..., Ended]
 Interrupt = Callable[..., None]
-Command = Callable[..., subprocess.Popen]
 
 
 def files_of(run: Path) -> dict[str, tuple[bytes, int]]:
@@ -88,17 +81,9 @@ CONFIGS: dict[str, list[str]] = {
         *("+task.lr_scheduler._partial_=true", "+task.lr_scheduler.T_max=3"),
     ],
     "ema": [
-        *(
-            "callbacks=ema",
-            "callbacks.ema.decay=0.9",
-            "task.encoder_lr_factor=0.3",
-            "task.optimizer.lr=0.02",
-            *BY_LOSS,
-        ),
-        *(
-            "+task.lr_scheduler._target_=seglab.training.lr_schedulers.cosine",
-            "+task.lr_scheduler._partial_=true",
-        ),
+        *("callbacks=ema", "callbacks.ema.decay=0.9", "task.encoder_lr_factor=0.3", *BY_LOSS),
+        "+task.lr_scheduler._target_=seglab.training.lr_schedulers.cosine",
+        *("+task.lr_scheduler._partial_=true", "task.optimizer.lr=0.02"),
         *("+task.lr_scheduler.epochs=3", "+task.lr_scheduler.warmup=0.3"),
     ],
     "recipe": ["experiment=recipe", "trainer.max_epochs=3"],
@@ -240,16 +225,17 @@ def test_a_damaged_checkpoint_is_named_and_without_one_a_run_begins_anew(
     assert_same(interrupted, reference)
 
 
-def test_half_written_files_are_cleared_away(
+def test_half_written_files_are_cleared_away_and_a_moved_run_goes_on(
     interrupted: Path, reference: Path, tiny_train: Ends, tmp_path: Path
 ) -> None:
     begun_no_further = tmp_path / "begun"
     begun_no_further.mkdir()
     (begun_no_further / ".run.json.1.partial").write_bytes(b"half of it")
+    moved = interrupted.rename(tmp_path / "elsewhere")
     for name in (".run.json.1.partial", "checkpoints/.last.ckpt.77.partial"):
-        (interrupted / name).write_bytes(b"half of it")
-    (interrupted / ".lock").touch()
-    for run in (begun_no_further, interrupted):
+        (moved / name).write_bytes(b"half of it")
+    (moved / ".lock").touch()
+    for run in (begun_no_further, moved):
         assert tiny_train(run, *SECOND_IS_BEST).code == 0
         assert_same(run, reference)
 
@@ -264,6 +250,7 @@ def test_a_finished_run_is_recognised_and_left_alone(
     values = train(tiny_config(reference, *SECOND_IS_BEST))
     for name, value in read_json(reference / "summary.json")["val"].items():
         assert values[f"val/{name}"] == value
+    assert all(name.startswith("val/") for name in values)
     assert files_of(reference) == before
 
 
@@ -287,14 +274,6 @@ def test_another_config_is_refused_with_what_differs(
         assert line.startswith(f"error: {run}: ")
         assert OTHER[override] in line
         assert files_of(run) == before
-
-
-def test_a_moved_run_goes_on(
-    interrupted: Path, reference: Path, tiny_train: Ends, tmp_path: Path
-) -> None:
-    moved = interrupted.rename(tmp_path / "elsewhere")
-    assert tiny_train(moved, *SECOND_IS_BEST).code == 0
-    assert_same(moved, reference)
 
 
 def test_data_that_has_changed_is_refused(

