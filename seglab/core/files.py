@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,7 @@ def create_folder(folder: Path) -> Iterator[Path]:
 def link_atomic(source: str | Path, target: str | Path) -> None:
     """Makes `target` another name of a file, or a copy where the file system has no links.
 
-    Args:
-        source: File that is only ever replaced as a whole, as by `write_atomic`.
-        target: Name in the same folder; a file of that name is replaced.
-
-    Raises:
-        OSError: It cannot be written; what was there stays.
+    Both are in one folder, and only ever replaced as a whole, as by `write_atomic`.
     """
     source, target = Path(source), Path(target)
     partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
@@ -101,31 +96,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        InputError: The file is missing, or no JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); restore it") from error
+    """Reads a JSON file; raises an InputError if it is missing or no JSON."""
+    return _parse(path, "JSON", json.loads)
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Reads the rows of a CSV file.
-
-    Raises:
-        InputError: The file is missing, or no CSV.
-    """
-    try:
-        return list(csv.DictReader(io.StringIO(Path(path).read_text("utf-8"), newline="")))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (ValueError, OSError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error}); restore it") from error
+    """Reads the rows of a CSV file; raises an InputError if it is missing or no CSV."""
+    return _parse(path, "CSV", lambda text: list(csv.DictReader(io.StringIO(text, newline=""))))
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -140,22 +117,13 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 @contextmanager
-def lock_folder(
-    folder: Path,
-    refusal: str,
-    option: str = "hydra.run.dir=... or hydra.sweep.dir=...",
-    wait: bool = False,
-) -> Iterator[None]:
+def lock_folder(folder: Path, refusal: str, wait: bool = False) -> Iterator[None]:
     """Makes a folder and locks it for this process; the lock of a killed process is released.
 
     Args:
         folder: Folder that gets the file .lock.
-        refusal: Message of the error if another process holds the lock.
-        option: Command line option that names another folder, for a message.
-        wait: Whether to wait for a process that holds the lock, instead of an error.
-
-    Raises:
-        InputError: Another process holds it, or the folder cannot be written.
+        refusal: Message of the InputError if another process holds the lock.
+        wait: Whether to wait for that process instead.
     """
     lock = FileLock(folder / ".lock", blocking=wait)
     try:
@@ -165,8 +133,7 @@ def lock_folder(
         raise InputError(refusal) from None
     except OSError as error:
         raise InputError(
-            f"{folder}: the directory cannot be written ({error.strerror}); name another with "
-            f"{option}"
+            f"{folder}: the directory cannot be written ({error.strerror}); name another"
         ) from error
     try:
         yield
@@ -185,6 +152,15 @@ def hash_file(path: str | Path) -> str:
 def hash_json(value: Any) -> str:
     """Returns the SHA-256 of plain containers, by their JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _parse(path: str | Path, kind: str, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, OSError, RecursionError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as {kind} ({error}); restore it") from error
 
 
 def _sync_folder(folder: Path) -> None:

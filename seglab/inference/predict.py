@@ -94,7 +94,7 @@ def predict(
         manifest.add(name, sha256, rows)
         return True
 
-    with lock_folder(out, refusal, "--out"):
+    with lock_folder(out, refusal):
         manifest = open_manifest(out, settings, overwrite)
         for kind in KINDS:
             remove_partial(out / kind)

@@ -75,7 +75,7 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
     """Refuses a stored config that names code which is not allowed, whether it is used or not.
 
     Args:
-        config: The whole config, plain containers.
+        config: The whole config.
         source: Where it was read from, for the message.
         trust: Names that are allowed anywhere.
 
@@ -112,12 +112,7 @@ def list_targets(config: Any) -> tuple[str, ...]:
 def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
     """Reads a stored config from which something will be built.
 
-    Args:
-        file: config.yaml of a run.
-        trust: As in `check_targets`.
-
-    Raises:
-        InputError: The file is missing or is no config, or names code that is not allowed.
+    Raises an InputError if the file is missing or no config, or names code that is not allowed.
     """
     config = parse_config(file)
     check_targets(config, file, trust)
@@ -134,14 +129,7 @@ def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
 
 
 def parse_config(file: str | Path) -> dict[str, Any]:
-    """Reads a stored config to look at its values; nothing may be built from it.
-
-    Returns:
-        Plain containers.
-
-    Raises:
-        InputError: The file is missing, or is no config.
-    """
+    """Reads a stored config to look at its values; nothing may be built from it."""
     file = Path(file)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     with reading(file, MAX_CONFIG_BYTES):

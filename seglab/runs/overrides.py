@@ -24,12 +24,7 @@ def quote_value(text: str | Path) -> str:
 
 
 def format_command(key: str, folder: Path) -> str:
-    """Returns the command that this process was started with, on a given directory.
-
-    Args:
-        key: `hydra.run.dir` or `hydra.sweep.dir`.
-        folder: Its value.
-    """
+    """Returns the command of this process, with a folder for hydra.run.dir or hydra.sweep.dir."""
     script, *arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
     # Next to the other overrides: argparse takes none on both sides of an option.
     positions = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
@@ -38,11 +33,7 @@ def format_command(key: str, folder: Path) -> str:
 
 
 def hydra_flags(config: DictConfig) -> list[str]:
-    """Returns the flags of a sweep's command line that its jobs need too, such as --config-dir.
-
-    Args:
-        config: Hydra's own part, under `hydra`.
-    """
+    """Returns the flags of a sweep's command line that its jobs need too, such as --config-dir."""
     shipped = Path(sys.argv[0]).absolute().parent.parent / "conf"
     options = {"command-line": "--config-dir", "main": "--config-path"}
     flags = [
@@ -63,14 +54,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def varying_overrides(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
-    """Returns the overrides in which the jobs of a sweep differ.
-
-    Args:
-        jobs: Overrides of each.
-
-    Returns:
-        For each job the overrides, by key, that are not the same in all of them.
-    """
+    """Returns for each job of a sweep the overrides, by key, that are not the same in all jobs."""
     parsed = [parse_overrides(job) for job in jobs]
     keys = dict.fromkeys(key for job in parsed for key in job)
     varying = [key for key in keys if len({job.get(key) for job in parsed}) > 1]
@@ -84,15 +68,9 @@ def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
 
 
 def job_names(jobs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names jobs by what varies, for folders: `model-unet_fold-0`.
+    """Names jobs by what varies, for folders: `model-unet_fold-0`; equal jobs have equal names.
 
     A name holds no sign of Hydra's grammar, so that a path of a run can be given as an override.
-
-    Args:
-        jobs: As `varying_overrides` returns them.
-
-    Returns:
-        A unique name for each; the same only for equal jobs.
     """
     short = shorten_keys(key for job in jobs for key in job)
     names = [

@@ -54,15 +54,7 @@ class RunPaths:
 
 
 def check_format(stored: dict[str, Any], file: str | Path) -> None:
-    """Refuses a file of another version of seglab.
-
-    Args:
-        stored: What the file holds.
-        file: Its path, for the message.
-
-    Raises:
-        InputError: Its `format` is not `FORMAT`.
-    """
+    """Raises an InputError if what a file holds was written by another version of seglab."""
     if stored.get("format") != FORMAT:
         raise InputError(
             f"{file}: written by another version of seglab (format {stored.get('format')}, this "
@@ -72,11 +64,7 @@ def check_format(stored: dict[str, Any], file: str | Path) -> None:
 
 @contextmanager
 def reading(file: Path, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Path]:
-    """Turns whatever a damaged file raises in the body into one line that names the file.
-
-    Raises:
-        InputError: The file is missing, damaged, too large, or no regular file.
-    """
+    """Turns whatever a missing or damaged file raises in the body into a one-line InputError."""
     try:
         status = file.stat()
         # Reading a pipe may never end.

@@ -55,10 +55,7 @@ def read_code_state() -> tuple[dict[str, Any], str]:
 
 
 def hash_modules(config: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of the code outside seglab and the pretrained weights that a config names.
-
-    Args:
-        config: Plain containers; importing what it names must be safe.
+    """SHA-256 of the code outside seglab and the pretrained weights that a trusted config names.
 
     Returns:
         By module, for the modules that a `_target_` names and that define what it names; and as
@@ -76,17 +73,7 @@ def hash_modules(config: dict[str, Any]) -> dict[str, str]:
 
 
 def hash_pretrained_weights(model: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of the file of weights that a network starts from.
-
-    Args:
-        model: The config's section.
-
-    Returns:
-        By the key that names it, `model.weights`; empty from scratch.
-
-    Raises:
-        InputError: It cannot be had or read.
-    """
+    """SHA-256 of the file of weights that a network starts from, under 'model.weights', if any."""
     if not is_encoder_unet(model) or not model.get("weights"):
         return {}
     import torch

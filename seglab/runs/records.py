@@ -116,16 +116,12 @@ class Run:
 
 
 def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> Run:
-    """Reads a run directory.
+    """Reads a run directory; raises an InputError if a file is missing or damaged.
 
     Args:
         folder: The directory.
         path: As `Run.path`; None for the folder's name.
         is_scored: Whether the run must have scores; it may then lack its last status.
-
-    Raises:
-        InputError: It is no run directory, was written by another version, has no scores where
-            they are required, or a file is damaged.
     """
     paths = RunPaths(folder)
     if is_scored and paths.record.exists() and not paths.summary.exists():
@@ -206,10 +202,8 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
 def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
     """Reads all run directories at or below some folders, sorted by path.
 
-    What lies within a run directory is part of that run.
-
-    Raises:
-        InputError: A folder holds none, or a file is damaged.
+    What lies within a run directory is part of that run. Raises an InputError if a folder holds
+    none, or a file is damaged.
     """
     roots = sorted({Path(d).resolve() for d in dirs})
     base = Path(os.path.commonpath(roots))
@@ -230,11 +224,7 @@ def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
 
 
 def read_data_files(folder: Path) -> dict[str, str]:
-    """Reads data.json: SHA-256 of every file that a run read as data, by path below the root.
-
-    Raises:
-        InputError: It is missing or damaged.
-    """
+    """Reads data.json: SHA-256 of every file that a run read as data, by path below the root."""
     with reading(RunPaths(folder).data) as file:
         return {str(name): str(sha256) for name, sha256 in read_json(file)["files"].items()}
 

@@ -63,25 +63,14 @@ def read_case_counts(
 
 
 def read_metric_history(folder: Path, metric: str) -> dict[int, float]:
-    """Reads the values of one column of metrics.csv, by epoch.
-
-    Raises:
-        InputError: The table is missing or damaged.
-    """
+    """Reads the values of one column of metrics.csv, by epoch."""
     with reading(RunPaths(folder).metrics) as file:
         rows = read_csv(file)
         return {int(row["epoch"]): parse_number(row[metric]) for row in rows if row.get(metric)}
 
 
 def read_val_scores(folder: Path) -> dict[str, float]:
-    """Reads scores and loss of val at the chosen epoch, named `val/...`.
-
-    Args:
-        folder: Directory of a run that is scored.
-
-    Raises:
-        InputError: Its summary.json or metrics.csv is missing or damaged.
-    """
+    """Reads scores and loss of val at the chosen epoch of a scored run, named `val/...`."""
     paths = RunPaths(folder)
     with reading(paths.summary) as file:
         summary = read_json(file)
@@ -91,11 +80,7 @@ def read_val_scores(folder: Path) -> dict[str, float]:
 
 
 def parse_number(value: object) -> float:
-    """Returns a finite number from a value of JSON or CSV.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """Returns a value of JSON or CSV as a finite number; raises a ValueError if it is none."""
     number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):
         raise ValueError(f"{value} is no number")
