@@ -54,16 +54,7 @@ class UpBlock(ConvBlock):
 
 
 class Encoder(nn.Module):
-    """Blocks of doubling width, each followed by pooling, then the bottleneck's bare convolution.
-
-    Args:
-        in_channels: Channels of the image.
-        width: Channels of the first block.
-        depth: Number of blocks; the image's edges must be multiples of 2 ** depth.
-
-    Raises:
-        ValueError: `width` or `depth` is below 1.
-    """
+    """`depth` blocks of doubling width, each followed by pooling, then a bare convolution."""
 
     def __init__(self, in_channels: int, width: int, depth: int) -> None:
         super().__init__()
@@ -75,17 +66,9 @@ class Encoder(nn.Module):
         self.bottleneck = Conv3x3(channels[-1], 2 * channels[-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Encode images.
+        """From (N, in_channels, H, W) to (N, width * 2 ** depth, H / 2 ** depth, W / 2 ** depth).
 
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, width * 2 ** depth, H / 2 ** depth, W / 2 ** depth), and each block's output
-            before pooling, largest first.
-
-        Raises:
-            ValueError: H or W is not a multiple of 2 ** depth.
+        The second value is each block's output before pooling, largest first.
         """
         check_edges(x, self.factor)
         skips = []

@@ -32,13 +32,7 @@ def upsample(x: Tensor) -> Tensor:
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `F.conv2d(x, weight, bias, padding=1)`, with a faster gradient where there is one.
 
-    Args:
-        x: (N, C, H, W).
-        weight: (D, C, 3, 3).
-        bias: (D,).
-
-    Returns:
-        (N, D, H, W).
+    From x (N, C, H, W), weight (D, C, 3, 3) and bias (D,) to (N, D, H, W).
     """
     # With few channels the matrices are narrow; bfloat16 and other devices have fast gradients.
     is_narrow = weight.shape[1] < 32
@@ -92,12 +86,8 @@ def convolve_upsampled(x: Tensor, weight: Tensor) -> Tensor:
     results. Upsampling mixes rows and columns only, so the two commute: channels are mixed first,
     at a quarter of the pixels, as one matrix product.
 
-    Args:
-        x: (N, C, H, W), fastest in channels_last.
-        weight: (D, C, 3, 3).
-
-    Returns:
-        (N, D, 2 H, 2 W), in channels_last.
+    From x (N, C, H, W), fastest in channels_last, and weight (D, C, 3, 3) to (N, D, 2 H, 2 W) in
+    channels_last.
     """
     if _USE_REFERENCE_OPS.get():
         return F.conv2d(upsample(x), weight, padding=1)

@@ -101,13 +101,7 @@ class Job:
 def start_process(
     command: Sequence[str], log_file: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a job's process, which stops when its stdin is closed, as by the end of this process.
-
-    Args:
-        command: Of scripts/train.py.
-        log_file: Its output is appended to this file.
-        environment: Variables that are added to those of this process.
-    """
+    """Start a job's process, which stops when its stdin is closed, as by the end of this process."""
     with log_file.open("ab") as output:
         return subprocess.Popen(
             command,

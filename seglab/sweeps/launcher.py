@@ -87,13 +87,7 @@ class SweepLauncher(Launcher):
         initial_job_idx: int,
         varies: Sequence[Mapping[str, str]] | None = None,
     ) -> Sequence[JobReturn]:
-        """Run jobs, and then raise an InputError if one of them failed.
-
-        Args:
-            job_overrides: Overrides of each job.
-            initial_job_idx: Part of Hydra's interface, not used.
-            varies: Overrides that name each job, by key; None for those that vary.
-        """
+        """Run jobs, named by `varies` or else by the overrides that vary; an error if one failed."""
         varies = varying_overrides(job_overrides) if varies is None else varies
         with self.sweeping():
             self.run(self.plan(job_names(varies), job_overrides, varies))
