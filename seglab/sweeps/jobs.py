@@ -101,7 +101,7 @@ class Job:
 def start_process(
     command: Sequence[str], log_file: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a job's process, which stops when its stdin is closed, as by the end of this process."""
+    """Start a job's process, which stops when its stdin closes, as by the end of this process."""
     with log_file.open("ab") as output:
         return subprocess.Popen(
             command,

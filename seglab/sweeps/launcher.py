@@ -87,7 +87,7 @@ class SweepLauncher(Launcher):
         initial_job_idx: int,
         varies: Sequence[Mapping[str, str]] | None = None,
     ) -> Sequence[JobReturn]:
-        """Run jobs, named by `varies` or else by the overrides that vary; an error if one failed."""
+        """Run jobs, named by `varies` or the overrides that vary; an error if one failed."""
         varies = varying_overrides(job_overrides) if varies is None else varies
         with self.sweeping():
             self.run(self.plan(job_names(varies), job_overrides, varies))
