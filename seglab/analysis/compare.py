@@ -25,19 +25,12 @@ COST_FORMATS = ("{:,.0f}", "{:.3g} G", "{:,.0f}", "{:,.1f}")
 
 
 class TableLine(NamedTuple):
-    """A line of the table: the scores of a row, or of one diagnosis or class of it.
-
-    Attributes:
-        row: The row that is scored.
-        diagnosis: Diagnosis whose cases are scored; None for all.
-        class_name: Class that is scored; None for the mean over all but background.
-        scores: Scores by metric.
-    """
+    """A line of the table: the scores of a row, or of one diagnosis or class of it."""
 
     row: Row
-    diagnosis: str | None
-    class_name: str | None
-    scores: dict[str, Score]
+    diagnosis: str | None  # None for all
+    class_name: str | None  # None for the mean over all but background
+    scores: dict[str, Score]  # by metric
 
     @property
     def is_whole(self) -> bool:

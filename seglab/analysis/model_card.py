@@ -19,7 +19,6 @@ import yaml
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.metrics.scores import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
-from seglab.runs.loading import ALL_ALLOWED_TARGETS
 from seglab.runs.records import Run, read_run
 
 WORST_CASES = 5
@@ -45,14 +44,10 @@ def make_model_card(run_dir: Path) -> str:
         InputError: It is no run directory, has no scores yet, or a file is damaged.
     """
     run = read_run(run_dir, is_scored=True)
-    targets = {v for k, v in run.settings.items() if k.split(".")[-1] == "_target_"}
-    outside = sorted(targets - ALL_ALLOWED_TARGETS)
     values = {
         "front_matter": _make_front_matter(run),
         "run_shell": shlex.quote(run.path),
         "run_python": json.dumps(run.path, ensure_ascii=False),
-        "trust_options": "".join(f" --trust {shlex.quote(name)}" for name in outside),
-        "trust_argument": f", trust={tuple(outside)!r}" if outside else "",
     }
     values |= _describe_run(run) | _describe_scores(run)
     return Template(Path(__file__).with_suffix(".md").read_text("utf-8")).substitute(values)

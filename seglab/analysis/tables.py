@@ -8,19 +8,11 @@ from typing import NamedTuple
 
 
 class Table(NamedTuple):
-    """A table with its title and notes.
-
-    Attributes:
-        title: Text above the table.
-        head: Headings of the columns.
-        n_text_columns: Number of columns at the left that hold text; the others hold numbers.
-        body: Cells of each row.
-        notes: Lines below the table.
-    """
+    """A table with a title above it and notes below it."""
 
     title: str
     head: list[str]
-    n_text_columns: int
+    n_text_columns: int  # the first columns; the others hold numbers
     body: list[list[str]]
     notes: list[str]
 

@@ -279,8 +279,6 @@ def test_where_weights_patients_and_code_come_from(holdout: Path) -> None:
     edit(holdout / "config.yaml", lambda c: c["data"]["split"].update(file="/x/mine.json"))
     text = card.make_model_card(holdout)
     assert "`Net(inner._target_=lib.Block, inner.n=3)`" in text
-    assert text.count(" --trust lib.Block --trust lib.nets.Net\n") == 4
-    assert "trust=('lib.Block', 'lib.nets.Net'))" in text
     assert "commit | `a1b2c3`, with uncommitted changes" in text
     assert "`cuda: NVIDIA H100`" in text
     assert "| split | `mine.json` |" in text
