@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.fake_runs import HOSTILE, read_page
-from helpers.tiny import Ended, skip_figures, write_tiny_classes
+from helpers.tiny import Ended, write_tiny_classes
 from PIL import Image
 from skimage.draw import disk, polygon2mask
 
@@ -34,12 +34,7 @@ from seglab.runs.checkpoints import load_run_network
 from seglab.runs.records import open_run
 
 Script = Callable[..., Ended]
-PLAIN = ["logger=none", "callbacks.pictures=null", "monitor=null", "model.width=2"]
-
-
-@pytest.fixture(autouse=True)
-def few_resamples_and_no_figures(few_resamples: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_figures(monkeypatch)
+pytestmark = pytest.mark.usefixtures("quick_report")
 
 
 def picture(url: str) -> np.ndarray:
@@ -266,7 +261,7 @@ def test_several_classes(tiny_train: Script, tmp_path: Path) -> None:
     run, root = tmp_path / "run", write_tiny_classes(tmp_path / "classes", n=12)
     ended = tiny_train(
         *(run, f"data.root={root}", "data=pairs", f"data.classes=[{','.join(names)}]"),
-        *("experiment=classes", *PLAIN, "task.optimizer.lr=0.02", "data.split.test=0.3"),
+        *("experiment=classes", "logger=none", "callbacks.pictures=null", "data.split.test=0.3"),
     )
     assert ended.code == 0, ended.err
     data = read_page(report([run], tmp_path / "page.html"))
