@@ -196,13 +196,14 @@ def prepare() -> None:
 
     The exit code is 1 if any case is bad.
     """
+    from seglab.core.files import write_json
     from seglab.data.checker import check_data
     from seglab.data.classes import ONE_CLASS, make_classes
     from seglab.data.download import URL
 
     parser = argparse.ArgumentParser(
         description="Gets PH2 ready, or checks any data set:\n"
-        "python scripts/prepare_ph2.py [ARCHIVE or FOLDER] [--out DIR] [--url URL]\n"
+        "python scripts/prepare_ph2.py [ARCHIVE or FOLDER] [--out DIR] [--url URL] [--json FILE]\n"
         "python scripts/prepare_ph2.py --check ROOT [--classes A,B,C [--colours '#..,#..']]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -215,6 +216,7 @@ def prepare() -> None:
     add("--colours", metavar="'#..,#..'", help="of the classes in masks; default: class numbers")
     add("--out", default="data/PH2Dataset", help="where to unpack (%(default)s)")
     add("--url", default=URL, help="where to download from (%(default)s)")
+    add("--json", metavar="FILE", help="also write the result to a JSON file")
     args = parser.parse_args()
     if args.colours is not None and args.classes is None:
         parser.error("--colours are those of --classes, which is missing")
@@ -230,6 +232,8 @@ def prepare() -> None:
     root = _get_data(args.source, args.check, Path(args.out), args.url)
     report = check_data(root, classes)
     print(report)
+    if args.json is not None:
+        write_json(args.json, report.to_json())
     if report.errors:
         sys.exit(1)
     print(f"use it: python scripts/train.py data={report.layout} data.root={root}{options}")

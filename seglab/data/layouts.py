@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from seglab.core.errors import InputError
 from seglab.data.cases import UNKNOWN, Case
@@ -42,20 +43,27 @@ class Scan:
 
     def __str__(self) -> str:
         """Formats the findings for a terminal."""
+        content = self.to_json()
         lines = [f"{self.root}: {len(self.cases)} good cases of layout {self.layout}"]
-        diagnoses = Counter(case.diagnosis for case in self.cases)
-        lines += [f"  {n:4} {diagnosis}" for diagnosis, n in sorted(diagnoses.items())]
-        lines.append(f"patients named: {self.n_patients}")
-        for level, messages in (("errors", self.errors), ("warnings", self.warnings)):
-            lines.append(f"{level}: {len(messages) or 'none'}")
-            lines += [f"  {' '.join(message.split())}" for message in messages]
+        lines += [f"  {n:4} {diagnosis}" for diagnosis, n in content["diagnoses"].items()]
+        lines.append(f"patients named: {content['patients']}")
+        for level in ("errors", "warnings"):
+            lines.append(f"{level}: {len(content[level]) or 'none'}")
+            lines += [f"  {' '.join(message.split())}" for message in content[level]]
         # File names need not be UTF-8.
         return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
-    @property
-    def n_patients(self) -> int:
-        """Number of patients that tables name."""
-        return len({case.patient for case in self.cases} - {""})
+    def to_json(self) -> dict[str, Any]:
+        """Converts the findings to plain containers; cases become their ids."""
+        return {
+            "root": str(self.root),
+            "layout": self.layout,
+            "cases": [case.id for case in self.cases],
+            "diagnoses": dict(sorted(Counter(case.diagnosis for case in self.cases).items())),
+            "patients": len({case.patient for case in self.cases} - {""}),
+            "errors": self.errors,
+            "warnings": self.warnings,
+        }
 
 
 def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
@@ -77,7 +85,8 @@ def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
         raise InputError(scan.errors[0])
     for warning in scan.warnings:
         log.warning("%s", warning)
-    log.info("%s: %d cases, patients named: %d", scan.root, len(scan.cases), scan.n_patients)
+    patients = len({case.patient for case in scan.cases} - {""})
+    log.info("%s: %d cases, patients named: %d", scan.root, len(scan.cases), patients)
     return scan.cases
 
 

@@ -1,5 +1,6 @@
 """Checking a data set: everything that is wrong is listed at once, and good data passes."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -183,19 +184,39 @@ def test_nothing_good_is_no_crash(tmp_path: Path, write_pairs: PairsWriter) -> N
     assert (report.cases, len(report.errors)) == ([], 2)
 
 
-def test_the_script(tmp_path: Path, write_pairs: PairsWriter, script: Script) -> None:
+def test_the_script(
+    tmp_path: Path, write_pairs: PairsWriter, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     root = write_pairs(tmp_path / "pairs", 6)
     ended = script("prepare_ph2", "--check", root)
     assert ended.code == 0
     assert ended.out.startswith(f"{root}: 6 good cases of layout pairs\n     6 unknown\n")
     assert ended.out.endswith(f"use it: python scripts/train.py data=pairs data.root={root}\n")
     # A warning alone is no failure.
-    fill(root / "masks" / "p03.png", False)
-    assert script("prepare_ph2", "--check", root).code == 0
+    mask = root / "masks" / "p03.png"
+    fill(mask, False)
+    assert script("prepare_ph2", "--check", root, "--json", "odd.json").code == 0
+    assert json.loads(Path("odd.json").read_text("utf-8")) == {
+        "root": str(root),
+        "layout": "pairs",
+        "cases": [f"p{i:02}" for i in range(6)],
+        "diagnoses": {"unknown": 6},
+        "patients": 0,
+        "errors": [],
+        "warnings": [f"{mask}: every pixel is background; see whether it is right"],
+    }
     (root / "masks" / "p02.png").unlink()
-    ended = script("prepare_ph2", "--check", root)
+    ended = script("prepare_ph2", "--check", root, "--json", "bad.json")
     assert ended.code == 1
-    assert "p02 has no mask" in ended.out and "use it" not in ended.out
+    assert "use it" not in ended.out
+    assert_messages(
+        json.loads(Path("bad.json").read_text("utf-8"))["errors"],
+        (root / "images" / "p02.png", "p02 has no mask"),
+    )
+    ended = script("prepare_ph2", "--check", root, "--json", "nowhere/bad.json")
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1 and "nowhere/bad.json" in ended.err
     assert script("prepare_ph2", root, "--check", root).code == 2
 
 
