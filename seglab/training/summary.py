@@ -1,13 +1,12 @@
 """Scores a trained network at native resolution, and writes tables, figures and the summary."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from seglab.analysis.figures import (
     ERROR_LEGEND,
@@ -28,6 +27,7 @@ from seglab.runs.checkpoints import load_network, set_threshold
 from seglab.runs.loading import list_targets
 from seglab.runs.paths import RunPaths
 from seglab.runs.tables import reading
+from seglab.training.build import Components
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +36,13 @@ WORST_CASES = 10
 MAX_EDGE = 1000  # pixels; a figure shows no more
 
 
-def score_run(
-    paths: RunPaths,
-    config: Mapping[str, Any],
-    data: SegmentationDataModule,
-    rows: Sequence[Mapping[str, Any]],
-    device: torch.device,
-) -> dict[str, Any]:
+def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components) -> dict[str, Any]:
     """Scores val and test with best.ckpt, read back from disk, and the baselines.
 
     Writes test_cases.csv, baseline_cases.csv and figures, and a tuned threshold into best.ckpt.
-
-    Args:
-        paths: Paths of the run directory.
-        config: Resolved, plain containers.
-        data: Set up.
-        rows: Rows of metrics.csv.
-        device: Where to compute.
-
-    Returns:
-        The content of summary.json but for times.
+    Returns the content of summary.json but for times.
     """
+    data, device = components.data, components.trainer.strategy.root_device
     net, metadata = load_network(paths.best_checkpoint, trust=list_targets(config))
     inference = Inference(**config["inference"])
     predict = make_predictor(net, data.size, device, inference.tta)
@@ -72,7 +58,7 @@ def score_run(
         val = score_cases(predict, val_cases, threshold, inference, "scoring val").values
         val |= {
             name.removeprefix("val/"): value
-            for name, value in rows[best_epoch - 1].items()
+            for name, value in components.recorder.rows[best_epoch - 1].items()
             if name.startswith("val/") and name.endswith("_net")
         }
     figures = CaseFigures()
@@ -154,11 +140,7 @@ def draw_training_pairs(path: Path, data: SegmentationDataModule) -> None:
 
 
 def log_summary(paths: RunPaths) -> None:
-    """Logs a short table of the scores of a finished run, and where its files are.
-
-    Raises:
-        InputError: summary.json or splits.json is missing or damaged.
-    """
+    """Logs a short table of the scores of a finished run, and where its files are."""
     split = read_split(paths.split)
     with reading(paths.summary) as file:
         summary = read_json(file)

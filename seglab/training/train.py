@@ -74,8 +74,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if not trainer.is_global_zero:
             return {}
         began = time.monotonic()
-        device = trainer.strategy.root_device
-        summary = score_run(run.paths, config, data, components.recorder.rows, device)
+        summary = score_run(run.paths, config, components)
         summary["seconds"] = {
             "fit": fit_seconds,
             "training_steps": components.recorder.train_seconds,

@@ -12,7 +12,6 @@ import torch
 from helpers.tiny import AUGMENT, Ended, train_command
 from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
-from PIL import Image
 from skimage.transform import resize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,40 +20,19 @@ from seglab.data.classes import Classes
 from seglab.data.images import read_image, read_mask
 from seglab.data.layouts import find_cases
 from seglab.inference.evaluate import evaluate
+from seglab.metrics.scores import METRICS
 from seglab.runs.checkpoints import hash_weights, load_network, load_run_network
 from seglab.runs.records import open_run
 from seglab.training.build import build
 
 FILES = {
-    "MODEL_CARD.md",
-    "baseline_cases.csv",
-    "checkpoints/best.ckpt",
-    "checkpoints/last.ckpt",
-    "config.yaml",
-    "data.json",
-    "figures/curves.png",
-    "figures/pairs.png",
-    "figures/predictions.png",
-    "figures/worst.png",
-    "metrics.csv",
-    "run.json",
-    "splits.json",
-    "summary.json",
-    "test_cases.csv",
-    "train.log",
+    *("config.yaml", "run.json", "splits.json", "data.json", "train.log"),
+    *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv"),
+    *("test_cases.csv", "baseline_cases.csv", "summary.json", "MODEL_CARD.md"),
+    *(f"figures/{name}.png" for name in ("curves", "pairs", "predictions", "worst")),
 }
-METRICS = {
-    "pixel_accuracy",
-    "iou_per_image",
-    "dice_per_image",
-    "iou_pooled",
-    "dice_pooled",
-    "sensitivity",
-    "specificity",
-    "thresholded_iou",
-    "ece",
-}
-NATIVE = METRICS | {"hd95", "surface_dice"}
+NATIVE = set(METRICS)
+AT_NETWORK_SIZE = NATIVE - {"hd95", "surface_dice"}
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +93,16 @@ def test_run_json_tells_what_ran(run: Path, tiny_ph2: Path) -> None:
 
 def test_config_is_resolved_and_plain(run: Path) -> None:
     text = (run / "config.yaml").read_text()
-    assert "${" not in text
-    assert "!!" not in text
-    config = OmegaConf.load(run / "config.yaml")
-    assert Path(config.data.root).is_absolute()
-    assert Path(config.data.cache_dir).is_absolute()
+    assert "${" not in text and "!!" not in text
+    config = OmegaConf.create(text)
+    assert Path(config.data.root).is_absolute() and Path(config.data.cache_dir).is_absolute()
 
 
 def test_metrics_csv_has_a_row_an_epoch(run: Path) -> None:
     rows = read_csv(run / "metrics.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     for stage in ("train", "val"):
-        for name in METRICS:
+        for name in AT_NETWORK_SIZE:
             assert all(0 <= float(row[f"{stage}/{name}_net"]) <= 1 for row in rows)
     assert not [column for column in rows[0] if column.startswith("test")]
     losses = [float(row["train/loss"]) for row in rows]
@@ -146,7 +122,7 @@ def test_the_best_epoch_is_the_best_of_val(run: Path) -> None:
 def test_summary_follows_from_test_cases(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert set(summary["test"]) == NATIVE
-    assert set(summary["val"]) == NATIVE | {f"{name}_net" for name in METRICS}
+    assert set(summary["val"]) == NATIVE | {f"{name}_net" for name in AT_NETWORK_SIZE}
     rows = read_csv(run / "test_cases.csv")
     split = json.loads((run / "splits.json").read_text())
     assert [row["id"] for row in rows] == split["test"]
@@ -181,13 +157,6 @@ def test_test_cases_are_scored_at_native_size_by_hand(run: Path, tiny_ph2: Path)
         # A pixel of 1,024 may round otherwise in float32, and move some of the mask's edge.
         assert abs(int(row["tp"]) - (pred & target).sum()) <= 0.005 * target.size
         assert abs(int(row["fp"]) - (pred & ~target).sum()) <= 0.005 * target.size
-
-
-def test_pictures_are_pictures(run: Path) -> None:
-    for file in (run / "figures").iterdir():
-        with Image.open(file) as picture:
-            assert min(picture.size) > 200
-            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 10
 
 
 def test_tensorboard_shows_it_all(run: Path) -> None:

@@ -103,12 +103,7 @@ class RunRecorder(Checkpoint):
         self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Writes the epoch's row and checkpoints; stops on a signal.
-
-        Raises:
-            InputError: A metric or a weight is not finite; nothing was written.
-            KeyboardInterrupt: A signal was received; everything was written.
-        """
+        """Writes the epoch's row and checkpoints, if all is finite; then stops on a signal."""
         epoch, step = trainer.current_epoch + 1, trainer.global_step
         metrics = {
             name: value.item()
@@ -165,7 +160,7 @@ class RunRecorder(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the rows and counts."""
-        self.rows = list(state_dict["rows"])
+        self.rows = state_dict["rows"]
         self.images, self.train_seconds = state_dict["images"], state_dict["train_seconds"]
 
     def _check_finite(self, epoch: int, metrics: dict[str, float], module: LightningModule) -> None:
