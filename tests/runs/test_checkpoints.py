@@ -1,9 +1,6 @@
 """Checkpoints: written atomically with a hash, read without running code."""
 
-import errno
 import io
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,23 +21,19 @@ from hypothesis import strategies as st
 
 from seglab.core.errors import InputError
 from seglab.runs.checkpoints import (
-    SealedCheckpoints,
     hash_weights,
     load_network,
     read_checkpoint,
     set_threshold,
 )
 
-Form = Callable[[Any], bytes]
 
-
-@pytest.mark.parametrize("sealed", [False, True], ids=["no seal", "sealed"])
 @pytest.mark.parametrize("form", [to_archive, to_pickle])
 def test_a_payload_is_not_unpickled(
-    form: Form, sealed: bool, run: Path, marker: Path, refuses: Callable[..., None]
+    form: Callable[[Any], bytes], run: Path, marker: Path, refuses: Callable[..., None]
 ) -> None:
     content = form(torch.load(run / BEST, weights_only=True) | {"x": Payload(marker)})
-    (run / BEST).write_bytes(seal(content) if sealed else content)
+    (run / BEST).write_bytes(seal(content))
     refuses(run, "best.ckpt")
     with pytest.raises(InputError, match=r"best\.ckpt: "):
         hash_weights(run / BEST)
@@ -51,26 +44,6 @@ def test_the_payload_would_run(marker: Path) -> None:
     """Otherwise the tests of payloads show nothing."""
     torch.load(io.BytesIO(to_archive({"x": Payload(marker)})), weights_only=False)
     assert marker.exists()
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        lambda content, payload: content.update({payload: 1}),
-        lambda content, payload: content["state_dict"].update({"net.head.weight": payload}),
-        lambda content, payload: content["seglab"]["config"]["model"].update(width=payload),
-        lambda content, payload: content["optimizer_states"].append([{"a": (payload,)}]),
-    ],
-    ids=["key", "weight", "config", "optimizer"],
-)
-def test_a_payload_is_found_anywhere(
-    place: Callable[[Any, Payload], object],
-    run: Path,
-    marker: Path,
-    refuses: Callable[..., None],
-) -> None:
-    change_checkpoint(run, lambda content: place(content, Payload(marker)))
-    refuses(run, "best.ckpt")
 
 
 def test_a_config_without_end_is_refused(run: Path, refuses: Callable[..., None]) -> None:
@@ -111,18 +84,13 @@ def test_a_checkpoint_with_a_wrong_value_is_refused(key: str, values: tuple, run
         (run / BEST).write_bytes(whole)
 
 
-def test_another_format_is_refused_in_one_line(run: Path) -> None:
-    change_checkpoint(run, put_at("seglab.format", 2))
-    with pytest.raises(InputError, match=r"best\.ckpt: written by another version.*format 2"):
-        read_checkpoint(run / BEST)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(
-    value: float, run: Path, refuses: Callable[..., None]
+def test_weights_that_do_not_fit_or_are_not_finite_are_refused(
+    run: Path, refuses: Callable[..., None]
 ) -> None:
-    change_checkpoint(run, lambda content: content["state_dict"]["net.head.bias"].fill_(value))
-    refuses(run, "best.ckpt", "not finite")
+    nan = torch.tensor([float("nan")])
+    for bias, words in ((torch.ones(2), "not those of the network"), (nan, "not finite")):
+        change_checkpoint(run, lambda c, bias=bias: c["state_dict"].update({"net.head.bias": bias}))
+        refuses(run, "best.ckpt", words)
 
 
 def test_a_checkpoint_of_another_split_is_refused(run: Path, refuses: Callable[..., None]) -> None:
@@ -151,18 +119,12 @@ def test_the_hash_catches_any_changed_byte(run: Path) -> None:
         check(position, 1)
 
 
-@pytest.mark.parametrize("length", [0, 1, 79, 80, 81, 1000, -1, -79])
+@pytest.mark.parametrize("length", [0, 80, -1])
 def test_a_checkpoint_that_is_cut_short_is_refused(
     length: int, run: Path, refuses: Callable[..., None]
 ) -> None:
     (run / BEST).write_bytes((run / BEST).read_bytes()[:length])
     refuses(run, "best.ckpt")
-
-
-def test_a_sparse_file_is_not_read_to_its_end(run: Path) -> None:
-    os.truncate(run / BEST, 2**40)
-    with pytest.raises(InputError, match=r"best\.ckpt"):
-        read_checkpoint(run / BEST)
 
 
 def test_equal_weights_have_equal_hashes_whatever_else_a_file_holds(run: Path) -> None:
@@ -191,28 +153,15 @@ def test_equal_weights_have_equal_hashes_whatever_else_a_file_holds(run: Path) -
     [
         lambda w: w.update({"net.head.bias": torch.nextafter(w["net.head.bias"], torch.ones(1))}),
         lambda w: w.update({"net.head.bias": w["net.head.bias"].reshape(1, 1)}),
-        lambda w: w.update({"net.head.bias": w["net.head.bias"].view(torch.int32)}),
         lambda w: w.update({"net.head.bais": w.pop("net.head.bias")}),
-        lambda w: w.pop("net.head.bias"),
         lambda w: w.update({"x": torch.zeros(0)}),
     ],
-    ids=["value", "shape", "type", "name", "fewer", "more"],
+    ids=["value", "shape", "name", "more"],
 )
 def test_other_weights_have_another_hash(change: Callable[[Any], object], run: Path) -> None:
     before = hash_weights(run / BEST)
     change_checkpoint(run, lambda content: change(content["state_dict"]))
     assert hash_weights(run / BEST) != before
-
-
-def test_a_full_disk_leaves_the_old_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    whole = (run / BEST).read_bytes()
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match=re.escape(str(run / BEST))):
-        SealedCheckpoints().save_checkpoint({"a": 1}, run / BEST)
-    assert (run / BEST).read_bytes() == whole
 
 
 def test_a_whole_checkpoint_is_read(run: Path) -> None:

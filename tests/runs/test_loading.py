@@ -17,18 +17,10 @@ NAMES = (
     "os.system",
     "builtins.eval",
     "torch.hub.load",
-    "torch.optim",
     "torch.optim.adam.Adam",  # the same class: the list is of names
-    "torch.optim.Adam ",
     "torch.optim.Adam\n",
-    "torch.optim.\u0410dam",
-    "torch.optim.Adam.__init__.__globals__",
     "seglab.networks.UNet.__init__.__globals__",
-    "seglab.data.download.unpack_ph2",
     "seglab.core.files.write_atomic",
-    "seglab.training.train.train",
-    "hydra.utils.instantiate",
-    "functools.partial",
     "",
     None,
     ["os.system"],
@@ -48,10 +40,8 @@ def test_names_are_compared_as_they_are(run: Path) -> None:
 
 
 PLACES = (
-    *("model", "model.in_channels", "model._args_", "task", "task.loss", "task.optimizer"),
-    *("task.lr_scheduler", "task.net", "callbacks.progress", "callbacks.x", "data", "data.cases"),
-    *("data.augment", "data.split", "data.size", "data.cases.root", "logger", "logger.x"),
-    *("trainer", "trainer.strategy", "trainer.callbacks", "monitor", "unused"),
+    *("model", "model._args_", "task.optimizer", "callbacks.x", "data.cases", "data.cases.root"),
+    *("logger", "trainer.strategy", "unused"),
 )
 
 
@@ -73,15 +63,9 @@ def test_every_name_of_the_list_is_trusted_in_its_own_place_only() -> None:
             for part in reversed(place.replace("*", "mine").split(".")):
                 node = {part: node}
             check_targets(node, "x")
-            for moved in (
-                {"x": node},
-                {"x": {"_target_": name}},
-                [node],
-                {place: {"_target_": name}},
-            ):
-                if "." in place or moved != {place: {"_target_": name}}:
-                    with pytest.raises(InputError, match=re.escape(name)):
-                        check_targets(moved, "x")
+            for moved in ({"x": node}, {"x": {"_target_": name}}, [node]):
+                with pytest.raises(InputError, match=re.escape(name)):
+                    check_targets(moved, "x")
 
 
 @pytest.mark.parametrize("file", ["config.yaml", BEST])
@@ -100,30 +84,22 @@ def test_interpolations_are_refused(
     refuses(run, file, "interpolation")
 
 
-def laughs() -> str:
-    lines = ["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
-    lines += [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(12)]
+def laughs(form: str) -> str:
+    lines = ["a0: &a0 {ha: 1}"]
+    for i in range(12):
+        references = form.format([f"*a{i}"] * 9).replace("'", "")
+        lines.append(f"a{i + 1}: &a{i + 1} {references}")
     return "\n".join(lines)
 
 
 YAML = {
     "code": "x: !!python/object/apply:os.system ['touch RAN']",
-    "new object": "x: !!python/object/new:os.system ['touch RAN']",
-    "name": "x: !!python/name:os.system",
     "bytes": "x: !!binary aGVsbG8=",
-    "set": "x: !!set {a, b}",
-    "unknown tag": "x: !os.system [touch RAN]",
-    "references": laughs(),
-    "a reference to itself": "x: &a [*a]",
-    "merged keys": "x: &a {_target_: os.system}\ny:\n  <<: *a",
-    "second document": "---\nx: {_target_: os.system}",
+    "references": laughs("{}"),
+    "merged keys": laughs("{{<<: {}}}"),  # which PyYAML before 6.0.4 copies when it loads
     "deep": "x: " + "[" * 100_000,
-    "deep, closed": "x: " + "[" * 1000 + "]" * 1000,
     "wide": "x: [" + "a," * 60_000 + "]",
     "long": "x: " + "a" * 2**21,
-    "long number": "x: " + "9" * 100_000,
-    "double keys": "x: 1\nx: 2",
-    "zero": 'x: "\\0"',
 }
 
 
@@ -166,13 +142,6 @@ def test_a_wrong_value_is_refused_by_its_key(
 def test_a_trusted_name_is_allowed_anywhere_and_nothing_else() -> None:
     trust = ("lib.Net",)
     check_targets({"x": {"_target_": "lib.Net"}}, "config.yaml", trust)
-    for name in (
-        "lib",
-        "lib.Net.__init__",
-        "lib.os.system",
-        "lib.Network",
-        "xlib.Net",
-        "os.system",
-    ):
+    for name in ("lib", "lib.Net.__init__", "lib.os.system", "xlib.Net"):
         with pytest.raises(InputError, match=f"--trust {name}$"):
             check_targets({"x": {"_target_": name}}, "config.yaml", trust)

@@ -47,10 +47,14 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
+def test_a_clean_checkout_is_its_commit_and_without_git_its_hash(checkout: Path) -> None:
+    with_git, diff = state(checkout)
+    assert with_git["commit"] == git(checkout, "rev-parse", "HEAD").strip()
+    assert (with_git["dirty"], diff) == (False, "")
+    shutil.rmtree(checkout / ".git")
     found, diff = state(checkout)
-    assert found["commit"] == git(checkout, "rev-parse", "HEAD").strip()
-    assert (found["dirty"], diff) == (False, "")
+    assert found["source_sha256"] == with_git["source_sha256"]
+    assert (found["commit"], found["dirty"], diff) == (None, None, "")
 
 
 def test_the_diff_brings_all_code_back(checkout: Path, tmp_path: Path) -> None:
@@ -79,14 +83,6 @@ def test_the_diff_brings_all_code_back(checkout: Path, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_text() == text
     assert (tmp_path / "again" / "seglab" / "losses.py").read_text() == changed.read_text()
     assert state(tmp_path / "again")[0]["source_sha256"] == found["source_sha256"]
-
-
-def test_code_without_git_has_its_hash(checkout: Path) -> None:
-    with_git, _ = state(checkout)
-    shutil.rmtree(checkout / ".git")
-    found, diff = state(checkout)
-    assert found["source_sha256"] == with_git["source_sha256"]
-    assert (found["commit"], found["dirty"], diff) == (None, None, "")
 
 
 def test_versions_are_those_of_all_that_is_installed() -> None:
