@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import seglab
 from seglab.core.errors import InputError
 from seglab.core.files import (
     hash_json,
@@ -32,13 +31,6 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=8,
 )
-
-
-def python(code: str, *arguments: object, **env: str) -> subprocess.Popen:
-    paths = [str(Path(seglab.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | env
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
 def test_content_is_what_was_handed_in(tmp_path: Path) -> None:
@@ -64,7 +56,8 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
     contents = [letter * 500_000 for letter in (b"a", b"b")]
     write_atomic(path, contents[0])
-    reader = python(code, path)
+    command = [sys.executable, "-c", code, str(path)]
+    reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert reader.stdout is not None
     assert reader.stdout.readline() == "ready\n"
     writes, end = 0, time.monotonic() + 120

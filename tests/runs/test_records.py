@@ -7,10 +7,6 @@ from pathlib import Path
 from helpers.tiny import Ended, refused
 
 
-def image_of(root: Path, id: str) -> Path:
-    return root / "PH2 Dataset images" / id / f"{id}_Dermoscopic_Image" / f"{id}.bmp"
-
-
 def test_a_split_that_tests_on_train_is_refused(run: Path, script: Callable[..., Ended]) -> None:
     file = run / "splits.json"
     split = json.loads(file.read_text())
