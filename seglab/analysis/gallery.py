@@ -27,16 +27,9 @@ OUTLINE_TOLERANCE = 0.6  # pixels of a thumbnail
 def make_gallery(
     rows: Sequence[Row], n_cases: int, trust: tuple[str, ...], data_root: str | Path | None
 ) -> dict[str, Any]:
-    """Predict the worst test cases and draw them; of each row for the seed with most of them.
+    """Predict the cases with the lowest mean Dice, and draw them for report.html.
 
-    Args:
-        rows: Rows with finished runs.
-        n_cases: Number of cases with the lowest mean Dice that are shown.
-        trust: Names of code that configs may hold, as in `open_run`.
-        data_root: Where the data is today; None for where it was.
-
-    Returns:
-        The gallery as report.html reads it, with `notes` on what is not shown.
+    Of each row the seed with most test cases is shown. The other arguments are those of `report`.
     """
     seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
     dice: dict[Case, dict[int, float]] = defaultdict(dict)
@@ -93,14 +86,7 @@ def _draw_predictions(
     trust: tuple[str, ...],
     data_root: str | Path | None,
 ) -> tuple[Classes, list[str]]:
-    """Predict the test cases of a run that have a card, and draw them there for row `number`.
-
-    Returns:
-        The classes, and the ids of cases that are missing or have changed since the run.
-
-    Raises:
-        InputError: Checkpoint or data cannot be read.
-    """
+    """Predict the cases of a run, draw them on the cards, and return classes and ids left out."""
     # All of these import torch.
     from seglab.data.cache import hash_cases, hash_files
     from seglab.data.cases import with_classes

@@ -13,14 +13,10 @@ from seglab.runs.records import UNKNOWN
 
 
 def find_pairs(versus: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Find the rows to test, each pair once: another test would count in Holm's correction.
+    """Find the rows to test by their labels or how these begin.
 
-    Args:
-        versus: Pairs of labels, or of how labels begin.
-        rows: Rows of `make_rows`.
-
-    Raises:
-        InputError: A name fits no row or several, or both names fit the same row.
+    Each pair is there once: another test would count in Holm's correction. Raises an InputError if
+    a name fits no row or several, or both names fit the same row.
     """
     pairs: dict[frozenset[str], tuple[Row, Row]] = {}
     for first, second in versus:
@@ -47,11 +43,7 @@ def _find_row(name: str, rows: Sequence[Row]) -> Row:
 
 
 def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict[str, Any]]:
-    """Test pairs of rows on the cases that both have.
-
-    Args:
-        pairs: Pairs of `find_pairs`.
-        metric: One of `seglab.metrics.scores.PER_IMAGE`.
+    """Test pairs of rows on the cases that both have, by one of `PER_IMAGE`'s metrics.
 
     Returns:
         A record per pair with the fields of `paired_test`, and `p_holm`, corrected for all pairs.

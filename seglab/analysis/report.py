@@ -95,7 +95,7 @@ def report(
     page |= _make_tables(rows, notes) | _make_versus(pairs, shown)
     for note in page["gallery"]["notes"]:
         log.warning("%s", note)
-    write_atomic(out, fill_template(page))
+    write_atomic(out, _fill_template(page))
     log.info("%s: %.2g MB", out, out.stat().st_size / 1e6)
     return out
 
@@ -179,7 +179,7 @@ def _make_curves(shown: Sequence[Row]) -> list[dict[str, Any]]:
         monitor = row.settings.get("monitor", "")
         if not monitor.startswith("val/"):
             monitor = DEFAULT_MONITOR
-        for name in ("loss", monitor.removeprefix("val/")):
+        for name in dict.fromkeys(["loss", monitor.removeprefix("val/")]):
             for part in ("train", "val"):
                 curves = [read_metric_history(run.folder, f"{part}/{name}") for run in row.finished]
                 epochs = sorted({epoch for curve in curves for epoch in curve})
@@ -194,7 +194,7 @@ def _make_curves(shown: Sequence[Row]) -> list[dict[str, Any]]:
     return [{"name": name, "lines": lines} for name, lines in panels.items()]
 
 
-def fill_template(data: dict[str, Any]) -> str:
+def _fill_template(data: dict[str, Any]) -> str:
     """Return report.html with the data, and a policy that allows nothing but its own parts."""
     template = Path(__file__).with_suffix(".html").read_text("utf-8")
     policy = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"

@@ -21,14 +21,10 @@ BATCH_SIZE = 2**22  # numbers in a batch of resamples
 
 
 class PairedTest(NamedTuple):
-    """Difference of two rows on the same cases.
+    """Mean difference of two rows, first minus second, on the n cases that both have.
 
-    Attributes:
-        n: Number of cases.
-        difference: Mean of first minus second.
-        low: Lower end of the 95 % interval of the difference.
-        high: Upper end.
-        p: Two-sided p value of the null hypothesis that the signs of the differences are arbitrary.
+    `low` and `high` are the ends of its 95 % interval. `p` is the two-sided p value of the null
+    hypothesis that the signs of the differences are arbitrary.
     """
 
     n: int
