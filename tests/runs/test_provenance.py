@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.tiny import REPO
 
-from seglab.runs.provenance import describe_changed_files, installed_versions
+from seglab.runs.provenance import describe_changed_files
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -83,15 +83,6 @@ def test_the_diff_brings_all_code_back(checkout: Path, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_text() == text
     assert (tmp_path / "again" / "seglab" / "losses.py").read_text() == changed.read_text()
     assert state(tmp_path / "again")[0]["source_sha256"] == found["source_sha256"]
-
-
-def test_versions_are_those_of_all_that_is_installed() -> None:
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, text=True
-    )
-    found = installed_versions()
-    for distribution in json.loads(listed.stdout):
-        assert found[distribution["name"]] == distribution["version"]
 
 
 def test_changed_files_are_told_apart() -> None:
