@@ -39,16 +39,10 @@ def draw_contours(image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CL
 def cut_out(
     image: np.ndarray, mask: np.ndarray, background: np.ndarray | None = None
 ) -> np.ndarray:
-    """Cut out what a mask covers.
+    """Cut out what a mask, bool (H, W), covers of an image, uint8 (H, W, 3).
 
-    Args:
-        image: uint8 (H, W, 3).
-        mask: bool (H, W), True for what is cut out.
-        background: Image to put behind it, uint8 of any size (h, w, 3), which is scaled and
-            cropped to (H, W); None for transparency.
-
-    Returns:
-        uint8 (H, W, 4), or (H, W, 3) with a background.
+    Returns uint8 (H, W, 4), transparent elsewhere; or (H, W, 3) before a background, an image of
+    any size that is scaled and cropped to (H, W).
     """
     if background is None:
         return np.dstack([image, mask * np.uint8(255)])

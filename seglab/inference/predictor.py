@@ -84,12 +84,8 @@ def tune_threshold(
 ) -> float:
     """Choose the threshold with the highest mean Dice per image, at native resolution.
 
-    Args:
-        predict: Maps an image to the probability of class 1, (1, H, W), at native size.
-        cases: Cases of val, at least one.
-        default: Tried in addition to `THRESHOLDS`, so that the choice is never worse. Among
-            thresholds of equal Dice the nearest to it is taken, of two such the lower.
-        inference: Its post-processing is applied to the masks.
+    `default` is tried in addition to `THRESHOLDS`, so that the choice is never worse. Among
+    thresholds of equal Dice the nearest to it is taken, of two such the lower.
     """
     counts: dict[float, list[np.ndarray]] = {t: [] for t in sorted({*THRESHOLDS, default})}
     for _, _, target, prob in predict_cases(predict, cases, "choosing the threshold"):

@@ -79,7 +79,7 @@ def test_any_batch_and_size_pass_and_it_says_what_it_is(
     metadata = json.loads(session.get_modelmeta().custom_metadata_map["seglab"])
     assert metadata["size"] == 32 and metadata["classes"] == [*stored["classes"].names]
     assert metadata["threshold"] == stored["threshold"]
-    assert metadata["inference"]["tta"] and metadata["run"] == "on"
+    assert metadata["inference"]["tta"] and metadata["run"] == predicting_runs[0].name
 
 
 def test_a_file_in_the_way_and_bad_files_are_refused(
@@ -96,6 +96,19 @@ def test_a_file_in_the_way_and_bad_files_are_refused(
         (line,) = ended.err.splitlines()
         assert ended.code == 1
         assert line.startswith(f"error: {bad}: is no network of export.py, or damaged (")
+
+
+def test_weights_in_another_file_are_not_read(
+    exported: Path, script: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import onnx
+
+    file, picture = tmp_path / "network.onnx", tmp_path / "picture.png"
+    Image.new("RGB", (9, 9)).save(picture)
+    onnx.save(onnx.load(exported), file, save_as_external_data=True, location="w", size_threshold=0)
+    monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for them
+    ended = script("predict", file, picture, "--out", tmp_path / "out")
+    assert ended.code == 1 and "is no network of export.py" in ended.err
 
 
 @pytest.mark.parametrize(
