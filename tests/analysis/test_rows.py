@@ -312,8 +312,6 @@ def test_columns_are_what_tells_rows_apart(tmp_path: Path) -> None:
         return [list(rows[0].labels), *([row.label] for row in rows if row.finished)]
 
     assert columns("one", {}) == [["experiment", "model"], ["baseline, UNet"]]
-    # The batch order's seed, the cache and what follows the run directory are no differences.
-    assert columns("seeds", {"seed": 0}, {"seed": 1})[1:] == [["baseline, UNet"]]
     lr = {"task__optimizer__lr": 1e-05, "model": "SegNet", "name": "x", "model__width": 8}
     # Each tells both rows apart: the first in order does.
     assert columns("first", {}, lr) == [["experiment"], ["baseline"], ["x"]]
@@ -325,12 +323,6 @@ def test_columns_are_what_tells_rows_apart(tmp_path: Path) -> None:
     assert columns("losses", *losses) == [["loss"], ["bce"], ["dice"]]
     losses = [{"task__loss___target_": name} for name in ("a.bce", "b.bce")]
     assert columns("full", *losses) == [["loss"], ["a.bce"], ["b.bce"]]
-    # What a sweep varied comes before what came with it.
-    swept = [
-        {"data__size": size, "data__batch": size // 2, "varies": {"data.size": size}}
-        for size in (64, 128)
-    ]
-    assert columns("swept", *swept) == [["size"], ["size=64"], ["size=128"]]
     # What a sweep varied is shown, even where less would tell rows apart.
     models = [("UNet", "unet", 1), ("SegNet", "segnet", 2)]
     swept = [
