@@ -39,7 +39,7 @@ def make_gallery(
             dice[case][number] = value
     worst_first = sorted(dice, key=lambda case: (statistics.fmean(dice[case].values()), case))
     cards: dict[Case, dict[str, Any]] = {}
-    for case in worst_first[:n_cases]:
+    for case in worst_first[: max(n_cases, 0)]:
         by_row = {number: {"dice": value} for number, value in dice[case].items()}
         cards[case] = {"id": case[0], "diagnosis": case[2], "rows": by_row}
     notes = []

@@ -69,8 +69,6 @@ def report(
         InputError: There is no finished run, a row is unknown, a file is damaged or cannot be
             written.
     """
-    if cases < 0:
-        raise InputError(f"--cases {cases}: expected a number of cases, 0 or more")
     rows, notes = make_rows(find_runs(dirs))
     out = _check_output(dirs, out)
     finished = [row for row in rows if row.finished]

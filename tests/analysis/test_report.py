@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.fake_runs import HOSTILE, read_page
+from helpers.fake_runs import HOSTILE, read_page, write_run
 from helpers.tiny import Ended, write_tiny_classes
 from PIL import Image
 from skimage.draw import disk, polygon2mask
@@ -314,7 +314,7 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
         (run, "--out", tmp_path): "expected a file that can be written",
         (run, "--out", tmp_path / "file" / "page.html"): str(tmp_path / "file"),
         (run, "--out", Path("/proc/page.html")): "/proc/page.html",
-        (run, "--cases", -1): "--cases -1: expected a number of cases",
+        (write_run(tmp_path / "gone", status="failed"),): "holds no finished run",
     }.items():
         ended = script("report", *arguments)
         assert ended.code == 1 and said in ended.err, ended.err
