@@ -68,7 +68,6 @@ ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     ),
     "logger": frozenset({"seglab.training.tensorboard.TensorBoard"}),
 }
-ALL_ALLOWED_TARGETS = frozenset().union(*ALLOWED_TARGETS.values())
 
 
 def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) -> None:

@@ -39,7 +39,6 @@ class RunProvenance:
         device: Type of the device that it was trained on, 'cpu' or 'cuda'.
         machine: Name of the accelerators, or of the CPU with its cores.
         weights: SHA-256 of the file of pretrained weights; empty without.
-        resumed: How often the run was interrupted and resumed.
     """
 
     started: str = ""
@@ -52,7 +51,6 @@ class RunProvenance:
     device: str = ""
     machine: str = ""
     weights: str = ""
-    resumed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +253,6 @@ def _read_provenance(record: dict[str, Any]) -> RunProvenance:
         device=device,
         machine=to_text(hardware),
         weights=to_text((record.get("modules") or {}).get("model.weights") or ""),
-        resumed=len(record.get("resumed") or []),
     )
 
 

@@ -63,12 +63,10 @@ def test_the_interval_of_pooled_dice_is_that_of_a_plain_loop() -> None:
 def test_of_many_cases_the_interval_is_of_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "RESAMPLES", 99)
     values = np.random.default_rng(7).beta(8, 1, 5_001)
-    for n, method in ((5_001, "percentile"), (200, "BCa")):
-        plain = scipy.stats.bootstrap(
-            *((values[:n],), np.mean),
-            **{"n_resamples": 99, "method": method, "random_state": np.random.default_rng(0)},
-        ).confidence_interval
-        assert stats.intervals(of_values(values[:n]))[0] == pytest.approx(plain, abs=1e-8)
+    options = {"n_resamples": 99, "random_state": np.random.default_rng(0)}
+    plain = scipy.stats.bootstrap((values,), np.mean, method="percentile", **options)
+    expected = pytest.approx(plain.confidence_interval, abs=1e-8)
+    assert stats.intervals(of_values(values))[0] == expected
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
