@@ -176,7 +176,7 @@ def test_rows_of_other_classes_have_baselines_of_their_own(
 ) -> None:
     ended = script("compare", run, other_run, "--out", tmp_path)
     assert ended.code == 0, ended.err
-    assert "rows tell other classes apart" in ended.out
+    assert "rows have different classes" in ended.out
     whole = [
         float(line["dice_per_image"])
         for line in read_csv(tmp_path / "table.csv")

@@ -87,6 +87,8 @@ def _describe_incomplete(row: Row) -> list[str]:
 def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
     """Return what a reader should know of rows whose intervals are over these numbers of cases."""
     notes = [NARROW_INTERVAL_CAUTION] * any(n < MIN_CASES_FOR_INTERVAL for n in sizes)
+    if len({row.classes for row in rows if row.classes}) > 1:
+        notes.append("rows have different classes: their means are of different things")
     sources = {run.provenance.source for row in rows for run in row.finished} - {""}
     if len(sources) > 1:
         notes.append(f"runs of {len(sources)} states of seglab's code stand in one table")
