@@ -73,7 +73,9 @@ def test_ctrl_c_ends_the_contenders_too(tiny_ph2: Path) -> None:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert (process.returncode, err) == (130, "interrupted\n")
+    assert process.returncode == 130
+    # A contender whose interpreter is only starting may print something about the signal first.
+    assert err.endswith("interrupted\n")
     wait_until(lambda: not any(map(is_contender, pids)))
 
 

@@ -16,7 +16,7 @@ from seglab.data.classes import ONE_CLASS, Classes
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
 HIT, FALSE_ALARM, MISS = (255, 255, 255), (230, 85, 60), (60, 125, 230)
 GAP = 4  # pixels between the tiles of a grid
-ERROR_LEGEND = "white: found, red: false alarm, blue: missed"
+ERROR_LEGEND = "white: found, red: false alarm or wrong class, blue: missed"
 
 
 def error_map(pred: np.ndarray, target: np.ndarray) -> np.ndarray:
