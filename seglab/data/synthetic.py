@@ -99,7 +99,7 @@ def _is_drawn(root: Path, settings: dict[str, int]) -> bool:
 def _draw(folder: Path, settings: dict[str, int]) -> None:
     def write_case(index: int) -> str:
         name, diagnosis = f"SYN{index + 1:03d}", DIAGNOSES[index % len(DIAGNOSES)]
-        image, classes, look = draw_case(settings["seed"], index, diagnosis)
+        image, classes, traits = draw_case(settings["seed"], index, diagnosis)
         mask = Image.fromarray(classes == 1)
         if settings.get("dark_corners"):
             mask = Image.fromarray(classes)
@@ -111,7 +111,7 @@ def _draw(folder: Path, settings: dict[str, int]) -> None:
         ):
             file.parent.mkdir(parents=True)
             picture.save(file)
-        return look.table_row(name)
+        return traits.table_row(name)
 
     rows = map_in_threads(write_case, range(settings["n"]), "drawing synthetic cases", "case")
     table = _HEADER + "".join(rows) + _LEGENDS

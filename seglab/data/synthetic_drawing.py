@@ -24,7 +24,7 @@ _SKINS = ((238, 196, 182), (232, 186, 158), (222, 168, 132), (190, 136, 104), (1
 
 
 @dataclass(frozen=True)
-class Look:
+class LesionTraits:
     """A case's entries in PH2's table, and the lesion's share of the image (0..1).
 
     The table's values are 'A' absent, 'P' present, 'T' typical and 'AT' atypical.
@@ -51,7 +51,7 @@ class Look:
         )
 
 
-def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray, Look]:
+def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.ndarray, LesionTraits]:
     """Draws one dermoscopic image and its mask; the result depends on the arguments alone.
 
     Args:
@@ -61,24 +61,24 @@ def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.nda
 
     Returns:
         The image, uint8 (H, W, 3), RGB; its classes, uint8 (H, W): 0 skin, 1 lesion, 2 the dark
-        area outside the dermoscope's field, if any; and its look. The sizes are PH2's: H 553 to
+        area outside the dermoscope's field, if any; and its traits. The sizes are PH2's: H 553 to
         577 and W 761 to 769 pixels. The lesion covers 3 % to 98 % and may cross the frame.
     """
     rng = np.random.default_rng([seed, index])
-    look = _draw_look(rng, diagnosis)
+    traits = _draw_traits(rng, diagnosis)
     shape = int(rng.integers(553, 578)), int(rng.integers(761, 770))
-    light, lit = _scope(rng, shape, look.area)
-    distance = _outline(rng, look, lit)
-    color = np.exp(_skin(rng, shape, distance) + _lesion(rng, look, distance))
+    light, lit = _dermoscope_light(rng, shape, traits.area)
+    distance = _outline(rng, traits, lit)
+    color = np.exp(_skin(rng, shape, distance) + _lesion(rng, traits, distance))
     picture = Image.fromarray(_to_bytes(np.moveaxis(color, 0, -1)))
-    _mark(rng, picture)
+    _draw_artefacts(rng, picture)
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.1)))
     grain = rng.standard_normal((*shape, 3), np.float32) * np.float32(rng.uniform(1.5, 4.0))
     classes = np.where(lit, distance > 0, 2).astype(np.uint8)
-    return _to_bytes(np.asarray(picture) * light[..., None] + grain), classes, look
+    return _to_bytes(np.asarray(picture) * light[..., None] + grain), classes, traits
 
 
-def _draw_look(rng: np.random.Generator, diagnosis: int) -> Look:
+def _draw_traits(rng: np.random.Generator, diagnosis: int) -> LesionTraits:
     def present(share: float) -> str:
         return "P" if rng.random() < share else "A"
 
@@ -99,14 +99,16 @@ def _draw_look(rng: np.random.Generator, diagnosis: int) -> Look:
         network, dots, asymmetry = "AT", ("A", "AT")[rng.integers(2)], (1, 2, 2)[rng.integers(3)]
     color_set |= {color for color, value in ((1, regression), (5, veil)) if value == "P"}
     colors = tuple(sorted(color_set))
-    return Look(diagnosis, float(area), asymmetry, network, dots, streaks, regression, veil, colors)
+    return LesionTraits(
+        diagnosis, float(area), asymmetry, network, dots, streaks, regression, veil, colors
+    )
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
     return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def _step(low: float, high: float, x: np.ndarray) -> np.ndarray:
+def _smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
     """Smooth step from 0 at `low` to 1 at `high`."""
     t = np.clip((x - low) * np.float32(1 / (high - low)), 0, 1)
     return t * t * (3 - 2 * t)
@@ -126,7 +128,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> np
     return (field - field.mean()) / field.std()
 
 
-def _cells(
+def _honeycomb(
     rng: np.random.Generator, shape: tuple[int, int], size: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """A honeycomb with cells about `size` pixels wide: its walls, its centres, float32 in 0..1."""
@@ -147,11 +149,12 @@ def _cells(
             )
             second = np.minimum(second, np.maximum(nearest, distance))
             nearest = np.minimum(nearest, distance)
-    walls, centres = 1 - _step(0.0, 0.45, second - nearest), 1 - _step(0.15, 0.4, nearest)
+    walls = 1 - _smoothstep(0.0, 0.45, second - nearest)
+    centres = 1 - _smoothstep(0.15, 0.4, nearest)
     return _resize(walls, shape), _resize(centres, shape)
 
 
-def _scope(
+def _dermoscope_light(
     rng: np.random.Generator, shape: tuple[int, int], area: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Light through the dermoscope, float32 (H, W) in 0..1, and its field of view, bool (H, W)."""
@@ -160,33 +163,33 @@ def _scope(
     y, x = y - h * rng.normal(0.5, 0.03), x - w * rng.normal(0.5, 0.03)
     # The largest lesions need a field that fills nearly the whole frame.
     radius, rim = w * (rng.uniform(0.42, 0.54) + 0.15 * (area > 0.75)), rng.uniform(40, 170)
-    shade = _step(radius, radius + rim, np.hypot(y, x, dtype=np.float32))
+    shade = _smoothstep(radius, radius + rim, np.hypot(y, x, dtype=np.float32))
     return 1 - np.float32(rng.uniform(0.6, 0.88)) * shade, shade < 0.75
 
 
-def _outline(rng: np.random.Generator, look: Look, lit: np.ndarray) -> np.ndarray:
+def _outline(rng: np.random.Generator, traits: LesionTraits, lit: np.ndarray) -> np.ndarray:
     """Distance in pixels from the lesion's border, float32 (H, W), positive inside."""
     half = lit.shape[0] // 2, lit.shape[1] // 2
     lobes, warp, spread = ((0.05, 0.03, 0.09), (0.16, 0.07, 0.09), (0.30, 0.10, 0.08))[
-        look.diagnosis
+        traits.diagnosis
     ]
-    radius = sqrt(look.area * half[0] * half[1] / pi)
+    radius = sqrt(traits.area * half[0] * half[1] / pi)
     y, x = np.indices(half, np.float32)
     y, x = y - half[0] * rng.normal(0.5, spread), x - half[1] * rng.normal(0.5, spread)
-    tilt, aspect = rng.uniform(0, pi), rng.uniform(1.0, 1.15 + 0.15 * look.diagnosis)
+    tilt, aspect = rng.uniform(0, pi), rng.uniform(1.0, 1.15 + 0.15 * traits.diagnosis)
     u, v = (cos(tilt) * x + sin(tilt) * y) / aspect, cos(tilt) * y - sin(tilt) * x
     angle = np.arctan2(v, u)
     field = -np.hypot(u, v) / radius
     for k in range(1, 7):
-        height = lobes * (0.4 + 0.3 * look.asymmetry) / k * rng.normal()
+        height = lobes * (0.4 + 0.3 * traits.asymmetry) / k * rng.normal()
         field += height * np.cos(k * angle + rng.uniform(0, 2 * pi))
     for scale, share in ((0.6, 1.0), (0.25, 0.6), (0.09, 0.3)):
         field += warp * share * _noise(rng, half, max(scale * radius, 3))
-    if look.streaks == "P":
+    if traits.streaks == "P":
         field += 0.08 * np.clip(np.cos(26 * angle + 2 * _noise(rng, half, radius)), 0, 1) ** 4
     visible = field[_resize(lit, half) > 0.5]
     # A quantile as level gives the wanted area, however much the frame cuts off.
-    level = np.quantile(visible, 1 - min(look.area * field.size / visible.size, 0.985))
+    level = np.quantile(visible, 1 - min(traits.area * field.size / visible.size, 0.985))
     pieces, _ = ndimage.label(field > level)
     inside = ndimage.binary_fill_holes(pieces == np.bincount(pieces[pieces > 0]).argmax())
     distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
@@ -204,47 +207,47 @@ def _skin(rng: np.random.Generator, shape: tuple[int, int], distance: np.ndarray
     for scale, height in ((170, 0.04), (25, 0.013), (4, 0.012)):
         light += height * _noise(rng, shape, scale)
     if rng.random() < 0.5:
-        furrows, _ = _cells(rng, shape, rng.uniform(14, 26))
-        light += rng.uniform(0.02, 0.06) * furrows * _step(-0.5, 1.0, _noise(rng, shape, 120))
+        furrows, _ = _honeycomb(rng, shape, rng.uniform(14, 26))
+        light += rng.uniform(0.02, 0.06) * furrows * _smoothstep(-0.5, 1.0, _noise(rng, shape, 120))
     blush = 0.018 * _noise(rng, shape, 60) + 0.02 * _noise(rng, shape, 9)
     skin = np.stack([light + 0.2 * blush, light - blush, light - blush])
     skin += np.log(color).astype(np.float32).reshape(3, 1, 1)
     if rng.random() < 0.5:
         # Freckles keep off the border, whose course would be unclear otherwise.
-        freckles = _step(1.0, 2.0, _noise(rng, shape, rng.uniform(15, 70)))
-        skin += rng.uniform(0.15, 0.6) * freckles * _step(-15, -45, distance) * _PIGMENTS[3]
+        freckles = _smoothstep(1.0, 2.0, _noise(rng, shape, rng.uniform(15, 70)))
+        skin += rng.uniform(0.15, 0.6) * freckles * _smoothstep(-15, -45, distance) * _PIGMENTS[3]
     return skin
 
 
-def _lesion(rng: np.random.Generator, look: Look, distance: np.ndarray) -> np.ndarray:
+def _lesion(rng: np.random.Generator, traits: LesionTraits, distance: np.ndarray) -> np.ndarray:
     """Logarithm of the share of the skin's colour that the lesion transmits, float32 (3, H, W)."""
     shape, inradius = distance.shape, float(distance.max())
-    base, *other_colors = sorted(look.colors, key=lambda color: color not in (3, 4))
+    base, *other_colors = sorted(traits.colors, key=lambda color: color not in (3, 4))
     pigment = np.broadcast_to(_PIGMENTS[base], (3, *shape))
     for color in other_colors:
         where = _noise(rng, shape, max(rng.uniform(0.5, 1.0) * inradius, 12))
         where += 0.2 * _noise(rng, shape, 24)
-        share = _step(-0.1, rng.uniform(0.8, 2.2), where)
+        share = _smoothstep(-0.1, rng.uniform(0.8, 2.2), where)
         if color in (1, 5):
             # White and blue-grey keep off the border: beside pale skin they would hide it.
-            share = share * _step(0.1, 0.4, distance / inradius)
+            share = share * _smoothstep(0.1, 0.4, distance / inradius)
         pigment = pigment + share * (_PIGMENTS[color] - pigment)
-    walls, centres = _cells(rng, shape, rng.uniform(9, 14) + 3 * look.diagnosis)
-    patches = 1.0 if look.network == "T" else _step(-0.8, 0.8, _noise(rng, shape, 70))
+    walls, centres = _honeycomb(rng, shape, rng.uniform(9, 14) + 3 * traits.diagnosis)
+    patches = 1.0 if traits.network == "T" else _smoothstep(-0.8, 0.8, _noise(rng, shape, 70))
     density = 1 + 0.12 * _noise(rng, shape, 0.5 * inradius + 8) + 0.1 * _noise(rng, shape, 7)
     density += rng.uniform(0.1, 0.5) * patches * (walls - 0.4)
-    if look.dots != "A":
-        density += rng.uniform(0.2, 0.6) * centres * _step(0.3, 0.6, _noise(rng, shape, 14))
+    if traits.dots != "A":
+        density += rng.uniform(0.2, 0.6) * centres * _smoothstep(0.3, 0.6, _noise(rng, shape, 14))
     density += rng.uniform(-0.25, 0.35) * (np.clip(distance / inradius, 0, 1) - 0.5)
-    blur = rng.uniform(8, (26, 50, 40)[look.diagnosis])
+    blur = rng.uniform(8, (26, 50, 40)[traits.diagnosis])
     fringe = 0.12 * blur * (_noise(rng, shape, 9) + _noise(rng, shape, 26))
     # The mask's border lies at a third of the full opacity: where an eye sees the lesion begin.
-    opacity = _step(-0.6 * blur, blur, distance + fringe)
-    strength = rng.uniform((0.35, 0.4, 0.5)[look.diagnosis], 1.15)
+    opacity = _smoothstep(-0.6 * blur, blur, distance + fringe)
+    strength = rng.uniform((0.35, 0.4, 0.5)[traits.diagnosis], 1.15)
     return strength * opacity * np.maximum(density, 0.25) * pigment
 
 
-def _mark(rng: np.random.Generator, picture: Image.Image) -> None:
+def _draw_artefacts(rng: np.random.Generator, picture: Image.Image) -> None:
     """Draws hair, a ruler, bubbles and reflections of gel onto `picture`."""
     size = np.array(picture.size)
     # Drawn at twice the size and reduced, as Pillow's lines have hard edges.
