@@ -11,7 +11,7 @@ from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.metrics.scores import METRICS
 from seglab.runs.records import COSTS, STATUSES, UNKNOWN, Run
-from seglab.runs.tables import CaseCounts, read_case_counts
+from seglab.runs.tables import CaseValues, read_case_values
 
 # Column names of table.csv and runs.csv that a setting may not have.
 RESERVED_COLUMNS = (
@@ -164,11 +164,11 @@ def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
         case_sets.setdefault((frozenset(row.counts[seed]), row.classes), (row, seed))
     baselines = []
     for row, seed in case_sets.values():
-        counts_by_name: dict[str, CaseCounts] = defaultdict(dict)
+        counts_by_name: dict[str, CaseValues] = defaultdict(dict)
         for run in row.finished:
             if run.seed == seed:
                 table = run.paths.baseline_cases
-                groups = read_case_counts(table, run.sha256, run.classes, "baseline")
+                groups = read_case_values(table, run.sha256, run.classes, "baseline")
                 for name, counts in groups.items():
                     counts_by_name[name] |= counts
         for name, counts in sorted(counts_by_name.items()):

@@ -9,6 +9,7 @@ from seglab.analysis import statistics
 from seglab.analysis.rows import Row
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
+from seglab.metrics.scores import LOWER_IS_BETTER
 from seglab.runs.records import UNKNOWN
 
 
@@ -81,7 +82,7 @@ def make_versus_table(
     title = (
         f"{metric}, averaged over seeds, of the cases that both rows have: A - B [95 % interval]"
     )
-    if metric == "hd95":
+    if metric in LOWER_IS_BETTER:
         title += "; less is better"
     notes = [
         "p of a sign-flip permutation test, and corrected for all tests here (Holm). The tests are "

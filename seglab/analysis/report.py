@@ -26,15 +26,16 @@ from seglab.analysis.rows import Row
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic
+from seglab.metrics.scores import BOUNDARY_METRICS, DEFAULT_METRICS, IN_PIXELS
 from seglab.runs.records import Run, find_runs
 from seglab.runs.tables import read_metric_history
 
 log = logging.getLogger(__name__)
 
-REPORT_METRICS = ("dice_per_image", "iou_per_image", "pixel_accuracy", "hd95", "surface_dice")
+REPORT_METRICS = (*DEFAULT_METRICS, *BOUNDARY_METRICS)
 COLUMNS_NOTE = (
-    "hd95 is in pixels, less is better; val is Dice per image of val; train s and images/s are of "
-    "training, means over runs"
+    f"{', '.join(sorted(IN_PIXELS))} is in pixels, less is better; val is Dice per image of val; "
+    "train s and images/s are of training, means over runs"
 )
 MAX_ROWS = 6  # rows with curves and predictions: there are as many colours
 DEFAULT_MONITOR = "val/dice_per_image_net"  # its curve is drawn where no value of val is monitored

@@ -10,9 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from seglab.analysis.statistics import intervals
-from seglab.metrics.scores import calibration_error, mean_terms, ratio_of_sums, score_terms
+from seglab.metrics.scores import (
+    BOUNDARY_METRICS,
+    IN_PIXELS,
+    calibration_error,
+    mean_terms,
+    ratio_of_sums,
+    score_terms,
+)
 from seglab.runs.records import COSTS, STATUSES, Run
-from seglab.runs.tables import Case, CaseCounts
+from seglab.runs.tables import CASE_COLUMNS, Case, CaseValues
 
 ACCURACY_OF_ALL_CLASSES = "accuracy of all classes"
 
@@ -28,7 +35,7 @@ class Score(NamedTuple):
 
 def format_score(metric: str, score: Score) -> str:
     """Format a score as the tables show it, e.g. '0.954 ± 0.002 [0.944, 0.960]'."""
-    digits = 1 if metric == "hd95" else 3
+    digits = 1 if metric in IN_PIXELS else 3
     text = f"{score.value:.{digits}f}"
     if score.sd is not None:
         text += f" ± {score.sd:.{digits}f}"
@@ -54,7 +61,7 @@ class Row:
     settings: dict[str, str]
     classes: tuple[str, ...]
     cells: dict[tuple[str, str], Run | None]
-    counts: dict[str, CaseCounts]
+    counts: dict[str, CaseValues]
     folds: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     label: str = ""
@@ -85,7 +92,7 @@ class Row:
         ]
 
     @cached_property
-    def scored(self) -> dict[str, CaseCounts]:
+    def scored(self) -> dict[str, CaseValues]:
         """Counts of the seeds that are scored: complete ones, or all where none is complete."""
         return {seed: self.counts[seed] for seed in self.complete or self.counts}
 
@@ -114,14 +121,14 @@ class Row:
         """
         if not self.cases:
             return {}
-        absent = np.zeros((max(1, len(self.classes)), 6))
+        absent = np.zeros((max(1, len(self.classes)), len(CASE_COLUMNS)))
         by_seed = [[c.get(case, absent) for case in self.cases] for c in self.scored.values()]
-        values: np.ndarray = np.moveaxis(np.array(by_seed), 2, 1)  # seeds, classes, cases, 6
+        values: np.ndarray = np.moveaxis(np.array(by_seed), 2, 1)  # (S, K, n, columns)
         foreground = values[:, 1:] if self.classes else values
         tested = foreground[..., :4].sum(-1) > 0
         terms = score_terms(foreground[..., :4])
-        terms["hd95"] = mean_terms(foreground[..., 4], tested)
-        terms["surface_dice"] = mean_terms(foreground[..., 5], tested)
+        for name in BOUNDARY_METRICS:
+            terms[name] = mean_terms(foreground[..., CASE_COLUMNS.index(name)], tested)
         if self.classes:
             correct = np.stack([values[..., 0].sum(1), values[:, 0, :, :4].sum(-1)], -1)
             terms[ACCURACY_OF_ALL_CLASSES] = np.repeat(correct[:, None], foreground.shape[1], 1)

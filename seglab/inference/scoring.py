@@ -16,9 +16,10 @@ from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.inference.predictor import predict_cases, resize_probabilities
 from seglab.metrics.boundary import boundary_scores
 from seglab.metrics.scores import (
+    BOUNDARY_METRICS,
     CALIBRATION_BINS,
     COUNT_METRICS,
-    PER_IMAGE,
+    PIXEL_COUNTS,
     calibration_counts,
     calibration_error,
     class_scores,
@@ -26,9 +27,7 @@ from seglab.metrics.scores import (
     scores,
 )
 
-_PIXELS = ("tp", "fp", "fn", "tn")
 _OF_ONE_CASE = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
-_BOUNDARY = [name for name in PER_IMAGE if name not in COUNT_METRICS]
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,16 @@ def score_cases(
         if on_case is not None:
             on_case(ScoredCase(case, image, target, prob, pred, case_rows))
     channels = len(classes.names)
-    counts = np.array([[row[name] for name in _PIXELS] for row in rows]).reshape(-1, channels, 4)
+    counts = np.array([[row[name] for name in PIXEL_COUNTS] for row in rows]).reshape(
+        -1, channels, 4
+    )
     by_class = {}
     for number, class_name in classes.foreground.items():
         channel = classes.numbers.index(number)
-        boundary = {k: fmean(row[k] for row in rows[channel::channels]) for k in _BOUNDARY}
+        boundary = {k: fmean(row[k] for row in rows[channel::channels]) for k in BOUNDARY_METRICS}
         by_class[class_name] = scores(counts[:, channel]) | boundary
     values = class_scores(counts) if classes.is_multiclass else scores(counts[:, 0])
-    values |= {k: fmean(scored[k] for scored in by_class.values()) for k in _BOUNDARY}
+    values |= {k: fmean(scored[k] for scored in by_class.values()) for k in BOUNDARY_METRICS}
     values["ece"] = calibration_error(bins)
     return Scores(rows, values, bins, by_class if classes.is_multiclass else {})
 
@@ -145,7 +146,7 @@ def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[s
                 "id": case.id,
                 "diagnosis": case.diagnosis,
                 **({"class": class_name} if case.classes.is_multiclass else {}),
-                **dict(zip(_PIXELS, pixels.tolist(), strict=True)),
+                **dict(zip(PIXEL_COUNTS, pixels.tolist(), strict=True)),
                 **{metric: overlap[metric] for metric in _OF_ONE_CASE},
                 **boundary_scores(*of_class),
             }

@@ -16,7 +16,7 @@ from seglab.core.files import read_json
 from seglab.data.splits import read_split
 from seglab.runs.loading import parse_config, read_config
 from seglab.runs.paths import RunPaths, check_format, reading
-from seglab.runs.tables import CaseCounts, parse_number, read_case_counts
+from seglab.runs.tables import CaseValues, parse_number, read_case_values
 
 COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 # Of two runs of one config the first of these is taken.
@@ -105,7 +105,7 @@ class Run:
     threshold: float = 0.5
     costs: dict[str, float] = field(default_factory=dict)
     calibration: np.ndarray | None = None
-    tested: CaseCounts = field(default_factory=dict)
+    tested: CaseValues = field(default_factory=dict)
 
     @property
     def paths(self) -> RunPaths:
@@ -305,5 +305,5 @@ def _with_scores(run: Run) -> Run:
         }
         if scores["calibration"].shape != (15, 3) or not scores["calibration"][:, 0].any():
             raise ValueError("calibration is not 15 x 3 counts")
-    tested = read_case_counts(run.paths.test_cases, run.sha256, run.classes)[""]
+    tested = read_case_values(run.paths.test_cases, run.sha256, run.classes)[""]
     return replace(run, tested=tested, **scores)

@@ -9,17 +9,19 @@ import numpy as np
 
 from seglab.core.errors import printable
 from seglab.core.files import read_csv, read_json
+from seglab.metrics.scores import BOUNDARY_METRICS, IN_PIXELS, PIXEL_COUNTS
 from seglab.runs.paths import RunPaths, reading
 
 Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis
-# By case float64 (K, 6) of its K classes: tp, fp, fn, tn, hd95 and surface_dice. In the binary case
-# K is 1; otherwise the first class is background.
-CaseCounts = dict[Case, np.ndarray]
+CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS)
+# By case float64 (K, len(CASE_COLUMNS)) of its K classes. In the binary case K is 1; otherwise the
+# first class is background.
+CaseValues = dict[Case, np.ndarray]
 
 
-def read_case_counts(
+def read_case_values(
     file: Path, sha256: Mapping[str, str], classes: tuple[str, ...], group_by: str | None = None
-) -> dict[str, CaseCounts]:
+) -> dict[str, CaseValues]:
     """Reads test_cases.csv or baseline_cases.csv.
 
     Args:
@@ -29,7 +31,7 @@ def read_case_counts(
         group_by: Column that groups the rows, such as 'baseline'; None for one group.
 
     Returns:
-        Counts by the group's name, '' for the whole table.
+        Values by the group's name, '' for the whole table.
 
     Raises:
         InputError: The table is missing or damaged.
@@ -40,16 +42,17 @@ def read_case_counts(
         for row in rows:
             id = printable(row["id"])
             case = (id, sha256.get(id, ""), printable(row["diagnosis"]))
-            counts = [int(row[name]) for name in ("tp", "fp", "fn", "tn")]
-            hd95, surface_dice = (parse_number(row[name]) for name in ("hd95", "surface_dice"))
+            counts = [int(row[name]) for name in PIXEL_COUNTS]
+            boundary = {name: parse_number(row[name]) for name in BOUNDARY_METRICS}
             class_name = printable(row.get("class", ""))
             group = printable(row[group_by]) if group_by else ""
             by_class = groups[group].setdefault(case, {})
             if class_name in by_class or min(counts) < 0 or not 0 < sum(counts) < 2**53:
                 raise ValueError(f"case {case[0]}: twice there, or impossible counts")
-            if hd95 < 0 or not 0 <= surface_dice <= 1:
-                raise ValueError(f"case {case[0]}: impossible hd95 or surface_dice")
-            by_class[class_name] = [*counts, hd95, surface_dice]
+            for name, value in boundary.items():
+                if value < 0 or (value > 1 and name not in IN_PIXELS):
+                    raise ValueError(f"case {case[0]}: impossible {name}")
+            by_class[class_name] = [*counts, *boundary.values()]
         if not rows:
             raise ValueError("holds no case")
         expected = classes if len(classes) > 1 else ("",)

@@ -18,6 +18,7 @@ from seglab.core.files import read_csv, write_json
 from seglab.data.cache import default_dir, hash_files
 from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
+from seglab.metrics.scores import IN_PIXELS
 from seglab.runs import provenance
 from seglab.runs.checkpoints import hash_weights, load_run_network
 from seglab.runs.paths import RunPaths, reading
@@ -29,9 +30,9 @@ log = logging.getLogger(__name__)
 # Exit codes of scripts/reproduce.py; 1 and 2 are those of bad input.
 IDENTICAL, WITHIN_TOLERANCE, DIFFERENT = 0, 3, 4
 VERDICTS = {IDENTICAL: "identical", WITHIN_TOLERANCE: "within tolerance", DIFFERENT: "different"}
-# A difference of so many pixels of HD95 counts as 1 of a score in [0, 1]. Over seeds on PH2, whose
-# images have a diagonal of about 950, HD95 moves by about 10 where Dice moves by 0.01.
-_HD95_UNIT = 1000
+# A difference of so many pixels counts as 1 of a score in [0, 1]. Over seeds on PH2, whose images
+# have a diagonal of about 950, HD95 moves by about 10 where Dice moves by 0.01.
+_DISTANCE_UNIT = 1000
 # Packages and entries of run.json's `machine` that values depend on.
 _PACKAGES = ("python", "torch", "lightning", "numpy", "scipy", "scikit-image", "pillow")
 _HARDWARE = ("processor", "threads", "cpu_capability", "cuda")
@@ -158,7 +159,7 @@ def _compare_inputs(run: Run) -> dict[str, list[str]]:
 def _judge(differing: dict[str, tuple[Any, Any]], tolerance: float) -> int:
     """Returns the verdict on the values that differ: scores count, the rest is not identical."""
     for name, (then, now) in differing.items():
-        unit = _HD95_UNIT if name.endswith(" hd95") else 1
+        unit = _DISTANCE_UNIT if name.rpartition(" ")[2] in IN_PIXELS else 1
         is_score = name.startswith("summary.json")
         if is_score and (None in (then, now) or abs(then - now) > tolerance * unit):
             return DIFFERENT

@@ -28,11 +28,14 @@ from helpers.fake_runs import (
 )
 from helpers.tiny import Ended
 
+from seglab.analysis import rows as rows_module
 from seglab.analysis import statistics as stats
 from seglab.analysis.compare import compare
 from seglab.analysis.grouping import make_rows
 from seglab.core.errors import InputError
-from seglab.core.files import write_csv, write_json
+from seglab.core.files import read_csv, write_csv, write_json
+from seglab.metrics.scores import BOUNDARY_METRICS, PIXEL_COUNTS
+from seglab.runs import tables
 from seglab.runs.records import find_runs
 
 Script = Callable[..., Ended]
@@ -76,6 +79,24 @@ def test_folds_seeds_and_models_by_hand(tmp_path: Path, monkeypatch: pytest.Monk
             ids = [id for id, named in CASES.items() if named == diagnosis]
             assert_values(record, by_hand(name, seeds, ids))
             assert (record["n"], record["ece"]) == (str(len(ids)), "")
+
+
+def test_an_added_boundary_metric_is_read_and_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run")
+    for name in ("test_cases.csv", "baseline_cases.csv"):
+        table = [row | {"assd": i % 9 / 8} for i, row in enumerate(read_csv(run / name))]
+        write_csv(run / name, table)
+    names = ("assd", *BOUNDARY_METRICS)
+    for module in (tables, rows_module):
+        monkeypatch.setattr(module, "BOUNDARY_METRICS", names)
+        monkeypatch.setattr(module, "CASE_COLUMNS", (*PIXEL_COUNTS, *names))
+    (row, *baselines), _ = make_rows(find_runs([run]))
+    assert len(baselines) == 2
+    scores = row.scores(["assd"])
+    assert (scores["assd"].value, scores["assd"].low is None) == (0.5, False)
+    assert [scores["hd95"].value] == pytest.approx(by_hand("UNet", (0,), list(CASES))["hd95"])
 
 
 def test_a_sweep_that_keeps_to_one_fold_lacks_no_other(tmp_path: Path, script: Script) -> None:

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from skimage.metrics import hausdorff_distance
 
 from seglab.metrics.boundary import boundary_scores
+from seglab.metrics.scores import BOUNDARY_METRICS
 
 
 def square(x: int, edge: int = 20, shape: tuple[int, int] = (40, 60), y: int = 10) -> np.ndarray:
@@ -110,6 +111,7 @@ def test_empty_and_full_masks() -> None:
     dot[1, 1] = True
     for mask in (empty, full, dot):
         assert boundary_scores(mask, mask) == {"hd95": 0, "surface_dice": 1}
+        assert tuple(boundary_scores(mask, empty)) == BOUNDARY_METRICS
     assert boundary_scores(empty, dot) == {"hd95": 5, "surface_dice": 0}
     assert boundary_scores(full, empty) == {"hd95": 5, "surface_dice": 0}
     # A full mask's outline is the image's edge: 10 of 12 pixels.
