@@ -1,6 +1,7 @@
 """The recipe that seglab starts from, as it is written: what benchmark.py compares with.
 
-Its two mistakes are left in: the sigmoid is taken twice, and U-Net computes its encoder twice.
+It is that of lesson 12, on segmentation, of Microsoft's AI for Beginners. Its two mistakes are left
+in: the sigmoid is taken twice, and U-Net computes its encoder twice.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ class InputError(ValueError):
     """Bad input: a file, a config key or an option.
 
     The message is one line that names the file or the key, says what was expected, and what to
-    do next. Everything else that is raised is a bug of seglab's own and keeps its traceback.
+    do next. `seglab.cli.errors` prints it without a traceback.
     """
 
 

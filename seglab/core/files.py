@@ -41,7 +41,7 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
 
 @contextmanager
 def create_folder(folder: Path) -> Iterator[Path]:
-    """Creates a folder whose content appears completely or not at all, under a lock.
+    """Creates a folder whose content appears completely or not at all; the caller holds a lock.
 
     Yields:
         The partial folder to fill, which is renamed to `folder` at the end. What a killed process

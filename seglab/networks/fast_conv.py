@@ -16,7 +16,10 @@ _USE_REFERENCE_OPS = ContextVar("use_reference_ops", default=False)
 
 @contextmanager
 def reference_ops() -> Iterator[None]:
-    """Upsample and then convolve, as decoders are drawn, so that textbook costs can be counted."""
+    """Upsample and then convolve while the body runs, with PyTorch's own operators.
+
+    Used to count the multiply-adds of a network as it is drawn, and for the ONNX export.
+    """
     token = _USE_REFERENCE_OPS.set(True)
     try:
         yield

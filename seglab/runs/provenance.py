@@ -55,11 +55,11 @@ def read_code_state() -> tuple[dict[str, Any], str]:
 
 
 def hash_modules(config: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of the code outside seglab and the pretrained weights that a trusted config names.
+    """Hashes the code outside seglab and the pretrained weights that a trusted config names.
 
     Returns:
-        By module, for the modules that a `_target_` names and that define what it names; and as
-        `hash_pretrained_weights`.
+        SHA-256 by module name of each module outside seglab that a `_target_` names, or in which
+        the object is defined that it names; and that of the weights, under 'model.weights'.
     """
     names = list_targets(config)
     modules = {name.rpartition(".")[0] for name in names}

@@ -20,6 +20,9 @@ STAGES = ("train", "val")
 class SegmentationTask(LightningModule):
     """Task for semantic segmentation, of one class or of several.
 
+    There is no `test_step`: `seglab.training.summary` scores the test set once, at native
+    resolution, with the chosen weights.
+
     Args:
         net: Network from images (N, 3, H, W) in [0, 1] to logits (N, C, H, W), with C = 1 for
             one class.
