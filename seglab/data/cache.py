@@ -107,7 +107,7 @@ def hash_cases(cases: Sequence[Case], files: Mapping[Path, str]) -> dict[str, st
 
 
 def hash_files(cases: Sequence[Case]) -> dict[Path, str]:
-    """SHA-256 of each image, mask and table of cases; raises an InputError if one cannot be read."""
+    """SHA-256 of each image, mask and table; raises an InputError if one cannot be read."""
     paths = list(dict.fromkeys(p for case in cases for p in (case.image, case.mask, *case.tables)))
     try:
         hashes = map_in_threads(hash_file, paths, "hashing files", "file")

@@ -10,7 +10,7 @@ from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import read_image, read_mask
 
-UNKNOWN = "unknown"
+UNKNOWN_DIAGNOSIS = "unknown"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Case:
     id: str
     image: Path
     mask: Path
-    diagnosis: str = UNKNOWN
+    diagnosis: str = UNKNOWN_DIAGNOSIS
     patient: str = ""
     tables: tuple[Path, ...] = field(default=(), compare=False)
     classes: Classes = field(default=ONE_CLASS, compare=False)

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from seglab.core.errors import InputError
 from seglab.core.files import hash_json
-from seglab.data.augment import Augment
 from seglab.data.cache import Cache, open_cache
 from seglab.data.cases import Case, with_classes
 from seglab.data.classes import ONE_CLASS, make_classes
@@ -60,7 +59,7 @@ class SegmentationDataModule(LightningDataModule):
         cache_dir: Folder of all caches, outside the data.
         split: `val`, `test`, `seed`, `fold` and `folds` of `make_split`, and `file`: a saved split
             to use instead, or None.
-        augment: Augmentation of training batches, or None.
+        augment: Function that augments training batches, as `Augment` does, or None.
         num_workers: Number of loader processes; 0 suffices for a cache.
         seed: Seed of the order of training batches and of augmentation.
         classes: Names of the classes, as in `seglab.data.classes.Classes`.
@@ -76,7 +75,7 @@ class SegmentationDataModule(LightningDataModule):
         eval_batch_size: int,
         cache_dir: str,
         split: Mapping[str, Any],
-        augment: Augment | None,
+        augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None,
         num_workers: int,
         seed: int,
         classes: Sequence[str] = ONE_CLASS.names,
@@ -87,7 +86,7 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError(f"data.cases={cases}: expected a function, see conf/data")
         if augment is not None and not callable(augment):
             raise InputError(
-                f"data.augment={augment}: expected null or seglab.data.augment.Augment"
+                f"data.augment={augment}: expected null or a callable (image, mask, generator)"
             )
         self.classes = make_classes(classes, colours)
         self.read_cases = cases
@@ -130,28 +129,28 @@ class SegmentationDataModule(LightningDataModule):
         """SHA-256 of every file that was read, by its path below the root."""
         return files_below(self.root, self.cache.files)
 
-    def subset_cases(self, name: str) -> list[Case]:
+    def subset_cases(self, subset: str) -> list[Case]:
         """The cases of 'train', 'val' or 'test'."""
-        return [self.cases[row] for row in self.subset_indices(name)]
+        return [self.cases[row] for row in self.subset_indices(subset)]
 
-    def subset_indices(self, name: str) -> list[int]:
+    def subset_indices(self, subset: str) -> list[int]:
         """The cache's rows of 'train', 'val' or 'test'."""
         row = {case.id: i for i, case in enumerate(self.cases)}
-        return [row[id] for id in getattr(self.split, name)]
+        return [row[id] for id in getattr(self.split, subset)]
 
     def train_dataloader(self) -> DataLoader:
         """Batches of train, in an order that depends only on seed and epoch."""
         rank, world = self._rank_and_world()
-        rows = CachedDataset(self.cache, self.cases, self.subset_indices("train"))
+        dataset = CachedDataset(self.cache, self.cases, self.subset_indices("train"))
         size = self.batch_size // world
         sampler: DistributedSampler = DistributedSampler(
-            rows, world, rank, shuffle=True, seed=self.seed
+            dataset, world, rank, shuffle=True, seed=self.seed
         )
         if self.trainer is not None:
             # Lightning 2.6 makes the iterator of a resumed run's first epoch before it sets this.
             progress = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)  # type: ignore[attr-defined]
-        return self._loader(rows, size, sampler)
+        return self._loader(dataset, size, sampler)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Batches of val, in order; an empty list if there is no val."""
@@ -161,15 +160,15 @@ class SegmentationDataModule(LightningDataModule):
         """Batches of test, in order."""
         return self._in_order("test")
 
-    def scale(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Scales a batch of the cache's uint8, on its device, to what networks take."""
+    def to_network_input(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Converts a batch of the cache's uint8, on its device, to what networks take."""
         # NHWC in memory: the layout of the cache, and the one that convolutions are fastest in.
         image = batch["image"].permute(0, 3, 1, 2).float().div_(255)
         return batch | {"image": image, "mask": batch["mask"].unsqueeze(1).float()}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Scales a batch, and augments it in training."""
-        batch = self.scale(batch)
+        """Converts a batch to what networks take, and augments it in training."""
+        batch = self.to_network_input(batch)
         trainer = self.trainer
         if self.augment is None or trainer is None or not trainer.training:
             return batch
@@ -179,15 +178,15 @@ class SegmentationDataModule(LightningDataModule):
         image, mask = self.augment(batch["image"], batch["mask"], generator)
         return batch | {"image": image, "mask": mask}
 
-    def _in_order(self, name: str) -> DataLoader:
+    def _in_order(self, subset: str) -> DataLoader:
         rank, world = self._rank_and_world()
-        rows = CachedDataset(self.cache, self.cases, self.subset_indices(name))
+        dataset = CachedDataset(self.cache, self.cases, self.subset_indices(subset))
         # Not padded as by torch's DistributedSampler: no case may count twice.
-        return self._loader(rows, self.eval_batch_size, range(rank, len(rows), world))
+        return self._loader(dataset, self.eval_batch_size, range(rank, len(dataset), world))
 
-    def _loader(self, rows: CachedDataset, batch_size: int, sampler: Any) -> DataLoader:
+    def _loader(self, dataset: CachedDataset, batch_size: int, sampler: Any) -> DataLoader:
         return DataLoader(
-            rows,
+            dataset,
             batch_size,
             sampler=sampler,
             num_workers=self.num_workers,

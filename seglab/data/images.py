@@ -12,10 +12,8 @@ from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 
 # Lossless first: copies of PH2 carry JPEG versions beside the BMPs.
-SUFFIXES = (
-    *(".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg"),
-    *(".gif", ".jp2", ".pgm", ".ppm", ".webp"),
-)
+_USUAL_SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
+SUFFIXES = (*_USUAL_SUFFIXES, ".gif", ".jp2", ".pgm", ".ppm", ".webp")
 # Whatever the suffix says. Of others, EPS starts a program: Ghostscript.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # Anti-aliased edges and JPEG noise leave some pixels of a mask between black and white; a

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.core.errors import InputError
-from seglab.data.cases import UNKNOWN, Case
+from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
 from seglab.data.images import SUFFIXES
 from seglab.data.tables import read_patients, read_ph2_table
 
@@ -118,7 +118,7 @@ def scan_cases(root: str | Path, layout: str | None = None) -> Scan:
 
 def _warn_of_unlisted(scan: Scan) -> None:
     """Warns if tables name the diagnosis or the patient of some cases only."""
-    for name, unknown in (("diagnosis", UNKNOWN), ("patient", "")):
+    for name, unknown in (("diagnosis", UNKNOWN_DIAGNOSIS), ("patient", "")):
         unlisted = [case.id for case in scan.cases if getattr(case, name) == unknown]
         if 0 < len(unlisted) < len(scan.cases):
             scan.warnings.append(
@@ -156,7 +156,8 @@ def _scan_ph2(scan: Scan) -> None:
         id = case_folder.name
         image, mask = (_find_ph2_file(case_folder, part, scan) for part in ("image", "mask"))
         if image is not None and mask is not None:
-            diagnosis, tables = (diagnoses[id], (table,)) if id in diagnoses else (UNKNOWN, ())
+            diagnosis = diagnoses.get(id, UNKNOWN_DIAGNOSIS)
+            tables = (table,) if id in diagnoses else ()
             scan.cases.append(Case(id, image, mask, diagnosis, tables=tables))
     absent = sorted(diagnoses.keys() - {f.name for f in case_folders})
     if absent:

@@ -1,6 +1,6 @@
 """Splits cases into train, val and test, and reads splits that were saved.
 
-Two cases of the same picture or of the same patient are never in different parts.
+Two cases of the same picture or of the same patient are never in different subsets.
 """
 
 import hashlib
@@ -118,30 +118,30 @@ def load_split(
     It is JSON with lists of ids under 'train', 'val' (may be missing) and 'test'. Where it has
     'sha256', the contents of the files are compared, too. Cases, groups and hashes are those of
     `make_split`. Raises an InputError if the file is no split, an id is unknown or repeated, a
-    case's files have changed, or cases of one picture or patient are in different parts.
+    case's files have changed, or cases of one picture or patient are in different subsets.
     """
     split = read_split(path)
     group_by_id = dict(
         zip((case.id for case in cases), _merge_patients(cases, groups), strict=True)
     )
     seen: set[str] = set()
-    first: dict[int, tuple[str, str]] = {}  # id and part of the first case of each group
-    for part in ("train", "val", "test"):
-        for id in getattr(split, part):
+    first: dict[int, tuple[str, str]] = {}  # id and subset of the first case of each group
+    for subset in ("train", "val", "test"):
+        for id in getattr(split, subset):
             if id not in sha256:
-                raise InputError(f"{path}: case {id} of '{part}' is not in the data; remove it")
+                raise InputError(f"{path}: case {id} of '{subset}' is not in the data; remove it")
             if split.sha256.get(id, sha256[id]) != sha256[id]:
                 raise InputError(
                     f"{path}: case {id} is not the one that the split was made of (its files have "
                     "changed); restore its files, or remove 'sha256' from the split"
                 )
             if id in seen:
-                raise InputError(f"{path}: case {id} of '{part}' is listed twice; list it once")
+                raise InputError(f"{path}: case {id} of '{subset}' is listed twice; list it once")
             seen.add(id)
-            other, other_part = first.setdefault(group_by_id[id], (id, part))
-            if other_part != part:
+            other, other_subset = first.setdefault(group_by_id[id], (id, subset))
+            if other_subset != subset:
                 raise InputError(
-                    f"{path}: {other} in '{other_part}' and {id} in '{part}' are of the same "
+                    f"{path}: {other} in '{other_subset}' and {id} in '{subset}' are of the same "
                     "picture, or nearly, or of the same patient; move both to one side"
                 )
     return replace(split, sha256={id: sha256[id] for id in sorted(seen)})
@@ -152,18 +152,18 @@ def read_split(path: str | Path) -> Split:
     stored = read_json(path)
     if not isinstance(stored, dict):
         stored = {}
-    parts = {name: stored.get(name, []) for name in ("train", "val", "test")}
+    subsets = {name: stored.get(name, []) for name in ("train", "val", "test")}
     sha256 = stored.get("sha256") or {}
     are_ids = all(
-        isinstance(ids, list) and all(isinstance(id, str) for id in ids) for ids in parts.values()
+        isinstance(ids, list) and all(isinstance(id, str) for id in ids) for ids in subsets.values()
     )
-    if not are_ids or not parts["train"] or not parts["test"] or not isinstance(sha256, dict):
+    if not are_ids or not subsets["train"] or not subsets["test"] or not isinstance(sha256, dict):
         raise InputError(
             f"{path}: expected a saved split: lists of case ids under 'train', 'val' (may be "
             "missing) and 'test', and 'sha256' by id, if any"
         )
     return Split(
-        **{name: sorted(ids) for name, ids in parts.items()},
+        **{name: sorted(ids) for name, ids in subsets.items()},
         protocol=str(stored.get("protocol", "from a file")),
         seed=stored.get("seed"),
         sha256=sha256,

@@ -33,7 +33,7 @@ data = SegmentationDataModule(
     dict(val=0.1, test=0.1, seed=0, fold=None, folds=5, file=None), None, 0, 0,
 )
 data.setup()
-loaded = sum(len(data.scale(batch)["id"]) for batch in data.train_dataloader())
+loaded = sum(len(data.to_network_input(batch)["id"]) for batch in data.train_dataloader())
 ended.set()
 watching.join()
 print(len(data.cases), loaded, len(set(data.cache.groups)), peak / 1024)

@@ -18,7 +18,7 @@ class LogTestLoss(Callback):
         module.eval().share_buffers()  # type: ignore[operator]
         mean = PerImageMean().to(module.device)
         for batch in datamodule.test_dataloader():
-            batch = datamodule.scale(move_data_to_device(batch, module.device))
+            batch = datamodule.to_network_input(move_data_to_device(batch, module.device))
             logits = module(batch["image"]).float()
             mean.update(module.loss(logits, batch["mask"]))  # type: ignore[operator]
         module.train()
