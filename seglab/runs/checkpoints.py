@@ -19,8 +19,8 @@ from seglab.runs.loading import check_targets
 from seglab.runs.paths import check_format, reading
 from seglab.runs.records import Run
 
-_SEAL = b"seglab sha256 "
-_SEAL_LENGTH = 2 + len(_SEAL) + 64
+_CHECKSUM_PREFIX = b"seglab sha256 "
+_COMMENT_LENGTH = 2 + len(_CHECKSUM_PREFIX) + 64
 _MAX_BYTES = 2**34  # a billion parameters with their optimizer's state
 # Values that are read from a checkpoint, by dotted key, and what makes them valid.
 _EXPECTED: dict[str, Callable[[Any], bool]] = {
@@ -33,7 +33,7 @@ _EXPECTED: dict[str, Callable[[Any], bool]] = {
 }
 
 
-class SealedCheckpoints(CheckpointIO):
+class ChecksummedCheckpointIO(CheckpointIO):
     """Lightning plugin that writes each checkpoint atomically, with its own hash in it.
 
     The hash is the zip archive's comment: SHA-256 of all bytes before the comment's length. Any
@@ -48,8 +48,8 @@ class SealedCheckpoints(CheckpointIO):
         torch.save(checkpoint, buffer)
         buffer.seek(-2, io.SEEK_END)  # the length of the archive's comment, 0
         buffer.truncate()
-        seal = _seal(buffer.getbuffer())
-        buffer.write(seal)
+        comment = _checksum_comment(buffer.getbuffer())
+        buffer.write(comment)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, buffer.getbuffer())
 
@@ -72,7 +72,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     with reading(path, _MAX_BYTES):
         content = path.read_bytes()
-        if content[-_SEAL_LENGTH:] != _seal(memoryview(content)[:-_SEAL_LENGTH]):
+        if content[-_COMMENT_LENGTH:] != _checksum_comment(memoryview(content)[:-_COMMENT_LENGTH]):
             raise ValueError("cut short, changed or not of seglab: no right hash at its end")
         try:
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -142,7 +142,7 @@ def set_threshold(path: str | Path, threshold: float) -> None:
     """Writes another threshold into a checkpoint; all else in it stays."""
     checkpoint = read_checkpoint(path)
     checkpoint["seglab"] |= {"threshold": threshold}
-    SealedCheckpoints().save_checkpoint(checkpoint, path)
+    ChecksummedCheckpointIO().save_checkpoint(checkpoint, path)
 
 
 def hash_weights(path: str | Path) -> str:
@@ -157,9 +157,9 @@ def hash_weights(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _seal(content: memoryview) -> bytes:
+def _checksum_comment(content: memoryview) -> bytes:
     """Returns the comment of an archive, after its length: the hash of all before."""
-    comment = _SEAL + hashlib.sha256(content).hexdigest().encode()
+    comment = _CHECKSUM_PREFIX + hashlib.sha256(content).hexdigest().encode()
     return len(comment).to_bytes(2, "little") + comment
 
 

@@ -19,7 +19,7 @@ from seglab.core.signals import Interrupts
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.losses import check_channels
 from seglab.networks import EncoderUNet
-from seglab.runs.checkpoints import SealedCheckpoints
+from seglab.runs.checkpoints import ChecksummedCheckpointIO
 from seglab.runs.paths import FORMAT
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.task import SegmentationTask
@@ -48,16 +48,16 @@ def build(
     Raises:
         InputError: The data is bad, or network, loss, optimizer, devices and data do not fit.
     """
-    with errors_name("model"):
+    with name_in_errors("model"):
         net = instantiate(config["model"])
         if isinstance(net, EncoderUNet):
             net.load_weights()
-    with errors_name("data"):
+    with name_in_errors("data"):
         data = instantiate(config["data"])
-    with errors_name("task"):
+    with name_in_errors("task"):
         task = instantiate(config["task"], net=net, classes=data.classes.names)
     check_network_and_loss(task, data)
-    with errors_name("task.optimizer or task.lr_scheduler"):
+    with name_in_errors("task.optimizer or task.lr_scheduler"):
         task.configure_optimizers()
     data.setup()
     metadata = {
@@ -66,13 +66,12 @@ def build(
         "classes": [*data.classes.names],
         "colours": None if data.classes.colours is None else [*data.classes.colours],
         "threshold": config["task"]["threshold"],
-        "normalisation": "images / 255",
         "split_hash": data.split.hash,
     }
     recorder = RunRecorder(
         run_dir, metadata, config["monitor"], config["monitor_mode"], interrupts or Interrupts()
     )
-    with errors_name("trainer, callbacks or logger"):
+    with name_in_errors("trainer, callbacks or logger"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
     return Components(data, task, trainer, recorder)
@@ -83,7 +82,7 @@ def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
     callbacks = [c for c in instantiate(config["callbacks"] or {}).values() if c is not None]
     # The bar shows what the others log.
     callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))
-    plugins: list[Any] = [SealedCheckpoints()]
+    plugins: list[Any] = [ChecksummedCheckpointIO()]
     if SLURMEnvironment.detect():
         # SLURM's own --requeue starts the same command again, which resumes the run.
         plugins.append(SLURMEnvironment(auto_requeue=False))
@@ -103,7 +102,7 @@ def check_network_and_loss(task: SegmentationTask, data: SegmentationDataModule)
     """Raises an InputError if network or loss do not fit one blank image; reads no data."""
     size, channels = data.size, len(data.classes.names)
     image_shape, expected = (1, 3, size, size), (1, channels, size, size)
-    with errors_name(f"model: cannot take an image of data.size={size}, {image_shape}"):
+    with name_in_errors(f"model: cannot take an image of data.size={size}, {image_shape}"):
         logits = task.eval()(torch.zeros(image_shape))
     task.train()
     if tuple(logits.shape) != expected:
@@ -111,7 +110,7 @@ def check_network_and_loss(task: SegmentationTask, data: SegmentationDataModule)
             f"model: gives {tuple(logits.shape)} for an image of {image_shape}; expected logits of "
             f"{expected} for data.classes, {', '.join(data.classes.names)}"
         )
-    with errors_name(f"task.loss with {channels} in data.classes"):
+    with name_in_errors(f"task.loss with {channels} in data.classes"):
         check_channels(task.loss, channels)
         loss = task.loss(torch.zeros(expected), torch.zeros(1, 1, size, size))
     if tuple(loss.shape) != (1,):
@@ -139,7 +138,7 @@ def check_subsets(config: dict[str, Any], data: SegmentationDataModule, devices:
 
 
 @contextmanager
-def errors_name(subject: str) -> Iterator[None]:
+def name_in_errors(subject: str) -> Iterator[None]:
     """Turns what a library refuses a value with into an InputError about `subject`."""
     try:
         yield

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from seglab.runs.checkpoints import SealedCheckpoints
+from seglab.runs.checkpoints import ChecksummedCheckpointIO
 
 BEST = "checkpoints/best.ckpt"
 Change = Callable[[dict[str, Any]], object]
@@ -37,7 +37,7 @@ def change_config(run: Path, change: Change) -> None:
 def change_checkpoint(run: Path, change: Change) -> None:
     content = torch.load(run / BEST, weights_only=True)
     change(content)
-    SealedCheckpoints().save_checkpoint(content, run / BEST)
+    ChecksummedCheckpointIO().save_checkpoint(content, run / BEST)
 
 
 def change_stored_config(run: Path, file: str, change: Change) -> None:
@@ -70,8 +70,8 @@ def to_pickle(content: Any) -> bytes:
     return pickle.dumps(content)
 
 
-def seal(archive: bytes) -> bytes:
-    """Adds a hash that is right for the archive, as `SealedCheckpoints` writes it."""
+def add_checksum(archive: bytes) -> bytes:
+    """Adds a hash that is right for the archive, as `ChecksummedCheckpointIO` writes it."""
     body = archive[:-2]
     comment = b"seglab sha256 " + hashlib.sha256(body).hexdigest().encode()
     return body + len(comment).to_bytes(2, "little") + comment

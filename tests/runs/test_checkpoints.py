@@ -10,9 +10,9 @@ import torch
 from helpers.spoil import (
     BEST,
     Payload,
+    add_checksum,
     change_checkpoint,
     put_at,
-    seal,
     to_archive,
     to_pickle,
 )
@@ -33,7 +33,7 @@ def test_a_payload_is_not_unpickled(
     form: Callable[[Any], bytes], run: Path, marker: Path, refuses: Callable[..., None]
 ) -> None:
     content = form(torch.load(run / BEST, weights_only=True) | {"x": Payload(marker)})
-    (run / BEST).write_bytes(seal(content))
+    (run / BEST).write_bytes(add_checksum(content))
     refuses(run, "best.ckpt")
     with pytest.raises(InputError, match=r"best\.ckpt: "):
         hash_weights(run / BEST)
