@@ -46,15 +46,15 @@ class RunDirectory:
         path: The directory, absolute.
         paths: Paths of its files.
         record: run.json of this run.
-        earlier: run.json of the interrupted or finished run that this one goes on with; empty
-            for a new run.
+        earlier_record: run.json of the interrupted or finished run that this one goes on with;
+            empty for a new run.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self.paths = RunPaths(self.path)
         self.record: dict[str, Any] = {}
-        self.earlier: dict[str, Any] = {}
+        self.earlier_record: dict[str, Any] = {}
         self._begun = False  # by this process
         self._until_end = ExitStack()
 
@@ -73,7 +73,7 @@ class RunDirectory:
         """
         if not _is_first_process():  # of a distributed run; the first one writes
             with interrupts.handled(lambda: None):
-                self.earlier = self._read_earlier()
+                self.earlier_record = self._read_earlier_record()
                 yield
             return
         refusal = (
@@ -87,7 +87,7 @@ class RunDirectory:
             self._until_end,
             interrupts.handled(self._on_force_quit),
         ):
-            self.earlier = self._read_earlier()
+            self.earlier_record = self._read_earlier_record()
             self._start_record(cfg)
             try:
                 yield
@@ -104,17 +104,21 @@ class RunDirectory:
                 raise
             self._close("finished", None)
 
-    def is_finished(self, config: dict[str, Any]) -> bool:
-        """Whether the run was trained to its end; raises an InputError if its config is another."""
-        if not self.earlier:
-            return False
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier process trained the run to its end."""
+        return self.earlier_record.get("status") == "finished"
+
+    def check_same_config(self, config: dict[str, Any]) -> None:
+        """Raises an InputError if the run that lies here has another config."""
+        if not self.earlier_record:
+            return
         changed = config_differences(parse_config(self.paths.config), config)
         if changed:
             raise InputError(
                 f"{self.path}: holds a run of another config ({', '.join(changed[:5])}); name "
                 "another directory with hydra.run.dir=..., or give the same config to go on"
             )
-        return self.earlier["status"] == "finished"
 
     def begin(
         self, config: dict[str, Any], split: Split, files: dict[str, str], modules: dict[str, str]
@@ -136,12 +140,12 @@ class RunDirectory:
             "versions": provenance.installed_versions(),
             "machine": provenance.describe_machine(),
         }
-        if self.earlier:
+        if self.earlier_record:
             self._check_unchanged(split, files, modules)
         self._begun = True
         remove_partial(self.path)
         self._until_end.enter_context(log_to_file(log, self.paths.log))
-        if self.earlier:
+        if self.earlier_record:
             self._record_resumption(environment)
             return
         write_json(self.paths.split, split.to_json())
@@ -161,7 +165,7 @@ class RunDirectory:
         from seglab.runs.checkpoints import read_checkpoint  # imports torch
 
         file = self.paths.last_checkpoint
-        if not self.earlier or not file.exists():
+        if not self.earlier_record or not file.exists():
             return None, -1
         step = read_checkpoint(file)["global_step"]
         log.info("going on after step %d, from %s", step, file)
@@ -169,7 +173,7 @@ class RunDirectory:
             self.record["resumed"][-1] |= {"step": step}
         return file, step
 
-    def _read_earlier(self) -> dict[str, Any]:
+    def _read_earlier_record(self) -> dict[str, Any]:
         """Reads the record of the run that lies here; empty where nothing can be lost."""
         if not self.paths.config.exists():
             if any(self.paths.best_checkpoint.parent.glob("*.ckpt")):
@@ -184,8 +188,8 @@ class RunDirectory:
         return record
 
     def _start_record(self, cfg: DictConfig) -> None:
-        if self.earlier:
-            self.record = dict(self.earlier)
+        if self.earlier_record:
+            self.record = dict(self.earlier_record)
             return
         # A sweep has noted in run.json which of the job's overrides vary.
         planned = read_json(self.paths.record) if self.paths.record.exists() else {}
@@ -208,7 +212,7 @@ class RunDirectory:
         """Refuses to go on with other weights, data or split than the run was begun with."""
         advice = "restore it to go on, or name another directory with hydra.run.dir=..."
         key = "model.weights"
-        if self.earlier["modules"].get(key) != modules.get(key):
+        if self.earlier_record["modules"].get(key) != modules.get(key):
             raise InputError(
                 f"{self.path}: {key} is another file than when this run began; {advice}"
             )
@@ -226,25 +230,25 @@ class RunDirectory:
 
     def _record_resumption(self, environment: dict[str, Any]) -> None:
         """Notes in the record that the run goes on, and what has changed since it began."""
-        changes = {k: now for k, now in environment.items() if now != self.earlier.get(k)}
+        changes = {k: now for k, now in environment.items() if now != self.earlier_record.get(k)}
         if changes:
             log.warning(
                 "changed since this run began: %s; the result may differ from that of a run "
                 "without interruption",
                 ", ".join(changes),
             )
-        resumed = [*self.earlier.get("resumed", []), {"time": _now(), **changes}]
+        resumed = [*self.earlier_record.get("resumed", []), {"time": _now(), **changes}]
         self.update(status="running", end=None, error=None, resumed=resumed)
 
     def _record_failure(self, cfg: DictConfig, error: BaseException) -> None:
         log.debug("ended by an error", exc_info=True)
-        if not self._begun and not self.earlier:
+        if not self._begun and not self.earlier_record:
             with suppress(OmegaConfBaseException):  # which may be the error itself
                 self.record["config"] = resolve_config(cfg)
         self._close("failed", f"{type(error).__name__}: {error}")
 
     def _close(self, status: str, error: str | None) -> None:
-        if self.earlier and not self._begun:
+        if self.earlier_record and not self._begun:
             return  # the earlier run is left as it was
         try:
             self.update(status=status, error=error, end=_now())

@@ -24,10 +24,7 @@ _OPTIM = "torch.optim"
 ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),
     "data.cases": frozenset(
-        {
-            "seglab.data.layouts.find_cases",
-            "seglab.data.synthetic.synthetic_cases",
-        }
+        {"seglab.data.layouts.find_cases", "seglab.data.synthetic.synthetic_cases"}
     ),
     "data.augment": frozenset({"seglab.data.augment.Augment"}),
     "model": frozenset(

@@ -54,7 +54,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     run, interrupts = RunDirectory(cfg.run_dir), Interrupts()
     with run.recording(cfg, interrupts), _quiet():
         config = check_config(cfg)
-        if run.is_finished(config):
+        run.check_same_config(config)
+        if run.is_finished:
             log.info("finished already, %s", run.record.get("end"))
             log_summary(run.paths)
             return read_val_scores(run.path)
@@ -106,7 +107,7 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
     )
     checkpoint, step = run.checkpoint_to_resume()
     if isinstance(trainer.logger, TensorBoard):
-        if run.earlier:
+        if run.earlier_record:
             trainer.logger.purge_after(step)
         if checkpoint is None:
             trainer.logger.log_description(config, run.record)
@@ -134,7 +135,7 @@ def finish(
     save_curves(figures / "curves.png", recorder.rows, curve)
     logger = components.trainer.logger
     if isinstance(logger, TensorBoard):
-        logger.log_row(config, summary["val"], run.record.get("varies", {}))
+        logger.log_hparams_and_close(config, summary["val"], run.record.get("varies", {}))
     write_json(run.paths.summary, summary)
     try:
         write_atomic(run.paths.model_card, model_card.make_model_card(run.path))
