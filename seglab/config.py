@@ -15,12 +15,12 @@ from seglab.core.errors import InputError, check_number
 from seglab.data.classes import Classes, make_classes
 from seglab.metrics.scores import network_metric_names
 
-COMPONENTS = ("data", "model", "task", "trainer", "callbacks", "logger")
-SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *COMPONENTS)
-SPLIT = ("val", "test", "seed", "fold", "folds", "file")
+TARGET_SECTIONS = ("data", "model", "task", "trainer", "callbacks", "logger")
+SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *TARGET_SECTIONS)
+SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
 
 # Arguments of Lightning's Trainer that `build` gives it.
-BUILT = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
+BUILT_ARGUMENTS = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
 
 # Key, type, least, greatest, and whether null is a value too.
 NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
@@ -57,13 +57,13 @@ TEXTS = ("name", "run_dir", "monitor_mode", "data.root", "data.cache_dir")
 
 @dataclass(frozen=True)
 class Inference:
-    """How scores at native resolution come about, of val and test alike: section `inference`.
+    """Settings of prediction: test-time augmentation, threshold tuning, post-processing.
 
     Attributes:
         tta: Predict with test-time augmentation.
-        tune_threshold: On val, in place of `task.threshold`.
-        largest_component: Keep the largest lesion alone.
-        fill_holes: Fill what lesion encloses.
+        tune_threshold: Choose the threshold on val, in place of `task.threshold`.
+        largest_component: Keep only the largest lesion.
+        fill_holes: Fill background that lesion encloses.
     """
 
     tta: bool = False
@@ -102,7 +102,7 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
         InputError: An unknown key, a name that cannot be found, or a value out of range.
     """
     config = check_values(cfg)
-    for section in COMPONENTS:
+    for section in TARGET_SECTIONS:
         _check_arguments(config[section], section)
     values = flatten(config)
     for key, name in values.items():
@@ -116,13 +116,13 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     """As `check_config`, without importing what the config names, which takes seconds."""
     config = resolve_config(cfg)
     _check_keys(config, "", SECTIONS, SECTIONS)
-    for section in COMPONENTS:
+    for section in TARGET_SECTIONS:
         if section != "logger" and not isinstance(config[section], dict):
             raise InputError(f"{section}={config[section]}: expected keys, see conf/")
     _check_keys(config["data"], "data.", config["data"], ("root", "classes", "colours", "split"))
     if not isinstance(config["data"]["split"], dict):
         raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
-    _check_keys(config["data"]["split"], "data.split.", SPLIT, SPLIT)
+    _check_keys(config["data"]["split"], "data.split.", SPLIT_KEYS, SPLIT_KEYS)
     values = flatten(config)
     for key, kind, least, most, null in NUMBERS:
         check_number(key, values.get(key), kind, least, most, null)
@@ -141,7 +141,7 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
                     f"{key}={text}: a test value may not choose or stop anything, or the test is "
                     "none; name one of val, such as val/dice_per_image_net"
                 )
-    for key in BUILT:
+    for key in BUILT_ARGUMENTS:
         if key in config["trainer"]:
             raise InputError(f"trainer.{key}: is built from the rest of the config; remove it")
     if config["trainer"].get("barebones"):
@@ -186,13 +186,13 @@ def is_encoder_unet(model: Mapping[str, Any]) -> bool:
 
 
 def config_differences(then: Any, now: Any) -> list[str]:
-    """Describes keys with other values, 'seed: 1 then, 2 now', but for where run and cache lie."""
+    """Describes keys with other values, 'seed: 1 then, 2 now', except where run and cache lie."""
     then, now = _result_settings(then), _result_settings(now)
     return [
         f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
         # What was given comes before what is derived of it.
         for key in sorted({*then, *now}, key=lambda key: (key.count("."), key))
-        if then.get(key, key) != now.get(key, key)
+        if key not in then or key not in now or then[key] != now[key]
     ]
 
 
@@ -200,8 +200,8 @@ def _result_settings(config: Any) -> dict[str, Any]:
     """Returns the values by dotted key that matter to a result."""
     flat = flatten(config)
     flat.pop("data.cache_dir", None)
-    run_dir = flat.get("run_dir")
-    return flat | {key: "run_dir" for key, value in flat.items() if value == run_dir is not None}
+    run_dir = flat.get("run_dir", "run_dir")
+    return flat | {key: "run_dir" for key, value in flat.items() if value == run_dir}
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

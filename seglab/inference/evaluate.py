@@ -43,8 +43,8 @@ def evaluate(
         data_root: Another data set of any supported layout, all of whose cases are scored; None
             for the runs' own test cases.
         out: The folder to write to; by default a new one under the first run's `evaluations`.
-        trust: As of `open_run`.
-        inference: As of `open_model`.
+        trust: See `open_run`.
+        inference: See `open_model`.
 
     Returns:
         The content of summary.json.
@@ -138,7 +138,8 @@ def _count_trained_on(runs: list[Run], hashes: list[str]) -> int:
     if n:
         log.warning(
             "%d of these %d cases were used in training: scores are too high for new cases",
-            *(n, len(hashes)),
+            n,
+            len(hashes),
         )
     return n
 

@@ -53,10 +53,10 @@ def export(
         path: A run directory, or a checkpoint.
         out: File to write; by default `network.onnx` in the run directory, or beside the
             checkpoint.
-        images: Images to compare on, as of `seglab.inference.image_files.find_images`; by default
+        images: Images to compare on, see `seglab.inference.image_files.find_images`; by default
             up to 20 of the run's test cases.
         overwrite: Replace the file if it exists.
-        trust: As of `seglab.inference.models.open_model`.
+        trust: See `seglab.inference.models.open_model`.
 
     Returns:
         The file.

@@ -58,7 +58,7 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
 def make_exported_predictor(
     session: InferenceSession, size: int, channels: int, tta: bool = False
 ) -> Predictor:
-    """Make a predictor that, but for rounding, predicts what that of `make_predictor` does.
+    """Make a predictor that, except for rounding, predicts what that of `make_predictor` does.
 
     `size` is the edge of the network's input in pixels, `channels` its number of probabilities.
     """

@@ -11,7 +11,8 @@ from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 
 # Maps an image, uint8 (H, W, 3), to the probability of each channel's class, float32 (C, H, W) in
-# [0, 1]. C is the number of logit channels: 1 in the binary case, else the number of classes.
+# [0, 1]. C is the number of logit channels: 1 in the binary case, else the number of classes. The
+# type is not in predictor.py because that module imports torch.
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 MAX_INSTANCES = 65535  # instances are numbered in 16 bits

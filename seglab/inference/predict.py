@@ -47,15 +47,15 @@ def predict(
     The README of this package lists the files in `out`. Started again, it goes on where it stopped.
 
     Args:
-        paths: Networks as of `seglab.inference.models.open_model`; several are an ensemble.
-        images: As of `seglab.inference.image_files.find_images`.
+        paths: Networks, see `seglab.inference.models.open_model`; several are an ensemble.
+        images: See `seglab.inference.image_files.find_images`.
         out: The folder to write to.
         extras: Of `seglab.inference.manifest.EXTRAS`.
         background: An image to put behind each cut-out, scaled and cropped to fill it.
         overwrite: Replace what was made with other networks or settings, or of another version of
             an image.
-        trust: As of `open_model`.
-        inference: `tta`, `largest_component` and `fill_holes`, as of `open_model`.
+        trust: See `open_model`.
+        inference: `tta`, `largest_component` and `fill_holes`, see `open_model`.
 
     Returns:
         How many images were `predicted`, were `there` already, and were `skipped` because they

@@ -27,7 +27,7 @@ from seglab.metrics.scores import (
     scores,
 )
 
-_OF_ONE_CASE = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
+_CASE_METRICS = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def score_cases(
     Args:
         predict: Maps an image to probabilities at native size.
         cases: At least one, all with the same classes.
-        threshold: As of `predicted_mask`.
+        threshold: See `predicted_mask`.
         inference: Its post-processing is applied to the masks; calibration is that of the
             probabilities all the same.
         name: For the progress bar.
@@ -112,6 +112,7 @@ def score_cases(
     rows: list[dict[str, Any]] = []
     bins = np.zeros((CALIBRATION_BINS, 3), np.int64)
     for case, image, target, prob in predict_cases(predict, cases, name):
+        # In the binary case the one channel is class 1, right where the target is 1.
         most_probable = np.array(classes.numbers, np.uint8)[prob.argmax(0)]
         bins += calibration_counts(prob.max(0), most_probable == target)
         pred = predicted_mask(prob, threshold, inference)
@@ -120,9 +121,8 @@ def score_cases(
         if on_case is not None:
             on_case(ScoredCase(case, image, target, prob, pred, case_rows))
     channels = len(classes.names)
-    counts = np.array([[row[name] for name in PIXEL_COUNTS] for row in rows]).reshape(
-        -1, channels, 4
-    )
+    counts = np.array([[row[name] for name in PIXEL_COUNTS] for row in rows])
+    counts = counts.reshape(-1, channels, len(PIXEL_COUNTS))
     by_class = {}
     for number, class_name in classes.foreground.items():
         channel = classes.numbers.index(number)
@@ -138,17 +138,17 @@ def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[s
     """Return the rows of one case: one for each class, against the rest."""
     rows = []
     for number, class_name in zip(case.classes.numbers, case.classes.names, strict=True):
-        of_class = pred == number, target == number
-        pixels = confusion_counts(*of_class)
-        overlap = scores(pixels[None])
+        pred_k, target_k = pred == number, target == number
+        counts = confusion_counts(pred_k, target_k)
+        overlap = scores(counts[None])
         rows.append(
             {
                 "id": case.id,
                 "diagnosis": case.diagnosis,
                 **({"class": class_name} if case.classes.is_multiclass else {}),
-                **dict(zip(PIXEL_COUNTS, pixels.tolist(), strict=True)),
-                **{metric: overlap[metric] for metric in _OF_ONE_CASE},
-                **boundary_scores(*of_class),
+                **dict(zip(PIXEL_COUNTS, counts.tolist(), strict=True)),
+                **{metric: overlap[metric] for metric in _CASE_METRICS},
+                **boundary_scores(pred_k, target_k),
             }
         )
     return rows

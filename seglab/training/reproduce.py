@@ -60,7 +60,7 @@ def reproduce(
         tolerance: Greatest absolute difference of any score of val, test and baselines, in
             [0, 1] or thousands of pixels, that passes as the same on other hardware or with
             other versions.
-        trust: As in `open_run`.
+        trust: See `open_run`.
 
     Returns:
         IDENTICAL: every value and weight; with `check`, everything a run depends on.
@@ -94,12 +94,14 @@ def reproduce(
 
     if out is None:
         out = run.paths.reproductions / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-        sys.argv += ["--out", str(out)]  # for the other processes of a distributed run
+        # Lightning starts the other processes of a distributed run with this command: without --out
+        # each would name a new folder.
+        sys.argv += ["--out", str(out)]
     out = Path(out).absolute()
     before = _read_values(run.folder)
     _train_again(run, out)
     if rank_zero_only.rank:  # type: ignore[attr-defined]
-        return IDENTICAL
+        return IDENTICAL  # only the first process compares, and its exit code is the command's
     after = _read_values(out)
     pairs = {name: (before.get(name), after.get(name)) for name in before | after}
     differing = {name: (then, now) for name, (then, now) in pairs.items() if then != now}

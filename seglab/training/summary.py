@@ -8,12 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seglab.analysis.figures import (
-    ERROR_LEGEND,
-    colorize_mask,
-    error_map,
-    save_cases,
-)
+from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map, save_cases
 from seglab.analysis.tables import Table, format_plain
 from seglab.config import Inference
 from seglab.core.files import read_json, write_csv
@@ -40,7 +35,7 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
     """Scores val and test with best.ckpt, read back from disk, and the baselines.
 
     Writes test_cases.csv, baseline_cases.csv and figures, and a tuned threshold into best.ckpt.
-    Returns the content of summary.json but for times.
+    Returns the content of summary.json except times.
     """
     data, device = components.data, components.trainer.strategy.root_device
     net, metadata = load_network(paths.best_checkpoint, trust=list_targets(config))

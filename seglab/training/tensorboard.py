@@ -12,10 +12,21 @@ from seglab.runs.overrides import shorten_keys
 
 # Parameters of single runs on the HParams page; those of a sweep are what varies in it.
 _PARAMETERS = (
-    *("name", "seed", "model._target_", "data.root", "data.size", "data.batch_size"),
-    *("data.split.fold", "data.augment._target_", "task.loss._target_", "task.optimizer._target_"),
-    *("task.optimizer.lr", "task.optimizer.weight_decay", "task.lr_scheduler._target_"),
-    *("trainer.max_epochs", "trainer.precision"),
+    "name",
+    "seed",
+    "model._target_",
+    "data.root",
+    "data.size",
+    "data.batch_size",
+    "data.split.fold",
+    "data.augment._target_",
+    "task.loss._target_",
+    "task.optimizer._target_",
+    "task.optimizer.lr",
+    "task.optimizer.weight_decay",
+    "task.lr_scheduler._target_",
+    "trainer.max_epochs",
+    "trainer.precision",
 )
 _METRICS = ("dice_per_image", "iou_per_image", "pixel_accuracy")
 
@@ -44,7 +55,7 @@ class TensorBoard(TensorBoardLogger):
         for title, content in (("config", dict(config)), ("environment", environment)):
             self.experiment.add_text(title, f"```\n{OmegaConf.to_yaml(content)}```", 0)
 
-    def log_row(
+    def log_hparams_and_close(
         self, config: Mapping[str, Any], val: Mapping[str, float], varies: Mapping[str, str]
     ) -> None:
         """Logs one row of TensorBoard's HParams page, and closes the file.

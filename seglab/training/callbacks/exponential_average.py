@@ -24,7 +24,8 @@ class ExponentialAverage(WeightAveraging):
 
     def _update(self, average: list[Tensor], current: list[Tensor], steps: Any) -> None:
         # The tensors of a call have one type. Steps are read once, because reading waits for the
-        # device.
+        # device. 9 / (10 + t) is 1 - (1 + t) / (10 + t), as in TensorFlow's
+        # ExponentialMovingAverage with num_updates.
         if average[0].is_floating_point():
             torch._foreach_lerp_(average, current, max(1 - self.decay, 9 / (10 + int(steps))))
         else:  # BatchNorm's count of batches

@@ -72,7 +72,9 @@ class Pictures(Callback):
             channel = data.classes.numbers.index(number)
             labels = np.concatenate([(data.cache.masks[r] == number).ravel() for r in prob])
             scores = np.concatenate([prob[row][channel].ravel() for row in prob])
-            name = f"{subset}/precision_recall" + f"_{class_name}" * data.classes.is_multiclass
+            name = f"{subset}/precision_recall"
+            if data.classes.is_multiclass:
+                name += f"_{class_name}"
             writer.add_pr_curve(name, labels, scores, trainer.global_step)
 
 

@@ -152,11 +152,7 @@ class RunRecorder(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the rows and counts so far."""
-        return {
-            "rows": self.rows,
-            "images": self.images,
-            "train_seconds": self.train_seconds,
-        }
+        return {"rows": self.rows, "images": self.images, "train_seconds": self.train_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the rows and counts."""
