@@ -40,7 +40,7 @@ class TableLine(NamedTuple):
     @property
     def n_cases(self) -> int:
         """Number of test cases that are scored."""
-        return sum(self.diagnosis in (None, case[2]) for case in self.row.cases)
+        return sum(self.diagnosis in (None, case.diagnosis) for case in self.row.cases)
 
 
 def compare(
@@ -106,7 +106,7 @@ def make_lines(
     for row in rows:
         parts: list[tuple[str | None, str | None]] = [(None, None)]
         if by_diagnosis:
-            parts += [(name, None) for name in sorted({case[2] for case in row.cases})]
+            parts += [(name, None) for name in sorted({case.diagnosis for case in row.cases})]
         if row.cases:
             parts += [(None, name) for name in row.classes[1:]]
         lines += [TableLine(row, *part, row.scores(interval_metrics, *part)) for part in parts]
@@ -123,7 +123,7 @@ def make_table(
     """Make the table of some lines of rows, with the notes of `make_rows` below it."""
     parts = ["diagnosis"] * by_diagnosis + ["class"] * any(line.class_name for line in lines)
     names = [*rows[0].labels, *parts]
-    cautions = describe_cautions(rows, [line.n_cases for line in lines if line.row.finished])
+    cautions = describe_cautions(rows, [line.n_cases for line in lines if line.row.finished_runs])
     return Table(
         describe_protocol(rows),
         [*names, "n", *metric_names, "val", "runs", *COST_HEADINGS],
@@ -146,8 +146,8 @@ def _format_line(line: TableLine, metric_names: Sequence[str], parts: Sequence[s
         cells.append(text)
     if not line.is_whole:
         return [*cells, *[""] * (2 + len(COSTS))]
-    cells.append(UNKNOWN if row.val is None else f"{row.val:.3f}")
-    n_finished, n_expected = len(row.finished), len(row.cells)
+    cells.append(UNKNOWN if row.val_dice is None else f"{row.val_dice:.3f}")
+    n_finished, n_expected = len(row.finished_runs), len(row.cells)
     is_partial = n_finished < n_expected
     cells.append(f"{n_finished} of {n_expected}" if is_partial else str(n_expected or UNKNOWN))
     costs = row.costs()
@@ -165,9 +165,11 @@ def _make_record(line: TableLine) -> dict[str, Any]:
     if row.classes:
         record["class"] = line.class_name or "all"
     record |= {"status": row.status, "n": line.n_cases}
-    record |= {"finished": len(row.finished), "runs": len(row.cells)}
+    record |= {"finished": len(row.finished_runs), "runs": len(row.cells)}
     record |= dict.fromkeys(COSTS, "") | row.costs()
-    record["val_dice_per_image"] = row.val if row.val is not None and line.is_whole else ""
+    record["val_dice_per_image"] = (
+        row.val_dice if row.val_dice is not None and line.is_whole else ""
+    )
     for name in METRICS:
         values = line.scores.get(name, (None,) * 4)
         for suffix, value in zip(("", "_sd", "_low", "_high"), values, strict=True):

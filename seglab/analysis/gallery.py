@@ -17,7 +17,7 @@ from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.data.classes import Classes
 from seglab.runs.records import Run, open_run
-from seglab.runs.tables import Case
+from seglab.runs.tables import CaseKey
 
 MAX_EDGE = 480  # pixels of a thumbnail's longer edge
 WEBP_QUALITY = 70
@@ -32,16 +32,16 @@ def make_gallery(
     Of each row the seed with most test cases is shown. The other arguments are those of `report`.
     """
     seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
-    dice: dict[Case, dict[int, float]] = defaultdict(dict)
+    dice: dict[CaseKey, dict[int, float]] = defaultdict(dict)
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
-        of_seed = replace(row, counts={seed: row.counts[seed]})
+        of_seed = replace(row, case_values={seed: row.case_values[seed]})
         for case, value in of_seed.by_case("dice_per_image").items():
             dice[case][number] = value
     worst_first = sorted(dice, key=lambda case: (statistics.fmean(dice[case].values()), case))
-    cards: dict[Case, dict[str, Any]] = {}
+    cards: dict[CaseKey, dict[str, Any]] = {}
     for case in worst_first[: max(n_cases, 0)]:
         by_row = {number: {"dice": value} for number, value in dice[case].items()}
-        cards[case] = {"id": case[0], "diagnosis": case[2], "rows": by_row}
+        cards[case] = {"id": case.id, "diagnosis": case.diagnosis, "rows": by_row}
     notes = []
     if len(cards) < len(dice):
         notes.append(
@@ -52,11 +52,11 @@ def make_gallery(
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
         drawn_row: dict[str, Any] = {
             "label": row.label,
-            "seed": seed if len(row.counts) > 1 else "",
+            "seed": seed if len(row.case_values) > 1 else "",
             "legend": [],
         }
         drawn_rows.append(drawn_row)
-        for run in (run for run in row.finished if run.seed == seed):
+        for run in (run for run in row.finished_runs if run.seed == seed):
             try:
                 classes, left_out = _draw_predictions(run, number, cards, trust, data_root)
                 drawn_row["legend"] = _make_legend(classes)
@@ -82,7 +82,7 @@ def make_gallery(
 def _draw_predictions(
     run: Run,
     number: int,
-    cards: dict[Case, dict[str, Any]],
+    cards: dict[CaseKey, dict[str, Any]],
     trust: tuple[str, ...],
     data_root: str | Path | None,
 ) -> tuple[Classes, list[str]]:
@@ -97,7 +97,7 @@ def _draw_predictions(
     if data_root is not None:
         opened.config["data"]["root"] = str(Path(data_root).absolute())
     model = load_run_model(opened, trust)
-    wanted = {case[0]: card for case, card in cards.items() if case in run.tested}
+    wanted = {case.id: card for case, card in cards.items() if case in run.tested}
     found = [case for case in read_cases(opened) if case.id in wanted]
     hashes = hash_cases(found, hash_files(found))
     unchanged = [case for case in found if hashes[case.id] == run.sha256[case.id]]

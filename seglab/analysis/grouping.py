@@ -87,15 +87,15 @@ def _add_missing_cells(rows: Sequence[Row]) -> None:
 
 def _join_folds(row: Row) -> None:
     """Collect the test cases of each seed."""
-    for run in row.finished:
-        counts = row.counts.setdefault(run.seed, {})
-        twice = sorted(counts.keys() & run.tested.keys())
+    for run in row.finished_runs:
+        values = row.case_values.setdefault(run.seed, {})
+        twice = sorted(values.keys() & run.tested.keys())
         if twice:
             raise InputError(
-                f"{run.path}: tests case {twice[0][0]}, as another fold of the same config does; "
+                f"{run.path}: tests case {twice[0].id}, as another fold of the same config does; "
                 "compare them apart"
             )
-        counts |= run.tested
+        values |= run.tested
 
 
 def _label_rows(rows: Sequence[Row]) -> None:
@@ -156,24 +156,24 @@ def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
     """Make rows of trivial baselines for each set of test cases, from the seed with most cases."""
     by_protocol = defaultdict(list)
     for row in rows:
-        for seed in row.counts:
+        for seed in row.case_values:
             by_protocol[row.protocol_key, row.classes].append((row, seed))
     case_sets: dict[Any, tuple[Row, str]] = {}
     for pairs in by_protocol.values():
-        row, seed = max(pairs, key=lambda pair: len(pair[0].counts[pair[1]]))
-        case_sets.setdefault((frozenset(row.counts[seed]), row.classes), (row, seed))
+        row, seed = max(pairs, key=lambda pair: len(pair[0].case_values[pair[1]]))
+        case_sets.setdefault((frozenset(row.case_values[seed]), row.classes), (row, seed))
     baselines = []
     for row, seed in case_sets.values():
-        counts_by_name: dict[str, CaseValues] = defaultdict(dict)
-        for run in row.finished:
+        values_by_name: dict[str, CaseValues] = defaultdict(dict)
+        for run in row.finished_runs:
             if run.seed == seed:
                 table = run.paths.baseline_cases
                 groups = read_case_values(table, run.sha256, run.classes, "baseline")
-                for name, counts in groups.items():
-                    counts_by_name[name] |= counts
-        for name, counts in sorted(counts_by_name.items()):
+                for name, values in groups.items():
+                    values_by_name[name] |= values
+        for name, values in sorted(values_by_name.items()):
             label = name if len(case_sets) == 1 else f"{name} (cases of {row.label})"
             labels = dict.fromkeys(row.labels, "") | {next(iter(row.labels)): label}
-            baseline = Row({}, row.classes, {}, {seed: counts}, labels=labels, label=label)
+            baseline = Row({}, row.classes, {}, {seed: values}, labels=labels, label=label)
             baselines.append(baseline)
     return baselines

@@ -138,7 +138,7 @@ def _describe_scores(run: Run) -> dict[str, Any]:
         ]
         for name in METRICS
     ]
-    diagnoses = Counter(diagnosis for _, _, diagnosis in run.tested)
+    diagnoses = Counter(case.diagnosis for case in run.tested)
     groups = {f"class {name}": row.scores(METRICS, class_name=name) for name in row.classes[1:]}
     for name, n in diagnoses.most_common():
         groups[f"diagnosis {name or 'unknown'} ({n})"] = row.scores(METRICS, name)
@@ -162,7 +162,7 @@ def _describe_scores(run: Run) -> dict[str, Any]:
         "groups_table": _table(["group (cases)", *DEFAULT_METRICS], group_rows),
         "median_dice": f"{statistics.median(dice.values()):.3f}",
         "n_below": sum(value < 0.8 for value in dice.values()),
-        "worst": ", ".join(f"{code_span(id)} {value:.3f}" for value, (id, *_) in worst),
+        "worst": ", ".join(f"{code_span(case.id)} {value:.3f}" for value, case in worst),
     }
 
 

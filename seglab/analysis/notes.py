@@ -22,7 +22,7 @@ def describe_status(status: str) -> str:
 
 def describe_protocol(rows: Iterable[Row]) -> str:
     """Return in one line what the numbers are of."""
-    rows = [row for row in rows if row.finished]
+    rows = [row for row in rows if row.finished_runs]
     if not rows:
         return "no finished run"
     sizes = sorted({len(row.cases) for row in rows})
@@ -67,19 +67,19 @@ def describe_gaps(rows: Sequence[Row]) -> list[str]:
         if gaps:
             star = "* " * (row.status == "incomplete")
             notes.append(f"{star}{row.label}: {'; '.join(gaps)}")
-    if len({tuple(row.cases) for row in rows if row.finished}) > 1:
+    if len({tuple(row.cases) for row in rows if row.finished_runs}) > 1:
         notes.append("rows were not tested on the same cases: their values cannot be compared")
     return notes
 
 
 def _describe_incomplete(row: Row) -> list[str]:
-    if not row.complete:
+    if not row.complete_seeds:
         note = "no seed is complete: values are means over those that have a case"
-        return [note] * (len(row.counts) > 1)
+        return [note] * (len(row.case_values) > 1)
     seeds = [
-        f"seed {seed} ({len(counts)} of {row.n_cases} cases)"
-        for seed, counts in row.counts.items()
-        if seed not in row.complete
+        f"seed {seed} ({len(cases)} of {row.n_cases} cases)"
+        for seed, cases in row.case_values.items()
+        if seed not in row.complete_seeds
     ]
     return [f"left out of the values, as incomplete: {', '.join(seeds)}"] if seeds else []
 
@@ -89,15 +89,15 @@ def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
     notes = [NARROW_INTERVAL_CAUTION] * any(n < MIN_CASES_FOR_INTERVAL for n in sizes)
     if len({row.classes for row in rows if row.classes}) > 1:
         notes.append("rows have different classes: their means are of different things")
-    sources = {run.provenance.source for row in rows for run in row.finished} - {""}
+    sources = {run.provenance.source for row in rows for run in row.finished_runs} - {""}
     if len(sources) > 1:
         notes.append(f"runs of {len(sources)} states of seglab's code stand in one table")
     by_protocol: dict[frozenset[tuple[str, str]], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.finished:
+        if row.finished_runs:
             by_protocol[row.protocol_key].append(row)
     for members in by_protocol.values():
-        if len({run.provenance.data for row in members for run in row.finished} - {""}) > 1:
+        if len({run.provenance.data for row in members for run in row.finished_runs} - {""}) > 1:
             labels = " | ".join(row.label for row in members)
             notes.append(f"runs of one protocol read different data: {labels}")
     is_pruned = any(run.status == "pruned" for row in rows for run in row.runs)

@@ -72,7 +72,7 @@ def report(
     """
     rows, notes = make_rows(find_runs(dirs))
     out = _check_output(dirs, out)
-    finished = [row for row in rows if row.finished]
+    finished = [row for row in rows if row.finished_runs]
     if not finished:
         raise InputError(
             f"{dirs[0]}: holds no finished run; name a folder of runs that train.py has ended"
@@ -87,7 +87,7 @@ def report(
         log.warning("%s", notes[-1])
     page: dict[str, Any] = {
         "title": "; ".join(row.label for row in shown),
-        "facts": _make_facts([run for row in finished for run in row.finished]),
+        "facts": _make_facts([run for row in finished for run in row.finished_runs]),
         "curves": _make_curves(shown),
         "gallery": make_gallery(shown, cases, trust, data_root),
     }
@@ -113,9 +113,9 @@ def _check_output(dirs: Sequence[str | Path], out: str | Path | None) -> Path:
 def _choose_rows(finished: Sequence[Row], pairs: Sequence[tuple[Row, Row]]) -> list[Row]:
     """Choose the rows with curves and predictions: those of pairs, then the best by val."""
     by_val = sorted(
-        finished, key=lambda row: -math.inf if row.val is None else row.val, reverse=True
+        finished, key=lambda row: -math.inf if row.val_dice is None else row.val_dice, reverse=True
     )
-    in_pairs = [row for row in itertools.chain(*pairs) if row.finished]
+    in_pairs = [row for row in itertools.chain(*pairs) if row.finished_runs]
     labels = [*dict.fromkeys(row.label for row in [*in_pairs, *by_val])][:MAX_ROWS]
     return [row for row in finished if row.label in labels]
 
@@ -180,7 +180,9 @@ def _make_curves(shown: Sequence[Row]) -> list[dict[str, Any]]:
             monitor = DEFAULT_MONITOR
         for name in dict.fromkeys(["loss", monitor.removeprefix("val/")]):
             for part in ("train", "val"):
-                curves = [read_metric_history(run.folder, f"{part}/{name}") for run in row.finished]
+                curves = [
+                    read_metric_history(run.folder, f"{part}/{name}") for run in row.finished_runs
+                ]
                 epochs = sorted({epoch for curve in curves for epoch in curve})
                 by_epoch = [
                     [curve[epoch] for curve in curves if epoch in curve] for epoch in epochs

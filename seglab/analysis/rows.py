@@ -19,7 +19,7 @@ from seglab.metrics.scores import (
     score_terms,
 )
 from seglab.runs.records import COSTS, STATUSES, Run
-from seglab.runs.tables import CASE_COLUMNS, Case, CaseValues
+from seglab.runs.tables import CASE_COLUMNS, CaseKey, CaseValues
 
 ACCURACY_OF_ALL_CLASSES = "accuracy of all classes"
 
@@ -48,11 +48,13 @@ def format_score(metric: str, score: Score) -> str:
 class Row:
     """Runs that differ only in seed and fold, or a trivial baseline.
 
+    Cached properties are valid only once `make_rows` has filled the row.
+
     Attributes:
         settings: The settings that the runs share, by dotted key; empty for a baseline.
         classes: Names of several classes, background first; empty in the binary case.
         cells: The run of each (seed, fold); None where it is missing. Empty for a baseline.
-        counts: Of each seed that has any, the counts of its test cases in all folds.
+        case_values: Of each seed that has any, the values of its test cases in all folds.
         folds: The folds that each seed should have.
         labels: What distinguishes the row from others, by column of the table.
         label: All of `labels` in one line.
@@ -61,7 +63,7 @@ class Row:
     settings: dict[str, str]
     classes: tuple[str, ...]
     cells: dict[tuple[str, str], Run | None]
-    counts: dict[str, CaseValues]
+    case_values: dict[str, CaseValues]
     folds: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     label: str = ""
@@ -72,41 +74,41 @@ class Row:
         return [run for run in self.cells.values() if run]
 
     @cached_property
-    def finished(self) -> list[Run]:
+    def finished_runs(self) -> list[Run]:
         """The finished runs: those that have scores."""
         return [run for run in self.runs if run.status == "finished"]
 
     @cached_property
     def n_cases(self) -> int:
         """Number of test cases that any seed has."""
-        return len({case for counts in self.counts.values() for case in counts})
+        return len({case for cases in self.case_values.values() for case in cases})
 
     @cached_property
-    def complete(self) -> list[str]:
+    def complete_seeds(self) -> list[str]:
         """Seeds that lack no fold, and no case that another seed has."""
-        done = {(run.seed, run.fold) for run in self.finished}
+        done = {(run.seed, run.fold) for run in self.finished_runs}
         return [
             seed
-            for seed, counts in self.counts.items()
-            if done.issuperset((seed, fold) for fold in self.folds) and len(counts) == self.n_cases
+            for seed, cases in self.case_values.items()
+            if done.issuperset((seed, fold) for fold in self.folds) and len(cases) == self.n_cases
         ]
 
     @cached_property
     def scored(self) -> dict[str, CaseValues]:
-        """Counts of the seeds that are scored: complete ones, or all where none is complete."""
-        return {seed: self.counts[seed] for seed in self.complete or self.counts}
+        """Values of the seeds that are scored: complete ones, or all where none is complete."""
+        return {seed: self.case_values[seed] for seed in self.complete_seeds or self.case_values}
 
     @cached_property
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[CaseKey]:
         """Test cases of the seeds that are scored, sorted."""
-        return sorted({case for counts in self.scored.values() for case in counts})
+        return sorted({case for cases in self.scored.values() for case in cases})
 
     @property
     def status(self) -> str:
         """Status of the runs; 'incomplete' where only some seeds are complete."""
-        if self.finished:
+        if self.finished_runs:
             expected = {seed for seed, fold in self.cells if fold in self.folds}
-            return "finished" if expected == {*self.complete} else "incomplete"
+            return "finished" if expected == {*self.complete_seeds} else "incomplete"
         found = {run.status if run else "missing" for run in self.cells.values()}
         return next((s for s in ("failed", *STATUSES) if s in found), "baseline")
 
@@ -132,7 +134,7 @@ class Row:
         if self.classes:
             correct = np.stack([values[..., 0].sum(1), values[:, 0, :, :4].sum(-1)], -1)
             terms[ACCURACY_OF_ALL_CLASSES] = np.repeat(correct[:, None], foreground.shape[1], 1)
-        if not self.complete:
+        if not self.complete_seeds:
             n_seeds = tested.sum(0)[..., None]
             terms = {name: (values.sum(0) / n_seeds)[None] for name, values in terms.items()}
         return terms
@@ -156,7 +158,7 @@ class Row:
         """
         if not self.cases:
             return {}
-        chosen = [diagnosis in (None, case[2]) for case in self.cases]
+        chosen = [diagnosis in (None, case.diagnosis) for case in self.cases]
         terms = {name: values[:, :, chosen] for name, values in self.terms.items()}
         of_all_classes = terms.pop(ACCURACY_OF_ALL_CLASSES, None)
         if class_name is not None:
@@ -187,14 +189,15 @@ class Row:
 
     def _calibration_errors(self) -> dict[str, list[float]]:
         # Runs store calibration of all cases together, so it cannot be averaged case by case.
-        if not self.finished or not (self.complete or len(self.scored) == 1):
+        if not self.finished_runs or not (self.complete_seeds or len(self.scored) == 1):
             return {}
         by_seed = [
-            [run.calibration for run in self.finished if run.seed == seed] for seed in self.scored
+            [run.calibration for run in self.finished_runs if run.seed == seed]
+            for seed in self.scored
         ]
         return {"ece": [calibration_error(np.array(counts).sum(0)) for counts in by_seed]}
 
-    def by_case(self, metric: str) -> dict[Case, float]:
+    def by_case(self, metric: str) -> dict[CaseKey, float]:
         """A per-image metric of each case, averaged over seeds and classes."""
         if metric not in self.terms:
             return {}
@@ -203,13 +206,13 @@ class Row:
 
     def costs(self) -> dict[str, float]:
         """Costs, as means over the runs that are scored; empty where there is none."""
-        runs = [run for run in self.finished if run.seed in self.scored]
+        runs = [run for run in self.finished_runs if run.seed in self.scored]
         return {name: statistics.fmean(r.costs[name] for r in runs) for name in COSTS if runs}
 
     @property
-    def val(self) -> float | None:
+    def val_dice(self) -> float | None:
         """Dice per image of val, as a mean over finished runs; None where one has none."""
-        values = [run.values.get("val/dice_per_image") for run in self.finished]
+        values = [run.values.get("val/dice_per_image") for run in self.finished_runs]
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if values and len(known) == len(values) else None
 

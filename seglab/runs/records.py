@@ -80,7 +80,7 @@ class Run:
         threshold: Probability above which a pixel is lesion.
         costs: By the names in `COSTS`.
         calibration: int64 (15, 3) of the test cases; None without.
-        tested: Counts of the test cases.
+        tested: Values of the test cases, see `seglab.runs.tables`.
     """
 
     folder: Path

@@ -1,9 +1,10 @@
-"""Reads the tables of run directories: counts of cases, metrics of epochs, scores of val."""
+"""Reads the tables of run directories: values of cases, metrics of epochs, scores of val."""
 
 import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,11 +13,19 @@ from seglab.core.files import read_csv, read_json
 from seglab.metrics.scores import BOUNDARY_METRICS, IN_PIXELS, PIXEL_COUNTS
 from seglab.runs.paths import RunPaths, reading
 
-Case = tuple[str, str, str]  # id, SHA-256 of its files, diagnosis
+
+class CaseKey(NamedTuple):
+    """A test case; `sha256` is of its files, and empty where the split does not name the case."""
+
+    id: str
+    sha256: str
+    diagnosis: str
+
+
 CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS)
 # By case float64 (K, len(CASE_COLUMNS)) of its K classes. In the binary case K is 1; otherwise the
 # first class is background.
-CaseValues = dict[Case, np.ndarray]
+CaseValues = dict[CaseKey, np.ndarray]
 
 
 def read_case_values(
@@ -36,29 +45,29 @@ def read_case_values(
     Raises:
         InputError: The table is missing or damaged.
     """
-    groups: dict[str, dict[Case, dict[str, list[float]]]] = defaultdict(dict)
+    groups: dict[str, dict[CaseKey, dict[str, list[float]]]] = defaultdict(dict)
     with reading(file):
         rows = read_csv(file)
         for row in rows:
             id = printable(row["id"])
-            case = (id, sha256.get(id, ""), printable(row["diagnosis"]))
+            case = CaseKey(id, sha256.get(id, ""), printable(row["diagnosis"]))
             counts = [int(row[name]) for name in PIXEL_COUNTS]
             boundary = {name: parse_number(row[name]) for name in BOUNDARY_METRICS}
             class_name = printable(row.get("class", ""))
             group = printable(row[group_by]) if group_by else ""
             by_class = groups[group].setdefault(case, {})
             if class_name in by_class or min(counts) < 0 or not 0 < sum(counts) < 2**53:
-                raise ValueError(f"case {case[0]}: twice there, or impossible counts")
+                raise ValueError(f"case {case.id}: twice there, or impossible counts")
             for name, value in boundary.items():
                 if value < 0 or (value > 1 and name not in IN_PIXELS):
-                    raise ValueError(f"case {case[0]}: impossible {name}")
+                    raise ValueError(f"case {case.id}: impossible {name}")
             by_class[class_name] = [*counts, *boundary.values()]
         if not rows:
             raise ValueError("holds no case")
         expected = classes if len(classes) > 1 else ("",)
         for case, by_class in (item for cases in groups.values() for item in cases.items()):
             if tuple(by_class) != expected:
-                raise ValueError(f"case {case[0]}: not of the classes that its config names")
+                raise ValueError(f"case {case.id}: not of the classes that its config names")
     return {
         group: {case: np.array([*by_class.values()], float) for case, by_class in cases.items()}
         for group, cases in groups.items()

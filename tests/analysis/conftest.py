@@ -57,7 +57,7 @@ def swept(report_folder: Path, tiny_train: Script) -> Path:
 @pytest.fixture
 def labels(swept: Path) -> list[str]:
     """Of the two rows."""
-    return [row.label for row in make_rows(find_runs([swept]))[0] if row.finished]
+    return [row.label for row in make_rows(find_runs([swept]))[0] if row.finished_runs]
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def test_seeds_that_rows_should_share(tmp_path: Path) -> None:
     cells = {
         row.label: [(*key, run.path if run else "") for key, run in row.cells.items()]
         for row in rows
-        if row.finished
+        if row.finished_runs
     }
     assert cells == {
         "root=/data/PH2, data.split.val=0": [("0", "", "a"), ("1", "", "")],
@@ -222,7 +222,9 @@ def test_seeds_that_rows_should_share(tmp_path: Path) -> None:
     write_run(root / "other" / "e", task__optimizer__lr=1.0, seed=3, varies={"seed": 3})
     write_run(root / "f", task__optimizer__lr=2.0, seed=4)
     rows, _ = make_rows(find_runs([root]))
-    assert {row.settings["task.optimizer.lr"]: [*row.cells] for row in rows if row.finished} == {
+    assert {
+        row.settings["task.optimizer.lr"]: [*row.cells] for row in rows if row.finished_runs
+    } == {
         **{"1.0": [("3", "")], "2.0": [("4", "")]},
         "0.001": [("2", ""), ("2 (data.seed 7)", "")],
     }
@@ -330,7 +332,7 @@ def test_columns_are_what_tells_rows_apart(tmp_path: Path) -> None:
         for i, options in enumerate(runs):
             write_run(tmp_path / name / str(i), **options)
         rows, _ = make_rows(find_runs([tmp_path / name]))
-        return [list(rows[0].labels), *([row.label] for row in rows if row.finished)]
+        return [list(rows[0].labels), *([row.label] for row in rows if row.finished_runs)]
 
     assert columns("one", {}) == [["experiment", "model"], ["baseline, UNet"]]
     lr = {"task__optimizer__lr": 1e-05, "model": "SegNet", "name": "x", "model__width": 8}
