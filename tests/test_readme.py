@@ -118,9 +118,10 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+FOLDERS = ("conf", "scripts", "seglab", "tests")
 PAGES = [
     REPO / "README.md",
-    *(p for folder in ("conf", "scripts", "seglab") for p in (REPO / folder).rglob("README.md")),
+    *(p for folder in FOLDERS for p in (REPO / folder).rglob("README.md")),
 ]
 
 

@@ -3,8 +3,8 @@
 Every score from pixel counts is defined here; those of outlines are in `boundary.py`, and
 `modules.py` counts in torch and scores with these functions. Scores are computed from integers
 (confusion counts of each image, fixed-point sums of probability), so that no value depends on the
-batch size, the number of devices or the order of the images. Where target and prediction are both empty, Dice and IoU
-are 1; where only one of them is empty, they are 0.
+batch size, the number of devices or the order of the images. Where target and prediction are both
+empty, Dice and IoU are 1; where only one of them is empty, they are 0.
 """
 
 import math
