@@ -179,11 +179,11 @@ def _make_record(line: TableLine) -> dict[str, Any]:
 
 def _list_runs(runs: Sequence[Run], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every run directory that was found, for runs.csv; one that is in no row has no label."""
-    row_by_path = {run.path: row for row in rows for run in row.runs}
+    row_by_run = {run.label: row for row in rows for run in row.runs}
     records = []
     for run in runs:
-        row = row_by_path.get(run.path)
-        record = {"run": run.path, "row": row.label if row else "", "used": row is not None}
+        row = row_by_run.get(run.label)
+        record = {"run": run.label, "row": row.label if row else "", "used": row is not None}
         record |= {"seed": run.seed, "fold": run.fold, "status": run.status, "error": run.error}
         records.append(record | (row.labels if row else {}) | run.values)
     return records

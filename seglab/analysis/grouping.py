@@ -35,7 +35,7 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
         if run.config:
             by_settings[frozenset(run.settings.items())].append(run)
         else:
-            notes.append(f"{run.path}: {run.status} before it had a config: {run.error}")
+            notes.append(f"{run.label}: {run.status} before it had a config: {run.error}")
     if not by_settings:
         raise InputError("; ".join(notes))
     rows = [_make_row(group, notes) for group in by_settings.values()]
@@ -53,10 +53,10 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
 
 def _make_row(group: Sequence[Run], notes: list[str]) -> Row:
     cells: dict[tuple[str, str], Run | None] = {}
-    for run in sorted(group, key=lambda run: (STATUSES.index(run.status), run.path)):
+    for run in sorted(group, key=lambda run: (STATUSES.index(run.status), run.label)):
         first = cells.setdefault((run.seed, run.fold), run)
         if first and first is not run and run.status == "finished":
-            notes.append(f"{first.path} and {run.path} have the same config: the first is used")
+            notes.append(f"{first.label} and {run.label} have the same config: the first is used")
     run = next(run for run in cells.values() if run)
     return Row(run.settings, run.classes if len(run.classes) > 1 else (), cells, {})
 
@@ -92,7 +92,7 @@ def _join_folds(row: Row) -> None:
         twice = sorted(values.keys() & run.tested.keys())
         if twice:
             raise InputError(
-                f"{run.path}: tests case {twice[0].id}, as another fold of the same config does; "
+                f"{run.label}: tests case {twice[0].id}, as another fold of the same config does; "
                 "compare them apart"
             )
         values |= run.tested
@@ -113,9 +113,9 @@ def _label_rows(rows: Sequence[Row]) -> None:
                 row.label += f", {part}" if row.label else part
 
 
-def varied_settings(rows: Sequence[Row]) -> set[str]:
+def settings_that_vary(rows: Sequence[Row]) -> set[str]:
     """Settings that a sweep varied, and of which the rows have more than one value."""
-    keys = {key for row in rows for run in row.runs for key in run.varies}
+    keys = {key for row in rows for run in row.runs for key in run.varied_settings}
     return {k for k in keys if len({r.settings[k] for r in rows if k in r.settings}) > 1}
 
 
@@ -131,10 +131,10 @@ def _choose_keys(rows: Sequence[Row]) -> list[str]:
     def count_groups(keys: list[str]) -> int:
         return len({tuple(map(row.settings.get, keys)) for row in rows})
 
-    varied = varied_settings(rows)
+    varied = settings_that_vary(rows)
     keys = sorted({key for row in rows for key in row.settings}, key=lambda k: (k.count("."), k))
     order = ["name", "model._target_", *(key for key in keys if key.endswith("._target_"))]
-    order += sorted({key for row in rows for run in row.runs for key in run.varies})
+    order += sorted({key for row in rows for run in row.runs for key in run.varied_settings})
     order = [*dict.fromkeys(order + keys)]
     chosen = [key for key in order if key in varied]
     for key in order:

@@ -46,8 +46,8 @@ def make_model_card(run_dir: Path) -> str:
     run = read_run(run_dir, is_scored=True)
     values = {
         "front_matter": _make_front_matter(run),
-        "run_shell": shlex.quote(run.path),
-        "run_python": json.dumps(run.path, ensure_ascii=False),
+        "run_shell": shlex.quote(run.label),
+        "run_python": json.dumps(run.label, ensure_ascii=False),
     }
     values |= _describe_run(run) | _describe_scores(run)
     return Template(Path(__file__).with_suffix(".md").read_text("utf-8")).substitute(values)

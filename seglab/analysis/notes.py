@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from seglab.analysis.grouping import natural_key, varied_settings
+from seglab.analysis.grouping import natural_key, settings_that_vary
 from seglab.analysis.rows import Row
 from seglab.runs.records import UNKNOWN
 
@@ -102,6 +102,6 @@ def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
             notes.append(f"runs of one protocol read different data: {labels}")
     is_pruned = any(run.status == "pruned" for row in rows for run in row.runs)
     # Of models or experiments all are of interest; of settings the best is.
-    if is_pruned or varied_settings(rows) - {"name", "model._target_"}:
+    if is_pruned or settings_that_vary(rows) - {"name", "model._target_"}:
         notes.append("choose by val: test values of many rows flatter the best of them")
     return notes

@@ -16,7 +16,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import write_atomic
 from seglab.data.classes import make_classes
 from seglab.runs.loading import check_targets
-from seglab.runs.paths import check_format, reading
+from seglab.runs.paths import check_format, refuse_damaged
 from seglab.runs.records import Run
 
 _CHECKSUM_PREFIX = b"seglab sha256 "
@@ -70,7 +70,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises an InputError if the file is missing, damaged or not a checkpoint of seglab.
     """
     path = Path(path)
-    with reading(path, _MAX_BYTES):
+    with refuse_damaged(path, _MAX_BYTES):
         content = path.read_bytes()
         if content[-_COMMENT_LENGTH:] != _checksum_comment(memoryview(content)[:-_COMMENT_LENGTH]):
             raise ValueError("cut short, changed or not of seglab: no right hash at its end")

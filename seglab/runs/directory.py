@@ -30,7 +30,7 @@ from seglab.data.splits import Split, read_split
 from seglab.runs import provenance
 from seglab.runs.loading import parse_config
 from seglab.runs.overrides import format_command
-from seglab.runs.paths import FORMAT, RunPaths, check_format, reading
+from seglab.runs.paths import FORMAT, RunPaths, check_format, refuse_damaged
 from seglab.runs.records import read_data_files
 
 log = logging.getLogger("seglab")
@@ -182,7 +182,7 @@ class RunDirectory:
                     "or name another directory with hydra.run.dir=..."
                 )
             return {}
-        with reading(self.paths.record) as file:
+        with refuse_damaged(self.paths.record) as file:
             record: dict[str, Any] = read_json(file)
             check_format(record, file)
         return record

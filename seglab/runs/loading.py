@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.config import check_config
 from seglab.core.errors import InputError, printable
-from seglab.runs.paths import reading
+from seglab.runs.paths import refuse_damaged
 
 MAX_CONFIG_BYTES = 2**17  # a run's config has a few kilobytes
 
@@ -128,7 +128,7 @@ def parse_config(file: str | Path) -> dict[str, Any]:
     """Reads a stored config to look at its values; nothing may be built from it."""
     file = Path(file)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    with reading(file, MAX_CONFIG_BYTES):
+    with refuse_damaged(file, MAX_CONFIG_BYTES):
         text = file.read_text("utf-8")
         # A few lines of merge keys (<<) with references would fill the memory.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):

@@ -63,7 +63,7 @@ def check_format(stored: dict[str, Any], file: str | Path) -> None:
 
 
 @contextmanager
-def reading(file: Path, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Path]:
+def refuse_damaged(file: Path, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Path]:
     """Turns whatever a missing or damaged file raises in the body into a one-line InputError."""
     try:
         status = file.stat()

@@ -15,7 +15,7 @@ from seglab.core.errors import InputError, printable
 from seglab.core.files import read_json
 from seglab.data.splits import read_split
 from seglab.runs.loading import parse_config, read_config
-from seglab.runs.paths import RunPaths, check_format, reading
+from seglab.runs.paths import RunPaths, check_format, refuse_damaged
 from seglab.runs.tables import CaseValues, parse_number, read_case_values
 
 COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
@@ -59,7 +59,7 @@ class Run:
 
     Attributes:
         folder: Path of the directory.
-        path: Path below the folders that were searched, for messages and tables.
+        label: Path below the folders that were searched, for messages and tables.
         status: One of `STATUSES`.
         error: In one line; empty without.
         record: run.json, plain containers.
@@ -69,7 +69,7 @@ class Run:
         seed: As text; `UNKNOWN` without a config.
         fold: Number of the fold that is tested, as text; empty for holdout.
         folds: How many folds there are; 1 for holdout, 0 without a config.
-        varies: Settings that its sweep varied.
+        varied_settings: Settings that its sweep varied.
         sweep: Folder of its sweep; None for a single run.
         classes: Names of its classes, one for each logit channel.
         ids: Ids of the cases in train, val and test; empty before the split was written.
@@ -84,7 +84,7 @@ class Run:
     """
 
     folder: Path
-    path: str
+    label: str
     status: str
     error: str
     record: dict[str, Any]
@@ -94,7 +94,7 @@ class Run:
     seed: str
     fold: str
     folds: int
-    varies: list[str]
+    varied_settings: list[str]
     sweep: Path | None
     classes: tuple[str, ...]
     ids: dict[str, list[str]] = field(default_factory=dict)
@@ -113,12 +113,12 @@ class Run:
         return RunPaths(self.folder)
 
 
-def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> Run:
+def read_run(folder: Path, label: str | None = None, is_scored: bool = False) -> Run:
     """Reads a run directory; raises an InputError if a file is missing or damaged.
 
     Args:
         folder: The directory.
-        path: As `Run.path`; None for the folder's name.
+        label: `Run.label`; None for the folder's name.
         is_scored: Whether the run must have scores; it may then lack its last status.
     """
     paths = RunPaths(folder)
@@ -129,37 +129,37 @@ def read_run(folder: Path, path: str | None = None, is_scored: bool = False) -> 
         )
     config: dict[str, Any] = {}
     classes: tuple[str, ...] = ("lesion",)
-    with reading(paths.record) as file:
+    with refuse_damaged(paths.record) as file:
         record = read_json(file)
         check_format(record, file)
         status = "finished" if is_scored else record["status"]
         STATUSES.index(status)
         error = printable(" ".join(str(record.get("error") or "").split()), 100)
-        varies = [str(key) for key in dict(record.get("varies") or {})]
+        overrides = [str(key) for key in dict(record.get("varies") or {})]
         provenance = _read_provenance(record)
         config = dict(record.get("config") or {})
     if status == "finished" or paths.config.exists():
         config = parse_config(paths.config)
-        with reading(paths.config):
+        with refuse_damaged(paths.config):
             classes = tuple(map(to_text, config["data"]["classes"]))
     ids, sha256 = {}, {}
     if status == "finished" or paths.split.exists():
-        with reading(paths.split) as file:
+        with refuse_damaged(paths.split) as file:
             split = read_json(file)
             ids = {part: [to_text(id) for id in split[part]] for part in ("train", "val", "test")}
             hashes = {to_text(id): str(value) for id, value in split["sha256"].items()}
             sha256 = {id: hashes[id] for part in ids.values() for id in part}
-    with reading(paths.record):
-        description = _describe(config, varies)
+    with refuse_damaged(paths.record):
+        description = _describe(config, overrides)
     run = Run(
         folder=folder,
-        path=to_text(folder.name) if path is None else path,
+        label=to_text(folder.name) if label is None else label,
         status=status,
         error=error,
         record=record,
         provenance=provenance,
         config=config,
-        sweep=folder.parent if varies else None,
+        sweep=folder.parent if overrides else None,
         classes=classes,
         ids=ids,
         sha256=sha256,
@@ -198,7 +198,7 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
 
 
 def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
-    """Reads all run directories at or below some folders, sorted by path.
+    """Reads all run directories at or below some folders, sorted by label.
 
     What lies within a run directory is part of that run. Raises an InputError if a folder holds
     none, or a file is damaged.
@@ -218,12 +218,12 @@ def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
                 "wrote to"
             )
     runs = [read_run(f, to_text(f.relative_to(base).as_posix())) for f in folders]
-    return sorted(runs, key=lambda run: run.path)
+    return sorted(runs, key=lambda run: run.label)
 
 
 def read_data_files(folder: Path) -> dict[str, str]:
     """Reads data.json: SHA-256 of every file that a run read as data, by path below the root."""
-    with reading(RunPaths(folder).data) as file:
+    with refuse_damaged(RunPaths(folder).data) as file:
         return {str(name): str(sha256) for name, sha256 in read_json(file)["files"].items()}
 
 
@@ -256,10 +256,10 @@ def _read_provenance(record: dict[str, Any]) -> RunProvenance:
     )
 
 
-def _describe(config: dict[str, Any], varies: list[str]) -> dict[str, Any]:
-    """Returns settings, seed, folds and what a sweep varied, as fields of `Run`."""
+def _describe(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Returns settings, seed, folds and the settings that a sweep varied, as fields of `Run`."""
     if not config:
-        return {"settings": {}, "seed": UNKNOWN, "fold": "", "folds": 0, "varies": []}
+        return {"settings": {}, "seed": UNKNOWN, "fold": "", "folds": 0, "varied_settings": []}
     settings = {to_text(key): to_text(value) for key, value in flatten(config).items()}
     settings.pop("data.cache_dir", None)
     run_dir = settings.pop("run_dir", None)
@@ -273,18 +273,19 @@ def _describe(config: dict[str, Any], varies: list[str]) -> dict[str, Any]:
     settings["protocol"] = f"{folds} folds" if fold else "holdout"
     # Overrides use other names than the config that they lead to.
     names = {"model": "model._target_", "experiment": "name"}
+    varied = [names.get(key, key) for key in overrides]
     return {
         "settings": settings,
         "seed": seed,
         "fold": fold,
         # An impossible number of folds may be why this run failed.
         "folds": int(folds) if fold and re.fullmatch(r"\d{1,3}", folds) else 1,
-        "varies": [name for name in (names.get(key, key) for key in varies) if name in settings],
+        "varied_settings": [key for key in varied if key in settings],
     }
 
 
 def _with_scores(run: Run) -> Run:
-    with reading(run.paths.summary) as file:
+    with refuse_damaged(run.paths.summary) as file:
         summary = read_json(file)
         values = {
             f"{part}/{name}": parse_number(value)

@@ -11,7 +11,7 @@ import numpy as np
 from seglab.core.errors import printable
 from seglab.core.files import read_csv, read_json
 from seglab.metrics.scores import BOUNDARY_METRICS, IN_PIXELS, PIXEL_COUNTS
-from seglab.runs.paths import RunPaths, reading
+from seglab.runs.paths import RunPaths, refuse_damaged
 
 
 class CaseKey(NamedTuple):
@@ -46,7 +46,7 @@ def read_case_values(
         InputError: The table is missing or damaged.
     """
     groups: dict[str, dict[CaseKey, dict[str, list[float]]]] = defaultdict(dict)
-    with reading(file):
+    with refuse_damaged(file):
         rows = read_csv(file)
         for row in rows:
             id = printable(row["id"])
@@ -76,7 +76,7 @@ def read_case_values(
 
 def read_metric_history(folder: Path, metric: str) -> dict[int, float]:
     """Reads the values of one column of metrics.csv, by epoch."""
-    with reading(RunPaths(folder).metrics) as file:
+    with refuse_damaged(RunPaths(folder).metrics) as file:
         rows = read_csv(file)
         return {int(row["epoch"]): parse_number(row[metric]) for row in rows if row.get(metric)}
 
@@ -84,7 +84,7 @@ def read_metric_history(folder: Path, metric: str) -> dict[int, float]:
 def read_val_scores(folder: Path) -> dict[str, float]:
     """Reads scores and loss of val at the chosen epoch of a scored run, named `val/...`."""
     paths = RunPaths(folder)
-    with reading(paths.summary) as file:
+    with refuse_damaged(paths.summary) as file:
         summary = read_json(file)
         row = read_csv(paths.metrics)[summary["best_epoch"] - 1]
         values = {name: float(v) for name, v in row.items() if name.startswith("val/") and v}

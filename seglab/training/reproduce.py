@@ -21,7 +21,7 @@ from seglab.inference.evaluate import read_cases
 from seglab.metrics.scores import IN_PIXELS
 from seglab.runs import provenance
 from seglab.runs.checkpoints import hash_weights, load_run_network
-from seglab.runs.paths import RunPaths, reading
+from seglab.runs.paths import RunPaths, refuse_damaged
 from seglab.runs.records import Run, open_run, read_data_files, read_run
 from seglab.training.train import train
 
@@ -183,7 +183,7 @@ def _read_values(folder: Path) -> dict[str, Any]:
         (paths.test_cases, ("id", "class")),
         (paths.baseline_cases, ("baseline", "id", "class")),
     ):
-        with reading(file):
+        with refuse_damaged(file):
             for row in read_csv(file):
                 place = " ".join([file.name, *(row[key] for key in keys if key in row)])
                 values |= {f"{place} {column}": cell for column, cell in row.items()}

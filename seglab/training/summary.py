@@ -20,8 +20,7 @@ from seglab.inference.scoring import ScoredCase, baseline_predictors, score_case
 from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
 from seglab.runs.loading import list_targets
-from seglab.runs.paths import RunPaths
-from seglab.runs.tables import reading
+from seglab.runs.paths import RunPaths, refuse_damaged
 from seglab.training.build import Components
 
 log = logging.getLogger(__name__)
@@ -137,7 +136,7 @@ def draw_training_pairs(path: Path, data: SegmentationDataModule) -> None:
 def log_summary(paths: RunPaths) -> None:
     """Logs a short table of the scores of a finished run, and where its files are."""
     split = read_split(paths.split)
-    with reading(paths.summary) as file:
+    with refuse_damaged(paths.summary) as file:
         summary = read_json(file)
         columns = {"val": summary["val"]} if summary["val"] else {}
         columns |= {"test": summary["test"], **summary.get("classes", {}), **summary["baselines"]}

@@ -151,7 +151,7 @@ def test_options_that_mean_nothing(
 def test_folders_without_runs(tmp_path: Path, script: Script) -> None:
     run = write_run(tmp_path / "runs" / "a")
     write_run(run / "reproductions" / "x")  # part of the run above it
-    assert [[found.path for found in find_runs([f])] for f in (run.parent, run)] == [["a"], ["."]]
+    assert [[found.label for found in find_runs([f])] for f in (run.parent, run)] == [["a"], ["."]]
     (tmp_path / "empty").mkdir()
     for folder, what in (
         (tmp_path / "empty", "holds no run"),

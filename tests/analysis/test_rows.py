@@ -208,7 +208,7 @@ def test_seeds_that_rows_should_share(tmp_path: Path) -> None:
     write_run(root / "d", data__root="/elsewhere", seed=2, data__seed=7)
     rows, notes = make_rows(find_runs([root]))
     cells = {
-        row.label: [(*key, run.path if run else "") for key, run in row.cells.items()]
+        row.label: [(*key, run.label if run else "") for key, run in row.cells.items()]
         for row in rows
         if row.finished_runs
     }
