@@ -82,13 +82,16 @@ OmegaConf.register_new_resolver(
 
 
 def read_inference(stored: Any, file: str | Path) -> Inference:
-    """Checks section `inference` of an untrusted file; raises an InputError that names the file."""
+    """Reads section `inference` of an untrusted file, which may be older than some of the keys.
+
+    Raises an InputError that names the file if a key is unknown or a value is not a bool.
+    """
     if (
         not isinstance(stored, Mapping)
-        or stored.keys() != {*INFERENCE_KEYS}
+        or not stored.keys() <= {*INFERENCE_KEYS}
         or not all(type(value) is bool for value in stored.values())
     ):
-        raise InputError(f"{file}: does not say how its masks come about (inference); restore it")
+        raise InputError(f"{file}: holds a wrong key or value of inference; restore it")
     return Inference(**stored)
 
 
@@ -234,6 +237,11 @@ def _check_arguments(node: Any, where: str) -> None:
             f"({error}); check the spelling, that its library is installed, and PYTHONPATH for a "
             "module of your own"
         ) from error
+    monitor = parameters.get("monitor")  # without a default in EarlyStopping
+    if monitor and monitor.default is monitor.empty and node.get("monitor", "") is None:
+        raise InputError(
+            f"{where}.monitor=null: expected a name; set monitor=val/dice_per_image_net"
+        )
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         given = [key for key in node if not key.startswith("_")]
         _check_keys(given, f"{where}.", parameters)
@@ -266,16 +274,17 @@ def _check_split_file(split: dict[str, Any]) -> None:
 def _check_inference(inference: Any, split: dict[str, Any], classes: Classes) -> None:
     if not isinstance(inference, dict):
         raise InputError(f"inference={inference}: expected keys, see conf/train.yaml")
-    _check_keys(inference, "inference.", INFERENCE_KEYS, INFERENCE_KEYS)
+    _check_keys(inference, "inference.", INFERENCE_KEYS)
     for key, value in inference.items():
         if not isinstance(value, bool):
             raise InputError(f"inference.{key}={value}: expected true or false")
-    if inference["tune_threshold"] and classes.is_multiclass:
+    tune_threshold = Inference(**inference).tune_threshold
+    if tune_threshold and classes.is_multiclass:
         raise InputError(
             "inference.tune_threshold=true: of several classes the most probable is taken, "
             "without a threshold; set it to false"
         )
-    if inference["tune_threshold"] and split["val"] == 0 and split["file"] is None:
+    if tune_threshold and split["val"] == 0 and split["file"] is None:
         raise InputError(
             "inference.tune_threshold=true: there is no val to choose on, data.split.val=0; hold "
             "some cases out, or set it to false"

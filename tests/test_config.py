@@ -69,10 +69,10 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
     (["+trainer.callbacks=[]"], ["trainer.callbacks", "built from the rest"]),
     (["+trainer.barebones=true"], ["trainer.barebones", "metrics"]),
     (["monitor=val/loss"], ["monitor=val/loss", "monitor_mode=min"]),
+    (["callbacks=early_stopping", "monitor=null"], ["callbacks.early_stopping.monitor=null"]),
     (["data.split.val=0"], ["data.split.val", "val/dice_per_image_net"]),
     (["inference.tta=1"], ["inference.tta=1", "expected true or false"]),
     (["+inference.holes=true"], ["inference.holes", "unknown"]),
-    (["~inference.tta"], ["inference.tta", "missing"]),
     (["inference=null"], ["inference=None", "expected keys"]),
     (["monitor=null", "data.split.val=0", "inference.tune_threshold=true"], ["data.split.val=0"]),
 ]

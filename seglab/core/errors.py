@@ -21,12 +21,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def check_number(
-    key: str,
-    value: Any,
-    kind: type,
-    least: float,
-    most: float = math.inf,
-    null: bool = False,
+    key: str, value: Any, kind: type, least: float, most: float = math.inf, null: bool = False
 ) -> None:
     """Refuses what is no number of a kind (int, or float for any) within limits, nor null."""
     if value is None and null:

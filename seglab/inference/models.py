@@ -86,7 +86,7 @@ def make_model(
     """Make a model of what `seglab.runs.checkpoints.load_network` returns for a checkpoint."""
     from seglab.inference.predictor import make_predictor
 
-    settings = _replace_settings(stored["config"]["inference"], file, inference)
+    settings = _replace_settings(stored["config"].get("inference"), file, inference)
     predict = make_predictor(net, stored["config"]["data"]["size"], device, settings.tta)
     classes, threshold = stored["classes"], stored["threshold"]
     return Model(file, predict, classes, threshold, settings, (hash_file(file),))

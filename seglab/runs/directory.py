@@ -153,10 +153,7 @@ class RunDirectory:
         if diff:
             write_atomic(self.paths.code_diff, diff)
         self.update(
-            **environment,
-            data_fingerprint=hash_json(files),
-            split_hash=split.hash,
-            modules=modules,
+            **environment, data_fingerprint=hash_json(files), split_hash=split.hash, modules=modules
         )
         write_atomic(self.paths.config, OmegaConf.to_yaml(config))
 

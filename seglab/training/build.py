@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 
+from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.core.signals import Interrupts
 from seglab.data.datamodule import SegmentationDataModule
@@ -120,7 +121,7 @@ def check_network_and_loss(task: SegmentationTask, data: SegmentationDataModule)
 def check_subsets(config: dict[str, Any], data: SegmentationDataModule, devices: int) -> None:
     """Raises an InputError if val is missing or there are too few cases for all devices."""
     is_val_needed = (config["monitor"] or "").startswith("val/")
-    if not data.split.val and (is_val_needed or config["inference"]["tune_threshold"]):
+    if not data.split.val and (is_val_needed or Inference(**config["inference"]).tune_threshold):
         raise InputError(
             f"data.split.file={config['data']['split']['file']}: holds no val cases to choose on; "
             "add some, or set monitor=null and inference.tune_threshold=false"

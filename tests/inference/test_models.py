@@ -5,8 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+from helpers.spoil import change_checkpoint, put_at
 from helpers.tiny import Ended, written
 
+from seglab.config import DEFAULT_INFERENCE
+from seglab.core.errors import InputError
 from seglab.data.images import read_image
 from seglab.inference.image_files import find_images
 from seglab.inference.models import ensemble, open_model
@@ -33,6 +37,20 @@ def test_an_ensemble_is_the_mean(
         assert abs(files[f"probabilities/{name}.png"] / 65535 - mean).max() < 1e-5
         expected = clean(mean > both.threshold, **same)
         assert np.count_nonzero((files[f"masks/{name}.png"] > 0) ^ expected) <= 1
+
+
+@pytest.mark.parametrize("section", [{}, {"new": True}, {"tta": 1}, None])
+def test_keys_of_inference_may_be_missing_but_not_wrong(
+    section: dict | None, predicting_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(predicting_runs[0], run)
+    change_checkpoint(run, put_at("seglab.config.inference", section))
+    if section == {}:
+        assert open_model(run).inference == DEFAULT_INFERENCE
+    else:
+        with pytest.raises(InputError, match=r"best\.ckpt: .*inference"):
+            open_model(run)
 
 
 def test_a_checkpoint_alone_is_enough(

@@ -125,7 +125,7 @@ def test_yaml_that_is_not_a_plain_config_is_refused_at_once(
         "data.split": (None, 5, {}),
         "data.split.val": ("x", None, -1),
         "data.more": (1,),
-        "inference": (None, [], {}),
+        "inference": (None, []),
         "inference.tta": (None, 1),
     }.items(),
 )
