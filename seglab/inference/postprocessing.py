@@ -129,8 +129,12 @@ def measure_instances(
             metadata
             | {
                 "area": int(region.num_pixels),
-                **{"centroid_x": float(x), "centroid_y": float(y)},
-                **{"left": left, "top": top, "right": right, "bottom": bottom},
+                "centroid_x": float(x),
+                "centroid_y": float(y),
+                "left": left,
+                "top": top,
+                "right": right,
+                "bottom": bottom,
                 "mean_probability": float(region.intensity_mean),
                 "touches_frame": not (left and top and right < width and bottom < height),
             }
