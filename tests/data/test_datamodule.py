@@ -1,4 +1,4 @@
-"""The DataModule: batches as documented, orders from the seed alone, every case in its part."""
+"""The DataModule: batches as documented, orders from the seed alone, every case in its subset."""
 
 import logging
 from collections.abc import Callable
@@ -95,13 +95,13 @@ def assert_holds_its_cases(module: SegmentationDataModule, batch: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "part, sizes", [("train", [5, 5, 2]), ("val", [2, 1]), ("test", [2, 2, 1])]
+    "subset, sizes", [("train", [5, 5, 2]), ("val", [2, 1]), ("test", [2, 2, 1])]
 )
 def test_batches_are_as_documented(
-    part: str, sizes: list[int], make: Callable[..., SegmentationDataModule]
+    subset: str, sizes: list[int], make: Callable[..., SegmentationDataModule]
 ) -> None:
     module = make()
-    loader = getattr(module, f"{part}_dataloader")()
+    loader = getattr(module, f"{subset}_dataloader")()
     batches = [delivered(module, batch) for batch in loader]
     assert [len(batch["id"]) for batch in batches] == sizes
     assert len(loader) == len(sizes)
@@ -109,8 +109,8 @@ def test_batches_are_as_documented(
         assert set(batch) == {"image", "mask", "index", "id"}
         assert_holds_its_cases(module, batch)
     ids = [id for batch in batches for id in batch["id"]]
-    expected = getattr(module.split, part)
-    assert sorted(ids) == expected if part == "train" else ids == expected
+    expected = getattr(module.split, subset)
+    assert sorted(ids) == expected if subset == "train" else ids == expected
 
 
 def test_train_order_depends_on_seed_and_epoch_alone(
@@ -139,11 +139,11 @@ def test_devices_share_the_cases(make: Callable[..., SegmentationDataModule]) ->
     loaders: dict[str, list[DataLoader]] = {"train": [], "val": [], "test": []}
     for rank in range(2):
         module.trainer = trainer(rank=rank, world=2)
-        for part, made in loaders.items():
-            made.append(getattr(module, f"{part}_dataloader")())
-    for part, made in loaders.items():
+        for subset, made in loaders.items():
+            made.append(getattr(module, f"{subset}_dataloader")())
+    for subset, made in loaders.items():
         shares = [ids_of(loader) for loader in made]
-        assert sorted(shares[0] + shares[1]) == getattr(module.split, part)  # none twice
+        assert sorted(shares[0] + shares[1]) == getattr(module.split, subset)  # none twice
     assert all(len(batch["id"]) == 2 for loader in loaders["train"] for batch in loader)
 
 
@@ -245,8 +245,8 @@ def test_setup_can_be_tried_again(
 
 def test_loader_processes_change_nothing(make: Callable[..., SegmentationDataModule]) -> None:
     plain, other = make(), make(num_workers=1)
-    for part in ("train", "test"):
-        batches = [list(getattr(m, f"{part}_dataloader")()) for m in (plain, other)]
+    for subset in ("train", "test"):
+        batches = [list(getattr(m, f"{subset}_dataloader")()) for m in (plain, other)]
         assert len(batches[0]) == len(batches[1]) > 1
         for one, two in zip(*batches, strict=True):
             assert one["id"] == two["id"]

@@ -43,7 +43,7 @@ def split_of(cases: Sequence[Case], groups: Sequence[int] | None = None, **setti
     return make_split(cases, groups, hashes_of(cases), **settings)
 
 
-def parts(split: Split) -> tuple[list[str], list[str], list[str]]:
+def subsets(split: Split) -> tuple[list[str], list[str], list[str]]:
     return split.train, split.val, split.test
 
 
@@ -57,10 +57,10 @@ def test_parts_are_disjoint_and_cover_all(
 ) -> None:
     cases = cases_of(counts)
     split = split_of(cases, val=val, test=test, seed=seed)
-    assert sorted(sum(parts(split), [])) == [case.id for case in cases]
+    assert sorted(sum(subsets(split), [])) == [case.id for case in cases]
     assert len(split.test) == round(test * len(cases))
     assert len(split.val) == max(1, round(val * (len(cases) - len(split.test))))
-    assert all(part == sorted(part) for part in parts(split))
+    assert all(subset == sorted(subset) for subset in subsets(split))
     assert split.sha256 == hashes_of(cases)
     assert split.seed == seed
 
@@ -84,7 +84,7 @@ def test_ph2s_proportions_hold_in_every_part() -> None:
         return [sum(kind[id] == name for id in ids) for name in KINDS]
 
     split = split_of(cases)
-    assert [len(part) for part in parts(split)] == [162, 18, 20]
+    assert [len(subset) for subset in subsets(split)] == [162, 18, 20]
     assert counts(split.test) == [8, 8, 4]
     assert np.abs(np.subtract(counts(split.val), [7.2, 7.2, 3.6])).max() < 1
     for fold in range(5):
@@ -116,7 +116,7 @@ def test_folds_test_every_case_once(
     splits = [split_of(cases, fold=i, folds=folds, seed=seed, val=val) for i in range(folds)]
     assert sorted(sum((split.test for split in splits), [])) == [case.id for case in cases]
     for split in splits:
-        assert sorted(sum(parts(split), [])) == [case.id for case in cases]
+        assert sorted(sum(subsets(split), [])) == [case.id for case in cases]
         assert abs(len(split.test) - len(cases) / folds) < 1
         assert bool(split.val) == bool(val)
         tested = Counter(kind[id] for id in split.test)
@@ -284,7 +284,7 @@ def test_a_split_written_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text('{"train": ["c5", "a0"], "test": ["m1"]}')
     split = load(path)
-    assert parts(split) == (["a0", "c5"], [], ["m1"])
+    assert subsets(split) == (["a0", "c5"], [], ["m1"])
     assert split.seed is None
     assert split.sha256 == {id: f"sha of {id}" for id in ("a0", "c5", "m1")}
 
