@@ -29,7 +29,7 @@ class TableLine(NamedTuple):
 
     row: Row
     diagnosis: str | None  # None for all
-    class_name: str | None  # None for the mean over all but background
+    class_name: str | None  # None for the mean over all except background
     scores: dict[str, Score]  # by metric
 
     @property
@@ -58,10 +58,12 @@ def compare(
 
     Args:
         dirs: Folders that hold runs, at any depth.
-        metrics: Metrics to show, joined by commas, or 'all'; None for `DEFAULT_METRICS`.
+        metrics: Metrics that are columns of the table, joined by commas, or 'all'; None for
+            `DEFAULT_METRICS`.
         by_diagnosis: Whether each row is followed by a line for each diagnosis.
         versus: Pairs of rows for paired tests, by their labels or how these begin.
-        metric: The metric that is tested, one of `PER_IMAGE`.
+        metric: The metric that the paired tests are of, one of `PER_IMAGE`; `metrics` does not
+            matter for them.
         out: Folder that gets table.md, table.tex, table.csv, runs.csv and dice_boxes.png; with
             tests also versus.md, versus.tex and versus.csv. Existing files are replaced.
         width: Columns of the terminal; None for no limit.
@@ -72,12 +74,12 @@ def compare(
     Raises:
         InputError: There are no runs, a file is damaged, or a metric or row is unknown.
     """
-    metric_names = _check_metrics(metrics, metric)
+    column_metrics = _check_metrics(metrics, metric)
     runs = find_runs(dirs)
     rows, notes = make_rows(runs)
     pairs = find_pairs(versus, rows)
-    lines = make_lines(rows, METRICS if out else metric_names, by_diagnosis)
-    tables = {"table": make_table(rows, lines, notes, metric_names, by_diagnosis)}
+    lines = make_lines(rows, METRICS if out else column_metrics, by_diagnosis)
+    tables = {"table": make_table(rows, lines, notes, column_metrics, by_diagnosis)}
     records = {"table": [*map(_make_record, lines)], "runs": _list_runs(runs, rows)}
     if pairs:
         records["versus"] = run_paired_tests(pairs, metric)
@@ -88,6 +90,7 @@ def compare(
 
 
 def _check_metrics(metrics: str | None, metric: str) -> tuple[str, ...]:
+    """Return the metrics that are columns; refuse unknown ones, and a metric without a test."""
     names = METRICS if metrics == "all" else DEFAULT_METRICS
     if metrics and metrics != "all":
         names = tuple(dict.fromkeys(metrics.split(",")))
@@ -121,7 +124,9 @@ def make_table(
     by_diagnosis: bool,
 ) -> Table:
     """Make the table of some lines of rows, with the notes of `make_rows` below it."""
-    parts = ["diagnosis"] * by_diagnosis + ["class"] * any(line.class_name for line in lines)
+    parts = ["diagnosis"] if by_diagnosis else []
+    if any(line.class_name for line in lines):
+        parts.append("class")
     names = [*rows[0].labels, *parts]
     cautions = describe_cautions(rows, [line.n_cases for line in lines if line.row.finished_runs])
     return Table(
@@ -142,7 +147,7 @@ def _format_line(line: TableLine, metric_names: Sequence[str], parts: Sequence[s
     for name in metric_names:
         text = UNKNOWN if row.cases else describe_status(row.status)
         if name in line.scores:
-            text = format_score(name, line.scores[name]) + "*" * (row.status == "incomplete")
+            text = format_score(name, line.scores[name]) + row.mark
         cells.append(text)
     if not line.is_whole:
         return [*cells, *[""] * (2 + len(COSTS))]

@@ -15,6 +15,8 @@ from PIL import Image
 from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map
 from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
+from seglab.data.cache import hash_cases, hash_files
+from seglab.data.cases import with_classes
 from seglab.data.classes import Classes
 from seglab.runs.records import Run, open_run
 from seglab.runs.tables import CaseKey
@@ -29,7 +31,7 @@ def make_gallery(
 ) -> dict[str, Any]:
     """Predict the cases with the lowest mean Dice, and draw them for report.html.
 
-    Of each row the seed with most test cases is shown. The other arguments are those of `report`.
+    Of each row the seed with most test cases is shown. For the other arguments see `report`.
     """
     seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
     dice: dict[CaseKey, dict[int, float]] = defaultdict(dict)
@@ -87,9 +89,7 @@ def _draw_predictions(
     data_root: str | Path | None,
 ) -> tuple[Classes, list[str]]:
     """Predict the cases of a run, draw them on the cards, and return classes and ids left out."""
-    # All of these import torch.
-    from seglab.data.cache import hash_cases, hash_files
-    from seglab.data.cases import with_classes
+    # Both import torch.
     from seglab.inference.evaluate import load_run_model, read_cases
     from seglab.inference.predictor import predict_cases
 
@@ -110,7 +110,7 @@ def _draw_predictions(
 
 
 def _make_legend(classes: Classes) -> list[tuple[str, str]]:
-    """Name and colour of each class but background; empty in the binary case."""
+    """Name and colour of each class except background; empty in the binary case."""
     colours = [f"#{bytes(rgb).hex()}" for rgb in classes.palette]
     return [*zip(classes.names, colours, strict=True)][1:] if classes.is_multiclass else []
 
@@ -135,7 +135,7 @@ def draw_prediction(pred: np.ndarray, target: np.ndarray, classes: Classes) -> d
 
 
 def trace_outlines(mask: np.ndarray, classes: Classes) -> list[str]:
-    """Return an SVG path for each class but background of a mask, in a square of side 1."""
+    """Return an SVG path for each class except background of a mask, in a square of side 1."""
     from skimage.measure import approximate_polygon, find_contours  # slow to import
 
     paths = []

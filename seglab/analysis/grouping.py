@@ -13,11 +13,10 @@ from seglab.metrics.scores import METRICS
 from seglab.runs.records import COSTS, STATUSES, UNKNOWN, Run
 from seglab.runs.tables import CaseValues, read_case_values
 
-# Column names of table.csv and runs.csv that a setting may not have.
-RESERVED_COLUMNS = (
-    *("diagnosis", "class", "n", "val", "runs", "multiply-adds", "train s", "images/s", "label"),
-    *("status", "finished", "run", "row", "used", "seed", "fold", "error", *METRICS, *COSTS),
-)
+# Names of other columns, which a setting's column may not have: of the table, and of CSV files.
+_TABLE_COLUMNS = ("diagnosis", "class", "n", "val", "runs", "multiply-adds", "train s", "images/s")
+_CSV_COLUMNS = ("label", "status", "finished", "run", "row", "used", "seed", "fold", "error")
+RESERVED_COLUMNS = (*_TABLE_COLUMNS, *_CSV_COLUMNS, *METRICS, *COSTS)
 
 
 def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:

@@ -155,7 +155,7 @@ def _describe_scores(run: Run) -> dict[str, Any]:
         "baselines_dice": ", ".join(
             f"{code_span(name)} {values[metric]:.3f}" for name, values in baselines.items()
         ),
-        "caution": f"\n**Caution:** {NARROW_INTERVAL_CAUTION}.\n" * is_narrow,
+        "caution": f"\n**Caution:** {NARROW_INTERVAL_CAUTION}.\n" if is_narrow else "",
         "metrics_table": _table(
             ["metric", "this network", *map(code_span, baselines), "definition"], metric_rows
         ),

@@ -70,7 +70,7 @@ def make_versus_table(
     """Make the table of the records that `run_paired_tests` returns for pairs and a metric."""
     body = []
     for test, pair in zip(tests, pairs, strict=True):
-        names = [row.label + "*" * (row.status == "incomplete") for row in pair]
+        names = [row.label + row.mark for row in pair]
         cells = [UNKNOWN] * 3
         if test["n"]:
             difference, low, high = (f"{test[key]:+.3f}" for key in ("difference", "low", "high"))

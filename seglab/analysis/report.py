@@ -78,20 +78,20 @@ def report(
             f"{dirs[0]}: holds no finished run; name a folder of runs that train.py has ended"
         )
     pairs = find_pairs(versus, rows)
-    shown = _choose_rows(finished, pairs)
-    if len(shown) < len(finished):
+    report_rows = _choose_rows(finished, pairs)
+    if len(report_rows) < len(finished):
         notes.append(
             f"training and test cases, below, are those of {MAX_ROWS} rows: of --versus, then of "
             "the best val; name folders of other runs for theirs"
         )
         log.warning("%s", notes[-1])
     page: dict[str, Any] = {
-        "title": "; ".join(row.label for row in shown),
+        "title": "; ".join(row.label for row in report_rows),
         "facts": _make_facts([run for row in finished for run in row.finished_runs]),
-        "curves": _make_curves(shown),
-        "gallery": make_gallery(shown, cases, trust, data_root),
+        "curves": _make_curves(report_rows),
+        "gallery": make_gallery(report_rows, cases, trust, data_root),
     }
-    page |= _make_tables(rows, notes) | _make_versus(pairs, shown)
+    page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows)
     for note in page["gallery"]["notes"]:
         log.warning("%s", note)
     write_atomic(out, _fill_template(page))
@@ -124,11 +124,11 @@ def _make_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return where the numbers come from, by heading."""
     data, code = set(), set()
     for run in runs:
-        made = run.provenance
-        data.add(f"{run.settings.get('data.root')} ({made.data[:12] or 'unknown'})")
-        version = f"seglab {made.versions.get('seglab', '?')}"
-        changes = ", with uncommitted changes" if made.dirty else ""
-        code.add(f"{version}, commit {made.commit[:12] or 'unknown'}{changes}")
+        provenance = run.provenance
+        data.add(f"{run.settings.get('data.root')} ({provenance.data[:12] or 'unknown'})")
+        version = f"seglab {provenance.versions.get('seglab', '?')}"
+        changes = ", with uncommitted changes" if provenance.dirty else ""
+        code.add(f"{version}, commit {provenance.commit[:12] or 'unknown'}{changes}")
     days = sorted(run.provenance.started[:10] for run in runs)
     facts = {"Data": data, "Started": {days[0], days[-1]}, "Code": code}
     return [(name, "; ".join(sorted(texts))) for name, texts in facts.items()]
@@ -150,13 +150,13 @@ def _make_tables(rows: list[Row], notes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _make_versus(pairs: Sequence[tuple[Row, Row]], shown: Sequence[Row]) -> dict[str, Any]:
-    """Make the table of paired tests, and the pairs by their numbers in `shown`."""
+def _make_versus(pairs: Sequence[tuple[Row, Row]], report_rows: Sequence[Row]) -> dict[str, Any]:
+    """Make the table of paired tests, and the pairs by their numbers in `report_rows`."""
     if not pairs:
         return {}
     metric = "dice_per_image"
     table = make_versus_table(run_paired_tests(pairs, metric), pairs, metric)
-    numbers = {row.label: number for number, row in enumerate(shown)}
+    numbers = {row.label: number for number, row in enumerate(report_rows)}
     data = _table_data(table, len(table.head), table.notes) | {"above": table.title}
     both = [(a.label, b.label) for a, b in pairs if {a.label, b.label} <= numbers.keys()]
     return {"versus": data, "pairs": [[numbers[a], numbers[b]] for a, b in both]}
@@ -171,10 +171,10 @@ def _table_data(table: Table, n_columns: int, notes: Sequence[str]) -> dict[str,
     }
 
 
-def _make_curves(shown: Sequence[Row]) -> list[dict[str, Any]]:
+def _make_curves(report_rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return losses and monitored metrics over epochs: mean and range of a row's runs."""
     panels: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for number, row in enumerate(shown):
+    for number, row in enumerate(report_rows):
         monitor = row.settings.get("monitor", "")
         if not monitor.startswith("val/"):
             monitor = DEFAULT_MONITOR

@@ -112,11 +112,16 @@ class Row:
         found = {run.status if run else "missing" for run in self.cells.values()}
         return next((s for s in ("failed", *STATUSES) if s in found), "baseline")
 
+    @property
+    def mark(self) -> str:
+        """Mark of an incomplete row in tables, '*'; else empty."""
+        return "*" if self.status == "incomplete" else ""
+
     @cached_property
     def terms(self) -> dict[str, np.ndarray]:
         """What each case adds to numerator and denominator of each metric, float64 (S, K, n, 2).
 
-        S seeds, K classes but background (1 in the binary case), n cases. With several classes
+        S seeds, K classes except background (1 in the binary case), n cases. With several classes
         `ACCURACY_OF_ALL_CLASSES` counts the pixels whose class is right, equal for each class.
         Where no seed is complete, seeds are averaged case by case to a single one: means over
         seeds with different cases would be of different things.
@@ -150,8 +155,8 @@ class Row:
         Args:
             interval_metrics: Metrics that get an interval.
             diagnosis: Score the cases with this diagnosis; None for all.
-            class_name: Score this class against the rest; None for the mean over all classes but
-                background, and for the pixel accuracy of all classes.
+            class_name: Score this class against the rest; None for the mean over all classes
+                except background, and for the pixel accuracy of all classes.
 
         Returns:
             Scores by name; empty where no case was tested.

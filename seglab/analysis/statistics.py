@@ -102,7 +102,7 @@ def paired_test(differences: np.ndarray) -> PairedTest:
         differences: float64 (n,), n >= 1: first minus second, for each case.
 
     Returns:
-        The mean, its interval as of `intervals`, and p: exact up to 13 cases, by 9,999 random
+        The mean, its interval, see `intervals`, and p: exact up to 13 cases, by 9,999 random
         flips beyond.
     """
     n = len(differences)

@@ -34,7 +34,8 @@ def format_plain(table: Table, width: int | None) -> str:
             cells = [row[i].ljust(sizes[i]) for i in range(left)]
             cells += [row[i].rjust(sizes[i]) for i in block]
             lines.append("  ".join(cells).rstrip())
-    lines += [""] * bool(table.notes)
+    if table.notes:
+        lines.append("")
     for note in table.notes:
         lines += textwrap.wrap(note, width or sys.maxsize)
     return "\n".join(lines)
@@ -51,8 +52,9 @@ def format_markdown(table: Table) -> str:
 
     rule = [":--" if i < table.n_text_columns else "--:" for i in range(len(table.head))]
     lines = [line(table.head), f"|{'|'.join(rule)}|", *map(line, table.body)]
-    notes = [f"- {escape(note)}" for note in table.notes]
-    return "\n".join([escape(table.title), "", *lines, *[""] * bool(notes), *notes, ""])
+    if table.notes:
+        lines += ["", *(f"- {escape(note)}" for note in table.notes)]
+    return "\n".join([escape(table.title), "", *lines, ""])
 
 
 _LATEX = str.maketrans(
@@ -71,11 +73,21 @@ def format_latex(table: Table) -> str:
 
     columns = "l" * table.n_text_columns + "r" * (len(table.head) - table.n_text_columns)
     out = [
-        *("% needs \\usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\small"),
-        *(f"\\caption{{{table.title.translate(_LATEX)}}}", r"\resizebox{\linewidth}{!}{%"),
-        *(f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.head), r"\midrule"),
-        *(*map(line, table.body), r"\bottomrule", r"\end{tabular}}"),
+        r"% needs \usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        r"\small",
+        f"\\caption{{{table.title.translate(_LATEX)}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        f"\\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        line(table.head),
+        r"\midrule",
+        *map(line, table.body),
+        r"\bottomrule",
+        r"\end{tabular}}",
         *(f"\\par\\smallskip {note.translate(_LATEX)}" for note in table.notes),
-        *(r"\end{table}", ""),
+        r"\end{table}",
+        "",
     ]
     return "\n".join(out)
