@@ -58,12 +58,10 @@ def compare(
 
     Args:
         dirs: Folders that hold runs, at any depth.
-        metrics: Metrics that are columns of the table, joined by commas, or 'all'; None for
-            `DEFAULT_METRICS`.
+        metrics: Columns of the table, joined by commas, or 'all'; None for `DEFAULT_METRICS`.
         by_diagnosis: Whether each row is followed by a line for each diagnosis.
         versus: Pairs of rows for paired tests, by their labels or how these begin.
-        metric: The metric that the paired tests are of, one of `PER_IMAGE`; `metrics` does not
-            matter for them.
+        metric: Metric of the paired tests, one of `PER_IMAGE`, whatever `metrics` are columns.
         out: Folder that gets table.md, table.tex, table.csv, runs.csv and dice_boxes.png; with
             tests also versus.md, versus.tex and versus.csv. Existing files are replaced.
         width: Columns of the terminal; None for no limit.

@@ -22,11 +22,8 @@ RESERVED_COLUMNS = (*_TABLE_COLUMNS, *_CSV_COLUMNS, *METRICS, *COSTS)
 def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     """Group runs that differ only in seed and fold, and add trivial baselines.
 
-    Returns:
-        Rows sorted by label, baselines last; and notes on runs that are in no row.
-
-    Raises:
-        InputError: No run has a config, or two folds of a row test the same case.
+    Returns rows sorted by label, baselines last, and notes on runs that are in no row. Raises an
+    InputError if no run has a config, or two folds of a row test the same case.
     """
     notes: list[str] = []
     by_settings = defaultdict(list)

@@ -32,16 +32,10 @@ UNKNOWN_LIMITS = "The run does not record which people, places and cameras the i
 
 
 def make_model_card(run_dir: Path) -> str:
-    """Makes the model card of a run whose test cases are scored, from its files alone.
+    """Makes the model card of a scored run from its files: Markdown with YAML front matter.
 
-    Args:
-        run_dir: The run directory; nothing in it is trusted.
-
-    Returns:
-        Markdown with YAML front matter.
-
-    Raises:
-        InputError: It is no run directory, has no scores yet, or a file is damaged.
+    Nothing in the run directory is trusted. Raises an InputError if it has no scores yet, or a
+    file is missing or damaged.
     """
     run = read_run(run_dir, is_scored=True)
     values = {

@@ -74,9 +74,8 @@ def describe_gaps(rows: Sequence[Row]) -> list[str]:
 
 def _describe_incomplete(row: Row) -> list[str]:
     if not row.complete_seeds:
-        is_mean = len(row.case_values) > 1
         note = "no seed is complete: values are means over those that have a case"
-        return [note] if is_mean else []
+        return [note] if len(row.case_values) > 1 else []
     seeds = [
         f"seed {seed} ({len(cases)} of {row.n_cases} cases)"
         for seed, cases in row.case_values.items()
@@ -87,8 +86,7 @@ def _describe_incomplete(row: Row) -> list[str]:
 
 def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
     """Return what a reader should know of rows whose intervals are over these numbers of cases."""
-    is_narrow = any(n < MIN_CASES_FOR_INTERVAL for n in sizes)
-    notes = [NARROW_INTERVAL_CAUTION] if is_narrow else []
+    notes = [NARROW_INTERVAL_CAUTION] if any(n < MIN_CASES_FOR_INTERVAL for n in sizes) else []
     if len({row.classes for row in rows if row.classes}) > 1:
         notes.append("rows have different classes: their means are of different things")
     sources = {run.provenance.source for row in rows for run in row.finished_runs} - {""}

@@ -150,16 +150,13 @@ class Row:
         diagnosis: str | None = None,
         class_name: str | None = None,
     ) -> dict[str, Score]:
-        """Score the cases.
+        """Score the cases; the result is empty where no case was tested.
 
         Args:
             interval_metrics: Metrics that get an interval.
             diagnosis: Score the cases with this diagnosis; None for all.
             class_name: Score this class against the rest; None for the mean over all classes
                 except background, and for the pixel accuracy of all classes.
-
-        Returns:
-            Scores by name; empty where no case was tested.
         """
         if not self.cases:
             return {}

@@ -72,22 +72,9 @@ def format_latex(table: Table) -> str:
         return f"{' & '.join(f'{{{cell.translate(_LATEX)}}}' for cell in cells)} \\\\"
 
     columns = "l" * table.n_text_columns + "r" * (len(table.head) - table.n_text_columns)
-    out = [
-        r"% needs \usepackage{booktabs,graphicx}",
-        r"\begin{table}",
-        r"\centering",
-        r"\small",
-        f"\\caption{{{table.title.translate(_LATEX)}}}",
-        r"\resizebox{\linewidth}{!}{%",
-        f"\\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        line(table.head),
-        r"\midrule",
-        *map(line, table.body),
-        r"\bottomrule",
-        r"\end{tabular}}",
-        *(f"\\par\\smallskip {note.translate(_LATEX)}" for note in table.notes),
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(out)
+    out = [r"% needs \usepackage{booktabs,graphicx}", r"\begin{table}", r"\centering", r"\small"]
+    out += [f"\\caption{{{table.title.translate(_LATEX)}}}", r"\resizebox{\linewidth}{!}{%"]
+    out += [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.head), r"\midrule"]
+    out += [*map(line, table.body), r"\bottomrule", r"\end{tabular}}"]
+    out += [f"\\par\\smallskip {note.translate(_LATEX)}" for note in table.notes]
+    return "\n".join([*out, r"\end{table}", ""])

@@ -40,12 +40,11 @@ COUNT_METRICS = (
     "specificity",
     "thresholded_iou",
 )
-# One value per image from masks, by seglab.metrics.boundary; at least 0, and except IN_PIXELS at
-# most 1.
+# One value per image, from its masks: the keys of `seglab.metrics.boundary.boundary_scores`.
 BOUNDARY_METRICS = ("hd95", "surface_dice")
 # Means over images of one value per image.
 PER_IMAGE = ("dice_per_image", "iou_per_image", "thresholded_iou", *BOUNDARY_METRICS)
-IN_PIXELS = frozenset({"hd95"})  # distances; all other metrics are in [0, 1]
+IN_PIXELS = frozenset({"hd95"})  # distances; other metrics are in [0, 1]
 LOWER_IS_BETTER = IN_PIXELS | {"ece"}
 PIXEL_COUNTS = ("tp", "fp", "fn", "tn")  # columns of `confusion_counts`
 # ISIC 2018, task 1: an image whose IoU is below this counts as failed.

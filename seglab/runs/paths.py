@@ -22,9 +22,6 @@ class RunPaths:
 
     TensorBoard's folder is not among them: `logger.save_dir` and `logger.name` of the config
     place it.
-
-    Args:
-        folder: The run directory.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from seglab.core.errors import printable
 from seglab.core.files import read_csv, read_json
-from seglab.metrics.scores import BOUNDARY_METRICS, IN_PIXELS, PIXEL_COUNTS
+from seglab.metrics.scores import BOUNDARY_METRICS, PIXEL_COUNTS
 from seglab.runs.paths import RunPaths, refuse_damaged
 
 
@@ -31,7 +31,7 @@ CaseValues = dict[CaseKey, np.ndarray]
 def read_case_values(
     file: Path, sha256: Mapping[str, str], classes: tuple[str, ...], group_by: str | None = None
 ) -> dict[str, CaseValues]:
-    """Reads test_cases.csv or baseline_cases.csv.
+    """Reads test_cases.csv or baseline_cases.csv; raises an InputError if it is damaged.
 
     Args:
         file: The table.
@@ -41,9 +41,6 @@ def read_case_values(
 
     Returns:
         Values by the group's name, '' for the whole table.
-
-    Raises:
-        InputError: The table is missing or damaged.
     """
     groups: dict[str, dict[CaseKey, dict[str, list[float]]]] = defaultdict(dict)
     with refuse_damaged(file):
@@ -52,16 +49,13 @@ def read_case_values(
             id = printable(row["id"])
             case = CaseKey(id, sha256.get(id, ""), printable(row["diagnosis"]))
             counts = [int(row[name]) for name in PIXEL_COUNTS]
-            boundary = {name: parse_number(row[name]) for name in BOUNDARY_METRICS}
+            boundary = [parse_number(row[name]) for name in BOUNDARY_METRICS]
             class_name = printable(row.get("class", ""))
             group = printable(row[group_by]) if group_by else ""
             by_class = groups[group].setdefault(case, {})
             if class_name in by_class or min(counts) < 0 or not 0 < sum(counts) < 2**53:
                 raise ValueError(f"case {case.id}: twice there, or impossible counts")
-            for name, value in boundary.items():
-                if value < 0 or (value > 1 and name not in IN_PIXELS):
-                    raise ValueError(f"case {case.id}: impossible {name}")
-            by_class[class_name] = [*counts, *boundary.values()]
+            by_class[class_name] = [*counts, *boundary]
         if not rows:
             raise ValueError("holds no case")
         expected = classes if len(classes) > 1 else ("",)
