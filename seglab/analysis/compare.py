@@ -63,7 +63,8 @@ def compare(
         versus: Pairs of rows for paired tests, by their labels or how these begin.
         metric: Metric of the paired tests, one of `PER_IMAGE`, whatever `metrics` are columns.
         out: Folder that gets table.md, table.tex, table.csv, runs.csv and dice_boxes.png; with
-            tests also versus.md, versus.tex and versus.csv. Existing files are replaced.
+            tests also versus.md, versus.tex and versus.csv. Files of an earlier call are replaced
+            or removed.
         width: Columns of the terminal; None for no limit.
 
     Returns:
@@ -199,6 +200,8 @@ def _write(
     rows: Sequence[Row],
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    for name in ("versus.md", "versus.tex", "versus.csv"):
+        (out / name).unlink(missing_ok=True)  # tests of an earlier table
     for name, table in tables.items():
         write_atomic(out / f"{name}.md", format_markdown(table))
         write_atomic(out / f"{name}.tex", format_latex(table))

@@ -208,6 +208,8 @@ def test_byte_for_byte_the_same_in_any_order_and_place(
     assert set(contents(tmp_path / "A")) == {*tables, "runs.csv", "dice_boxes.png"}
     runs = list(csv.DictReader((tmp_path / "A" / "runs.csv").open(newline="")))
     assert (runs[0]["run"], runs[-1]["run"]) == ("x/SegNet-0-0", "y/late")
+    assert script("compare", "x", "--out", tmp_path / "A").code == 0
+    assert not list((tmp_path / "A").glob("versus.*"))
 
 
 def test_names_that_mean_something_to_a_reader_of_the_table(tmp_path: Path) -> None:
