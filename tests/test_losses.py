@@ -121,7 +121,7 @@ SQUARE = Tensor([[0, LN3], [-LN3, LN3]]), Tensor([[1, 1], [0, 0]])
     ],
 )
 def test_by_hand(loss: Loss, expected: float) -> None:
-    logits, mask = (part[None, None] for part in SQUARE)
+    logits, mask = (array[None, None] for array in SQUARE)
     assert loss(logits, mask).tolist() == pytest.approx([expected], rel=1e-6)
 
 
@@ -158,7 +158,7 @@ def test_structure_is_the_papers_within_the_picture(edge: int, window: int) -> N
     entropy = -np.log(np.where(mask == 1, prob, 1 - prob))
     tp, union = (weight * prob * mask).sum(), (weight * (prob + mask - prob * mask)).sum()
     expected = (weight * entropy).sum() / weight.sum() + 1 - (tp + 1) / (union + 1)
-    ours = structure(*(torch.from_numpy(part)[None, None] for part in (logits, mask)))
+    ours = structure(*(torch.from_numpy(array)[None, None] for array in (logits, mask)))
     assert ours.tolist() == pytest.approx([expected], rel=1e-12)
 
 

@@ -100,8 +100,8 @@ def test_masks_in_colours_train_the_same_network(
 
 
 def test_it_is_scored_again_and_elsewhere(run: Path, data: Path, tmp_path: Path) -> None:
-    again, summary = evaluate(run, out=tmp_path / "again"), summary_of(run)
-    assert (again["test"], again["classes"]) == (summary["test"], summary["classes"])
+    evaluated, summary = evaluate(run, out=tmp_path / "again"), summary_of(run)
+    assert (evaluated["test"], evaluated["classes"]) == (summary["test"], summary["classes"])
     cases = (tmp_path / "again" / "test_cases.csv").read_bytes()
     assert cases == (run / "test_cases.csv").read_bytes()
     assert evaluate(run, data_root=data, out=tmp_path / "all")["n"] == 20

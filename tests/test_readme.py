@@ -92,11 +92,11 @@ QUICK = {
 def test_first_steps_do_what_they_say(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "PH2Dataset").symlink_to(tiny_ph2)
-    for part, suffix in (("images", "_Dermoscopic_Image/*.bmp"), ("masks", "_lesion/*.bmp")):
-        (tmp_path / "mine" / part).mkdir(parents=True)
+    for subfolder, suffix in (("images", "_Dermoscopic_Image/*.bmp"), ("masks", "_lesion/*.bmp")):
+        (tmp_path / "mine" / subfolder).mkdir(parents=True)
         for file in tiny_ph2.glob(f"*/*/*{suffix}"):
             name = file.name.replace("_lesion", "")
-            (tmp_path / "mine" / part / name).write_bytes(file.read_bytes())
+            (tmp_path / "mine" / subfolder / name).write_bytes(file.read_bytes())
     (tmp_path / "pictures").symlink_to(tmp_path / "mine" / "images")
     left = dict(QUICK)
     for command in commands("README.md", "First steps"):

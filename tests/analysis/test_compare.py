@@ -217,14 +217,14 @@ def test_names_that_mean_something_to_a_reader_of_the_table(tmp_path: Path) -> N
     write_run(tmp_path / "runs" / "a", name=hostile)
     write_run(tmp_path / "runs" / "b", name="plain $x$", seed=1)
     text = compare([tmp_path / "runs"], out=tmp_path / "out")
-    shown = hostile.replace("\x1b", "?")
-    assert shown in text
+    sanitized = hostile.replace("\x1b", "?")
+    assert sanitized in text
     assert "\x1b" not in text
     markdown = (tmp_path / "out" / "table.md").read_text().splitlines()
     row = next(line for line in markdown if line.startswith("| a"))
     cells = re.split(r"(?<!\\)\|", row)
     assert len(cells) == len(markdown[2].split("|"))
-    assert re.sub(r"\\(.)", r"\1", cells[1].strip()) == shown
+    assert re.sub(r"\\(.)", r"\1", cells[1].strip()) == sanitized
     latex = (tmp_path / "out" / "table.tex").read_text()
     escaped = r"a\textbar{}b\_\&\%\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}c*"
     assert f"{{{escaped}\\textless{{}}d\\textgreater{{}}?[31mé}} & " in latex

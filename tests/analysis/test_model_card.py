@@ -161,7 +161,7 @@ def test_statements_about_the_run_are_true_and_complete(run: Path, cache_dir: Pa
     split, kind = read_json(run / "splits.json"), run.name
     assert text == card.make_model_card(run)  # its status is 'finished' by now
     assert not PLACEHOLDERS.search(text), PLACEHOLDERS.search(text)
-    sizes = [f"{len(split[part])} {part}" for part in ("train", "val", "test")]
+    sizes = [f"{len(split[subset])} {subset}" for subset in ("train", "val", "test")]
     assert ", ".join(sizes) in text
     for value in (record["data_fingerprint"], record["start"][:10]):
         assert f"`{value}`" in text

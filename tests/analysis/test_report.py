@@ -67,13 +67,13 @@ def test_numbers_are_those_of_compare_and_of_the_runs(
         table = data[name]
         assert len(table["body"]) == len(lines) > 4  # baselines too
         for cells, line in zip(table["body"], lines, strict=True):
-            shown = dict(zip(table["head"], cells, strict=True))
-            assert shown["n"] == line["n"]
+            row = dict(zip(table["head"], cells, strict=True))
+            assert row["n"] == line["n"]
             for metric in module.REPORT_METRICS:
                 value, low, high = (float(line[f"{metric}{end}"]) for end in ("", "_low", "_high"))
                 digits = 1 if metric == "hd95" else 3
                 ends = f"[{low:.{digits}f}, {high:.{digits}f}]"
-                assert shown[metric] == f"{value:.{digits}f} {ends}"
+                assert row[metric] == f"{value:.{digits}f} {ends}"
     assert any("fewer than 50 cases" in note for note in data["table"]["notes"])
     rows, cases = data["gallery"]["rows"], data["gallery"]["cases"]
     assert len(rows) == 2 and data["gallery"]["notes"] == []
@@ -109,12 +109,12 @@ def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None
                 pred = predicted_mask(
                     predict(image), run.threshold, Inference(**run.config["inference"])
                 )
-                card, own = cards[id], cards[id]["rows"][str(number)]
-                for url, mask in ((own["prediction"], pred), (own["target"], target)):
+                card, result = cards[id], cards[id]["rows"][str(number)]
+                for url, mask in ((result["prediction"], pred), (result["target"], target)):
                     assert np.array_equal(
                         picture(url), np.repeat(mask[..., None] * np.uint8(255), 3, 2)
                     )
-                assert np.array_equal(picture(own["errors"]), error_map(pred, target))
+                assert np.array_equal(picture(result["errors"]), error_map(pred, target))
                 assert np.abs(coarse(picture(card["image"])) - coarse(image)).mean() < 3
                 assert (card["width"], card["height"]) == target.shape[::-1]
 
@@ -211,9 +211,10 @@ def test_large_images_become_thumbnails() -> None:
 
 def test_the_page_asks_for_nothing(page: Path) -> None:
     text = page.read_text()
-    own = text.replace("http://www.w3.org/2000/svg", "")  # the name of SVG
+    markup = text.replace("http://www.w3.org/2000/svg", "")  # the name of SVG
     template = (
-        own.partition('id="data">')[0] + own.rpartition("</script>")[0].rpartition("<script>")[2]
+        markup.partition('id="data">')[0]
+        + markup.rpartition("</script>")[0].rpartition("<script>")[2]
     )
     assert not re.search(r"https?:|@import|url\(|//\w+\.", template)
     assert not re.findall(r"\b(?:src|href)=\"(?!data:)", template)
@@ -258,8 +259,8 @@ def test_several_classes(tiny_train: Script, tmp_path: Path) -> None:
     assert {card["id"] for card in cases} == {row["id"] for row in rows}
     predict = make_predictor(net, 32)
     for card in cases:
-        own = [r for r in rows if r["id"] == card["id"] and r["class"] != "skin"]
-        mean = sum(float(r["dice_per_image"]) for r in own) / 2
+        lesion_rows = [r for r in rows if r["id"] == card["id"] and r["class"] != "skin"]
+        mean = sum(float(r["dice_per_image"]) for r in lesion_rows) / 2
         assert card["rows"]["0"]["dice"] == pytest.approx(mean, abs=1e-12)
         pred = predict(read_image(root / "images" / f"{card['id']}.png")).argmax(0)
         target = np.asarray(Image.open(root / "masks" / f"{card['id']}.png"))

@@ -65,8 +65,8 @@ def test_order_filter_and_row(opened: Any, page: Path) -> None:
     cases, rows = gallery["cases"], gallery["rows"]
 
     def ordered(row: str, *diagnoses: str) -> list[str]:
-        own = [c for c in cases if not diagnoses or c["diagnosis"] in diagnoses]
-        return [c["id"] for c in sorted(own, key=lambda c: (c["rows"][row]["dice"], c["id"]))]
+        selected = [c for c in cases if not diagnoses or c["diagnosis"] in diagnoses]
+        return [c["id"] for c in sorted(selected, key=lambda c: (c["rows"][row]["dice"], c["id"]))]
 
     assert listed(opened) == ordered("0")
     choose(opened, "row", "1")
@@ -128,8 +128,8 @@ def test_keyboard(opened: Any, page: Path) -> None:
     assert [score.text for score in scores] == expected
     press(opened, "1")
     outlines = opened.find_elements("css selector", ".big svg path:not(.under)")
-    own = cards[ids[2]]["rows"]["1"]
-    drawn = [own["target_outlines"], own["prediction_outlines"]]
+    result = cards[ids[2]]["rows"]["1"]
+    drawn = [result["target_outlines"], result["prediction_outlines"]]
     assert [line.get_attribute("d") for line in outlines] == [path for (path,) in drawn]
     press(opened, "\ue00c")  # Esc
     assert dialog.get_attribute("open") is None

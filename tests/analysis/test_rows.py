@@ -135,15 +135,15 @@ def test_values_are_of_seeds_that_tested_the_same_cases(tmp_path: Path) -> None:
     write_run(root / "UNet-1-1", "UNet", 1, 1, cases=few, varies={"seed": 1})
     text = compare([root], out=tmp_path / "out", **options)
     table = read_table(tmp_path / "out" / "table.csv")
-    kept = (0, 2)
-    assert_values(table["baseline, UNet"], by_hand("UNet", kept, list(CASES)))
+    complete_seeds = (0, 2)
+    assert_values(table["baseline, UNet"], by_hand("UNet", complete_seeds, list(CASES)))
     assert table["baseline, UNet"]["status"] == "incomplete"
     assert table["baseline, UNet"]["training_seconds"] == "11.0"
     assert "left out of the values, as incomplete: seed 1 (8 of 9 cases)" in text
     (test,) = csv.DictReader((tmp_path / "out" / "versus.csv").open(newline=""))
     dice, otsu = (
         by_hand(who, seeds, list(CASES))["dice_per_image"]
-        for who, seeds in (("UNet", kept), ("otsu", (0,)))
+        for who, seeds in (("UNet", complete_seeds), ("otsu", (0,)))
     )
     difference = statistics.mean(dice) - otsu[0]
     assert float(test["difference"]) == pytest.approx(difference, abs=1e-12)
@@ -155,14 +155,14 @@ def test_values_are_of_seeds_that_tested_the_same_cases(tmp_path: Path) -> None:
     write_run(root / "UNet-1-1", "UNet", 1, 1, varies={"seed": 1})
     text = compare([root], "all", out=tmp_path / "out", **options)
     record = read_table(tmp_path / "out" / "table.csv")["baseline, UNet"]
-    parts = [((0,), cases_of(0)), ((1, 2), cases_of(1))]
-    by_case = [[by_hand("UNet", seeds, [id]) for id in ids] for seeds, ids in parts]
+    seeds_and_ids = [((0,), cases_of(0)), ((1, 2), cases_of(1))]
+    by_case = [[by_hand("UNet", seeds, [id]) for id in ids] for seeds, ids in seeds_and_ids]
     for name in ("dice_per_image", "hd95"):
-        values = [statistics.mean(found[name]) for own in by_case for found in own]
+        values = [statistics.mean(found[name]) for group in by_case for found in group]
         assert float(record[name]) == pytest.approx(statistics.mean(values), abs=1e-12)
     counts = [
         np.mean([counts_of("UNet", seed, id) for seed in seeds], axis=0)
-        for seeds, ids in parts
+        for seeds, ids in seeds_and_ids
         for id in ids
     ]
     tp, fp, fn, _ = np.sum(counts, axis=0)

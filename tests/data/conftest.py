@@ -42,8 +42,8 @@ def write_pairs() -> Callable[..., Path]:
     """Writes `images/p00.png` with `masks/p00.png` and so on; pictures and sizes all differ."""
 
     def write(root: Path, n: int) -> Path:
-        for part in ("images", "masks"):
-            (root / part).mkdir(parents=True)
+        for subfolder in ("images", "masks"):
+            (root / subfolder).mkdir(parents=True)
         for i in range(n):
             rng = np.random.default_rng(i)
             height, width = 20 + i % 5, 27 + i % 7

@@ -126,10 +126,10 @@ def test_the_generator_alone_decides(augment: Augment) -> None:
     torch.manual_seed(1)
     first = augment(image, mask, seeded(3))
     torch.manual_seed(2)
-    again = augment(image, mask, seeded(3))
+    second = augment(image, mask, seeded(3))
     other = augment(image, mask, seeded(4))
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
     for one, two in zip(first, other, strict=True):
         assert ((one - two).abs().mean((1, 2, 3)) > 0.005).all()
 

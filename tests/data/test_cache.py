@@ -97,17 +97,19 @@ def test_the_same_files_are_cached_once(
     assert [record.getMessage() for record in caplog.records] == [f"cache built: {folder}"]
 
 
-@pytest.mark.parametrize("part", ["images", "masks"])
-def test_a_changed_file_gives_another_cache(part: str, own_data: Path, cache_dir: Path) -> None:
+@pytest.mark.parametrize("subfolder", ["images", "masks"])
+def test_a_changed_file_gives_another_cache(
+    subfolder: str, own_data: Path, cache_dir: Path
+) -> None:
     cases = find_cases(own_data)
     first = open_cache(cases, SIZE, cache_dir)
-    path = own_data / part / "p03.png"
+    path = own_data / subfolder / "p03.png"
     Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     second = open_cache(cases, SIZE, cache_dir)
     assert {p for p in first.files if first.files[p] != second.files[p]} == {path}
     assert {id for id in first.sha256 if first.sha256[id] != second.sha256[id]} == {"p03"}
     assert_is_direct_reading(second, cases)
-    assert not np.array_equal(getattr(second, part), getattr(first, part))
+    assert not np.array_equal(getattr(second, subfolder), getattr(first, subfolder))
 
 
 def test_size_ids_classes_and_version_are_part_of_the_key(
@@ -121,9 +123,9 @@ def test_size_ids_classes_and_version_are_part_of_the_key(
     assert_is_direct_reading(open_cache(cases, SIZE + 5, cache_dir), cases, SIZE + 5)
     open_cache([replace(cases[0], id="other"), *cases[1:]], SIZE, cache_dir)
     assert len(folders(cache_dir)) == 3
-    several = find_cases(write_tiny_classes(tmp_path / "classes", n=2))
+    multiclass_cases = find_cases(write_tiny_classes(tmp_path / "classes", n=2))
     for n, names in enumerate((("skin", "disc", "square"), ("a", "b", "c", "d")), 4):
-        cache = open_cache(with_classes(several, Classes(names)), SIZE, cache_dir)
+        cache = open_cache(with_classes(multiclass_cases, Classes(names)), SIZE, cache_dir)
         assert cache.masks.max() == 2 and len(folders(cache_dir)) == n
     monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
     open_cache(cases, SIZE, cache_dir)

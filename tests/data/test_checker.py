@@ -112,9 +112,9 @@ def test_ph2_with_one_of_each(tmp_path: Path) -> None:
 def write_isic(root: Path, pairs: Path) -> Path:
     """The files of pairs under ISIC's names, 'p07' as 'ISIC_0000007'."""
     for file in sorted(pairs.rglob("*.png")):
-        part, end = ("Input", "") if file.parent.name == "images" else ("Truth", "_segmentation")
-        (root / part).mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, root / part / f"ISIC_00000{file.stem[1:]}{end}.png")
+        name, end = ("Input", "") if file.parent.name == "images" else ("Truth", "_segmentation")
+        (root / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, root / name / f"ISIC_00000{file.stem[1:]}{end}.png")
     return root
 
 
@@ -165,8 +165,8 @@ def test_files_that_no_reader_takes(tmp_path: Path, write_pairs: PairsWriter) ->
     os.mkfifo(root / "images" / "p04.png")  # would wait for ever
     (root / "images" / "p05.png").symlink_to("p05.png")
     name = os.fsdecode(b"n\xff\n.png")
-    for part in ("images", "masks"):
-        (root / part / "p01.png").rename(root / part / name)
+    for subfolder in ("images", "masks"):
+        (root / subfolder / "p01.png").rename(root / subfolder / name)
     (root / "masks" / name).write_bytes(b"")
     report = check_data(root)
     assert [case.id for case in report.cases] == ["p02", "p03"]
@@ -248,8 +248,8 @@ def test_the_real_cases_are_good(ph2: Path) -> None:
 
 def test_the_real_masks_inverted(ph2: Path, tmp_path: Path) -> None:
     """Each is found: the images are small, as only the masks matter."""
-    for part in ("images", "masks"):
-        (tmp_path / part).mkdir()
+    for subfolder in ("images", "masks"):
+        (tmp_path / subfolder).mkdir()
     cases = find_cases(ph2)
     for case in cases:
         mask = ~np.asarray(Image.open(case.mask).convert("1").resize((96, 72)))

@@ -98,8 +98,8 @@ def test_the_real_pictures_all_differ(ph2: Path) -> None:
 
 def test_planted_copies_are_kept_together(tmp_path: Path) -> None:
     """Under other ids: grouped by the cache, in one part of every split, refused in a file."""
-    for part in ("images", "masks"):
-        (tmp_path / "data" / part).mkdir(parents=True)
+    for subfolder in ("images", "masks"):
+        (tmp_path / "data" / subfolder).mkdir(parents=True)
     images = {f"case{seed}": picture(seed) for seed in range(12)}
     copies = {"case0": {"case0"}, "case5": {"case5"}}
     for id in copies:
@@ -116,7 +116,7 @@ def test_planted_copies_are_kept_together(tmp_path: Path) -> None:
     for options in settings:
         split = make_split(cases, cache.groups, cache.sha256, val=0.2, test=0.2, **options)
         for ids in copies.values():
-            assert any(ids <= set(part) for part in (split.train, split.val, split.test))
+            assert any(ids <= set(subset) for subset in (split.train, split.val, split.test))
     path = tmp_path / "splits.json"
     for id in copies["case0"] - {"case0"}:
         write_json(path, {"train": ["case0", "case1"], "test": [id]})

@@ -47,13 +47,13 @@ def test_memory_hardly_grows_with_the_number_of_cases(
     rng = np.random.default_rng(0)
     peaks = []
     for n in (FEW, MANY):
-        for part, shape in (("images", (SIZE, SIZE, 3)), ("masks", (SIZE, SIZE))):
-            folder = tmp_path / str(n) / part
+        for subfolder, shape in (("images", (SIZE, SIZE, 3)), ("masks", (SIZE, SIZE))):
+            folder = tmp_path / str(n) / subfolder
             folder.mkdir(parents=True)
             for i in range(n):
                 # Noise of 8 px, so that thumbnails keep it.
                 pixels = rng.integers(0, 256, (8, 8, *shape[2:]), np.uint8).repeat(8, 0)
-                pixels = pixels.repeat(8, 1) if part == "images" else pixels.repeat(8, 1) > 127
+                pixels = pixels.repeat(8, 1) if subfolder == "images" else pixels.repeat(8, 1) > 127
                 Image.fromarray(pixels).save(folder / f"{i:05}.png", compress_level=1)
         process = start_python(EPOCH_OF_TRAINING, tmp_path / str(n), tmp_path / "cache")
         said = process.communicate(timeout=500)[0].split()

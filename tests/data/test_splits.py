@@ -266,10 +266,10 @@ def refused(stored: Any, tmp_path: Path, *words: str, **data: Any) -> None:
 def test_a_saved_split_comes_back(settings: dict[str, Any], tmp_path: Path) -> None:
     split = split_of(GOLDEN_CASES, **settings)
     write_json(tmp_path / "splits.json", split.to_json())
-    again = load(tmp_path / "splits.json")
-    assert again == split
-    assert again.hash == split.hash
-    assert again.to_json() == split.to_json()
+    loaded = load(tmp_path / "splits.json")
+    assert loaded == split
+    assert loaded.hash == split.hash
+    assert loaded.to_json() == split.to_json()
 
 
 def test_the_hash_names_ids_and_contents(split: Split) -> None:

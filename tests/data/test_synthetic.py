@@ -59,9 +59,9 @@ def test_arguments_alone_determine_a_case() -> None:
     image, mask = draw(3, 1, 1)
     np.random.seed(1)
     draw(3, 0, 0)
-    again, mask_again = draw(3, 1, 1)
-    assert np.array_equal(image, again)
-    assert np.array_equal(mask, mask_again)
+    second_image, second_mask = draw(3, 1, 1)
+    assert np.array_equal(image, second_image)
+    assert np.array_equal(mask, second_mask)
 
 
 def test_types_sizes_and_areas(drawn: dict) -> None:

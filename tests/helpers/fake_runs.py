@@ -63,8 +63,8 @@ def config_of(folder: Path, model: str, seed: int, fold: int | None, **more: Any
     for key, value in more.items():
         *path, last = key.split("__")
         node = config
-        for part in path:
-            node = node[part]
+        for section in path:
+            node = node[section]
         node[last] = value
     return config
 
@@ -104,7 +104,7 @@ def write_run(
     sha256 = {id: f"hash of {id}" for id in ids}
     write_json(folder / "splits.json", {"train": [], "val": [], "test": ids, "sha256": sha256})
 
-    def rows(who: str, seed: object) -> list[dict[str, Any]]:
+    def make_case_rows(who: str, seed: object) -> list[dict[str, Any]]:
         out = []
         for id in ids:
             row = {"id": id, "diagnosis": cases[id]}
@@ -113,10 +113,14 @@ def write_run(
             out.append(row)
         return out
 
-    write_csv(folder / "test_cases.csv", rows(model, seed))
+    write_csv(folder / "test_cases.csv", make_case_rows(model, seed))
     write_csv(
         folder / "baseline_cases.csv",
-        [{"baseline": b, **row} for b in ("otsu", "all_background") for row in rows(b, seed)],
+        [
+            {"baseline": b, **row}
+            for b in ("otsu", "all_background")
+            for row in make_case_rows(b, seed)
+        ],
     )
     metrics = [{"epoch": e, "val/dice_per_image_net": 0.1 * e + seed / 100} for e in (1, 2, 3)]
     write_csv(folder / "metrics.csv", metrics)

@@ -53,8 +53,8 @@ def put_at(key: str, value: Any) -> Change:
     *path, last = key.split(".")
 
     def put(config: dict[str, Any]) -> None:
-        for part in path:
-            config = config[part]
+        for section in path:
+            config = config[section]
         config[last] = value
 
     return put

@@ -67,8 +67,8 @@ def write_tiny_classes(root: Path, colours: Sequence[str] = (), n: int = 20) -> 
     Masks are of class numbers with a palette, or of colours, if any.
     """
     random = np.random.default_rng(3)
-    for part in ("images", "masks"):
-        (root / part).mkdir(parents=True)
+    for subfolder in ("images", "masks"):
+        (root / subfolder).mkdir(parents=True)
     for i in range(n):
         height, width = 45 + i % 3, 60 + i % 2
         y, x = np.mgrid[:height, :width]

@@ -22,7 +22,7 @@ from seglab.runs.records import open_run
 
 ON = [f"inference.{key}=true" for key in INFERENCE_KEYS]
 CLEAN = {"largest_component": True, "fill_holes": True}
-CLEANING = Inference(**CLEAN)
+POSTPROCESSING = Inference(**CLEAN)
 ON4 = [*ON, "data.batch_size=4"]
 OFF24 = ["data.size=24", "seed=1", "trainer.max_epochs=6"]
 PLAIN = ["logger=none", "callbacks.pictures=null", "task.optimizer.lr=0.02", "data.split.val=0.3"]
@@ -48,11 +48,11 @@ def summary_of(folder: Path) -> Any:
     return json.loads((folder / "summary.json").read_text())
 
 
-def cases_of(run: Path, part: str) -> list[Case]:
+def cases_of(run: Path, subset: str) -> list[Case]:
     split = json.loads((run / "splits.json").read_text())
     root = json.loads((run / "data.json").read_text())["root"]
     by_id = {case.id: case for case in find_cases(root)}
-    return [by_id[id] for id in split[part]]
+    return [by_id[id] for id in split[subset]]
 
 
 def test_a_run_scores_by_its_checkpoints_threshold(
@@ -62,12 +62,12 @@ def test_a_run_scores_by_its_checkpoints_threshold(
     assert summary_of(off)["threshold"] == 0.5
     net, metadata = load_network(on / "checkpoints" / "best.ckpt")
     predict = make_predictor(net, 32, tta=True)
-    chosen = tune_threshold(predict, cases_of(on, "val"), 0.5, CLEANING)
+    chosen = tune_threshold(predict, cases_of(on, "val"), 0.5, POSTPROCESSING)
     assert summary_of(on)["threshold"] == metadata["threshold"] == open_run(on).threshold == chosen
     assert chosen != 0.5
-    for part in ("val", "test"):
-        values = score_cases(predict, cases_of(on, part), chosen, CLEANING).values
-        assert {k: v for k, v in summary_of(on)[part].items() if k[-4:] != "_net"} == values
+    for subset in ("val", "test"):
+        values = score_cases(predict, cases_of(on, subset), chosen, POSTPROCESSING).values
+        assert {k: v for k, v in summary_of(on)[subset].items() if k[-4:] != "_net"} == values
     assert open_run(on).config["inference"] == asdict(Inference(True, True, True, True))
     assert open_run(off).config["inference"] == asdict(Inference())
     for run, options, used in (
@@ -79,11 +79,14 @@ def test_a_run_scores_by_its_checkpoints_threshold(
         out = tmp_path / f"{run.name}{len(options)}"
         ended = script("evaluate", run, *options, "--out", out)
         assert ended.code == 0, ended.err
-        again, stored = summary_of(out), summary_of(run)
-        assert again["inference"] == [used | {"tune_threshold": run == on}]
-        assert again["threshold"] == stored["threshold"]
-        assert again["runs"] == [str(run)]
-        same = again["test"] == stored["test"] and again["calibration"] == stored["calibration"]
+        evaluated, stored = summary_of(out), summary_of(run)
+        assert evaluated["inference"] == [used | {"tune_threshold": run == on}]
+        assert evaluated["threshold"] == stored["threshold"]
+        assert evaluated["runs"] == [str(run)]
+        same = (
+            evaluated["test"] == stored["test"]
+            and evaluated["calibration"] == stored["calibration"]
+        )
         assert same == (not options)
         tables = [(folder / "test_cases.csv").read_bytes() for folder in (out, run)]
         assert tables[0] == tables[1] or options
@@ -114,7 +117,7 @@ def test_an_ensemble_of_runs(
     def mean(image: np.ndarray) -> np.ndarray:
         return ((first(image).astype(float) + second(image)) / 2).astype(np.float32)
 
-    expected = score_cases(mean, cases_of(on, "test"), found["threshold"], CLEANING)
+    expected = score_cases(mean, cases_of(on, "test"), found["threshold"], POSTPROCESSING)
     assert found["test"] == pytest.approx(expected.values, rel=1e-6)
     assert found["n"] == len(expected.rows) and found["trained_on"] == 0
     assert script("evaluate", on).code == 0
@@ -135,7 +138,9 @@ def test_an_ensemble_of_folds_scores_other_cases(
     ended = script("evaluate", runs[1], fold)
     assert ended.code == 1
     assert ended.err.startswith(f"error: {fold}: has other test cases than {runs[1]}; ")
-    used = [{c.id for part in ("train", "val") for c in cases_of(r, part)} for r in (runs[1], fold)]
+    used = [
+        {c.id for subset in ("train", "val") for c in cases_of(r, subset)} for r in (runs[1], fold)
+    ]
     assert len(used[0] | used[1]) > max(map(len, used))
     for trained, names in ((used[0], [runs[1]]), (used[0] | used[1], [runs[1], fold])):
         out = tmp_path / f"of{len(names)}"

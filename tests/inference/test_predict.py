@@ -65,14 +65,14 @@ def test_every_kind_is_what_it_says(
         image = read_image(path)
         prob = model.predict(image)[0]
         mask = prob > model.threshold
-        of = {kind: files[f"{kind}/{name}.png"] for kind in KINDS}
-        assert np.array_equal(of["masks"], mask * 255)
-        assert abs(of["probabilities"] / 65535 - prob).max() <= 0.5 / 65535 + 1e-7
-        assert of["overlays"].shape == image.shape
-        assert np.array_equal(of["cutouts"], np.dstack([image, mask * np.uint8(255)]))
-        assert np.array_equal(of["instances"] > 0, mask)
+        images = {kind: files[f"{kind}/{name}.png"] for kind in KINDS}
+        assert np.array_equal(images["masks"], mask * 255)
+        assert abs(images["probabilities"] / 65535 - prob).max() <= 0.5 / 65535 + 1e-7
+        assert images["overlays"].shape == image.shape
+        assert np.array_equal(images["cutouts"], np.dstack([image, mask * np.uint8(255)]))
+        assert np.array_equal(images["instances"] > 0, mask)
         measured = [row for row in rows if row["image"] == name]
-        regions = skimage.measure.regionprops(of["instances"].astype(int), prob)
+        regions = skimage.measure.regionprops(images["instances"].astype(int), prob)
         assert [int(row["area"]) for row in measured] == [int(region.area) for region in regions]
         for row, region in zip(measured, regions, strict=True):
             assert float(row["mean_probability"]) == pytest.approx(region.intensity_mean, rel=1e-5)
@@ -235,11 +235,11 @@ def test_ended_midway_it_goes_on(
     for file in done:  # whole, and with all that belongs to it
         assert np.asarray(Image.open(file)).size
         assert (out / "instances" / file.name).exists() and (out / "overlays" / file.name).exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    resumed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
     if signum == signal.SIGINT:
-        there = int(again.stderr.split(" there already")[0].rsplit(" ", 1)[1])
-        assert len(done) - 1 <= there <= len(done)
+        existing = int(resumed.stderr.split(" there already")[0].rsplit(" ", 1)[1])
+        assert len(done) - 1 <= existing <= len(done)
     assert len(written(out)) == 180
     names = {p.name for p in out.rglob("*") if p.is_file()}
     assert names == {f"{i:02}.png" for i in range(60)} | {"instances.csv", "manifest.json"}

@@ -17,7 +17,7 @@ from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.networks import UNet
 
-CLEANING = Inference(largest_component=True, fill_holes=True)
+POSTPROCESSING = Inference(largest_component=True, fill_holes=True)
 
 
 class Fixed(nn.Module):
@@ -107,7 +107,9 @@ def test_tta_is_the_mean_of_eight_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("default", "inference"), [(0.5, DEFAULT_INFERENCE), (0.42, CLEANING)], ids=["plain", "cleaned"]
+    ("default", "inference"),
+    [(0.5, DEFAULT_INFERENCE), (0.42, POSTPROCESSING)],
+    ids=["plain", "cleaned"],
 )
 def test_the_threshold_is_the_best_of_all(
     default: float, inference: Inference, tmp_path: Path

@@ -41,7 +41,7 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
     prob[1:3, :2] = 0.51
     cases = write_cases(tmp_path, [mask])
     rows, values, calibration, _ = score_cases(make_lookup_predictor([prob]), cases, 0.5)
-    own = {
+    scores = {
         "pixel_accuracy": 18 / 24,
         "iou_per_image": 2 / 8,
         "dice_per_image": 4 / 10,
@@ -54,11 +54,11 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
         "surface_dice": 1.0,
     }
     counts = {"tp": 2, "fp": 2, "fn": 4, "tn": 16}
-    assert rows == [{"id": "IMD000", "diagnosis": "unknown"} | counts | own]
+    assert rows == [{"id": "IMD000", "diagnosis": "unknown"} | counts | scores]
     # 20 pixels at 0.5, of which 4 are lesion, and 4 at 0.51, of which 2: one bin, [7/15, 8/15).
     ece = abs((20 * 0.5 + 4 * 0.51) - 6) / 24
     pooled = {"iou_pooled": 2 / 8, "dice_pooled": 4 / 10, "ece": pytest.approx(ece, abs=1e-7)}
-    assert values == own | pooled
+    assert values == scores | pooled
     assert list(values)[-4:] == ["thresholded_iou", "hd95", "surface_dice", "ece"]
     in_one_bin = [24, 6, 20 * 2**23 + 4 * round(float(np.float32(0.51)) * 2**24)]
     assert calibration.dtype == np.int64
@@ -71,7 +71,7 @@ def test_set_values_are_those_of_the_rows(cases: list[Case]) -> None:
     tp, fp, fn, tn = (np.array([row[k] for row in rows]) for k in ("tp", "fp", "fn", "tn"))
     for row, mask, rolled, *counts in zip(rows, MASKS, ROLLED, tp, fp, fn, tn, strict=True):
         hand = [mask & rolled, rolled & ~mask, mask & ~rolled, ~mask & ~rolled]
-        assert counts == [np.count_nonzero(part) for part in hand]
+        assert counts == [np.count_nonzero(region) for region in hand]
         overlap = (mask & rolled).sum() / (mask | rolled).sum() if mask.any() else 1
         assert row["iou_per_image"] == overlap
     for name in ("iou_per_image", "dice_per_image", "thresholded_iou", "hd95", "surface_dice"):
@@ -85,8 +85,10 @@ def test_set_values_are_those_of_the_rows(cases: list[Case]) -> None:
     ece = (abs(0.9 * high - tp.sum()) + abs(0.1 * low - fn.sum())) / (high + low)
     assert values["ece"] == pytest.approx(ece, abs=1e-6)
     # Counts of sets add up, as those of folds must.
-    parts = [score_cases(predict, part, 0.5).calibration for part in (cases[:1], cases[1:])]
-    assert np.array_equal(parts[0] + parts[1], calibration)
+    calibrations = [
+        score_cases(predict, subset, 0.5).calibration for subset in (cases[:1], cases[1:])
+    ]
+    assert np.array_equal(calibrations[0] + calibrations[1], calibration)
     assert calibration_error(calibration) == values["ece"]
 
 

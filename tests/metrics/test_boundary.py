@@ -36,9 +36,9 @@ def surface(mask: np.ndarray) -> list[tuple[int, int]]:
 def percentile_95(values: list[float]) -> float:
     """Linear between ranks, from 0 to n - 1."""
     values = sorted(values)
-    below, part = divmod(95 * (len(values) - 1), 100)
+    below, percent = divmod(95 * (len(values) - 1), 100)
     above = values[min(below + 1, len(values) - 1)]
-    return values[below] + part / 100 * (above - values[below])
+    return values[below] + percent / 100 * (above - values[below])
 
 
 def by_hand(pred: np.ndarray, target: np.ndarray, tolerance: float) -> dict[str, float]:

@@ -111,7 +111,7 @@ def test_collection_of_several_classes_gives_what_the_functions_give() -> None:
     metrics.update(prob[:3], target[:3])
     metrics.update(prob[3:], target[3:].float())
     values = {name: value.item() for name, value in metrics.compute().items()}
-    confidence, pred = (part.numpy() for part in prob.max(1))
+    confidence, pred = (array.numpy() for array in prob.max(1))
     masks = target[:, 0].numpy()
     counts = np.stack([confusion(prob.argmax(1) == k, target[:, 0] == k) for k in range(3)], 1)
     expected = class_scores(counts)
@@ -145,9 +145,9 @@ def test_batches_and_order_change_no_bit(order: list[int], cuts: set[int]) -> No
 )
 def test_mean_is_exactly_rounded(values: list[float], cut: int) -> None:
     metric = PerImageMean()
-    for part in (values[:cut], values[cut:]):
-        if part:
-            metric.update(torch.tensor(part, requires_grad=True))
+    for batch in (values[:cut], values[cut:]):
+        if batch:
+            metric.update(torch.tensor(batch, requires_grad=True))
     assert not any(value.requires_grad for value in metric.values)
     assert metric.compute().item() == math.fsum(values) / len(values)
 

@@ -208,8 +208,8 @@ def test_ece_is_the_textbooks(prob: np.ndarray, target: np.ndarray) -> None:
     ours = calibration_error(calibration_counts(prob, target))
     assert ours == pytest.approx(ece_by_hand(prob.astype(float), target), abs=1e-12)
     assert 0 <= ours <= 1
-    parts = [calibration_counts(*pair) for pair in zip(prob, target, strict=True)]
-    assert calibration_error(parts[0] + parts[1]) == ours
+    counts = [calibration_counts(*pair) for pair in zip(prob, target, strict=True)]
+    assert calibration_error(counts[0] + counts[1]) == ours
 
 
 def test_ece_is_that_of_torchmetrics() -> None:

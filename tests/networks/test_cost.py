@@ -19,7 +19,7 @@ class Counted(nn.Module):
         super().__init__()
         self.down = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         self.norm, self.drop = nn.BatchNorm2d(8), nn.Dropout(0.5)
-        self.each = nn.Conv2d(8, 8, 5, padding=2, groups=4)
+        self.grouped = nn.Conv2d(8, 8, 5, padding=2, groups=4)
         self.gate = nn.Linear(8, 8)
         self.up = nn.ConvTranspose2d(8, 1, 2, stride=2)
         self.register_buffer("calls", torch.zeros(2))
@@ -27,7 +27,7 @@ class Counted(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         assert torch.is_tensor(self.calls.add_(1)) and not self.training
         x = self.drop(torch.relu(self.norm(self.down(image))))
-        x = self.each(x) + torch.rand_like(x) + python_random.random() + np.random.random()
+        x = self.grouped(x) + torch.rand_like(x) + python_random.random() + np.random.random()
         x = x * torch.sigmoid(self.gate(x.mean((2, 3))))[..., None, None]
         return self.up(x)
 

@@ -60,8 +60,8 @@ def test_every_name_of_the_list_is_trusted_in_its_own_place_only() -> None:
     for place, names in ALLOWED_TARGETS.items():
         for name in names:
             node: Any = {"_target_": name}
-            for part in reversed(place.replace("*", "mine").split(".")):
-                node = {part: node}
+            for section in reversed(place.replace("*", "mine").split(".")):
+                node = {section: node}
             check_targets(node, "x")
             for moved in ({"x": node}, {"x": {"_target_": name}}, [node]):
                 with pytest.raises(InputError, match=re.escape(name)):

@@ -117,13 +117,13 @@ def test_a_repetition_writes_to_no_path_of_the_config(
         config["data"]["split"]["file"] = str(elsewhere / "splits.json")
 
     change_config(run, lead_elsewhere)
-    before, there = state(run), state(data.parent)
+    run_before, data_before = state(run), state(data.parent)
     ended = script("reproduce", run, "--out", tmp_path / "again")
     assert ended.code in (0, 3), ended.err
     assert (tmp_path / "again" / "tensorboard").is_dir()
     assert not elsewhere.exists()
-    assert state(run) == before
-    assert state(data.parent) == there
+    assert state(run) == run_before
+    assert state(data.parent) == data_before
 
 
 @pytest.mark.parametrize(

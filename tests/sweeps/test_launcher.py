@@ -166,10 +166,10 @@ def test_jobs_read_the_configs_that_the_sweep_reads(
 
     monkeypatch.setattr(LocalLauncher, "start", record_commands)
     assert fake_sweep("seed=0").code == 0
-    more, own = tmp_path / "more", tmp_path / "conf"
+    more, config_copy = tmp_path / "more", tmp_path / "conf"
     more.mkdir()
-    shutil.copytree(REPO / "conf", own)
-    for option in (f"--config-dir={more}", f"--config-path={own}"):
+    shutil.copytree(REPO / "conf", config_copy)
+    for option in (f"--config-dir={more}", f"--config-path={config_copy}"):
         shutil.rmtree(tmp_path / "sweep")
         assert fake_sweep(option, "seed=0").code == 0
         assert option in commands[-1]

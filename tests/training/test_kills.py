@@ -143,14 +143,14 @@ def test_a_run_killed_again_and_again(start: Start, whole: Whole, tmp_path: Path
     assert_same(run, reference)
 
 
-PARTS = 40
+SHARDS = 40
 
 
-@pytest.mark.parametrize("part", some(range(PARTS), slow=1))
+@pytest.mark.parametrize("shard", some(range(SHARDS), slow=1))
 def test_a_run_killed_at_every_file_operation(
-    part: int, start: Start, whole: Whole, finishes: Ends, tmp_path: Path
+    shard: int, start: Start, whole: Whole, finishes: Ends, tmp_path: Path
 ) -> None:
-    for operation in whole.operations[part::PARTS]:
+    for operation in whole.operations[shard::SHARDS]:
         number = operation.split()[0]
         run = tmp_path / number / "run"
         killed = start(run, *FULL, blow=Blow(nth=int(number)), folders=below(run)).wait()
@@ -254,8 +254,8 @@ def test_a_signal_to_a_process_that(
     run = tmp_path / "run"
     split = read_json(whole.run / "splits.json")
     event, name, *nth = MOMENTS[moment]
-    for part in ("test", "val"):
-        name = name.replace(part.upper(), split[part][0])
+    for subset in ("test", "val"):
+        name = name.replace(subset.upper(), split[subset][0])
     blow = Blow(event, name, *nth, signal=signum)
     stopped = start(run, *FULL, blow=blow).wait()
     print(state_of(run))

@@ -15,13 +15,13 @@ def sgd(*rates: float) -> torch.optim.SGD:
     return torch.optim.SGD([{"params": [torch.zeros(1)], "lr": rate} for rate in rates])
 
 
-def follow(schedule: LRScheduler, epochs: int) -> list[list[float]]:
+def follow(lr_scheduler: LRScheduler, epochs: int) -> list[list[float]]:
     """Rates of each group, epoch by epoch."""
     rates = []
     for _ in range(epochs):
-        rates.append([group["lr"] for group in schedule.optimizer.param_groups])
-        schedule.optimizer.step()
-        schedule.step()
+        rates.append([group["lr"] for group in lr_scheduler.optimizer.param_groups])
+        lr_scheduler.optimizer.step()
+        lr_scheduler.step()
     return rates
 
 
@@ -54,7 +54,7 @@ def test_after_warm_up_it_is_torchs(epochs: int, data: st.DataObject) -> None:
     assert [rate for (rate,) in ours[:warmup]] == pytest.approx(rising)
 
 
-def test_a_schedule_goes_on_where_it_stopped() -> None:
+def test_the_lr_scheduler_goes_on_where_it_stopped() -> None:
     whole = follow(cosine(sgd(0.1, 0.2), 7, 0.3), 7)
     first = cosine(sgd(0.1, 0.2), 7, 0.3)
     begun = follow(first, 4)

@@ -59,5 +59,5 @@ def test_the_worst_cases_come_first(
         pictures = image, *masks, prob
         for title, picture in zip(columns, pictures, strict=False):
             assert np.array_equal(columns[title][row], picture), title
-    shown = [name.split("\n")[0] for name in figures["predictions.png"][1]]
-    assert shown == [case.id for case in test[:5]]
+    drawn_ids = [name.split("\n")[0] for name in figures["predictions.png"][1]]
+    assert drawn_ids == [case.id for case in test[:5]]

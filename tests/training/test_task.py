@@ -55,8 +55,8 @@ def batches(seed: int, sizes: tuple[int, ...] = (3, 3, 1), edge: int = 8) -> lis
     return out
 
 
-def joined(parts: list[Batch]) -> tuple[Tensor, Tensor]:
-    return torch.cat([b["image"] for b in parts]), torch.cat([b["mask"] for b in parts])
+def joined(batch_list: list[Batch]) -> tuple[Tensor, Tensor]:
+    return torch.cat([b["image"] for b in batch_list]), torch.cat([b["mask"] for b in batch_list])
 
 
 class Loader:
@@ -75,14 +75,14 @@ class Loader:
         yield from self.epochs[(self.epoch - 1) % len(self.epochs)]
 
 
-class Rows(Callback):
+class MetricsRecorder(Callback):
     """What was logged, epoch by epoch."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+        self.epochs: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.rows.append({k: v.item() for k, v in trainer.callback_metrics.items()})
+        self.epochs.append({k: v.item() for k, v in trainer.callback_metrics.items()})
 
 
 class Steps(Callback):
@@ -114,8 +114,10 @@ def trainer_of(epochs: int = 1, **settings: Any) -> Trainer:
     )
 
 
-def validated(trainer: Trainer, task: SegmentationTask, parts: list[Batch]) -> dict[str, float]:
-    trainer.validate(task, Loader(parts), verbose=False)
+def validated(
+    trainer: Trainer, task: SegmentationTask, batch_list: list[Batch]
+) -> dict[str, float]:
+    trainer.validate(task, Loader(batch_list), verbose=False)
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
@@ -128,9 +130,11 @@ def pixelwise() -> nn.Module:
     return net
 
 
-def expected(net: nn.Module, parts: list[Batch], stage: str, threshold: float) -> dict[str, float]:
+def expected(
+    net: nn.Module, batch_list: list[Batch], stage: str, threshold: float
+) -> dict[str, float]:
     """All images at once, through the pure functions."""
-    image, mask = joined(parts)
+    image, mask = joined(batch_list)
     with torch.no_grad():
         logits = net(image)
     prob = torch.sigmoid(logits)
@@ -147,25 +151,25 @@ def close(values: dict[str, float]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("threshold", [0.5, 0.35])
 def test_an_epochs_values_are_those_of_its_images(threshold: float) -> None:
-    rows, net = Rows(), pixelwise()
+    recorder, net = MetricsRecorder(), pixelwise()
     task = SegmentationTask(net, bce, still, threshold=threshold)
-    trainer = trainer_of(2, callbacks=[rows])
+    trainer = trainer_of(2, callbacks=[recorder])
     train, val, others = [batches(0), batches(1)], [batches(2), batches(3)], batches(4)
     trainer.fit(task, Loader(*train), Loader(*val))
     for epoch in range(2):
         hand = expected(net, train[epoch], "train", threshold)
         hand |= expected(net, val[epoch], "val", threshold)
-        assert rows.rows[epoch] == close(hand)  # no other names
+        assert recorder.epochs[epoch] == close(hand)  # no other names
         assert 0 < hand["val/dice_per_image_net"] < 1
         assert hand["val/dice_per_image_net"] != hand["val/dice_pooled_net"]
-    assert rows.rows[0] != close(rows.rows[1])
+    assert recorder.epochs[0] != close(recorder.epochs[1])
     values = validated(trainer, task, others)
     assert values == close(expected(net, others, "val", threshold))
     # Nor does it matter how the images come in batches.
     image, mask = joined(others)
     whole = [{"image": image, "mask": mask, "id": ["x"] * 7}]
-    again = validated(trainer, task, whole)
-    assert again == pytest.approx(values, abs=1e-7)
+    in_one_batch = validated(trainer, task, whole)
+    assert in_one_batch == pytest.approx(values, abs=1e-7)
 
 
 def test_the_logged_loss_is_the_exact_mean_over_images() -> None:
@@ -184,13 +188,13 @@ def test_the_logged_loss_is_the_exact_mean_over_images() -> None:
 
 
 def test_val_values_are_those_of_the_weights_after_the_epoch() -> None:
-    rows, net = Rows(), pixelwise()
+    recorder, net = MetricsRecorder(), pixelwise()
     task = SegmentationTask(net, bce, partial(torch.optim.SGD, lr=0.5))
     val = batches(1)
     before = expected(net, val, "val", 0.5)
-    trainer_of(2, callbacks=[rows]).fit(task, Loader(batches(0)), Loader(val))
+    trainer_of(2, callbacks=[recorder]).fit(task, Loader(batches(0)), Loader(val))
     after = expected(net, val, "val", 0.5)
-    assert {k: v for k, v in rows.rows[1].items() if k in after} == close(after)
+    assert {k: v for k, v in recorder.epochs[1].items() if k in after} == close(after)
     assert abs(after["val/loss"] - before["val/loss"]) > 1e-3
 
 
@@ -233,13 +237,13 @@ def test_a_loss_that_is_no_number_names_epoch_and_cases(pixel: float, loss: str)
         trainer_of().fit(task, Loader(batches(0)), Loader(bad))
 
 
-def test_a_schedule_steps_once_an_epoch() -> None:
+def test_the_lr_scheduler_steps_once_an_epoch() -> None:
     optimizer = partial(torch.optim.SGD, lr=1e-2)
     step = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
     stepped = [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4]
-    for schedule, expected_rates in ((step, stepped), (None, [1e-2] * 6)):
+    for lr_scheduler, expected_rates in ((step, stepped), (None, [1e-2] * 6)):
         steps = Steps()
-        task = SegmentationTask(pixelwise(), bce, optimizer, schedule)
+        task = SegmentationTask(pixelwise(), bce, optimizer, lr_scheduler)
         trainer_of(3, callbacks=[steps]).fit(task, Loader(batches(0, (2, 2))))
         assert [rate for (rate,) in steps.rates] == pytest.approx(expected_rates)
 
@@ -284,8 +288,8 @@ def test_an_average_takes_no_part_in_training() -> None:
 def test_the_encoder_has_a_rate_of_its_own() -> None:
     steps, net = Steps(), UNet(width=2, depth=2)
     optimizer = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
-    schedule = partial(cosine, epochs=3, warmup=0.3)
-    task = SegmentationTask(net, bce, optimizer, schedule, encoder_lr_factor=0.1)
+    lr_scheduler = partial(cosine, epochs=3, warmup=0.3)
+    task = SegmentationTask(net, bce, optimizer, lr_scheduler, encoder_lr_factor=0.1)
     trainer = trainer_of(3, callbacks=[steps])
     trainer.fit(task, Loader(batches(0, (2,))))
     rest, encoder = trainer.optimizers[0].param_groups
@@ -324,17 +328,17 @@ def test_loss_and_metrics_are_float32_under_autocast() -> None:
 
     net = pixelwise()
     net.register_forward_hook(lambda _, __, out: logits_of_net.append(out.detach()))
-    rows, train = Rows(), batches(0)
+    recorder, train = MetricsRecorder(), batches(0)
     task = SegmentationTask(net, loss, still)
-    trainer_of(callbacks=[rows], precision="bf16-mixed").fit(task, Loader(train))
+    trainer_of(callbacks=[recorder], precision="bf16-mixed").fit(task, Loader(train))
     assert {out.dtype for out in logits_of_net} == {torch.bfloat16}
     assert set(seen) == {(torch.float32, torch.float32, torch.float32)}
     # By hand from the network's own rounded logits: nothing after it was rounded to bfloat16.
     logits, (_, mask) = torch.cat(logits_of_net).float(), joined(train)
     by_image = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").mean((1, 2, 3))
-    assert rows.rows[0]["train/loss"] == pytest.approx(by_image.mean().item(), rel=1e-6)
+    assert recorder.epochs[0]["train/loss"] == pytest.approx(by_image.mean().item(), rel=1e-6)
     prob = torch.sigmoid(logits)
     ece = calibration_error(count_calibration(prob, mask > 0).numpy())
-    assert rows.rows[0]["train/ece_net"] == pytest.approx(ece, abs=1e-7)
+    assert recorder.epochs[0]["train/ece_net"] == pytest.approx(ece, abs=1e-7)
     dice = scores(count_confusion(prob > 0.5, mask > 0).numpy())["dice_per_image"]
-    assert rows.rows[0]["train/dice_per_image_net"] == pytest.approx(dice, rel=1e-12)
+    assert recorder.epochs[0]["train/dice_per_image_net"] == pytest.approx(dice, rel=1e-12)

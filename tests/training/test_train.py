@@ -200,8 +200,8 @@ def test_evaluate_gives_the_stored_values_again(
     scored = json.loads((tmp_path / "again" / "summary.json").read_text())
     assert scored["test"] == stored["test"]
     assert scored["calibration"] == stored["calibration"]
-    again = (tmp_path / "again" / "test_cases.csv").read_text()
-    assert again == (run / "test_cases.csv").read_text()
+    case_table = (tmp_path / "again" / "test_cases.csv").read_text()
+    assert case_table == (run / "test_cases.csv").read_text()
 
 
 def test_the_same_command_gives_the_same_weights(
@@ -283,9 +283,9 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(
     assert record["status"] == "failed"
     assert "loss is" in record["error"]
     for name in ("best", "last"):
-        kept = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        assert kept["epoch"] == 0
-        assert all(torch.isfinite(v).all() for v in kept["state_dict"].values())
+        checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["epoch"] == 0
+        assert all(torch.isfinite(v).all() for v in checkpoint["state_dict"].values())
     assert "loss is" in (run / "train.log").read_text()
     assert not (run / "summary.json").exists()
 
@@ -325,13 +325,16 @@ def test_two_processes_train_and_test_as_one(
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     config["trainer"] |= {"devices": 1, "strategy": "auto"}
     config["logger"] = None
-    parts = build(config, tmp_path / "alone")
-    parts.trainer.validate(
-        parts.task, parts.data, ckpt_path=str(run / "checkpoints" / "best.ckpt"), verbose=False
+    components = build(config, tmp_path / "alone")
+    components.trainer.validate(
+        components.task,
+        components.data,
+        ckpt_path=str(run / "checkpoints" / "best.ckpt"),
+        verbose=False,
     )
     best = json.loads((run / "summary.json").read_text())["best_epoch"]
     row = read_csv(run / "metrics.csv")[best - 1]
-    for name, value in parts.trainer.callback_metrics.items():
+    for name, value in components.trainer.callback_metrics.items():
         assert float(row[name]) == value.item(), name
 
     evaluate(run, out=tmp_path / "again")
@@ -358,5 +361,5 @@ def test_it_trains_on_real_ph2(script: Callable[..., Ended], tmp_path: Path) -> 
     assert summary["test"]["dice_per_image"] > summary["baselines"]["otsu"]["dice_per_image"]
     assert summary["test"]["dice_per_image"] > 0.75
     assert script("evaluate", run, "--out", tmp_path / "again").code == 0
-    again = json.loads((tmp_path / "again" / "summary.json").read_text())["test"]
-    assert again == summary["test"]
+    test_scores = json.loads((tmp_path / "again" / "summary.json").read_text())["test"]
+    assert test_scores == summary["test"]
