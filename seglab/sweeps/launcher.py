@@ -127,8 +127,8 @@ class SweepLauncher(Launcher):
     ) -> list[Job]:
         """Compose the config of each job and write into its run directory that it is planned.
 
-        Returns the jobs in order; those of the same name are the same object. Raises an InputError
-        if a job's directory holds a run of another config.
+        Returns the jobs in order; those of the same name are the same object. Raises an error if
+        no job can be composed, or if a job's directory holds a run of another config.
         """
         if not overrides:
             raise InputError("nothing to run: a list or range of the sweep is empty")
@@ -140,8 +140,10 @@ class SweepLauncher(Launcher):
         by_name: dict[str, Job] = {}
         for name, items, varying in zip(names, overrides, varies, strict=True):
             by_name.setdefault(name, Job(name, self.folder / name, items, varying, flags))
+        errors = [self._compose(job) for job in by_name.values()]
+        if all(errors):
+            raise errors[0]  # type: ignore[misc]
         for job in by_name.values():
-            self._compose(job)
             if job.failure or not job.paths.config.exists():
                 continue
             changed = config_differences(parse_config(job.paths.config), job.config)
@@ -203,8 +205,8 @@ class SweepLauncher(Launcher):
         ]
         write_csv(self.folder / "jobs.csv", rows)
 
-    def _compose(self, job: Job) -> None:
-        """Set the config of a job, or its failure."""
+    def _compose(self, job: Job) -> Exception | None:
+        """Set the config of a job; return the error if it cannot be composed."""
         try:
             cfg = self.loader.load_sweep_config(self.config, list(job.overrides))
             with open_dict(cfg):
@@ -213,6 +215,8 @@ class SweepLauncher(Launcher):
             job.config = resolve_config(cfg)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             job.failure = " ".join(str(error).split())
+            return error
+        return None
 
     def _start(self, jobs: Sequence[Job]) -> None:
         """Start those of the jobs that are not done."""

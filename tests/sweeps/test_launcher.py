@@ -180,7 +180,6 @@ def test_jobs_read_the_configs_that_the_sweep_reads(
     ("overrides", "message"),
     [
         (["seed=0,1", "no_such_key=1"], "no_such_key: unknown config key"),
-        (["seed=0,1", "logger=null"], "a group is left out by ~, as in ~logger"),
         (["seed=0,1", "model=nonsense"], "Could not find 'model/nonsense'"),
         (["--cfg", "job", "seed=0,1"], "Only one of --run, --multirun, --cfg"),
         (["seed=0,1", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs=0: expected an integer"),
