@@ -47,6 +47,7 @@ OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
     ("task.loss.gamma", float, 0, 10, False),
     ("task.loss.lesion_weight", float, 0, 1000, False),
     ("task.loss.window", float, 0, 1, False),
+    ("task.optimizer.lr", float, 0, math.inf, False),
     ("task.lr_scheduler.epochs", int, 1, math.inf, False),
     ("task.lr_scheduler.warmup", float, 0, 1, False),
 )
@@ -126,6 +127,9 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     if not isinstance(config["data"]["split"], dict):
         raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
     _check_keys(config["data"]["split"], "data.split.", SPLIT_KEYS, SPLIT_KEYS)
+    for key in ("loss", "optimizer"):
+        if not isinstance(config["task"].get(key), dict):
+            raise InputError(f"task.{key}={config['task'].get(key)}: expected keys, see conf/task")
     values = flatten(config)
     for key, kind, least, most, null in NUMBERS:
         check_number(key, values.get(key), kind, least, most, null)
@@ -141,8 +145,8 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
         for key, text in _texts(config[section], section):
             if text.startswith("test/"):
                 raise InputError(
-                    f"{key}={text}: a test value may not choose or stop anything, or the test is "
-                    "none; name one of val, such as val/dice_per_image_net"
+                    f"{key}={text}: a test value may not choose or stop anything; name one of val, "
+                    "such as val/dice_per_image_net"
                 )
     for key in BUILT_ARGUMENTS:
         if key in config["trainer"]:

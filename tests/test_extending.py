@@ -20,9 +20,11 @@ class Extension(NamedTuple):
 EXTENSIONS = {
     "loss": Extension(
         """
+from pathlib import Path
 import torch
 
 def squared_error(logits, mask):
+    Path(__file__).with_name("called").touch()
     return (torch.sigmoid(logits) - mask).square().flatten(1).mean(1)
 """,
         "experiment",
@@ -36,11 +38,16 @@ task:
     ),
     "network": Extension(
         """
+from pathlib import Path
 from torch import nn
 
 class Pixelwise(nn.Sequential):
     def __init__(self, classes, width=8):
         super().__init__(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, classes, 1))
+
+    def forward(self, image):
+        Path(__file__).with_name("called").touch()
+        return super().forward(image)
 """,
         "model",
         "_target_: mine.Pixelwise\nclasses: ${len:${data.classes}}\n",
@@ -51,6 +58,7 @@ from pathlib import Path
 from seglab.data.layouts import find_cases
 
 def first_cases(root, n):
+    Path(__file__).with_name("called").touch()
     return find_cases(root)[:n]
 """,
         "data",
@@ -67,6 +75,7 @@ root: data
     ),
     "augmentation": Extension(
         """
+from pathlib import Path
 import torch
 
 class Darken:
@@ -74,6 +83,7 @@ class Darken:
         self.most = most
 
     def __call__(self, image, mask, generator):
+        Path(__file__).with_name("called").touch()
         factor = 1 - self.most * torch.rand(len(image), 1, 1, 1, generator=generator)
         return image * factor.to(image), mask
 """,
@@ -113,3 +123,4 @@ def test_an_extension_trains(name: str, tiny_ph2: Path, cache_dir: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     assert "mine." in (run / "config.yaml").read_text()
+    assert (tmp_path / "called").exists()

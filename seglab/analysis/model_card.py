@@ -93,7 +93,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "data_hash": provenance.data,
         "loss": _constructor(run, "task.loss"),
         "optimizer": _constructor(run, "task.optimizer"),
-        "schedule": _constructor(run, "task.lr_scheduler") or "constant",
+        "lr_scheduler": _constructor(run, "task.lr_scheduler") or "constant",
         "augmentation": _constructor(run, "data.augment") or "none",
         "trainer": _constructor(run, "trainer"),
         "batch_size": settings["data.batch_size"],

@@ -70,6 +70,8 @@ def report(
         InputError: There is no finished run, a row is unknown, a file is damaged or cannot be
             written.
     """
+    if cases < 0:
+        raise InputError(f"--cases {cases}: expected a number of cases, 0 or more")
     rows, notes = make_rows(find_runs(dirs))
     out = _check_output(dirs, out)
     finished = [row for row in rows if row.finished_runs]
@@ -144,7 +146,7 @@ def _make_tables(rows: list[Row], notes: Sequence[str]) -> dict[str, Any]:
     n_columns = parts.n_text_columns + 1 + len(REPORT_METRICS)
     part_notes = [note for note in parts.notes if note not in whole.notes]
     return {
-        "about": whole.title,
+        "protocol": whole.title,
         "table": _table_data(whole, len(whole.head), [COLUMNS_NOTE, *whole.notes]),
         "diagnoses": _table_data(parts, n_columns, part_notes),
     }

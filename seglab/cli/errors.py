@@ -53,7 +53,7 @@ def find_input_error(error: BaseException) -> str | None:
                 f"all keys; add an argument of a _target_ with +{unknown_key[1]}=..."
             )
         lines = [line.strip() for cause in causes for line in str(cause).splitlines()]
-        return "; ".join(dict.fromkeys(filter(None, lines)))
+        return "; ".join(dict.fromkeys(filter(None, lines))).replace(":; ", ": ")
     return None
 
 

@@ -20,7 +20,14 @@ from seglab.data.images import read_image
 from seglab.inference.evaluate import read_cases
 from seglab.inference.image_files import find_images
 from seglab.inference.models import ONNX_SUFFIX, Model, find_network, make_model, open_onnx_model
-from seglab.inference.onnx_predictor import IMAGE, METADATA, PROBABILITY, first_line
+from seglab.inference.onnx_predictor import (
+    HASH_PLACEHOLDER,
+    IMAGE,
+    METADATA,
+    PROBABILITY,
+    first_line,
+    insert_hash,
+)
 from seglab.inference.predictor import probabilities
 from seglab.networks.fast_conv import reference_ops
 from seglab.runs.checkpoints import load_network
@@ -47,7 +54,7 @@ def export(
     for any N, H and W that the network takes: normalisation and sigmoid or softmax are inside. Its
     metadata hold under `seglab`, as JSON: `size`, the edge in pixels that it was trained at,
     `threshold`, `classes`, `colours`, `inference`, `run`, the name of the run directory or
-    checkpoint, `checkpoint_sha256` and `split_hash`.
+    checkpoint, `checkpoint_sha256`, `split_hash`, and `sha256` of the file with zeros in its place.
 
     Args:
         path: A run directory, or a checkpoint.
@@ -82,6 +89,7 @@ def export(
         "run": path.absolute().name,
         "checkpoint_sha256": model.sha256[0],
         "split_hash": stored["split_hash"],
+        "sha256": HASH_PLACEHOLDER.decode(),
     }
     log.info("exporting %s", file)
     content = _to_onnx(net, metadata, file)
@@ -136,7 +144,7 @@ def _to_onnx(net: nn.Module, metadata: dict[str, Any], path: Path) -> bytes:
         raise InputError(f"{path}: its network cannot be exported ({first_line(error)})") from error
     onnx_model = onnx.load_from_string(content.getvalue())
     onnx.helper.set_model_props(onnx_model, {METADATA: json.dumps(metadata)})
-    return bytes(onnx_model.SerializeToString())
+    return insert_hash(onnx_model.SerializeToString())
 
 
 def _compare(torch_model: Model, onnx_model: Model, files: Sequence[Path]) -> float:

@@ -66,7 +66,11 @@ def open_manifest(out: Path, settings: dict[str, Any], overwrite: bool) -> Manif
     outputs = [out / name for name in (*KINDS, TABLE) if (out / name).exists()]
     if file.exists():
         stored = read_json(file)
-        if not isinstance(stored, dict) or stored.keys() != {*settings, "images"}:
+        if (
+            not isinstance(stored, dict)
+            or stored.keys() != {*settings, "images"}
+            or not isinstance(stored["images"], dict)
+        ):
             raise InputError(
                 f"{file}: is no manifest of predict.py; name another folder with --out"
             )

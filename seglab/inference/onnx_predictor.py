@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 METADATA = "seglab"  # key of the metadata, which are JSON
 IMAGE, PROBABILITY = "image", "probability"
+# A file's metadata hold its own SHA-256, computed with this in its place.
+HASH_PLACEHOLDER = b"0" * 64
 # ONNX Runtime's sigmoid may leave [0, 1] by a rounding error.
 ROUNDING = 1e-5
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -48,11 +51,19 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
         metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
         if not (0 < metadata["size"] <= 2**14 and 0 < metadata["threshold"] < 1):
             raise ValueError("its size or threshold is out of range")
+        sha256 = metadata["sha256"].encode()
+        if insert_hash(content.replace(sha256, HASH_PLACEHOLDER)) != content or len(sha256) != 64:
+            raise ValueError("its content does not have the SHA-256 in its metadata")
     except Exception as error:  # the exceptions of ONNX Runtime have no common class
         raise InputError(
             f"{path}: is no network of export.py, or damaged ({first_line(error)}); export it again"
         ) from error
     return session, metadata
+
+
+def insert_hash(content: bytes) -> bytes:
+    """Replace `HASH_PLACEHOLDER` in a file's content by the content's SHA-256."""
+    return content.replace(HASH_PLACEHOLDER, hashlib.sha256(content).hexdigest().encode())
 
 
 def make_exported_predictor(

@@ -77,7 +77,7 @@ class EncoderUNet(nn.Module):
         super().__init__()
         if encoder not in ENCODERS:
             raise ValueError(f"encoder={encoder}: expected one of {', '.join(ENCODERS)}")
-        if len(decoder) != 4 or min(decoder) < 1:
+        if not isinstance(decoder, Sequence) or len(decoder) != 4 or min(decoder) < 1:
             raise ValueError(
                 f"decoder={decoder}: expected four numbers of channels, at least 1 each"
             )

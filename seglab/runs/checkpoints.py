@@ -127,7 +127,7 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
 
 
 def load_run_network(run: Run, trust: tuple[str, ...] = ()) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuilds the chosen network of a run, as `load_network`, if it was trained on its split."""
+    """Rebuilds the chosen network of a run, as `load_network`, if it is of its split and model."""
     file = run.paths.best_checkpoint
     net, metadata = load_network(file, trust)
     if run.provenance.split_hash != metadata["split_hash"]:
@@ -135,6 +135,16 @@ def load_run_network(run: Run, trust: tuple[str, ...] = ()) -> tuple[nn.Module, 
             f"{run.paths.split}: is not the split that {file} was trained on; put the run's own "
             "files back"
         )
+    stored, config = metadata["config"], run.config
+    for key, old, new in (
+        ("model", stored["model"], config["model"]),
+        ("data.size", stored["data"]["size"], config["data"]["size"]),
+    ):
+        if old != new:
+            raise InputError(
+                f"{file}: holds another network than {run.paths.config} says ({key}: {old}, not "
+                f"{new}); put the run's own files back"
+            )
     return net, metadata
 
 

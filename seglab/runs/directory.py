@@ -102,7 +102,10 @@ class RunDirectory:
                     with name_file_in_errors(self.path):
                         raise
                 raise
-            self._close("finished", None)
+            if self._begun or self.earlier_record:
+                self._close("finished", None)
+            else:  # nothing was saved: trainer.fast_dev_run
+                self.paths.record.unlink()
 
     @property
     def is_finished(self) -> bool:
@@ -157,14 +160,25 @@ class RunDirectory:
         )
         write_atomic(self.paths.config, OmegaConf.to_yaml(config))
 
-    def checkpoint_to_resume(self) -> tuple[Path | None, int]:
-        """Returns last.ckpt of an interrupted run and its step; None and -1 where there is none."""
+    def checkpoint_to_resume(self, metadata: dict[str, Any]) -> tuple[Path | None, int]:
+        """Returns last.ckpt of an interrupted run and its step; None and -1 where there is none.
+
+        Raises an InputError if it was written with other metadata: section `seglab` of this run's
+        checkpoints.
+        """
         from seglab.runs.checkpoints import read_checkpoint  # imports torch
 
         file = self.paths.last_checkpoint
         if not self.earlier_record or not file.exists():
             return None, -1
-        step = read_checkpoint(file)["global_step"]
+        checkpoint = read_checkpoint(file)
+        stored, step = checkpoint["seglab"], checkpoint["global_step"]
+        changed = config_differences(stored["config"], metadata["config"])
+        if changed or stored["split_hash"] != metadata["split_hash"]:
+            raise InputError(
+                f"{file}: is of another run ({', '.join(changed[:5]) or 'another split'}); put the "
+                "run's own file back, or delete it to train from the beginning"
+            )
         log.info("going on after step %d, from %s", step, file)
         if self._begun:
             self.record["resumed"][-1] |= {"step": step}

@@ -110,7 +110,7 @@ def reproduce(
     lines += [f"{name}: {then} then, {now} now" for name, (then, now) in differing.items()]
     log.info("%s", _join("\n  ", lines))
     report = {
-        "of": str(run.folder.absolute()),
+        "run": str(run.folder.absolute()),
         "verdict": VERDICTS[verdict],
         "tolerance": tolerance,
         "inputs": inputs,

@@ -105,7 +105,7 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
     log.info(
         "%s, %d parameters; %s (%s)", type(net).__name__, parameters, sizes, data.split.protocol
     )
-    checkpoint, step = run.checkpoint_to_resume()
+    checkpoint, step = run.checkpoint_to_resume(components.recorder.metadata)
     if isinstance(trainer.logger, TensorBoard):
         if run.earlier_record:
             trainer.logger.purge_after(step)
@@ -118,7 +118,7 @@ def check_trained(recorder: RunRecorder) -> None:
     """Raises an InputError if no epoch was finished, or none has the monitored value."""
     if recorder.best_epoch is None:
         raise InputError(
-            f"trainer: no epoch was trained to its end, or none has monitor={recorder.monitor}; "
+            "trainer: no epoch was trained to its end, or none has a value of `monitor`; "
             "train longer, or look at trainer.limit_train_batches and the other limits"
         )
 

@@ -312,6 +312,7 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
         (tmp_path / "file",): "cannot be searched for runs",
         (failed.parent,): "failed before it had a config: X: full",
         (run, swept / "two"): "--out: name the file",
+        (run, "--cases", -5): "--cases -5: expected",
         (run, "--out", tmp_path): "expected a file that can be written",
         (run, "--out", tmp_path / "file" / "page.html"): str(tmp_path / "file"),
         (run, "--out", Path("/proc/page.html")): "/proc/page.html",

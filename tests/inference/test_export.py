@@ -89,7 +89,9 @@ def test_a_file_in_the_way_and_bad_files_are_refused(
     ended = script("export", predicting_runs[0])
     assert ended.code == 1 and "is there already" in ended.err
     Image.new("RGB", (9, 9)).save(tmp_path / "picture.png")
-    for damaged in (content[:1000], content.replace(b"seglab", b"others"), b""):
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    for damaged in (content[:1000], flipped, content.replace(b"seglab", b"others"), b""):
         bad = tmp_path / "bad.onnx"
         bad.write_bytes(damaged)
         ended = script("predict", bad, tmp_path / "picture.png", "--out", tmp_path / "out")
@@ -125,6 +127,8 @@ def test_networks_of_anyone_are_refused_in_one_line(
     import onnx
     import torch
 
+    from seglab.inference.onnx_predictor import HASH_PLACEHOLDER, insert_hash
+
     class Hostile(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return eval(body, {"image": image})
@@ -135,9 +139,10 @@ def test_networks_of_anyone_are_refused_in_one_line(
     torch.onnx.export(Hostile(), (image,), str(file), dynamo=False, **names)
     model = onnx.load(file)
     metadata = {"size": 32, "threshold": 0.5, "classes": ["lesion"]}
+    metadata["sha256"] = HASH_PLACEHOLDER.decode()
     metadata["inference"] = asdict(DEFAULT_INFERENCE)
     onnx.helper.set_model_props(model, {"seglab": json.dumps(metadata)})
-    onnx.save(model, file)
+    file.write_bytes(insert_hash(model.SerializeToString()))
     Image.new("RGB", (9, 9), "white").save(tmp_path / "picture.png")
     ended = script("predict", file, tmp_path / "picture.png", "--out", tmp_path / "out")
     assert ended.code == 1

@@ -93,6 +93,11 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(
         refuses(run, "best.ckpt", words)
 
 
+def test_a_checkpoint_of_another_size_is_refused(run: Path, refuses: Callable[..., None]) -> None:
+    change_checkpoint(run, put_at("seglab.config.data.size", 64))
+    refuses(run, "best.ckpt", "holds another network", "data.size: 64")
+
+
 def test_a_checkpoint_of_another_split_is_refused(run: Path, refuses: Callable[..., None]) -> None:
     change_checkpoint(run, put_at("seglab.split_hash", "0"))
     refuses(run, "splits.json", "is not the split")

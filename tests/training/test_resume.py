@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import seglab.training.train
 from seglab.core.files import read_csv, read_json
 from seglab.runs import provenance
+from seglab.runs.checkpoints import ChecksummedCheckpointIO, read_checkpoint
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.train import train
 
@@ -219,6 +220,14 @@ def test_a_damaged_checkpoint_is_named_and_without_one_a_run_begins_anew(
     ended = tiny_train(interrupted, *SECOND_IS_BEST)
     assert ended.code == 1
     assert ended.err.splitlines()[-1].startswith(f"error: {file}: damaged")
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    of_other_run = read_checkpoint(file)
+    of_other_run["seglab"]["config"]["task"]["optimizer"]["lr"] = 0.5
+    ChecksummedCheckpointIO().save_checkpoint(of_other_run, file)
+    ended = tiny_train(interrupted, *SECOND_IS_BEST)
+    assert ended.code == 1
+    assert ended.err.splitlines()[-1].startswith(f"error: {file}: is of another run (task.optim")
     file.unlink()
     ended = tiny_train(interrupted, *SECOND_IS_BEST)
     assert ended.code == 0, ended.err

@@ -1,5 +1,6 @@
 """Callback that records a run while it trains: metrics, checkpoints, a stop on a signal."""
 
+import itertools
 import math
 import random
 import time
@@ -161,7 +162,8 @@ class RunRecorder(Checkpoint):
 
     def _check_finite(self, epoch: int, metrics: dict[str, float], module: LightningModule) -> None:
         names = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if not all(torch.isfinite(p).all() for p in module.parameters()):
+        weights = itertools.chain(module.parameters(), module.buffers())
+        if not all(torch.isfinite(weight).all() for weight in weights):
             names.append("a weight")
         if names:
             raise InputError(
