@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seglab.core.errors import SWEEP_JOB_VARIABLE
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import read_json, write_json
 from seglab.runs.overrides import quote_value
 from seglab.runs.paths import FORMAT, RunPaths
@@ -50,13 +51,16 @@ class Job:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return run.json as it is now; empty if the job has not been planned."""
-        return read_json(self.paths.record) if self.paths.record.exists() else {}
+        """Return run.json as it is now; empty if it is missing or damaged."""
+        try:
+            return dict(read_json(self.paths.record))
+        except (InputError, ValueError, TypeError):
+            return {}
 
     @property
     def status(self) -> str:
         """Return the status in run.json, or 'failed' for a job that could not be started."""
-        return "failed" if self.failure else self.record["status"]
+        return "failed" if self.failure else self.record.get("status", "planned")
 
     @property
     def error(self) -> str:
@@ -71,9 +75,10 @@ class Job:
 
     def value(self, monitor: str | None) -> float | None:
         """Return the monitored value of val of a finished job."""
-        if monitor is None or self.status != "finished":
-            return None
-        return read_val_scores(self.path).get(monitor)
+        if monitor is not None and self.status == "finished":
+            with suppress(InputError):  # compare.py names files that are damaged
+                return read_val_scores(self.path).get(monitor)
+        return None
 
     def describe(self, monitor: str | None) -> str:
         """Return the status, and the value or what went wrong, in one line."""
@@ -93,7 +98,10 @@ class Job:
         """Write values into run.json; if that is impossible, as on a full disk, the job fails."""
         try:
             self.path.mkdir(exist_ok=True)
-            write_json(self.paths.record, {"format": FORMAT} | self.record | values)
+            record = read_json(self.paths.record) if self.paths.record.exists() else {}
+            write_json(self.paths.record, {"format": FORMAT} | record | values)
+        except InputError as error:
+            self.failure = str(error)
         except OSError as error:
             self.failure = f"{error.filename or self.paths.record}: {error.strerror}"
 

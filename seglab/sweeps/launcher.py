@@ -146,7 +146,12 @@ class SweepLauncher(Launcher):
         for job in by_name.values():
             if job.failure or not job.paths.config.exists():
                 continue
-            changed = config_differences(parse_config(job.paths.config), job.config)
+            try:
+                stored = parse_config(job.paths.config)
+            except InputError as error:
+                job.failure = str(error)
+                continue
+            changed = config_differences(stored, job.config)
             if changed:
                 raise InputError(
                     f"{job.path}: holds a run of another config ({', '.join(changed[:5])}); name "

@@ -120,17 +120,18 @@ def test_a_job_that_left_no_status_has_failed(
     assert read_json(run / "run.json") == record | {"status": "failed", "error": "gone"}
 
 
-def test_a_damaged_record_is_refused_and_kept(
-    fake_sweep: Sweep, started: list[str], tmp_path: Path
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_a_damaged_file_fails_its_job_alone(
+    name: str, fake_sweep: Sweep, started: list[str], tmp_path: Path
 ) -> None:
     assert fake_sweep("seed=0,1").code == 0
-    file = tmp_path / "sweep" / "seed-1" / "run.json"
+    file = tmp_path / "sweep" / "seed-1" / name
     file.write_text("{")
     ended = fake_sweep("seed=0,1,2")
     assert ended.code == 1
-    assert f"error: {file}: cannot be read as JSON" in ended.err
+    assert f"failed  {file}: " in ended.err
     assert file.read_text() == "{"
-    assert started == ["seed-0", "seed-1"]
+    assert started == ["seed-0", "seed-1", "seed-2"]
 
 
 def test_a_full_disk_costs_the_job_that_meets_it(
