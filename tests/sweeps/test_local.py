@@ -32,7 +32,7 @@ FINISHED = "experiment-fast_lr-0.001"
 REASONS = {f"experiment-nonsense_lr-{lr}": "'experiment/nonsense'" for lr in ("1e+30", -1, 0.001)}
 REASONS |= {
     "experiment-fast_lr-1e+30": "loss is nan",
-    "experiment-fast_lr--1": "Invalid learning rate: -1",
+    "experiment-fast_lr--1": "task.optimizer.lr=-1: expected",
 }
 
 

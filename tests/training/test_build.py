@@ -35,7 +35,7 @@ def refusal_of(config: DictConfig, run: Path) -> str:
         (["data.augment=abc"], ["data.augment="]),
         (["data.cache_dir=${data.root}"], ["data.cache_dir", "outside"]),
         ([AUGMENT, "+data.augment.scale=-2"], ["data.augment.scale=-2"]),
-        (["task.optimizer.lr=-1"], ["task.optimizer", "learning rate"]),
+        (["task.optimizer.weight_decay=-1"], ["task.optimizer", "weight_decay"]),
         (["model.in_channels=4"], ["model", "(1, 3, 32, 32)"]),
         (["model.classes=2"], ["model", "(1, 2, 32, 32)"]),
         (["model.width=0"], ["model: width=0"]),
