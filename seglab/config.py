@@ -129,7 +129,7 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     _check_keys(config["data"]["split"], "data.split.", SPLIT_KEYS, SPLIT_KEYS)
     for key in ("loss", "optimizer"):
         if not isinstance(config["task"].get(key), dict):
-            raise InputError(f"task.{key}={config['task'].get(key)}: expected keys, see conf/task")
+            raise InputError(f"task.{key}={config['task'].get(key)}: expected keys, see conf/")
     values = flatten(config)
     for key, kind, least, most, null in NUMBERS:
         check_number(key, values.get(key), kind, least, most, null)

@@ -208,10 +208,7 @@ def test_it_trains(
         where = ["data=pairs", f"data.root={root}", "data.classes=[skin,disc,square]"]
     ended = script("train", *small(choice), *where, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.err
-    if choice == "trainer=debug":  # which saves nothing
-        assert list((tmp_path / "run").iterdir()) == []
-    else:
-        assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
 
 
 def test_the_baseline_has_the_recipes_settings() -> None:

@@ -31,7 +31,8 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
         if run.config:
             by_settings[frozenset(run.settings.items())].append(run)
         else:
-            notes.append(f"{run.label}: {run.status} before it had a config: {run.error}")
+            reason = run.error or "trainer.fast_dev_run"
+            notes.append(f"{run.label}: {run.status} before it had a config: {reason}")
     if not by_settings:
         raise InputError("; ".join(notes))
     rows = [_make_row(group, notes) for group in by_settings.values()]

@@ -102,10 +102,7 @@ class RunDirectory:
                     with name_file_in_errors(self.path):
                         raise
                 raise
-            if self._begun or self.earlier_record:
-                self._close("finished", None)
-            else:  # nothing was saved: trainer.fast_dev_run
-                self.paths.record.unlink()
+            self._close("finished", None)
 
     @property
     def is_finished(self) -> bool:

@@ -137,13 +137,16 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
         error = printable(" ".join(str(record.get("error") or "").split()), 100)
         overrides = [str(key) for key in dict(record.get("varies") or {})]
         provenance = _read_provenance(record)
-        config = dict(record.get("config") or {})
-    if status == "finished" or paths.config.exists():
+        # trainer.fast_dev_run ends without anything but run.json.
+        is_debug = status == "finished" and not ("split_hash" in record or paths.config.exists())
+        config = {} if is_debug else dict(record.get("config") or {})
+    has_scores = status == "finished" and not is_debug
+    if has_scores or paths.config.exists():
         config = parse_config(paths.config)
         with refuse_damaged(paths.config):
             classes = tuple(map(to_text, config["data"]["classes"]))
     ids, sha256 = {}, {}
-    if status == "finished" or paths.split.exists():
+    if has_scores or paths.split.exists():
         with refuse_damaged(paths.split) as file:
             split = read_json(file)
             ids = {part: [to_text(id) for id in split[part]] for part in ("train", "val", "test")}
@@ -165,7 +168,7 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
         sha256=sha256,
         **description,
     )
-    return _with_scores(run) if status == "finished" else run
+    return _with_scores(run) if has_scores else run
 
 
 def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:

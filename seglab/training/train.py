@@ -44,7 +44,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     Returns:
         Scores and loss of val at the chosen epoch, named `val/...`. Everything else, test
-        included, is in the run directory. Empty with `trainer.fast_dev_run`, which saves nothing.
+        included, is in the run directory. Empty with `trainer.fast_dev_run`.
 
     Raises:
         InputError: Bad input. Where it was found before the first step, a new run directory holds
@@ -65,7 +65,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         task, data, trainer = components.task, components.data, components.trainer
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.fit(task, data)
-            log.info("trainer.fast_dev_run: training and validation ran; nothing was saved")
+            log.info("trainer.fast_dev_run: training and validation ran; there are no results")
             return {}
         checkpoint = begin(run, config, components)
         began = time.monotonic()

@@ -184,6 +184,10 @@ def test_runs_without_a_config_are_notes(tmp_path: Path) -> None:
     assert (run["run"], run["row"], run["used"], run["status"]) == ("b", "", "False", "failed")
     with pytest.raises(InputError, match="failed before it had a config: E"):
         compare([tmp_path / "runs" / "b"])
+    # A job of a sweep with trainer.fast_dev_run leaves what was planned, and that it finished.
+    debug = {"format": 1, "status": "finished", "config": {"seed": 0}, "varies": {"seed": "0"}}
+    write_json(tmp_path / "runs" / "b" / "run.json", debug)
+    assert "b: finished before it had a config: trainer.fast" in compare([tmp_path / "runs"])
 
 
 def test_one_case_alone(tmp_path: Path) -> None:
