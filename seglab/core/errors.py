@@ -2,6 +2,8 @@
 
 import math
 import sys
+from collections.abc import Collection
+from itertools import islice
 from typing import Any
 
 # Set in the environment of a job that a sweep has started: its output goes to a log file.
@@ -38,3 +40,9 @@ def printable(text: str, max_length: int = sys.maxsize) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= max_length else f"{text[:max_length]}..."
+
+
+def name_some(names: Collection[object], most: int = 5) -> str:
+    """Joins the first names of a list and counts the others: 'a, b, c, d, e and 7 more'."""
+    text = ", ".join(map(str, islice(names, most)))
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
