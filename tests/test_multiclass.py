@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv
 from seglab.data.classes import Classes
-from seglab.data.images import read_mask
+from seglab.data.masks import read_mask
 from seglab.inference.evaluate import evaluate
 from seglab.inference.models import open_model
 from seglab.inference.predict import predict

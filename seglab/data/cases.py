@@ -8,7 +8,8 @@ import numpy as np
 
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
-from seglab.data.images import read_image, read_mask
+from seglab.data.images import read_image
+from seglab.data.masks import read_mask
 
 UNKNOWN_DIAGNOSIS = "unknown"
 

@@ -9,8 +9,9 @@ from seglab.core.errors import InputError
 from seglab.data.cases import Case, check_sizes, with_classes
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.duplicates import same_pictures, thumbnail
-from seglab.data.images import read_image, read_mask
+from seglab.data.images import read_image
 from seglab.data.layouts import Scan, scan_cases
+from seglab.data.masks import read_mask
 from seglab.data.threads import map_in_threads
 
 

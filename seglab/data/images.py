@@ -1,24 +1,20 @@
-"""Reads images and masks of any file format and mode; nothing else in the project opens them."""
+"""Opens image files of any format, and reads those that are pictures."""
 
 import warnings
-from functools import reduce
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from seglab.core.errors import InputError
-from seglab.data.classes import ONE_CLASS, Classes
 
 # Lossless first: copies of PH2 carry JPEG versions beside the BMPs.
 _USUAL_SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 SUFFIXES = (*_USUAL_SUFFIXES, ".gif", ".jp2", ".pgm", ".ppm", ".webp")
 # Whatever the suffix says. Of others, EPS starts a program: Ghostscript.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# Anti-aliased edges and JPEG noise leave some pixels of a mask between black and white; a
-# photograph has most of its pixels there.
-MAX_GREY_SHARE = 0.25
 # A header may claim any size; beyond this the file is refused before memory is allocated.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -37,8 +33,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         InputError: The file is missing, damaged or no image.
     """
-    image = _open(path)
-    if not _is_deep(image):
+    image = open_image(path)
+    if not is_deep(image):
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
@@ -46,43 +42,38 @@ def read_image(path: str | Path) -> np.ndarray:
     return np.repeat((values.astype(np.uint32) // 257).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def read_mask(path: str | Path, classes: Classes = ONE_CLASS) -> np.ndarray:
-    """Reads a mask of any mode as class numbers.
+def read_orientation(path: str | Path) -> int:
+    """Reads the EXIF orientation of an image file, 1 to 8; 1 if it states none.
 
-    A binary mask may be 1-bit, 8-bit (0 and 255, or 0 and 1), 24-bit, RGBA, of a palette (the
-    colours count, not the indices), 16-bit or anti-aliased: pixels above one half of the mask's
-    white are 1. A mask of several classes has at each pixel its class's colour where `classes`
-    names colours; else its class's number, as a grey value or as an index into a palette.
-
-    Args:
-        path: A file of one of `FORMATS`.
-        classes: The classes that the mask distinguishes.
-
-    Returns:
-        uint8 (H, W), class numbers; 0 and 1 in the binary case.
-
-    Raises:
-        InputError: The file is missing, damaged or no image, a binary mask has many grey pixels,
-            or a pixel is of no class.
+    Reads the header only. Raises an InputError if the file is missing, damaged or no image.
     """
-    image = _open(path)
-    if not classes.is_multiclass:
-        return _decode_binary(image, path).astype(np.uint8)
-    if classes.colours is None:
-        return _decode_numbers(image, classes, path)
-    return _decode_colours(image, classes, path)
+    with _name_in_errors(path), Image.open(path, formats=FORMATS) as image:
+        # PNG's own getexif decodes the picture, to find what follows it.
+        exif = Image.Image.getexif(image)
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        return orientation if orientation in range(1, 9) else 1
 
 
-def _open(path: str | Path) -> Image.Image:
+def open_image(path: str | Path) -> Image.Image:
+    """Opens and decodes an image file, turned as its EXIF orientation says.
+
+    Raises an InputError if the file is missing, damaged or no image.
+    """
+    with _name_in_errors(path), Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,}")
+        if image.format == "BMP" and image.mode == "1" and _bmp_bits(path) != 1:
+            # Pillow goes by the number of colours and takes a byte for eight pixels.
+            raise ValueError("two colours at several bits a pixel; save it as PNG")
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
+
+
+@contextmanager
+def _name_in_errors(path: str | Path) -> Iterator[None]:
+    """Turns whatever an image file raises into an InputError that names it."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,}")
-            if image.format == "BMP" and image.mode == "1" and _bmp_bits(path) != 1:
-                # Pillow goes by the number of colours and takes a byte for eight pixels.
-                raise ValueError("two colours at several bits a pixel; save it as PNG")
-            image.load()
-            return ImageOps.exif_transpose(image)
+        yield
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected an image") from None
     except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged files
@@ -98,98 +89,6 @@ def _bmp_bits(path: str | Path) -> int:
         return int.from_bytes(file.read(30)[28:], "little")
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether the image has one channel of more than 8 bits."""
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image has one channel of more than 8 bits."""
     return image.mode.startswith("I") or image.mode == "F"
-
-
-def _decode_binary(image: Image.Image, path: str | Path) -> np.ndarray:
-    """Cuts a mask at one half of its white: bool (H, W)."""
-    if _is_deep(image):
-        values = np.asarray(image)
-        if not np.isfinite(values).all() or values.min() < 0:
-            raise InputError(
-                f"{path}: not a mask: negative or not finite values; save it with 8 bits"
-            )
-        levels, counts = np.unique(values, return_counts=True)
-    else:
-        # The brightest channel, not luminance: a pure blue lesion is a lesion.
-        bands = _flatten_alpha(image).convert("L" if image.mode in ("1", "L") else "RGB").split()
-        brightest = reduce(ImageChops.lighter, bands)
-        values, counts = np.asarray(brightest), np.array(brightest.histogram())
-        levels = np.flatnonzero(counts)
-        counts = counts[levels]
-
-    if len(levels) <= 2 and levels[0] == 0:
-        return values > 0
-    white = 1 if levels[-1] == 1 else 255 if levels[-1] <= 255 else 65535
-    if levels[-1] <= 0.5 * white:
-        raise InputError(
-            f"{path}: not a mask: {len(levels)} grey values, the greatest {levels[-1]}, as if they "
-            "were class numbers; expected 0 for background and one other value for lesion"
-        )
-    share = counts[(levels > 0.1 * white) & (levels < 0.9 * white)].sum() / values.size
-    if share > MAX_GREY_SHARE or (levels[0] > 0.5 * white and len(levels) > 2):
-        raise InputError(
-            f"{path}: not a mask: {share:.0%} of its pixels are neither black nor white; expected "
-            "a lesion mask with 0 for background and 1, 255 or 65535 for lesion"
-        )
-    return values > 0.5 * white
-
-
-def _flatten_alpha(image: Image.Image) -> Image.Image:
-    """Turns transparent pixels black, or takes the alpha channel if nothing else was drawn on."""
-    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode != "RGBA":
-        return image
-    alpha = image.getchannel("A")
-    extrema: Any = image.convert("RGB").getextrema()
-    if all(low == high for low, high in extrema) and np.asarray(alpha).min() < 255:
-        return alpha
-    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, image)
-
-
-def _decode_numbers(image: Image.Image, classes: Classes, path: str | Path) -> np.ndarray:
-    """Takes grey values or palette indices as class numbers: uint8 (H, W)."""
-    if image.mode in ("1", "L", "P") or _is_deep(image):
-        values = np.asarray(image)
-    else:
-        values, *other_bands = (np.asarray(band) for band in image.convert("RGB").split())
-        if any((band != values).any() for band in other_bands):
-            raise InputError(
-                f"{path}: is coloured; expected class numbers, grey or with a palette, or name "
-                "the classes' colours in data.colours"
-            )
-    unknown = values[~np.isin(values, np.arange(len(classes.names)))]
-    if unknown.size:
-        raise InputError(
-            f"{path}: holds {unknown[0]}, which is no class; expected 0 to "
-            f"{len(classes.names) - 1} for {', '.join(classes.names)}; add a class for it, or "
-            "name colours in data.colours"
-        )
-    return values.astype(np.uint8)
-
-
-def _decode_colours(image: Image.Image, classes: Classes, path: str | Path) -> np.ndarray:
-    """Maps colours to class numbers: uint8 (H, W)."""
-
-    def pack(rgb: np.ndarray) -> np.ndarray:
-        return rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-
-    if _is_deep(image):
-        raise InputError(
-            f"{path}: has no colours; expected 8 bits a channel, or data.colours=null for numbers"
-        )
-    packed = pack(np.asarray(image.convert("RGB")))
-    numbers = np.full(packed.shape, 255, np.uint8)
-    for number, colour in enumerate(pack(classes.palette)):
-        numbers[packed == colour] = number
-    unknown = packed[numbers == 255]
-    if unknown.size:
-        raise InputError(
-            f"{path}: holds #{unknown[0]:06x}, which is no class's colour; expected "
-            f"{', '.join(classes.colours or ())}"
-        )
-    return numbers

@@ -25,8 +25,9 @@ from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json, write_json
 from seglab.data.classes import ONE_CLASS, Classes
-from seglab.data.images import read_image, read_mask
+from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
+from seglab.data.masks import read_mask
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor
 from seglab.runs.checkpoints import load_run_network

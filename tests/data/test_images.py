@@ -16,7 +16,8 @@ from PIL import Image
 
 from seglab.core.errors import InputError
 from seglab.data.classes import Classes
-from seglab.data.images import read_image, read_mask
+from seglab.data.images import read_image, read_orientation
+from seglab.data.masks import read_mask
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 QUICK = settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -239,6 +240,20 @@ def test_exif_turns_image_and_mask(orientation: int, tmp_path: Path) -> None:
     path = tmp_path / "mask.jpg"
     image_of(stored(grey(mask))).save(path, quality=90, exif=exif)
     assert_same_mask(read_mask(path), mask)
+    for suffix in (".jpg", ".png", ".tif", ".webp"):
+        path = tmp_path / f"stored{suffix}"
+        image_of(stored(grey(mask))).save(path, exif=exif)
+        assert read_orientation(path) == orientation, suffix
+
+
+def test_a_file_without_a_valid_orientation_is_upright(tmp_path: Path) -> None:
+    assert read_orientation(write(tmp_path / "image.bmp", image_of(photograph()))) == 1
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    image_of(photograph()).save(tmp_path / "image.jpg", exif=exif)
+    assert read_orientation(tmp_path / "image.jpg") == 1
+    with pytest.raises(InputError, match=f"{tmp_path}/none.png: no such file"):
+        read_orientation(tmp_path / "none.png")
 
 
 def test_images_of_any_mode_become_rgb(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ from PIL import Image
 
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
-from seglab.data.images import read_mask
 from seglab.data.layouts import find_cases
+from seglab.data.masks import read_mask
 from seglab.data.splits import read_split
 
 KINDS = ("python", "yaml")

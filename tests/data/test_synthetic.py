@@ -16,7 +16,7 @@ from skimage.measure import perimeter
 
 from seglab.core.errors import InputError
 from seglab.data import synthetic
-from seglab.data.images import read_mask
+from seglab.data.masks import read_mask
 from seglab.data.synthetic import DARK_CORNERS, DIAGNOSES, synthetic_cases
 from seglab.data.synthetic_drawing import draw_case
 

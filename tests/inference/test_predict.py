@@ -17,8 +17,9 @@ from helpers.tiny import ONE_THREAD, REPO, Ended, wait_until, written
 from PIL import Image
 
 from seglab.core.files import hash_file, read_csv
-from seglab.data.images import read_image, read_mask
+from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
+from seglab.data.masks import read_mask
 from seglab.inference.evaluate import evaluate
 from seglab.inference.image_files import find_images
 from seglab.inference.manifest import KINDS

@@ -12,8 +12,9 @@ import torch
 from helpers.tiny import Ended, train_command
 
 from seglab.core.files import read_csv
-from seglab.data.images import read_image, read_mask
+from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
+from seglab.data.masks import read_mask
 from seglab.data.resizing import to_network_size
 from seglab.runs.checkpoints import load_network
 

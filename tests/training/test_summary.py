@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 import seglab.training.summary
 from seglab.config import Inference
 from seglab.data.classes import ONE_CLASS
-from seglab.data.images import read_image, read_mask
+from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
+from seglab.data.masks import read_mask
 from seglab.inference.predictor import make_predictor
 from seglab.inference.scoring import score_cases
 from seglab.runs.checkpoints import load_network

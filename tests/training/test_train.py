@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from seglab.core.files import read_csv
 from seglab.data.classes import Classes
-from seglab.data.images import read_image, read_mask
+from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
+from seglab.data.masks import read_mask
 from seglab.inference.evaluate import evaluate
 from seglab.metrics.scores import METRICS
 from seglab.runs.checkpoints import hash_weights, load_network, load_run_network
