@@ -1,6 +1,5 @@
 """Callback that logs pictures of predictions to TensorBoard."""
 
-import copy
 import warnings
 
 import numpy as np
@@ -50,9 +49,12 @@ class Pictures(Callback):
             with warnings.catch_warnings():
                 # The graph is only looked at, so that it holds for one size does not matter.
                 warnings.simplefilter("ignore", torch.jit.TracerWarning)
-                # On the CPU: torch 2.13 cannot trace its deterministic upsampling on a GPU.
-                blank = torch.zeros(1, 3, data.size, data.size)
-                writer.add_graph(copy.deepcopy(module.net).cpu(), blank)
+                blank = torch.zeros(1, 3, data.size, data.size, device=module.device)
+                # torch 2.13 cannot trace its deterministic upsampling on a GPU.
+                mode = torch.get_deterministic_debug_mode()
+                torch.set_deterministic_debug_mode("default")
+                writer.add_graph(module.net, blank)
+                torch.set_deterministic_debug_mode(mode)
         subset = "val" if data.split.val else "train"
         rows = data.subset_indices(subset)
         spread = np.linspace(0, len(rows) - 1, min(self.cases, len(rows))).round().astype(int)
