@@ -241,7 +241,7 @@ def prepare() -> None:
 
 def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Path:
     """Return the folder of a data set; PH2 is downloaded and unpacked to `out` if necessary."""
-    from seglab.data.download import download, unpack_ph2
+    from seglab.data.download import download, is_web_page, unpack_ph2
 
     if check is not None:
         return Path(check)
@@ -251,7 +251,7 @@ def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Pat
         unpack_ph2(source, out)
     elif not out.exists():
         archive = out.with_name("PH2Dataset.rar")
-        if not archive.exists():
+        if not archive.exists() or is_web_page(archive):
             download(url, archive)
         unpack_ph2(archive, out)
     return out

@@ -2,13 +2,17 @@
 
 import shutil
 import subprocess
+import tarfile
 import urllib.request
+import zipfile
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
 from seglab.core.errors import InputError
+from seglab.data.layouts import find_ph2_images
 
 # Behind the page of the ADDI project, University of Porto.
 URL = "https://www.dropbox.com/s/k88qukc20ljnbuo/PH2Dataset.rar?dl=1"
@@ -24,25 +28,38 @@ EXTRACTORS = {
 
 
 def unpack_ph2(archive: str | Path, out: str | Path) -> None:
-    """Unpacks PH2 into a new folder that holds 'PH2 Dataset images', completely or not at all.
+    """Unpacks PH2 into a new folder, completely or not at all.
 
-    Raises an InputError if `out` exists, no program can unpack the archive, or PH2 is not in it.
+    Args:
+        archive: ZIP or TAR, or RAR if a program is installed that unpacks it. PH2 may lie in any
+            folder of it.
+        out: The new folder, which then holds the folder of the case folders.
+
+    Raises:
+        InputError: `out` exists, the archive cannot be unpacked, or PH2 is not in it.
     """
     archive, out = Path(archive), Path(out)
     if out.exists():
         raise InputError(f"{out}: already there; check it with prepare_ph2.py {out}, or delete it")
     if not archive.is_file():
         raise InputError(f"{archive}: no such file; expected PH2Dataset.rar or a folder")
+    if is_web_page(archive):
+        raise InputError(
+            f"{archive}: this is a web page, not an archive; delete it, and fetch PH2Dataset.rar "
+            "with a browser"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=".unpacking") as folder:
             unpacked = Path(folder, "unpacked")
             unpacked.mkdir()
             _extract(archive, unpacked)
-            images = next(unpacked.rglob("PH2 Dataset images"), None)
+            images = find_ph2_images(unpacked)
             if images is None:
-                raise InputError(f"{archive}: holds no folder 'PH2 Dataset images'; is it PH2's?")
-            images.parent.rename(out)
+                raise InputError(
+                    f"{archive}: holds no folder like IMD003/IMD003_Dermoscopic_Image; is it PH2's?"
+                )
+            (unpacked if images == unpacked else images.parent).rename(out)
     except OSError as error:
         raise InputError(
             f"{out}: cannot be written ({error.strerror}); name another --out"
@@ -61,6 +78,8 @@ def download(url: str, file: str | Path) -> None:
                 shutil.copyfileobj(body, target)
         if size and partial.stat().st_size != size:
             raise OSError(f"{partial.stat().st_size} of {size} bytes came")
+        if is_web_page(partial):
+            raise OSError("a web page came instead of an archive")
         partial.replace(file)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -71,8 +90,30 @@ def download(url: str, file: str | Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def is_web_page(file: Path) -> bool:
+    """Returns whether a file holds HTML, such as a login page saved under an archive's name."""
+    with file.open("rb") as opened:
+        start = opened.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return start.startswith((b"<!doctype", b"<html", b"<?xml"))
+
+
 def _extract(archive: Path, folder: Path) -> None:
-    """Unpacks an archive into a folder with the first of the programs that is installed."""
+    """Unpacks an archive into a folder; a RAR with the first of the programs that is installed."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                # Finder adds a second tree of files that describe the first.
+                names = [name for name in zipped.namelist() if not name.startswith("__MACOSX/")]
+                zipped.extractall(folder, names)
+            return
+        if tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as tarred:
+                tarred.extractall(folder, filter="data")
+            return
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"{archive}: cannot be unpacked ({error}); is the download complete?"
+        ) from error
     name = next(filter(shutil.which, EXTRACTORS), None)
     if name is None:
         raise InputError(

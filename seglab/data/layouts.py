@@ -21,6 +21,7 @@ from seglab.data.tables import read_patients, read_ph2_table
 log = logging.getLogger(__name__)
 
 _PH2_IMAGES = "PH2 Dataset images"
+_HIDDEN = (".", "__MACOSX")
 
 
 @dataclass
@@ -127,22 +128,27 @@ def _warn_of_unlisted(scan: Scan) -> None:
             )
 
 
-def _find_ph2_images(root: Path) -> Path | None:
-    """The folder of PH2's case folders."""
+def find_ph2_images(root: Path) -> Path | None:
+    """Finds the folder of PH2's case folders at any depth: of several, the one with most cases."""
     root = root.absolute()  # '.' has no name
-    for folder in (root, root / "PH2Dataset"):
+    counts: Counter[Path] = Counter()
+    for folder in (root, root / "PH2Dataset"):  # perhaps a link, which is not followed below
         if (folder / _PH2_IMAGES).is_dir():
-            return folder / _PH2_IMAGES
-    return root if next(root.glob("*/*_Dermoscopic_Image"), None) else None
+            counts[folder / _PH2_IMAGES] = 0
+    for parent, folders, _ in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith(_HIDDEN))
+        if Path(parent) != root and any(f.endswith("_Dermoscopic_Image") for f in folders):
+            counts[Path(parent).parent] += 1
+    return max(counts, key=counts.__getitem__, default=None)
 
 
 def _scan_ph2(scan: Scan) -> None:
     """Scans PH2 as distributed: a folder for each case, and `PH2_dataset.txt`."""
-    images = _find_ph2_images(scan.root)
+    images = find_ph2_images(scan.root)
     if images is None:
         return
-    folder = images.parent if images.name == _PH2_IMAGES else images
-    table = folder / "PH2_dataset.txt"
+    tables = [f / "PH2_dataset.txt" for f in (images.parent, images, scan.root)]
+    table = next(filter(Path.is_file, tables), tables[0])
     diagnoses: dict[str, str] = {}
     if table.is_file():
         try:
@@ -157,15 +163,15 @@ def _scan_ph2(scan: Scan) -> None:
         image, mask = (_find_ph2_file(case_folder, part, scan) for part in ("image", "mask"))
         if image is not None and mask is not None:
             diagnosis = diagnoses.get(id, UNKNOWN_DIAGNOSIS)
-            tables = (table,) if id in diagnoses else ()
-            scan.cases.append(Case(id, image, mask, diagnosis, tables=tables))
+            used = (table,) if id in diagnoses else ()
+            scan.cases.append(Case(id, image, mask, diagnosis, tables=used))
     absent = sorted(diagnoses.keys() - {f.name for f in case_folders})
     if absent:
         scan.warnings.append(
             f"{table}: {len(absent)} of the listed cases have no folder, as in a download that "
             f"was cut short: {', '.join(absent)}"
         )
-    _add_patients(scan, folder)
+    _add_patients(scan, table.parent)
 
 
 def _find_ph2_file(folder: Path, part: str, scan: Scan) -> Path | None:
@@ -267,7 +273,7 @@ def _list_pictures(folder: Path) -> list[Path]:
 
 def _is_hidden(path: Path, folder: Path) -> bool:
     """Whether a path below a folder is hidden, or what macOS adds to archives."""
-    return any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+    return any(part.startswith(_HIDDEN) for part in path.relative_to(folder).parts)
 
 
 def _choose_file(files: list[Path], stem: str = "") -> Path:

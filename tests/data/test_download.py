@@ -2,6 +2,8 @@
 
 import shutil
 import stat
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +84,85 @@ def test_what_cannot_be_unpacked_is_refused(
     install("unar", "echo damaged archive >&2; exit 2")
     refused("unar cannot unpack it (damaged archive)")
     install("unar", f'echo nothing > "{tmp_path}/readme.txt"')
-    refused("holds no folder 'PH2 Dataset images'")
+    refused("holds no folder like IMD003/IMD003_Dermoscopic_Image")
+
+
+def write_zip(path: Path, source: Path, prefix: str) -> Path:
+    """A ZIP of `source` below a folder of the archive, as macOS' Finder writes it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(source.rglob("*.*")):
+            inside = Path(prefix, file.relative_to(source))
+            archive.writestr(f"__MACOSX/{inside.parent}/._{inside.name}", b"\0" * 120)
+            archive.write(file, inside.as_posix())
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["PH2Dataset/", "", "download/PH2 (1)/"])
+def test_a_zip_needs_no_program(
+    prefix: str, source: Path, install: Callable[..., None], script: Script, tmp_path: Path
+) -> None:
+    archive = write_zip(tmp_path / "PH2.zip", source, prefix)
+    out = tmp_path / "out"
+    ended = script("prepare_ph2", archive, "--out", out)
+    assert ended.code == 0, ended.err
+    assert tree(out) == tree(source)
+    assert "10 good cases" in ended.out
+
+
+@pytest.mark.parametrize("name", ["PH2_Dataset_images", "cases"])
+def test_an_archive_of_other_folders(
+    name: str, source: Path, install: Callable[..., None], script: Script, tmp_path: Path
+) -> None:
+    (source / "PH2 Dataset images").rename(source / name)
+    archives = [write_zip(tmp_path / "PH2.rar", source / name, prefix) for prefix in ("", name)]
+    with tarfile.open(tmp_path / "PH2.tar.gz", "w:gz") as archive:
+        archive.add(source, "PH2")
+    for i, path in enumerate([*archives, tmp_path / "PH2.tar.gz"]):
+        ended = script("prepare_ph2", path, "--out", tmp_path / f"out{i}")
+        assert ended.code == 0, ended.err
+        assert "10 good cases" in ended.out
+
+
+def test_a_cut_zip_is_refused_and_none_leaves_its_folder(
+    source: Path, script: Script, tmp_path: Path
+) -> None:
+    archive = write_zip(tmp_path / "PH2.zip", source, "../PH2")
+    assert script("prepare_ph2", archive, "--out", tmp_path / "a" / "out").code == 0
+    assert [*(tmp_path / "a").iterdir()] == [tmp_path / "a" / "out"]
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
+    archive.write_bytes(content)
+    ended = script("prepare_ph2", archive, "--out", tmp_path / "out")
+    assert ended.code == 1 and ended.err.count("\n") == 1
+    assert f"{archive}: cannot be unpacked" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+PAGES = [
+    b"<!DOCTYPE html><html><body>Sign in to continue</body></html>",
+    b"\xef\xbb\xbf\r\n <HTML lang='pt'>",
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_web_page_is_no_archive(
+    page: bytes, source: Path, script: Script, tmp_path: Path
+) -> None:
+    out, kept = tmp_path / "data" / "PH2Dataset", tmp_path / "data" / "PH2Dataset.rar"
+    login = tmp_path / "login.rar"
+    login.write_bytes(page)
+    ended = script("prepare_ph2", login, "--out", out)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert f"{login}: this is a web page, not an archive" in ended.err and login.exists()
+    ended = script("prepare_ph2", "--out", out, "--url", login.as_uri())
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "a web page came instead of an archive" in ended.err
+    assert not kept.exists()
+    # One that was kept is fetched again.
+    shutil.copy(login, kept)
+    archive = write_zip(tmp_path / "PH2.zip", source, "PH2Dataset")
+    assert script("prepare_ph2", "--out", out, "--url", archive.as_uri()).code == 0
+    assert kept.read_bytes() == archive.read_bytes()
 
 
 def test_it_downloads_where_nothing_is_named(

@@ -103,6 +103,21 @@ def test_case_folders_suffice(tmp_path: Path) -> None:
     assert (case.id, case.diagnosis, case.patient) == ("IMD003", "common nevus", "P1")
 
 
+@pytest.mark.parametrize("name", ["PH2_Dataset_images", "images/PH2 Dataset images", "a/b/c"])
+@pytest.mark.parametrize("beside", [True, False], ids=["table beside", "table in root"])
+def test_ph2_in_any_folder(name: str, beside: bool, tmp_path: Path) -> None:
+    images = touch_ph2(tmp_path / "whole") / IMAGES
+    (tmp_path / "data" / name).parent.mkdir(parents=True)
+    images.rename(tmp_path / "data" / name)
+    # A part of a second copy, and what macOS adds to archives.
+    shutil.copytree(tmp_path / "data" / name / "IMD003", tmp_path / "data" / "a copy" / "IMD003")
+    touch(tmp_path / "data" / "__MACOSX" / "IMD003" / "IMD003_Dermoscopic_Image" / "._IMD003.bmp")
+    write_txt((tmp_path / "data" / name).parent if beside else tmp_path / "data")
+    cases = find_cases(tmp_path / "data")
+    assert {case.id: case.diagnosis for case in cases} == DIAGNOSES
+    assert cases[0].image.is_relative_to(tmp_path / "data" / name)
+
+
 def test_other_files_are_ignored(root: Path) -> None:
     write_txt(root)
     expected = find_cases(root)
