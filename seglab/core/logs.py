@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 from tqdm import tqdm
@@ -35,6 +36,18 @@ def log_to_console(log: logging.Logger) -> Iterator[None]:
         log.propagate = propagate
 
 
+@contextmanager
+def collect_warnings(log: logging.Logger) -> Iterator[list[logging.LogRecord]]:
+    """Lists the warnings that a logger gets while the body runs; other handlers get them too."""
+    handler = BufferingHandler(sys.maxsize)
+    handler.setLevel(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield handler.buffer
+    finally:
+        log.removeHandler(handler)
+
+
 class _LogFile(logging.FileHandler):
     """Log file that ignores a full disk: the next checkpoint reports it."""
 
@@ -43,10 +56,14 @@ class _LogFile(logging.FileHandler):
 
 
 @contextmanager
-def log_to_file(log: logging.Logger, file: Path) -> Iterator[None]:
-    """Appends the messages of a logger to a file while the body runs."""
+def log_to_file(
+    log: logging.Logger, file: Path, earlier: Iterable[logging.LogRecord] = ()
+) -> Iterator[None]:
+    """Appends the messages of a logger to a file while the body runs, after `earlier` ones."""
     handler = _LogFile(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for record in earlier:
+        handler.handle(record)
     log.addHandler(handler)
     try:
         yield

@@ -1,13 +1,14 @@
 """Cache of a data set's images and masks at network size, keyed by their content.
 
-A cache is a folder of `images.npy`, `masks.npy` and `groups.json` below the cache directory.
+A cache is a folder of `images.npy`, `masks.npy`, `groups.json` and `checks.json` below the cache
+directory.
 """
 
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +24,8 @@ from seglab.core.files import (
     read_json,
     write_json,
 )
-from seglab.data.cases import Case, read_pair
+from seglab.data.cases import Case, decode_pair
+from seglab.data.checks import CaseCheck, check_case
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.resizing import to_network_size
 from seglab.data.threads import map_in_threads
@@ -31,7 +33,7 @@ from seglab.data.threads import map_in_threads
 log = logging.getLogger(__name__)
 
 # Part of the key: raise it when what is stored for the same files changes.
-VERSION = 2
+VERSION = 3
 
 
 def default_dir() -> str:
@@ -47,6 +49,7 @@ class Cache:
         images: uint8 (N, S, S, 3), mapped from disk.
         masks: uint8 (N, S, S), class numbers, mapped from disk.
         groups: A number for each case, equal for equal pictures.
+        checks: What was found while each case was read, by id.
         sha256: Hash of each case's image and mask file together, by id.
         files: SHA-256 of every file that the cases come from, tables too.
     """
@@ -54,6 +57,7 @@ class Cache:
     images: np.ndarray
     masks: np.ndarray
     groups: list[int]
+    checks: dict[str, CaseCheck]
     sha256: dict[str, str]
     files: dict[Path, str]
 
@@ -96,9 +100,11 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
         images = np.load(folder / "images.npy", mmap_mode="r")
         masks = np.load(folder / "masks.npy", mmap_mode="r")
         groups = read_json(folder / "groups.json")
+        found = [CaseCheck.from_json(check) for check in read_json(folder / "checks.json")]
+        checks = {case.id: check for case, check in zip(cases, found, strict=True)}
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{folder}: damaged cache ({error}); delete it") from error
-    return Cache(images, masks, groups, sha256, files)
+    return Cache(images, masks, groups, checks, sha256, files)
 
 
 def hash_cases(cases: Sequence[Case], files: Mapping[Path, str]) -> dict[str, str]:
@@ -117,20 +123,24 @@ def hash_files(cases: Sequence[Case]) -> dict[Path, str]:
 
 
 def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
-    def read_case(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        image, mask = read_pair(case)
-        return *to_network_size(image, mask, size), thumbnail(image)
+    def read_case(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, CaseCheck]:
+        image, mask, note = decode_pair(case)
+        small_image, small_mask = to_network_size(image, mask, size)
+        check = check_case(case, mask, small_mask, note)
+        return small_image, small_mask, thumbnail(image), check
 
-    thumbnails = []
+    thumbnails, checks = [], []
     with (
         _create_npy(folder / "images.npy", (len(cases), size, size, 3)) as image_file,
         _create_npy(folder / "masks.npy", (len(cases), size, size)) as mask_file,
     ):
-        for image, mask, small in map_in_threads(read_case, cases, "reading cases", "case"):
+        for image, mask, small, check in map_in_threads(read_case, cases, "reading cases", "case"):
             image_file.write(image.tobytes())
             mask_file.write(mask.tobytes())
             thumbnails.append(small)
+            checks.append(asdict(check))
     write_json(folder / "groups.json", same_pictures(np.stack(thumbnails)))
+    write_json(folder / "checks.json", checks)
 
 
 @contextmanager

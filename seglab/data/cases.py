@@ -8,8 +8,8 @@ import numpy as np
 
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
-from seglab.data.images import read_image
-from seglab.data.masks import read_mask
+from seglab.data.images import read_image, read_orientation
+from seglab.data.masks import decode_mask
 
 UNKNOWN_DIAGNOSIS = "unknown"
 
@@ -47,14 +47,25 @@ def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
     Raises an InputError if a file cannot be read or the two differ in size.
     """
-    image, mask = read_image(case.image), read_mask(case.mask, case.classes)
+    return decode_pair(case)[:2]
+
+
+def decode_pair(case: Case) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """Reads a case as `read_pair` does, and says how an ambiguous mask was read (`decode_mask`)."""
+    image, (mask, note) = read_image(case.image), decode_mask(case.mask, case.classes)
     check_sizes(case, image, mask)
-    return image, mask
+    return image, mask, note
 
 
 def check_sizes(case: Case, image: np.ndarray, mask: np.ndarray) -> None:
     """Raises an InputError if image and mask differ in size."""
     if image.shape[:2] != mask.shape:
+        turned = [file for file in (case.image, case.mask) if read_orientation(file) > 4]
+        if image.shape[1::-1] == mask.shape and len(turned) == 1:
+            raise InputError(
+                f"{case.mask}: the mask was drawn on the stored pixels, of which EXIF turns one "
+                f"file alone; remove the orientation tag of {turned[0]}, or turn the other file"
+            )
         raise InputError(
             f"{case.mask}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
             f"{image.shape[1]} x {image.shape[0]}; expected equal sizes, replace one of them"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
@@ -17,6 +16,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import hash_json
 from seglab.data.cache import Cache, open_cache
 from seglab.data.cases import Case, with_classes
+from seglab.data.checks import describe_checks, describe_split
 from seglab.data.classes import ONE_CLASS, make_classes
 from seglab.data.splits import Split, load_split, make_split
 
@@ -116,11 +116,12 @@ class SegmentationDataModule(LightningDataModule):
         else:
             self.split = load_split(file, cases, self.cache.groups, self.cache.sha256)
         self.cases = cases
-        if self.classes.is_multiclass:
-            present = np.unique(self.cache.masks[self.subset_indices("train")])
-            for number, name in enumerate(self.classes.names):
-                if number not in present:
-                    log.warning("no training mask holds %s, class %d", name, number)
+        checks = self.cache.checks
+        for warning in (
+            *describe_checks(checks, self.classes, self.size),
+            *describe_split(self.split, checks, self.classes),
+        ):
+            log.warning("%s", warning)
         left_out = len(cases) - sum(map(len, (self.split.train, self.split.val, self.split.test)))
         if left_out:
             log.info("the split leaves out %d cases", left_out)

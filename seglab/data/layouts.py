@@ -34,6 +34,7 @@ class Scan:
         cases: Cases with an image and a mask, sorted by id.
         errors: A line for each defect because of which training refuses the data.
         warnings: A line for each other defect.
+        oddities: What the checker finds odd about a case, by id.
     """
 
     root: Path
@@ -41,6 +42,7 @@ class Scan:
     cases: list[Case] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    oddities: dict[str, list[str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Formats the findings for a terminal."""
@@ -64,6 +66,7 @@ class Scan:
             "patients": len({case.patient for case in self.cases} - {""}),
             "errors": self.errors,
             "warnings": self.warnings,
+            "oddities": self.oddities,
         }
 
 

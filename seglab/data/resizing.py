@@ -28,9 +28,13 @@ def to_network_size(
         uint8 (size, size, 3) and uint8 (size, size). Where two classes cover a pixel equally, it
         is of the lower number.
     """
-    small = image_to_network_size(image, size)
+    return image_to_network_size(image, size), mask_to_network_size(mask, size)
+
+
+def mask_to_network_size(mask: np.ndarray, size: int) -> np.ndarray:
+    """Resizes class numbers, uint8 (H, W), to (size, size) as `to_network_size` does."""
     if mask.shape == (size, size):
-        return small, mask
+        return mask
     from skimage.transform import resize  # slow to import, not needed with a cache
 
     def coverage(pixels: np.ndarray) -> np.ndarray:
@@ -40,9 +44,9 @@ def to_network_size(
     if highest <= 1:
         # Many pixels are covered by exactly one half. The recipe compares with 0.5, and the
         # rounding errors of two coverages would decide some of them otherwise.
-        return small, (coverage(mask) > 0.5).astype(np.uint8)
+        return (coverage(mask) > 0.5).astype(np.uint8)
     coverages = [coverage(mask == number) for number in range(highest + 1)]
-    return small, np.argmax(coverages, axis=0).astype(np.uint8)
+    return np.argmax(coverages, axis=0).astype(np.uint8)
 
 
 def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,7 +121,12 @@ class RunDirectory:
             )
 
     def begin(
-        self, config: dict[str, Any], split: Split, files: dict[str, str], modules: dict[str, str]
+        self,
+        config: dict[str, Any],
+        split: Split,
+        files: dict[str, str],
+        modules: dict[str, str],
+        warnings: Sequence[logging.LogRecord],
     ) -> None:
         """Writes what is known before the first step, or compares it with what is written.
 
@@ -133,6 +138,7 @@ class RunDirectory:
             split: Split of the cases.
             files: SHA-256 of every file that was read as data, by its path below the data's root.
             modules: SHA-256 of modules and weights outside seglab that the config names.
+            warnings: Warnings about the data, logged before.
         """
         code, diff = provenance.read_code_state()
         environment = {
@@ -144,7 +150,8 @@ class RunDirectory:
             self._check_unchanged(split, files, modules)
         self._begun = True
         remove_partial(self.path)
-        self._until_end.enter_context(log_to_file(log, self.paths.log))
+        self._until_end.enter_context(log_to_file(log, self.paths.log, warnings))
+        self.record["warnings"] = [record.getMessage() for record in warnings]
         if self.earlier_record:
             self._record_resumption(environment)
             return

@@ -1,5 +1,6 @@
 """Builds the data, the task and the trainer of a run, and checks that they fit each other."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from seglab.config import Inference
 from seglab.core.errors import InputError
+from seglab.core.logs import collect_warnings
 from seglab.core.signals import Interrupts
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.losses import check_channels
@@ -34,6 +36,7 @@ class Components:
     task: SegmentationTask
     trainer: Trainer
     recorder: RunRecorder
+    warnings: list[logging.LogRecord]  # about the data
 
 
 def build(
@@ -60,7 +63,8 @@ def build(
     check_network_and_loss(task, data)
     with name_in_errors("task.optimizer or task.lr_scheduler"):
         task.configure_optimizers()
-    data.setup()
+    with collect_warnings(logging.getLogger("seglab")) as warnings:
+        data.setup()
     metadata = {
         "format": FORMAT,
         "config": config,
@@ -75,7 +79,7 @@ def build(
     with name_in_errors("trainer, callbacks or logger"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
-    return Components(data, task, trainer, recorder)
+    return Components(data, task, trainer, recorder, warnings)
 
 
 def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:

@@ -97,7 +97,8 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
     """Writes what is known before the first step, and finds the checkpoint to go on from."""
     data, trainer = components.data, components.trainer
     if trainer.is_global_zero:
-        run.begin(config, data.split, data.files(), provenance.hash_modules(config))
+        modules = provenance.hash_modules(config)
+        run.begin(config, data.split, data.files(), modules, components.warnings)
         run.update(device=trainer.strategy.root_device.type)
     net = components.task.net
     parameters = sum(parameter.numel() for parameter in net.parameters())

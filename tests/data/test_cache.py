@@ -88,7 +88,7 @@ def test_the_same_files_are_cached_once(
     first = open_cache(find_cases(data), SIZE, cache_dir)
     (folder,) = folders(cache_dir)
     before = times(folder)
-    monkeypatch.setattr(cache_module, "read_pair", lambda case: pytest.fail("read again"))
+    monkeypatch.setattr(cache_module, "decode_pair", lambda case: pytest.fail("read again"))
     for root in (data, own_data):
         second = open_cache(find_cases(root), SIZE, cache_dir)
         assert np.array_equal(second.images, first.images)
@@ -190,13 +190,13 @@ from seglab.data import cache
 from seglab.data.layouts import find_cases
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-real = cache.read_pair
+real = cache.decode_pair
 
 def slow(case):
     time.sleep(0.3 if case.id == "p00" else 0)
     return real(case)
 
-cache.read_pair = slow
+cache.decode_pair = slow
 cases = find_cases(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -234,7 +234,7 @@ from pathlib import Path
 from seglab.data import cache
 from seglab.data.layouts import find_cases
 
-real = cache.read_pair
+real = cache.decode_pair
 
 def hang(case):
     if case.id == "p03":
@@ -242,7 +242,7 @@ def hang(case):
         time.sleep(600)
     return real(case)
 
-cache.read_pair = hang
+cache.decode_pair = hang
 cache.open_cache(find_cases(sys.argv[1]), int(sys.argv[3]), sys.argv[2])
 """
 
@@ -267,4 +267,9 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(
     cases = find_cases(data)
     assert_is_direct_reading(open_cache(cases, SIZE, cache_dir), cases)
     (folder,) = folders(cache_dir)
-    assert {path.name for path in folder.iterdir()} == {"groups.json", "images.npy", "masks.npy"}
+    assert {path.name for path in folder.iterdir()} == {
+        "checks.json",
+        "groups.json",
+        "images.npy",
+        "masks.npy",
+    }

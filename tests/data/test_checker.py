@@ -58,11 +58,11 @@ def errors_of_files(images: list[Path], masks: list[Path]) -> list[tuple[object,
     ]
 
 
-def warnings_of_files(ids: list[str], masks: list[Path]) -> list[tuple[object, str]]:
+def warnings_of_files(ids: list[str], n: int) -> list[tuple[object, str]]:
     return [
-        (masks[4], "every pixel is background"),
-        (masks[5], "every pixel is lesion"),
-        (masks[6], "as if inverted"),
+        (f"1 of {n} masks are empty", ids[4]),
+        (f"1 of {n} masks are full", ids[5]),
+        (f"1 of {n} masks are lesion in the corners", f"as if inverted: {ids[6]};"),
         (", ".join(ids[8:11]), "pictures are the same"),
     ]
 
@@ -96,7 +96,7 @@ def test_ph2_with_one_of_each(tmp_path: Path) -> None:
             f"1 of the listed cases have no folder, as in a download that was cut short: {ids[13]}",
         ),
         (root, f"no table names the diagnosis of 1 cases: {ids[14]}"),
-        *warnings_of_files(ids, masks),
+        *warnings_of_files(ids, 12),
     )
     assert [case.id for case in report.cases] == [*ids[4:7], *ids[8:11], *ids[14:]]
     text = str(report)
@@ -143,7 +143,7 @@ def test_isic_with_one_of_each(tmp_path: Path, write_pairs: PairsWriter) -> None
         report.warnings,
         ("1 masks have no image", str(masks[12])),
         (root, f"no table names the patient of 1 cases: {ids[15]}"),
-        *warnings_of_files(ids, masks),
+        *warnings_of_files(ids, 10),
     )
     assert report.layout == "isic2018"
 
@@ -204,7 +204,10 @@ def test_the_script(
         "diagnoses": {"unknown": 6},
         "patients": 0,
         "errors": [],
-        "warnings": [f"{mask}: every pixel is background; see whether it is right"],
+        "warnings": [
+            "1 of 6 masks are empty (background at every pixel): p03; see whether that is right"
+        ],
+        "oddities": {"p03": ["are empty (background at every pixel)"]},
     }
     (root / "masks" / "p02.png").unlink()
     ended = script("prepare_ph2", "--check", root, "--json", "bad.json")
@@ -236,7 +239,7 @@ def test_masks_of_several_classes(script: Script, tmp_path: Path) -> None:
     assert wrong.code == 1 and "errors: 6\n" in wrong.out
     Image.new("L", (60, 45)).save(root / "masks" / "case00.png")
     empty = script("prepare_ph2", "--check", root, "--classes", names)
-    assert empty.code == 0 and "every pixel is background" in empty.out
+    assert empty.code == 0 and "1 of 6 masks are empty" in empty.out
 
 
 def test_the_real_cases_are_good(ph2: Path) -> None:
@@ -256,4 +259,4 @@ def test_the_real_masks_inverted(ph2: Path, tmp_path: Path) -> None:
         Image.fromarray(mask).save(tmp_path / "masks" / f"{case.id}.png")
         Image.new("RGB", (96, 72)).save(tmp_path / "images" / f"{case.id}.png")
     warnings = check_data(tmp_path).warnings
-    assert sum("as if inverted" in warning for warning in warnings) == len(cases)
+    assert f"{len(cases)} of {len(cases)} masks are lesion in the corners" in warnings[0]

@@ -58,6 +58,12 @@ def test_every_file_is_there_and_nothing_else(run: Path) -> None:
     assert found - events - {"code.diff"} == FILES
 
 
+def test_warnings_about_the_data_are_logged_once_and_recorded(run: Path) -> None:
+    (warning,) = json.loads((run / "run.json").read_text())["warnings"]
+    assert warning.startswith("test holds 2 of 20 cases: its scores say little; ")
+    assert (run / "train.log").read_text().count(warning) == 1
+
+
 def test_an_epochs_rate_is_the_one_it_was_trained_with(
     tmp_path: Path, tiny_train: Callable[..., Ended]
 ) -> None:
