@@ -115,6 +115,8 @@ class SegmentationDataModule(LightningDataModule):
             self.split = make_split(cases, self.cache.groups, self.cache.sha256, **settings)
         else:
             self.split = load_split(file, cases, self.cache.groups, self.cache.sha256)
+        for warning in self.split.warnings:
+            log.warning("%s", warning)
         self.cases = cases
         checks = self.cache.checks
         for warning in (

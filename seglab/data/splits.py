@@ -4,18 +4,23 @@ Two cases of the same picture or of the same patient are never in different subs
 """
 
 import hashlib
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, name_some
 from seglab.core.files import hash_json, read_json
 from seglab.data.cases import Case
 from seglab.data.duplicates import merge_groups
+
+Groups = list[list[Case]]  # cases of one patient or picture, which stay together
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Split:
         protocol: How the split was made, for readers.
         seed: The seed it was made with, None if it was written by hand.
         sha256: Hash of each case's image and mask file, by id.
+        warnings: Where groups made a subset far larger or smaller than was asked; not saved.
     """
 
     train: list[str]
@@ -37,6 +43,7 @@ class Split:
     protocol: str
     seed: int | None
     sha256: dict[str, str]
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def hash(self) -> str:
@@ -45,7 +52,9 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """Converts the split to the content of `splits.json`."""
-        return asdict(self) | {"hash": self.hash}
+        stored = asdict(self) | {"hash": self.hash}
+        del stored["warnings"]
+        return stored
 
 
 def make_split(
@@ -64,7 +73,8 @@ def make_split(
     The cases are put in a sequence in which every stretch holds the diagnoses in proportion. The
     order within a diagnosis is that of hashes of seed and id, so it is the same on every machine
     and with every version of any library. Test is the first stretch of the sequence (or the
-    fold's), val the next.
+    fold), val the next. A group of cases that must stay together is passed over where it is
+    larger than the share, and so goes to train. Every case is tested in one fold.
 
     Args:
         cases: All cases.
@@ -80,20 +90,22 @@ def make_split(
         InputError: There is no such fold, or there are too few cases for the shares or folds.
     """
     sequence = _order_groups(cases, groups, seed)
+    n_test: float
     if fold is None:
-        tested, rest = _cut(sequence, max(1, round(test * len(cases))))
+        n_test = max(1, round(test * len(cases)))
+        tested, rest = _take(sequence, n_test)
         protocol = f"holdout, {test:.0%} test, {val:.0%} of the rest val"
     else:
         if fold >= folds:
             raise InputError(
                 f"data.split.fold={fold} with data.split.folds={folds}: expected 0 to folds - 1"
             )
-        starts = [round(i * len(sequence) / folds) for i in range(folds + 1)]
-        tested = sequence[starts[fold] : starts[fold + 1]]
-        rest = sequence[starts[fold + 1] :] + sequence[: starts[fold]]
+        n_test = len(cases) / folds
+        cut = _cut_folds(sequence, folds)
+        tested, rest = cut[fold], list(chain(*cut[fold + 1 :], *cut[:fold]))
         protocol = f"fold {fold} of {folds}, {val:.0%} of the rest val"
-    n_rest = sum(map(len, rest))
-    held_out, trained = _cut(rest, max(1, round(val * n_rest)) if val else 0)
+    n_val = max(1, round(val * sum(map(len, rest)))) if val else 0
+    held_out, trained = _take(rest, n_val)
     split = Split(
         train=_sorted_ids(trained),
         val=_sorted_ids(held_out),
@@ -107,7 +119,8 @@ def make_split(
             f"{len(cases)} cases are too few, {len(sequence)} with those of one picture or patient "
             f"counted once, for {protocol}; add cases or change data.split"
         )
-    return split
+    warning = _describe_sizes(split, {"val": n_val, "test": n_test}, max(sequence, key=len))
+    return replace(split, warnings=(warning,)) if warning else split
 
 
 def load_split(
@@ -163,14 +176,16 @@ def read_split(path: str | Path) -> Split:
             "missing) and 'test', and 'sha256' by id, if any"
         )
     return Split(
-        **{name: sorted(ids) for name, ids in subsets.items()},
+        train=sorted(subsets["train"]),
+        val=sorted(subsets["val"]),
+        test=sorted(subsets["test"]),
         protocol=str(stored.get("protocol", "from a file")),
         seed=stored.get("seed"),
         sha256=sha256,
     )
 
 
-def _order_groups(cases: Sequence[Case], groups: Sequence[int], seed: int) -> list[list[Case]]:
+def _order_groups(cases: Sequence[Case], groups: Sequence[int], seed: int) -> Groups:
     """Orders groups of cases that must stay together, so that diagnoses are spread evenly."""
     members = defaultdict(list)
     for case, number in zip(cases, _merge_patients(cases, groups), strict=True):
@@ -198,15 +213,73 @@ def _merge_patients(cases: Sequence[Case], groups: Sequence[int]) -> list[int]:
     return merged.tolist()
 
 
-def _cut(sequence: list[list[Case]], count: int) -> tuple[list[list[Case]], list[list[Case]]]:
-    """Cuts off the shortest head of groups with at least `count` cases: head and rest."""
-    n_cases = 0
-    for position, group in enumerate(sequence):
-        if n_cases >= count:
-            return sequence[:position], sequence[position:]
-        n_cases += len(group)
-    return sequence, []
+def _take(sequence: Groups, count: int) -> tuple[Groups, Groups]:
+    """Takes about `count` cases from the head of a sequence of groups: what is taken, and the rest.
+
+    Groups are taken whole until there are `count` cases. One that is larger than `count`, or would
+    make too many cases, is passed over; where all are larger, the smallest is taken.
+    """
+    taken, rest, n_cases = [], [], 0
+    for group in sequence:
+        size = len(group)
+        if n_cases >= count or size > count or n_cases + size > count + _tolerance(count):
+            rest.append(group)
+        else:
+            taken.append(group)
+            n_cases += size
+    if count and rest and not taken:
+        smallest = min(range(len(rest)), key=lambda i: len(rest[i]))
+        taken = [rest.pop(smallest)]
+    return taken, rest
 
 
-def _sorted_ids(groups: list[list[Case]]) -> list[str]:
+def _cut_folds(sequence: Groups, folds: int) -> list[Groups]:
+    """Cuts a sequence of groups into folds of as equally many cases as the groups allow.
+
+    Groups of several cases go to the smallest fold, the largest group first. Single cases fill up:
+    each fold gets a stretch of them. No fold is empty if there are as many groups as folds.
+    """
+    fold_of, sizes = [0] * len(sequence), [0] * folds
+    several = [i for i, group in enumerate(sequence) if len(group) > 1]
+    # Groups of one size and diagnosis in turn, which spreads the diagnoses.
+    for i in sorted(several, key=lambda i: (-len(sequence[i]), sequence[i][0].diagnosis)):
+        fold_of[i] = sizes.index(min(sizes))
+        sizes[fold_of[i]] += len(sequence[i])
+    single = [i for i, group in enumerate(sequence) if len(group) == 1]
+    filled = sorted(sizes)
+    while filled[-1] * len(filled) > sum(filled) + len(single):
+        filled.pop()  # this fold is too large for single cases
+    level = Fraction(sum(filled) + len(single), len(filled))
+    ends = [round(end) for end in accumulate(max(level - size, Fraction()) for size in sizes)]
+    for position, i in enumerate(single):
+        fold_of[i] = bisect_right(ends, position)
+    cut: list[Groups] = [[] for _ in sizes]
+    for fold, group in zip(fold_of, sequence, strict=True):
+        cut[fold].append(group)
+    return cut
+
+
+def _tolerance(count: float) -> float:
+    """Number of cases by which a subset of `count` cases may be larger or smaller."""
+    return max(1, count / 2)
+
+
+def _describe_sizes(split: Split, wanted: dict[str, float], largest: list[Case]) -> str:
+    """Returns a warning if one group is larger than what is held out, or sizes are far off."""
+    sizes = {subset: len(getattr(split, subset)) for subset in ("train", "val", "test")}
+    if len(largest) <= sum(wanted.values()) and all(
+        abs(sizes[subset] - count) <= _tolerance(count) for subset, count in wanted.items()
+    ):
+        return ""
+    patient = f"patient {largest[0].patient}: " if largest[0].patient else ""
+    return (
+        f"data.split: {len(largest)} cases stay together, as of one patient or picture ({patient}"
+        f"{name_some([case.id for case in largest])}): "
+        f"{', '.join(f'{size} {subset}' for subset, size in sizes.items())}, where "
+        f"{' and '.join(f'{count:.3g} {subset}' for subset, count in wanted.items())} were asked "
+        "for; choose other shares or folds, or name a split of your own with data.split.file"
+    )
+
+
+def _sorted_ids(groups: Groups) -> list[str]:
     return sorted(case.id for group in groups for case in group)

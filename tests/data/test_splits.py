@@ -1,5 +1,6 @@
 """Splits: complete, disjoint, stratified, the same everywhere, and checked when they are read."""
 
+import itertools
 import json
 import random
 import subprocess
@@ -155,6 +156,118 @@ def test_pictures_and_patients_are_never_parted(
         for j, other in enumerate(cases[:i]):
             if groups[i] == groups[j] or one.patient == other.patient != "":
                 assert side[one.id] == side[other.id]
+
+
+SIZES = st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 40]), min_size=6, max_size=25)
+
+
+def patients_of(sizes: Sequence[int]) -> list[Case]:
+    """Cases c000, c001, ... of patients P0, P1, ... with so many cases each."""
+    patients = [f"P{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    return [
+        Case(f"c{i:03}", Path(), Path(), KINDS[i % 3], patient)
+        for i, patient in enumerate(patients)
+    ]
+
+
+def check_patients_together(split: Split, cases: Sequence[Case]) -> None:
+    side = {id: name for name in ("train", "val", "test") for id in getattr(split, name)}
+    assert sorted(side) == [case.id for case in cases]
+    assert len({(case.patient, side[case.id]) for case in cases}) == len({c.patient for c in cases})
+
+
+@QUICK
+@given(SIZES, st.integers(2, 6), SEEDS, st.randoms(use_true_random=False))
+def test_folds_are_as_even_as_patients_allow(
+    sizes: list[int], folds: int, seed: int, shuffle: random.Random
+) -> None:
+    cases = patients_of(sizes)
+    mixed = shuffle.sample(cases, len(cases))
+    splits = [split_of(mixed, fold=i, folds=folds, seed=seed, val=0) for i in range(folds)]
+    assert sorted(sum((split.test for split in splits), [])) == [case.id for case in cases]
+    share, tested = len(cases) / folds, [len(split.test) for split in splits]
+    assert min(tested) > 0
+    assert all(abs(n - share) < max(sizes) for n in tested)
+    assert max(tested) - min(tested) <= max(sizes)
+    for i, split in enumerate(splits):
+        check_patients_together(split, cases)
+        assert split == split_of(cases, fold=i, folds=folds, seed=seed, val=0)
+
+
+@QUICK
+@given(st.lists(st.integers(1, 12), min_size=3, max_size=7), SEEDS)
+def test_the_largest_fold_is_near_the_smallest_possible(sizes: list[int], seed: int) -> None:
+    cases = patients_of(sizes)
+    largest = max(len(split_of(cases, fold=i, folds=3, seed=seed, val=0).test) for i in range(3))
+    choices = itertools.product(range(3), repeat=len(sizes))
+    optimum = min(max(np.bincount(choice, sizes)) for choice in choices)
+    assert largest <= optimum * 4 / 3  # Graham 1969
+
+
+@QUICK
+@given(SIZES, SHARES, SHARES, SEEDS)
+def test_shares_hold_as_far_as_patients_allow(
+    sizes: list[int], val: float, test: float, seed: int
+) -> None:
+    cases = patients_of(sizes)
+    try:
+        split = split_of(cases, val=val, test=test, seed=seed)
+    except InputError as error:
+        # Few patients have nearly all cases.
+        assert "too few" in str(error) and sum(sorted(sizes)[-3:]) > len(cases) / 2
+        return
+    check_patients_together(split, cases)
+    for subset, count in (
+        (split.test, max(1, round(test * len(cases)))),
+        (split.val, max(1, round(val * (len(cases) - len(split.test))))),
+    ):
+        of_subset = Counter(case.patient for case in cases if case.id in subset)
+        left = Counter(case.patient for case in cases if case.id in split.train)
+        if len(subset) > max(count + 1, 1.5 * count):
+            assert len(of_subset) == 1 and min(left.values()) >= len(subset)
+            assert split.warnings
+        elif len(subset) < count:
+            # Each patient who is left has too many cases for what is missing.
+            assert all(
+                len(subset) + n > max(count + 1, 1.5 * count) or n > count for n in left.values()
+            )
+
+
+def test_a_patient_with_most_cases_is_trained_on() -> None:
+    cases = patients_of([40] + [1] * 20)
+    split = split_of(cases)
+    assert [len(subset) for subset in subsets(split)] == [49, 5, 6]
+    (warning,) = split.warnings
+    words = (
+        "40 cases stay together",
+        "patient P0: c000, c001, c002, c003, c004 and 35 more",
+        "49 train, 5 val, 6 test, where 5 val and 6 test were asked for",
+        "data.split.file",
+    )
+    assert all(word in warning for word in words)
+    assert "warnings" not in split.to_json()
+    folds = [split_of(cases, fold=i) for i in range(5)]
+    assert [len(fold.test) for fold in folds] == [40, 5, 5, 5, 5]
+    assert "49 train, 6 val, 5 test, where 6 val and 12 test" in folds[1].warnings[0]
+    assert "18 train, 2 val, 40 test, where 2 val and 12 test" in folds[0].warnings[0]
+    # One picture of many encodings is no other than a patient.
+    bare = [replace(case, patient="") for case in cases]
+    (other,) = split_of(bare, [0] * 40 + [*range(1, 21)]).warnings
+    assert other == warning.replace("patient P0: ", "")
+
+
+def test_where_all_patients_are_larger_than_a_share_one_is_tested() -> None:
+    split = split_of(patients_of([20, 15, 18, 20]), test=0.1, val=0)
+    assert [len(subset) for subset in subsets(split)] == [58, 0, 15]
+    assert "15 test, where 0 val and 7 test were asked for" in split.warnings[0]
+
+
+@QUICK
+@given(COUNTS, SEEDS, st.sampled_from([None, 0, 3]), SHARES)
+def test_nothing_is_said_of_cases_without_groups(
+    counts: tuple[int, int, int], seed: int, fold: int | None, share: float
+) -> None:
+    assert not split_of(cases_of(counts), seed=seed, fold=fold, test=share, val=share).warnings
 
 
 def with_patients(**patient: str) -> list[Case]:
