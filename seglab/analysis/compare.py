@@ -17,6 +17,7 @@ from seglab.analysis.tables import Table, format_latex, format_markdown, format_
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic, write_csv
 from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
+from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
 
 # Columns after the metrics: headings, and formats of `COSTS`.
@@ -74,6 +75,8 @@ def compare(
         InputError: There are no runs, a file is damaged, or a metric or row is unknown.
     """
     column_metrics = _check_metrics(metrics, metric)
+    if out is not None:
+        refuse_run_files(out)
     runs = find_runs(dirs)
     rows, notes = make_rows(runs)
     pairs = find_pairs(versus, rows)

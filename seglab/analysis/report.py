@@ -27,6 +27,7 @@ from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.core.files import write_atomic
 from seglab.metrics.scores import BOUNDARY_METRICS, DEFAULT_METRICS, IN_PIXELS
+from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import Run, find_runs
 from seglab.runs.tables import read_metric_history
 
@@ -106,6 +107,7 @@ def _check_output(dirs: Sequence[str | Path], out: str | Path | None) -> Path:
     if out is None and len(dirs) > 1:
         raise InputError("--out: name the file to write, there are several folders")
     file = Path(dirs[0], "report.html") if out is None else Path(out)
+    refuse_run_files(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_dir() or not os.access(file.parent, os.W_OK):
         raise InputError(f"{file}: expected a file that can be written; name one with --out")

@@ -20,7 +20,7 @@ from seglab.data.layouts import find_cases
 from seglab.inference.models import Model, ensemble, make_model
 from seglab.inference.scoring import Scores, score_cases
 from seglab.runs.checkpoints import load_run_network
-from seglab.runs.paths import RunPaths
+from seglab.runs.paths import RunPaths, refuse_run_files
 from seglab.runs.records import Run, open_run
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,13 @@ def evaluate(
         The content of summary.json.
 
     Raises:
-        InputError: A run or a data set cannot be read, test cases have changed, or runs with
-            different test cases, classes or post-processing cannot be an ensemble.
+        InputError: A run or a data set cannot be read, test cases have changed, runs with
+            different test cases, classes or post-processing cannot be an ensemble, or `out`
+            belongs to a run.
     """
     keep_freed_memory()
+    if out is not None:
+        refuse_run_files(out)
     paths = [paths] if isinstance(paths, str | Path) else paths
     runs = [open_run(path, trust) for path in paths]
     models = [load_run_model(run, trust, **inference) for run in runs]

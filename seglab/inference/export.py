@@ -31,6 +31,7 @@ from seglab.inference.onnx_predictor import (
 from seglab.inference.predictor import probabilities
 from seglab.networks.fast_conv import reference_ops
 from seglab.runs.checkpoints import load_network
+from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import open_run
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def export(
     path, file = Path(path), find_network(path)
     folder = path if path.is_dir() else path.parent
     out = folder / f"network{ONNX_SUFFIX}" if out is None else Path(out)
+    refuse_run_files(out)
     if out.exists() and not overwrite:
         raise InputError(f"{out}: is there already; replace it with --overwrite, or name --out")
     net, stored = load_network(file, trust)

@@ -28,6 +28,7 @@ from seglab.inference.manifest import (
 )
 from seglab.inference.models import Model, ensemble, open_model
 from seglab.inference.postprocessing import measure_instances, number_instances
+from seglab.runs.paths import refuse_run_files
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def predict(
         OSError: A file cannot be written.
     """
     out = Path(out)
+    refuse_run_files(out)
     files = find_images(images, out)
     model = ensemble([open_model(path, trust, **inference) for path in paths])
     kinds = {MASKS, *extras, *([] if background is None else [CUTOUTS])}

@@ -50,6 +50,27 @@ class RunPaths:
         self.reproduction = folder / "reproduction.json"  # how it differs from the original
 
 
+def refuse_run_files(out: str | Path) -> None:
+    """Refuses a file or folder as --out if writing there would overwrite or mix with a run's files.
+
+    Raises an InputError if it is a run directory, or in one and named as something of a run, such
+    as `checkpoints`. Free are other names, and folders in `evaluations` and `reproductions`.
+    """
+    target = Path(out).resolve()
+    for folder in (target, *target.parents):
+        paths = RunPaths(folder)
+        if not (paths.record.exists() or any(paths.best_checkpoint.parent.glob("*.ckpt"))):
+            continue
+        place = target.relative_to(folder).parts
+        names = {path.relative_to(folder).parts[:1] for path in vars(paths).values()}
+        has_free_folders = place[:1] in ((paths.evaluations.name,), (paths.reproductions.name,))
+        if place[:1] in {*names, ("tensorboard",)} and not (has_free_folders and place[1:]):
+            raise InputError(
+                f"{out}: belongs to the run {folder}, whose files stay as they are; name another "
+                "place with --out"
+            )
+
+
 def check_format(stored: dict[str, Any], file: str | Path) -> None:
     """Raises an InputError if what a file holds was written by another version of seglab."""
     if stored.get("format") != FORMAT:

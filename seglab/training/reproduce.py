@@ -21,7 +21,7 @@ from seglab.inference.evaluate import read_cases
 from seglab.metrics.scores import IN_PIXELS
 from seglab.runs import provenance
 from seglab.runs.checkpoints import hash_weights, load_run_network
-from seglab.runs.paths import RunPaths, refuse_damaged
+from seglab.runs.paths import RunPaths, refuse_damaged, refuse_run_files
 from seglab.runs.records import Run, open_run, read_data_files, read_run
 from seglab.training.train import train
 
@@ -76,6 +76,9 @@ def reproduce(
             f"{run.folder}: is not finished (status {run.status}); start its command again to go "
             "on with it first"
         )
+    # Another run is a reproduction that was interrupted.
+    if out is not None and (not RunPaths(Path(out)).record.exists() or run.folder.samefile(out)):
+        refuse_run_files(out)
     load_run_network(run, trust)  # refuses a damaged checkpoint before hours of training
     if data_root is not None:
         run.config["data"]["root"] = str(Path(data_root).absolute())
