@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.utils import get_object
 
+from seglab import __version__
 from seglab.config import is_encoder_unet
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, hash_json
@@ -90,10 +91,12 @@ def hash_pretrained_weights(model: Mapping[str, Any]) -> dict[str, str]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the version of Python and of each installed distribution, by name."""
+    """Returns the versions of Python, of seglab and of each installed distribution, by name."""
     every = (distribution.metadata for distribution in distributions())  # a file read for each
     found = {metadata["Name"]: metadata["Version"] for metadata in every if metadata["Name"]}
-    return {"python": platform.python_version()} | dict(sorted(found.items(), key=str))
+    # seglab need not be installed to be imported, from a checkout in PYTHONPATH.
+    python = {"python": platform.python_version(), "seglab": __version__}
+    return python | dict(sorted(found.items(), key=str))
 
 
 def describe_machine() -> dict[str, Any]:
