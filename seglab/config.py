@@ -1,7 +1,6 @@
 """What a config may hold: checked as a whole, before anything is built."""
 
 import inspect
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,49 +10,22 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from seglab.core.errors import InputError, check_number
+from seglab.core.annotations import check_types
+from seglab.core.errors import InputError, check_number, quote_for_shell
 from seglab.data.classes import Classes, make_classes
 from seglab.metrics.scores import network_metric_names
-
-TARGET_SECTIONS = ("data", "model", "task", "trainer", "callbacks", "logger")
-SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *TARGET_SECTIONS)
-SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
-
-# Arguments of Lightning's Trainer that `build` gives it.
-BUILT_ARGUMENTS = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
-
-# Key, type, least, greatest, and whether null is a value too.
-NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
-    ("seed", int, 0, 2**63 - 1, False),
-    ("data.size", int, 1, 2**14, False),
-    ("data.batch_size", int, 1, math.inf, False),
-    ("data.eval_batch_size", int, 1, math.inf, False),
-    ("data.num_workers", int, 0, math.inf, False),
-    ("data.seed", int, 0, 2**63 - 1, False),
-    ("data.split.val", float, 0, 1, False),
-    ("data.split.test", float, 0.001, 0.999, False),
-    ("data.split.seed", int, 0, math.inf, False),
-    ("data.split.fold", int, 0, math.inf, True),
-    ("data.split.folds", int, 2, math.inf, False),
-    ("task.threshold", float, 0.001, 0.999, False),
-    ("task.encoder_lr_factor", float, 0, 1, False),
-    ("trainer.max_epochs", int, 1, math.inf, False),
+from seglab.schema import (
+    BUILT_ARGUMENTS,
+    NUMBERS,
+    OPTIONAL_NUMBERS,
+    PATHS,
+    PRECISIONS,
+    SECTIONS,
+    SPLIT_KEYS,
+    TARGET_SECTIONS,
+    TARGETS,
+    TEXTS,
 )
-# As NUMBERS, of keys that a config may have.
-OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool], ...] = (
-    ("callbacks.ema.decay", float, 0, 0.9999, False),
-    ("task.loss.alpha", float, 0, 1, False),
-    ("task.loss.beta", float, 0, 1, False),
-    ("task.loss.gamma", float, 0, 10, False),
-    ("task.loss.lesion_weight", float, 0, 1000, False),
-    ("task.loss.window", float, 0, 1, False),
-    ("task.optimizer.lr", float, 0, math.inf, False),
-    ("task.lr_scheduler.epochs", int, 1, math.inf, False),
-    ("task.lr_scheduler.warmup", float, 0, 1, False),
-)
-# run_dir comes first: others may be interpolated from it.
-PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
-TEXTS = ("name", "run_dir", "monitor_mode", "data.root", "data.cache_dir")
 
 
 @dataclass(frozen=True)
@@ -119,6 +91,12 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
 def check_values(cfg: DictConfig) -> dict[str, Any]:
     """As `check_config`, without importing what the config names, which takes seconds."""
     config = resolve_config(cfg)
+    for group in ("experiment", "sweep"):
+        if group in config:
+            raise InputError(
+                f"{group}: holds {', '.join(config[group] or {})}, which are keys of the whole "
+                f"config; begin the file that {group}=... names with '# @package _global_'"
+            )
     _check_keys(config, "", SECTIONS, SECTIONS)
     for section in TARGET_SECTIONS:
         if section != "logger" and not isinstance(config[section], dict):
@@ -127,17 +105,32 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     if not isinstance(config["data"]["split"], dict):
         raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
     _check_keys(config["data"]["split"], "data.split.", SPLIT_KEYS, SPLIT_KEYS)
-    for key in ("loss", "optimizer"):
-        if not isinstance(config["task"].get(key), dict):
-            raise InputError(f"task.{key}={config['task'].get(key)}: expected keys, see conf/")
+    for key, example in TARGETS.items():
+        value = config["task"].get(key.removeprefix("task."))
+        if not isinstance(value, dict) and (value is not None or key != "task.lr_scheduler"):
+            raise InputError(
+                f"{key}={value}: expected keys, such as {quote_for_shell(example)}, see conf/"
+            )
+    for key, value in config["callbacks"].items():
+        if not isinstance(value, dict | None):
+            raise InputError(f"callbacks.{key}={value}: expected keys or null, see conf/callbacks")
+    precision = config["trainer"].get("precision")
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS[:3])}"
+        )
     values = flatten(config)
-    for key, kind, least, most, null in NUMBERS:
-        check_number(key, values.get(key), kind, least, most, null)
-    for key, kind, least, most, null in OPTIONAL_NUMBERS:
-        check_number(key, values.get(key, least), kind, least, most, null)
-    for key in TEXTS:
-        if not isinstance(values.get(key), str):
-            raise InputError(f"{key}={values.get(key)}: expected text")
+    for key, kind, least, most, null, number in NUMBERS:
+        check_number(key, values.get(key), kind, least, most, null, number)
+    for key, kind, least, most, null, number in OPTIONAL_NUMBERS:
+        check_number(key, values.get(key, least), kind, least, most, null, number)
+    for key, example in TEXTS.items():
+        value = values.get(key)
+        if not isinstance(value, str) or not value:
+            text = f"'{value}'" if value else example
+            raise InputError(
+                f"{key}={value}: expected text, such as {quote_for_shell(f'{key}={text}')}"
+            )
     _check_split_file(config["data"]["split"])
     classes = make_classes(config["data"]["classes"], config["data"]["colours"])
     _check_inference(config["inference"], config["data"]["split"], classes)
@@ -170,7 +163,7 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     cfg = cfg.copy()
     for key in PATHS:
         value = OmegaConf.select(cfg, key)
-        if isinstance(value, str):
+        if isinstance(value, str) and value:
             OmegaConf.update(cfg, key, _absolute(value))
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     model = config.get("model")
@@ -246,6 +239,7 @@ def _check_arguments(node: Any, where: str) -> None:
         raise InputError(
             f"{where}.monitor=null: expected a name; set monitor=val/dice_per_image_net"
         )
+    check_types(where, node, parameters)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         given = [key for key in node if not key.startswith("_")]
         _check_keys(given, f"{where}.", parameters)

@@ -1,6 +1,8 @@
 """Shipped configs compose and train; a bad value is refused in one line that names its key."""
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,13 +20,21 @@ COSINE = "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, _pa
 # Values by key, each refused with key and value.
 BAD_VALUES = {
     "data.batch_size": ("0", "-1", "2.5", "abc"),
-    "task.loss": ("null",),
-    "task.optimizer": ("null",),
-    "task.optimizer.lr": ("abc", "null", "-1"),
-    "data.cache_dir": ("[a]",),
+    "task.loss": ("null", "dice"),
+    "task.optimizer": ("null", "adam"),
+    "task.optimizer.lr": ("abc", "null", "-1", "'0,001'", "'1e-3'", "0.001.", "[1,2]"),
+    "task.optimizer.weight_decay": ("abc", "null"),
+    "task.lr_scheduler": ("cosine",),
+    "data.cache_dir": ("[a]", ""),
+    "name": ("5", ""),
+    "model.width": ("abc", "16.5", "null"),
+    "trainer.precision": ("64", "64-true", "bf16-true", "16-true", "transformer-engine", "8"),
+    "trainer.deterministic": ("maybe",),
+    "trainer.limit_train_batches": ("abc",),
+    "+callbacks.ema": ("true",),
     "data.eval_batch_size": ("0", "-1", "2.5", "abc"),
     "data.num_workers": ("-1", "null"),
-    "data.root": ("5", "null"),
+    "data.root": ("5", "null", ""),
     "data.seed": ("abc",),
     "data.size": ("0", "big"),
     "data.split": ("null", "3"),
@@ -53,6 +63,10 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
             ("focal", "gamma"),
             ("tversky", "beta"),
         )
+    ),
+    (
+        ["callbacks=early_stopping", "callbacks.early_stopping.patience=abc"],
+        ["callbacks.early_stopping.patience='abc': expected an integer, such as"],
     ),
     ([COSINE + "epochs: 2, warmup: 2}"], ["task.lr_scheduler.warmup=2", "expected a"]),
     (["data.split.file=x.json", "data.split.fold=1"], ["data.split.fold=1", "x.json"]),
@@ -84,7 +98,11 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        *(([f"{key}={v}"], [f"{key}="]) for key, values in BAD_VALUES.items() for v in values),
+        *(
+            ([f"{key}={v}"], [f"{key.lstrip('+')}="])
+            for key, values in BAD_VALUES.items()
+            for v in values
+        ),
         *BAD_COMBINATIONS,
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
@@ -99,6 +117,47 @@ def test_bad_values_are_refused(
         check_config(tiny_config(tmp_path / "run", *overrides))
     assert all(word in str(caught.value) for word in words), caught.value
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=abc", "data.size=abc", "task.optimizer.lr='0,001'", "data.split.test=a", "name=5"),
+        *("task.loss=dice", "task.optimizer=adam", "task.lr_scheduler=cosine", "data.root="),
+        *("model.depth=null", "trainer.max_epochs=1e3", "task.optimizer.weight_decay=abc"),
+    ],
+)
+def test_a_refusal_gives_an_example_that_works(
+    override: str, tiny_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        check_config(tiny_config(tmp_path / "run", override))
+    (given,) = re.findall(r"such as (\S+=.*?)(?:, see .*)?$", str(caught.value))
+    (example,) = shlex.split(given)
+    assert example.split("=")[0].startswith(override.split("=")[0])
+    check_config(tiny_config(tmp_path / "run", example))
+
+
+def test_a_sweep_in_quotes_or_brackets_is_shown_without(
+    tiny_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    for text in ("'1,2'", "[1,2]"):
+        with pytest.raises(InputError, match="a sweep, -m seed=1,2"):
+            check_config(tiny_config(tmp_path / "run", f"seed={text}"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("trainer.limit_val_batches=0.5", "trainer.deterministic=warn", "trainer.precision=16"),
+        *("+trainer.max_time='00:01:00:00'", "+trainer.profiler=simple", "trainer.devices='1'"),
+        *("+trainer.gradient_clip_val=1", "task.optimizer.weight_decay=0", "trainer.devices=[0]"),
+    ],
+)
+def test_what_libraries_accept_is_accepted(
+    override: str, tiny_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    check_config(tiny_config(tmp_path / "run", override))
 
 
 def test_a_refusal_is_one_line_and_in_run_json(

@@ -6,7 +6,6 @@ what the Hugging Face Hub reads, scores included.
 
 import json
 import re
-import shlex
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import yaml
 
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Row, Score, format_score
+from seglab.core.errors import quote_for_shell
 from seglab.metrics.scores import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
 from seglab.runs.records import Run, read_run
 
@@ -40,7 +40,7 @@ def make_model_card(run_dir: Path) -> str:
     run = read_run(run_dir, is_scored=True)
     values = {
         "front_matter": _make_front_matter(run),
-        "run_shell": shlex.quote(run.label),
+        "run_shell": quote_for_shell(run.label),
         "run_python": json.dumps(run.label, ensure_ascii=False),
     }
     values |= _describe_run(run) | _describe_scores(run)

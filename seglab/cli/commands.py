@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, quote_for_shell
 
 
 @one_line_errors
@@ -22,6 +22,7 @@ def train() -> None:
     import hydra
     from omegaconf import DictConfig
 
+    from seglab.cli.arguments import CONF, prepare_arguments
     from seglab.core.signals import stop_with_launcher
     from seglab.sweeps.plugins import register
 
@@ -43,8 +44,8 @@ def train() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     stop_with_launcher()
     register()
-    conf = Path(__file__).parents[2] / "conf"
-    hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(train_run)()
+    sys.argv[1:] = prepare_arguments(sys.argv[1:])
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_run)()
 
 
 @one_line_errors
@@ -200,6 +201,7 @@ def prepare() -> None:
     from seglab.data.checker import check_data
     from seglab.data.classes import ONE_CLASS, make_classes
     from seglab.data.download import URL
+    from seglab.runs.overrides import quote_value
 
     parser = argparse.ArgumentParser(
         description="Gets PH2 ready, or checks any data set:\n"
@@ -221,14 +223,14 @@ def prepare() -> None:
     if args.colours is not None and args.classes is None:
         parser.error("--colours are those of --classes, which is missing")
 
-    classes, options = ONE_CLASS, ""
+    classes, options = ONE_CLASS, list[str]()
     if args.classes is not None:
         names, colours = (text and text.split(",") for text in (args.classes, args.colours))
         classes = make_classes(names, colours, "--")
-        options = f" 'data.classes=[{args.classes}]'"
-        options += " experiment=classes" if classes.is_multiclass else ""
+        options.append(f"data.classes=[{args.classes}]")
+        options += ["experiment=classes"] if classes.is_multiclass else []
         if classes.colours is not None:
-            options += f' "data.colours={[*classes.colours]}"'
+            options.append(f"data.colours={[*classes.colours]}")
     root = _get_data(args.source, args.check, Path(args.out), args.url)
     report = check_data(root, classes)
     print(report)
@@ -236,7 +238,8 @@ def prepare() -> None:
         write_json(args.json, report.to_json())
     if report.errors:
         sys.exit(1)
-    print(f"use it: python scripts/train.py data={report.layout} data.root={root}{options}")
+    data = (f"data={report.layout}", f"data.root={quote_value(root)}", *options)
+    print(f"use it: {quote_for_shell('python', 'scripts/train.py', *data)}")
 
 
 def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Path:

@@ -7,10 +7,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
-from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated
+from seglab.core.errors import (
+    SWEEP_JOB_VARIABLE,
+    InputError,
+    Terminated,
+    quote_for_shell,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,22 +44,60 @@ def find_input_error(error: BaseException) -> str | None:
             return f"{cause.filename}: {cause.strerror}; {remedy}"
     if str(error).startswith("Only one of --"):  # raised by Hydra about its own options
         return str(error)
-    if str(error).startswith("Config group override must be"):  # Hydra 1.3, of group=null
-        return f"{error}; a group is left out by ~, as in ~logger"
     # A library refuses a value with one of these; any other error of a constructor is a bug.
     refusals = (HydraException, OmegaConfBaseException, ValueError, TypeError, ImportError)
     if isinstance(error, HydraException | OmegaConfBaseException) and (
         isinstance(causes[-1], refusals) or type(causes[-1]).__name__ == "MisconfigurationException"
     ):
-        unknown_key = re.match(r"Could not override '([^']+)'", str(error))
-        if unknown_key:
-            # Hydra suggests '+key=value', which seglab allows for arguments of a class only.
-            return (
-                f"{unknown_key[1]}: unknown config key; 'python scripts/train.py --cfg job' lists "
-                f"all keys; add an argument of a _target_ with +{unknown_key[1]}=..."
-            )
+        explanation = _explain_override_error(error)
+        if explanation is not None:
+            return explanation
         lines = [line.strip() for cause in causes for line in str(cause).splitlines()]
         return "; ".join(dict.fromkeys(filter(None, lines))).replace(":; ", ": ")
+    return None
+
+
+def _explain_override_error(error: Exception) -> str | None:
+    """Return what to write instead of an override that Hydra 1.3 refuses."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    from seglab.runs.overrides import quote_value
+    from seglab.schema import KEYS
+
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name}: expected one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if value.startswith(("[", "{")):  # no text, but a mistake in a list or dictionary
+            return f"{error.override}: {text.splitlines()[0]}; expected [a,b] or {{a: 1,b: 2}}"
+        quoted = quote_for_shell(f"{key}={quote_value(value)}")
+        return f"{error.override}: text with such characters is quoted twice: {quoted}"
+    unknown_key = re.match(r"Could not override '([^']+)'", text)
+    if unknown_key:
+        # Hydra suggests '+key=value', which seglab allows for arguments of a class only.
+        key = unknown_key[1]
+        last_parts = [known.rpartition(".")[2] for known in KEYS]
+        similar = get_close_matches(key.rpartition(".")[2], last_parts, 2, 0.6)
+        meant = [known for known, last in zip(KEYS, last_parts, strict=True) if last in similar]
+        hint = f"perhaps {' or '.join(meant)}; " if meant else ""
+        return (
+            f"{key}: unknown config key; {hint}"
+            "'python scripts/train.py --cfg job' lists all keys; add an argument of a _target_ "
+            f"with +{key}=..."
+        )
+    several = re.match(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'( requires|\n)", text
+    )
+    if several:
+        key, _, value = several[1].partition("=")
+        point = "; a number has a point, not a comma" if re.fullmatch(r"[\d.,]+", value) else ""
+        return (
+            f"{several[1]}: several values are a sweep, started by train.py -m "
+            f"{quote_for_shell(several[1])}; one text is quoted: "
+            f"{quote_for_shell(f'{key}={quote_value(value)}')}{point}"
+        )
     return None
 
 

@@ -1,6 +1,7 @@
 """Errors that a user can cause, interruptions, and text that is safe in messages."""
 
 import math
+import shlex
 import sys
 from collections.abc import Collection
 from itertools import islice
@@ -23,7 +24,13 @@ class Terminated(KeyboardInterrupt):
 
 
 def check_number(
-    key: str, value: Any, kind: type, least: float, most: float = math.inf, null: bool = False
+    key: str,
+    value: Any,
+    kind: type,
+    least: float,
+    most: float = math.inf,
+    null: bool = False,
+    example: float | None = None,
 ) -> None:
     """Refuses what is no number of a kind (int, or float for any) within limits, nor null."""
     if value is None and null:
@@ -32,7 +39,12 @@ def check_number(
     if not is_number or isinstance(value, bool) or not least <= value <= most:
         what = "an integer" if kind is int else "a number"
         limit = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise InputError(f"{key}={value}: expected {what} {limit}{' or null' if null else ''}")
+        message = f"{key}={value!r}: expected {what} {limit}{' or null' if null else ''}"
+        message += "" if example is None else f", such as {key}={example}"
+        values = value.split(",") if kind is int and isinstance(value, str) else value
+        if isinstance(values, list) and len(values) > 1:
+            message += f"; several are a sweep, -m {key}={','.join(map(str, values))}"
+        raise InputError(message)
 
 
 def printable(text: str, max_length: int = sys.maxsize) -> str:
@@ -46,3 +58,13 @@ def name_some(names: Collection[object], most: int = 5) -> str:
     """Joins the first names of a list and counts the others: 'a, b, c, d, e and 7 more'."""
     text = ", ".join(map(str, islice(names, most)))
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def quote_for_shell(*words: object) -> str:
+    """Returns words as a command line of a POSIX shell, in double quotes where these are enough."""
+    quoted = []
+    for word in map(str, words):
+        simple = shlex.quote(word)
+        is_literal = simple == word or set(word) & {*'"$`!', chr(92)}
+        quoted.append(simple if is_literal else f'"{word}"')
+    return " ".join(quoted)

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +9,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from seglab.core.errors import quote_for_shell
+
 _LONGEST_NAME = 120  # file systems take 255 bytes
 
 
 def quote_value(text: str | Path) -> str:
     """Returns a value quoted so that Hydra reads it as one text, whatever characters it holds."""
     text = str(text)
-    if re.fullmatch(r"/[A-Za-z0-9_./+-]*", text):
+    if re.fullmatch(r"[A-Za-z0-9_.+-]*/[A-Za-z0-9_./+-]*", text):
         return text
     # Backslashes are doubled before a quote alone, the closing one too.
     text = re.sub(r"(\\*)'", lambda found: 2 * found[1] + "\\'", text)
@@ -25,11 +26,8 @@ def quote_value(text: str | Path) -> str:
 
 def format_command(key: str, folder: Path) -> str:
     """Returns the command of this process, with a folder for hydra.run.dir or hydra.sweep.dir."""
-    script, *arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
-    # Next to the other overrides: argparse takes none on both sides of an option.
-    positions = [i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")]
-    arguments.insert(positions[0] if positions else len(arguments), f"{key}={quote_value(folder)}")
-    return f"python {shlex.join([script, *arguments])}"
+    arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
+    return quote_for_shell("python", *arguments, f"{key}={quote_value(folder)}")
 
 
 def hydra_flags(config: DictConfig) -> list[str]:

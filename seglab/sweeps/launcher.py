@@ -1,7 +1,6 @@
 """Base of the launchers: plans the jobs of a sweep, runs each in a process, and logs a table."""
 
 import logging
-import shlex
 import time
 from abc import abstractmethod
 from collections import Counter
@@ -18,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from seglab.config import config_differences, resolve_config
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, quote_for_shell
 from seglab.core.files import lock_folder, read_csv, write_csv
 from seglab.core.logs import log_to_console
 from seglab.core.signals import Interrupts
@@ -195,7 +194,7 @@ class SweepLauncher(Launcher):
         counts = sorted(Counter(job.status for job in self.jobs).items())
         lines += [
             f"{len(self.jobs)} jobs: {', '.join(f'{n} {status}' for status, n in counts)}",
-            f"compare      python scripts/compare.py {shlex.quote(str(self.folder))}",
+            f"compare      {quote_for_shell('python', 'scripts/compare.py', self.folder)}",
         ]
         log.info("%s", "\n".join(lines))
         rows = [

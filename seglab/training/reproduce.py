@@ -1,7 +1,6 @@
 """Trains a finished run again and compares the two, value by value."""
 
 import logging
-import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -13,7 +12,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from seglab.core.errors import InputError, printable
+from seglab.core.errors import InputError, printable, quote_for_shell
 from seglab.core.files import read_csv, write_json
 from seglab.data.cache import default_dir, hash_files
 from seglab.data.datamodule import files_below
@@ -130,8 +129,7 @@ def _train_again(run: Run, out: Path) -> None:
     try:
         train(OmegaConf.create(_retraining_config(run, out)))
     except KeyboardInterrupt as error:
-        command = shlex.join(["scripts/reproduce.py", str(run.folder), "--out", str(out)])
-        raise type(error)(f"(to go on: python {command})") from error
+        raise type(error)(f"(to go on: {quote_for_shell('python', *sys.argv)})") from error
 
 
 def _compare_inputs(run: Run) -> dict[str, list[str]]:

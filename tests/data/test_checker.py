@@ -230,9 +230,9 @@ def test_masks_of_several_classes(script: Script, tmp_path: Path) -> None:
     write_tiny_classes(coloured, colours.split(","), n=6)
     ended = script("prepare_ph2", "--check", root, "--classes", names)
     assert ended.code == 0, ended.out
-    assert f"data=pairs data.root={root} 'data.classes=[{names}]' experiment" in ended.out
+    assert f'data=pairs data.root={root} "data.classes=[{names}]" experiment' in ended.out
     one = script("prepare_ph2", "--check", root, "--classes", "thing")
-    assert one.out.endswith("'data.classes=[thing]'\n")
+    assert one.out.endswith('"data.classes=[thing]"\n')
     more = ["--classes", names, "--colours", colours]
     assert script("prepare_ph2", "--check", coloured, *more).code == 0
     wrong = script("prepare_ph2", "--check", coloured, "--classes", names)

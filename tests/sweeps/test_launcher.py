@@ -181,7 +181,7 @@ def test_jobs_read_the_configs_that_the_sweep_reads(
     ("overrides", "message"),
     [
         (["seed=0,1", "no_such_key=1"], "no_such_key: unknown config key"),
-        (["seed=0,1", "model=nonsense"], "Could not find 'model/nonsense'"),
+        (["seed=0,1", "model=nonsense"], "model=nonsense: expected one of segnet"),
         (["--cfg", "job", "seed=0,1"], "Only one of --run, --multirun, --cfg"),
         (["seed=0,1", "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs=0: expected an integer"),
         (["seed=0,1", "hydra/launcher=basic"], "hydra/launcher: expected local"),

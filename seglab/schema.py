@@ -1,0 +1,59 @@
+"""Sections and keys of a config, with the types, limits and examples of their values."""
+
+import math
+
+TARGET_SECTIONS = ("data", "model", "task", "trainer", "callbacks", "logger")
+SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *TARGET_SECTIONS)
+SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
+
+# Arguments of Lightning's Trainer that `build` gives it.
+BUILT_ARGUMENTS = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
+
+# Key, type, least, greatest, whether null is a value too, and an example.
+NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
+    ("seed", int, 0, 2**63 - 1, False, 42),
+    ("data.size", int, 1, 2**14, False, 256),
+    ("data.batch_size", int, 1, math.inf, False, 32),
+    ("data.eval_batch_size", int, 1, math.inf, False, 1),
+    ("data.num_workers", int, 0, math.inf, False, 0),
+    ("data.seed", int, 0, 2**63 - 1, False, 42),
+    ("data.split.val", float, 0, 1, False, 0.1),
+    ("data.split.test", float, 0.001, 0.999, False, 0.1),
+    ("data.split.seed", int, 0, math.inf, False, 42),
+    ("data.split.fold", int, 0, math.inf, True, 0),
+    ("data.split.folds", int, 2, math.inf, False, 5),
+    ("task.threshold", float, 0.001, 0.999, False, 0.5),
+    ("task.encoder_lr_factor", float, 0, 1, False, 1),
+    ("trainer.max_epochs", int, 1, math.inf, False, 30),
+)
+# As NUMBERS, of keys that a config may have.
+OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
+    ("callbacks.ema.decay", float, 0, 0.9999, False, 0.99),
+    ("task.loss.alpha", float, 0, 1, False, 0.3),
+    ("task.loss.beta", float, 0, 1, False, 0.7),
+    ("task.loss.gamma", float, 0, 10, False, 2),
+    ("task.loss.lesion_weight", float, 0, 1000, False, 1),
+    ("task.loss.window", float, 0, 1, False, 0.1),
+    ("task.optimizer.lr", float, 0, math.inf, False, 0.001),
+    ("task.lr_scheduler.epochs", int, 1, math.inf, False, 30),
+    ("task.lr_scheduler.warmup", float, 0, 1, False, 0.1),
+)
+# run_dir comes first: others may be interpolated from it.
+PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
+TEXTS = {  # and examples
+    "name": "baseline",
+    "run_dir": "runs/a",
+    "monitor_mode": "max",
+    "data.root": "data/PH2Dataset",
+    "data.cache_dir": "/tmp/cache",
+}
+TARGETS = {  # and examples
+    "task.loss": "task.loss._target_=seglab.losses.bce_dice",
+    "task.optimizer": "task.optimizer._target_=torch.optim.AdamW",
+    "task.lr_scheduler": "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, "
+    "_partial_: true, epochs: 30}",
+}
+# Of Lightning's; the others change the type of the weights, which are float32 everywhere else.
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16, None)
+# Without those of data sets and networks; to find what a misspelt key may mean.
+KEYS = (*(key for key, *_ in (*NUMBERS, *OPTIONAL_NUMBERS)), *TEXTS, *TARGETS, "data.augment")
