@@ -1,12 +1,17 @@
 """Commands: answers without torch, errors as one line, exit codes."""
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from helpers.tiny import REPO
+from helpers.tiny import REPO, Ended, write_tiny_ph2
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, InstantiationException
 
 from seglab.cli.errors import find_input_error, one_line_errors
@@ -124,3 +129,50 @@ def test_a_closed_pipe_is_no_error() -> None:
     ended = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
     assert ended.stderr == ""
     assert ended.returncode in (0, 141)
+
+
+@pytest.fixture
+def seglab(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs the command `seglab` in this process, as its entry point does."""
+    scripts = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
+    module, function = scripts["seglab"].split(":")
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["/bin/seglab", *map(str, arguments)])
+        GlobalHydra.instance().clear()
+        code = 0
+        try:
+            getattr(importlib.import_module(module), function)()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+def test_seglab_runs_the_commands_of_scripts(seglab: Callable[..., Ended]) -> None:
+    config = seglab("train", "--cfg", "job", "data.size=77")
+    assert config.code == 0 and "\n  size: 77\n" in config.out
+    assert sys.argv[0] == str(REPO / "scripts" / "train.py")  # which sweeps start
+    listed = seglab("--help").out
+    for file in (REPO / "scripts").glob("*.py"):
+        if "seglab.cli.commands" in file.read_text():
+            assert f"  {file.stem}" in listed
+            assert seglab(file.stem, "--help").out
+    for wrong in ((), ("nothing",), ("check",), ("check", "data", "--show", -1)):
+        assert seglab(*wrong).code == 2
+
+
+def test_seglab_check_is_the_check_of_prepare(
+    seglab: Callable[..., Ended], script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    root, figure = write_tiny_ph2(tmp_path / "data", 3), tmp_path / "check.png"
+    ended = seglab("check", root, "--show", 2, "--figure", figure, "--size", 64)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"{root}: 3 good cases of layout ph2\n")
+    assert f"look at {figure}: 2 pairs" in ended.out and figure.exists()
+    assert ended.out.endswith(f" data=ph2 data.root={root} data.size=64\n")
+    options = ("--show", 2, "--figure", figure, "--size", 64)
+    assert script("prepare_ph2", "--check", root, *options).out == ended.out

@@ -1,6 +1,8 @@
 """Pictures of cases, predictions and curves, as arrays and as PNG files."""
 
 import io
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from seglab.core.files import write_atomic
 from seglab.data.classes import ONE_CLASS, Classes
+from seglab.inference.drawing import draw_contours
 
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
 HIT, FALSE_ALARM, MISS = (255, 255, 255), (230, 85, 60), (60, 125, 230)
 GAP = 4  # pixels between the tiles of a grid
+TILE = 400  # pixels of the longer edge of a picture with outlines, at most
 ERROR_LEGEND = "white: found, red: false alarm or wrong class, blue: missed"
 
 
@@ -72,20 +77,78 @@ def save_cases(
             axes[i, j].set_yticks([])
             if j == 0:
                 axes[i, j].set_ylabel(names[i], fontsize=8)
-    if legend.is_multiclass:
-        colours = [tuple(colour) for colour in (legend.palette / 255).tolist()]
-        figure.legend(
-            handles=[
-                Patch(facecolor=colour, edgecolor="black", label=name)
-                for name, colour in zip(legend.names, colours, strict=True)
-            ],
-            loc="outside upper center",
-            ncols=min(len(colours), 5),
-            fontsize=8,
-        )
+    _add_legend(figure, legend)
     if note:
         figure.supxlabel(note, fontsize=8)
     _save(figure, path)
+
+
+def save_outlines(
+    path: str | Path,
+    pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+    names: Sequence[str],
+    oddities: Sequence[str],
+    legend: Classes = ONE_CLASS,
+) -> None:
+    """Draws pictures in rows of four, each with the outline of its mask.
+
+    Args:
+        path: PNG to write.
+        pictures: Image, uint8 (H, W, 3), and mask, uint8 (H, W) of class numbers, of any sizes.
+        names: A line below each picture.
+        oddities: What is odd about each, below its name; its frame is red unless it is empty.
+        legend: Classes of the masks, whose colours are named above, if there are several.
+    """
+    columns = min(4, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    tallest = max(image.shape[0] / image.shape[1] for image, _ in pictures)
+    texts = [
+        "\n".join(line for text in lines for line in textwrap.wrap(text, 46))
+        for lines in zip(names, oddities, strict=True)
+    ]
+    height = 3 * tallest + 0.16 * max(text.count("\n") + 1 for text in texts) + 0.15
+    figure = Figure(
+        figsize=(3 * columns, height * rows + 0.3 * legend.is_multiclass), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(pictures) :]:
+        axis.set_axis_off()
+    for axis, (image, mask), text, odd in zip(axes, pictures, texts, oddities, strict=False):
+        small, small_mask = _shrink(image, mask)
+        width = math.ceil(max(small_mask.shape) / 200)
+        axis.imshow(draw_contours(small, small_mask, legend, width))
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_xlabel(text, fontsize=8, parse_math=False, color="firebrick" if odd else "black")
+        axis.spines[:].set(color="firebrick" if odd else "black", linewidth=2 if odd else 0.5)
+    _add_legend(figure, legend)
+    _save(figure, path)
+
+
+def _shrink(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shrinks image and mask to a tile; a lesion of one pixel stays."""
+    step = math.ceil(max(mask.shape) / TILE)
+    if step == 1:
+        return image, mask
+    small = np.asarray(Image.fromarray(image).reduce(step))
+    starts = [range(0, length, step) for length in mask.shape]
+    return small, np.maximum.reduceat(np.maximum.reduceat(mask, starts[0], 0), starts[1], 1)
+
+
+def _add_legend(figure: Figure, classes: Classes) -> None:
+    """Names the colours of several classes above a figure."""
+    if not classes.is_multiclass:
+        return
+    colours = [tuple(colour) for colour in (classes.palette / 255).tolist()]
+    figure.legend(
+        handles=[
+            Patch(facecolor=colour, edgecolor="black", label=name)
+            for name, colour in zip(classes.names, colours, strict=True)
+        ],
+        loc="outside upper center",
+        ncols=min(len(colours), 5),
+        fontsize=8,
+    )
 
 
 def save_curves(path: str | Path, rows: Sequence[Mapping[str, Any]], monitor: str) -> None:

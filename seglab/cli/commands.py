@@ -10,10 +10,9 @@ import logging
 import os
 import shutil
 import sys
-from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.errors import InputError, quote_for_shell
+from seglab.core.errors import InputError
 
 
 @one_line_errors
@@ -189,75 +188,6 @@ def reproduce() -> None:
     from seglab.training.reproduce import reproduce
 
     sys.exit(reproduce(**args))
-
-
-@one_line_errors
-def prepare() -> None:
-    """Download or unpack PH2 if it is missing, and check every case of a data set.
-
-    The exit code is 1 if any case is bad.
-    """
-    from seglab.core.files import write_json
-    from seglab.data.checker import check_data
-    from seglab.data.classes import ONE_CLASS, make_classes
-    from seglab.data.download import URL
-    from seglab.runs.overrides import quote_value
-
-    parser = argparse.ArgumentParser(
-        description="Gets PH2 ready, or checks any data set:\n"
-        "python scripts/prepare_ph2.py [ARCHIVE or FOLDER] [--out DIR] [--url URL] [--json FILE]\n"
-        "python scripts/prepare_ph2.py --check ROOT [--classes A,B,C [--colours '#..,#..']]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    source = parser.add_mutually_exclusive_group()
-    text = "PH2Dataset.rar, or a folder that is only checked; without it, PH2 is downloaded"
-    source.add_argument("source", metavar="ARCHIVE or FOLDER", nargs="?", help=text)
-    source.add_argument("--check", metavar="ROOT", help="only check a data set of any layout")
-    add("--classes", metavar="A,B,C", help="with --check: class names, background first")
-    add("--colours", metavar="'#..,#..'", help="of the classes in masks; default: class numbers")
-    add("--out", default="data/PH2Dataset", help="where to unpack (%(default)s)")
-    add("--url", default=URL, help="where to download from (%(default)s)")
-    add("--json", metavar="FILE", help="also write the result to a JSON file")
-    args = parser.parse_args()
-    if args.colours is not None and args.classes is None:
-        parser.error("--colours are those of --classes, which is missing")
-
-    classes, options = ONE_CLASS, list[str]()
-    if args.classes is not None:
-        names, colours = (text and text.split(",") for text in (args.classes, args.colours))
-        classes = make_classes(names, colours, "--")
-        options.append(f"data.classes=[{args.classes}]")
-        options += ["experiment=classes"] if classes.is_multiclass else []
-        if classes.colours is not None:
-            options.append(f"data.colours={[*classes.colours]}")
-    root = _get_data(args.source, args.check, Path(args.out), args.url)
-    report = check_data(root, classes)
-    print(report)
-    if args.json is not None:
-        write_json(args.json, report.to_json())
-    if report.errors:
-        sys.exit(1)
-    data = (f"data={report.layout}", f"data.root={quote_value(root)}", *options)
-    print(f"use it: {quote_for_shell('python', 'scripts/train.py', *data)}")
-
-
-def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Path:
-    """Return the folder of a data set; PH2 is downloaded and unpacked to `out` if necessary."""
-    from seglab.data.download import download, is_web_page, unpack_ph2
-
-    if check is not None:
-        return Path(check)
-    if source is not None and Path(source).is_dir():
-        return Path(source)
-    if source is not None:
-        unpack_ph2(source, out)
-    elif not out.exists():
-        archive = out.with_name("PH2Dataset.rar")
-        if not archive.exists() or is_web_page(archive):
-            download(url, archive)
-        unpack_ph2(archive, out)
-    return out
 
 
 def _make_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:

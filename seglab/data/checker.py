@@ -34,7 +34,7 @@ def check_data(root: str | Path, classes: Classes = ONE_CLASS, size: int = 256) 
             scan.cases.append(case)
             checks[case.id] = check
             if check.oddities:
-                scan.oddities[case.id] = [oddity.verb_phrase for oddity in check.oddities]
+                scan.oddities[case.id] = [oddity.what for oddity in check.oddities]
         if small is not None:
             thumbnails[case.id] = small
     scan.warnings += describe_checks(checks, classes, size) if checks else []

@@ -18,22 +18,19 @@ MIN_TEST_CASES = 10
 
 
 class Oddity(NamedTuple):
-    """What is odd about a mask, in words that masks share.
+    """What is odd about a mask, in words that masks share: 'N of M masks are ...'."""
 
-    `verb_phrase` follows 'N of M masks'; `advice` says what to do.
-    """
-
-    verb_phrase: str
-    advice: str
+    what: str
+    advice: str  # what to do
 
 
-EMPTY = Oddity("are empty (background at every pixel)", "see whether that is right")
-FULL = Oddity("are full (one class at every pixel)", "see whether that is right")
+EMPTY = Oddity("empty (background at every pixel)", "see whether that is right")
+FULL = Oddity("full (one class at every pixel)", "see whether that is right")
 INVERTED = Oddity(
-    "are lesion in the corners more than in the middle, as if inverted", "see whether that is right"
+    "as if inverted (more lesion in the corners than in the middle)", "see whether that is right"
 )
 TURNED = Oddity(
-    "have another EXIF orientation than their image",
+    "of another EXIF orientation than the image",
     "see whether they fit; where a mask was drawn on the stored pixels, remove the orientation tag",
 )
 
@@ -74,12 +71,13 @@ def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None
         oddities.append(INVERTED)
     if mask.any() and not small.any():
         size = f"data.size={len(small)}"
-        oddities.append(Oddity(f"lose their whole lesion at {size}", "raise data.size"))
+        oddities.append(Oddity(f"without their lesion at {size}", "raise data.size"))
     if _fits_either_way(case, mask):
         oddities.append(TURNED)
     if note is not None:
         oddities.append(Oddity(note, "see whether that is right"))
-    return CaseCheck(np.flatnonzero(np.bincount(small.ravel())).tolist(), oddities)
+    present = [number for number in range(small.max() + 1) if (small == number).any()]
+    return CaseCheck(present, oddities)
 
 
 def _fits_either_way(case: Case, mask: np.ndarray) -> bool:
@@ -102,7 +100,7 @@ def describe_checks(checks: Mapping[str, CaseCheck], classes: Classes, size: int
         for oddity in check.oddities:
             ids[oddity].append(id)
     warnings = [
-        f"{len(found)} of {len(checks)} masks {what}: {name_some(found)}; {advice}"
+        f"{len(found)} of {len(checks)} masks are {what}: {name_some(found)}; {advice}"
         for (what, advice), found in ids.items()
     ]
     if classes.is_multiclass:  # of one class, the oddities say it

@@ -11,7 +11,9 @@ CONTOUR, OUTSIDE = (0, 255, 255), (0, 0, 0)
 _EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
 
 
-def draw_contours(image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CLASS) -> np.ndarray:
+def draw_contours(
+    image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CLASS, width: int | None = None
+) -> np.ndarray:
     """Draw the contours of a mask into its image: a bright line with a dark edge outside.
 
     Args:
@@ -19,11 +21,12 @@ def draw_contours(image: np.ndarray, mask: np.ndarray, classes: Classes = ONE_CL
         mask: Class numbers, uint8 (H, W); each class is outlined in its colour, in the binary case
             in `CONTOUR`.
         classes: Classes of the mask.
+        width: Of the line and of its edge, in pixels; by default in proportion to the image.
 
     Returns:
         uint8 (H, W, 3).
     """
-    width = max(1, round(max(mask.shape) / 500))
+    width = width or max(1, round(max(mask.shape) / 500))
     palette = classes.palette if classes.is_multiclass else np.array([OUTSIDE, CONTOUR])
     regions = {number: mask == number for number in classes.foreground}
     out = image.copy()

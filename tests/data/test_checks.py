@@ -74,7 +74,7 @@ def test_masks_without_meaning_are_counted_and_named(
         "7 of 12 masks are empty (background at every pixel): p00, p01, p02, p03, p04 and 2 more; "
         "see whether that is right",
         "1 of 12 masks are full (one class at every pixel): p07; see whether that is right",
-        "1 of 12 masks are lesion in the corners more than in the middle, as if inverted: p08; "
+        "1 of 12 masks are as if inverted (more lesion in the corners than in the middle): p08; "
         "see whether that is right",
     ]
     root = tmp_path / "data"
@@ -107,7 +107,7 @@ def test_a_lesion_lost_at_network_size_is_counted(
     root = tmp_path / "data"
     (line,) = [w for w in check_data(root, size=32).warnings if "data.size" in w]
     assert (
-        line == "2 of 12 masks lose their whole lesion at data.size=32: p00, p01; raise data.size"
+        line == "2 of 12 masks are without their lesion at data.size=32: p00, p01; raise data.size"
     )
     assert line in warnings_of_train(root, caplog, 32)
     assert not any("data.size" in warning for warning in check_data(root, size=320).warnings)
@@ -203,7 +203,7 @@ def test_a_note_of_the_reader_is_told(tmp_path: Path, masks: list[Path]) -> None
     mask = np.zeros((20, 27), np.uint8)
     mask[8:12, 8:12] = 1
     checks = {
-        "a": check_case(case, mask, mask, "are read in a way"),
+        "a": check_case(case, mask, mask, "read in a way"),
         "b": check_case(case, mask, mask, None),
     }
     (line,) = describe_checks(checks, ONE_CLASS, 32)

@@ -1,0 +1,41 @@
+"""Figure of pairs as they are read, to look at before training."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from seglab.analysis.figures import save_outlines
+from seglab.data.cases import Case, read_pair
+from seglab.data.layouts import Scan
+
+
+def draw_check(path: str | Path, scan: Scan, n: int) -> int:
+    """Draws up to n of the good cases of a checked data set, and returns their number.
+
+    Odd cases come first, in turns of what is odd about them; the others are evenly picked.
+    """
+    cases = choose_cases(scan.cases, scan.oddities, n)
+    if cases:
+        pictures = [read_pair(case) for case in cases]
+        names = [case.id for case in cases]
+        oddities = ["; ".join(scan.oddities.get(id, [])) for id in names]
+        save_outlines(path, pictures, names, oddities, cases[0].classes)
+    return len(cases)
+
+
+def choose_cases(cases: Sequence[Case], oddities: Mapping[str, list[str]], n: int) -> list[Case]:
+    """Chooses up to n cases, the odd ones first."""
+    by_oddity = defaultdict(list)
+    for case in cases:
+        by_oddity[tuple(oddities.get(case.id, ()))].append(case)
+    regular = by_oddity.pop((), [])
+    layers = zip_longest(*(_spread(group, n) for group in by_oddity.values()))
+    odd = [case for case in chain.from_iterable(layers) if case is not None][:n]
+    return odd + _spread(regular, n - len(odd))
+
+
+def _spread(cases: Sequence[Case], n: int) -> list[Case]:
+    """Picks up to n cases at even distances."""
+    n = min(n, len(cases))
+    return [cases[(2 * i + 1) * len(cases) // (2 * n)] for i in range(n)]

@@ -1,0 +1,114 @@
+"""Commands that check a data set; `prepare` gets PH2 first."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from seglab.cli.errors import one_line_errors
+from seglab.core.errors import quote_for_shell
+
+SIZE = 256  # as in conf/data/default.yaml
+
+
+@one_line_errors
+def check() -> None:
+    """Check every case of a data set. The exit code is 1 if any case is bad."""
+    parser = argparse.ArgumentParser(
+        description="Lists what is wrong with a data set, and what is odd, and draws what is read."
+    )
+    parser.add_argument("root", metavar="ROOT", help="folder of a data set of any layout")
+    args = _parse(parser)
+    _check(Path(args.root), args)
+
+
+@one_line_errors
+def prepare() -> None:
+    """Download or unpack PH2 if it is missing, and check it as `check` does."""
+    from seglab.data.download import URL
+
+    parser = argparse.ArgumentParser(
+        description="Gets PH2 ready, or checks any data set:\n"
+        "python scripts/prepare_ph2.py [ARCHIVE or FOLDER] [--out DIR] [--url URL] [--json FILE]\n"
+        "python scripts/prepare_ph2.py --check ROOT [--show N] [--classes A,B,C]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group()
+    text = "PH2Dataset.rar, or a folder that is only checked; without it, PH2 is downloaded"
+    source.add_argument("source", metavar="ARCHIVE or FOLDER", nargs="?", help=text)
+    source.add_argument("--check", metavar="ROOT", help="only check a data set of any layout")
+    add("--out", default="data/PH2Dataset", help="where to unpack (%(default)s)")
+    add("--url", default=URL, help="where to download from (%(default)s)")
+    args = _parse(parser)
+    _check(_get_data(args.source, args.check, Path(args.out), args.url), args)
+
+
+def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line, with the options of a check."""
+    add = parser.add_argument
+    add("--show", metavar="N", type=int, default=0, help="draw N pairs, odd ones first")
+    add("--figure", metavar="FILE", default="check.png", help="of --show (%(default)s)")
+    text = "data.size of the training, at which small lesions may vanish (%(default)s)"
+    add("--size", metavar="N", type=int, default=SIZE, help=text)
+    add("--classes", metavar="A,B,C", help="class names, background first; default: lesion")
+    add("--colours", metavar="'#..,#..'", help="of the classes in masks; default: class numbers")
+    add("--json", metavar="FILE", help="also write the result to a JSON file")
+    args = parser.parse_args()
+    if args.colours is not None and args.classes is None:
+        parser.error("--colours are those of --classes, which is missing")
+    for name, least in (("show", 0), ("size", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name}: expected an integer of at least {least}")
+    return args
+
+
+def _check(root: Path, args: argparse.Namespace) -> None:
+    """Print what is wrong with a data set, and how to train on it."""
+    from seglab.core.files import write_json
+    from seglab.data.checker import check_data
+    from seglab.data.classes import ONE_CLASS, make_classes
+    from seglab.runs.overrides import quote_value
+
+    classes, options = ONE_CLASS, list[str]()
+    if args.classes is not None:
+        names, colours = (text and text.split(",") for text in (args.classes, args.colours))
+        classes = make_classes(names, colours, "--")
+        options.append(f"data.classes=[{args.classes}]")
+        options += ["experiment=classes"] if classes.is_multiclass else []
+        if classes.colours is not None:
+            options.append(f"data.colours={[*classes.colours]}")
+    scan = check_data(root, classes, args.size)
+    print(scan)
+    if args.json is not None:
+        write_json(args.json, scan.to_json())
+    if args.show:
+        from seglab.analysis.check_figure import draw_check
+
+        n = draw_check(args.figure, scan, args.show)
+        print(
+            f"look at {args.figure}: {n} pairs, outlined as they are read" if n else "none to draw"
+        )
+    if scan.errors:
+        sys.exit(1)
+    if args.size != SIZE:
+        options.append(f"data.size={args.size}")
+    data = (f"data={scan.layout}", f"data.root={quote_value(root)}", *options)
+    print(f"use it: {quote_for_shell('python', 'scripts/train.py', *data)}")
+
+
+def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Path:
+    """Return the folder of a data set; PH2 is downloaded and unpacked to `out` if necessary."""
+    from seglab.data.download import download, is_web_page, unpack_ph2
+
+    if check is not None:
+        return Path(check)
+    if source is not None and Path(source).is_dir():
+        return Path(source)
+    if source is not None:
+        unpack_ph2(source, out)
+    elif not out.exists():
+        archive = out.with_name("PH2Dataset.rar")
+        if not archive.exists() or is_web_page(archive):
+            download(url, archive)
+        unpack_ph2(archive, out)
+    return out
