@@ -52,6 +52,8 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     add("--size", metavar="N", type=int, default=SIZE, help=text)
     add("--classes", metavar="A,B,C", help="class names, background first; default: lesion")
     add("--colours", metavar="'#..,#..'", help="of the classes in masks; default: class numbers")
+    text = "as data.find_duplicates=false: do not look for nearly equal pictures"
+    add("--no-duplicates", action="store_true", help=text)
     add("--json", metavar="FILE", help="also write the result to a JSON file")
     args = parser.parse_args()
     if args.colours is not None and args.classes is None:
@@ -77,7 +79,9 @@ def _check(root: Path, args: argparse.Namespace) -> None:
         options += ["experiment=classes"] if classes.is_multiclass else []
         if classes.colours is not None:
             options.append(f"data.colours={[*classes.colours]}")
-    scan = check_data(root, classes, args.size)
+    if args.no_duplicates:
+        options.append("data.find_duplicates=false")
+    scan = check_data(root, classes, args.size, find_duplicates=not args.no_duplicates)
     print(scan)
     if args.json is not None:
         write_json(args.json, scan.to_json())

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from seglab.core.errors import InputError
+from seglab.core.files import hash_file
 from seglab.data.cases import Case, check_sizes, with_classes
 from seglab.data.checks import CaseCheck, check_case, describe_checks
 from seglab.data.classes import ONE_CLASS, Classes
-from seglab.data.duplicates import same_pictures, thumbnail
+from seglab.data.duplicates import equal_files, same_pictures, thumbnail
 from seglab.data.images import read_image
 from seglab.data.layouts import Scan, scan_cases
 from seglab.data.masks import decode_mask
@@ -17,11 +18,17 @@ from seglab.data.resizing import mask_to_network_size
 from seglab.data.threads import map_in_threads
 
 
-def check_data(root: str | Path, classes: Classes = ONE_CLASS, size: int = 256) -> Scan:
+def check_data(
+    root: str | Path,
+    classes: Classes = ONE_CLASS,
+    size: int = 256,
+    find_duplicates: bool = True,
+) -> Scan:
     """Reads every image and every mask of a data set of any layout, with masks of these classes.
 
     Returns the cases without an error and everything that is wrong, with the warnings that
-    training at `data.size` = `size` gives. Raises an InputError if there is no data set.
+    training at `data.size` = `size` gives, and nearly equal pictures as `data.find_duplicates`
+    says. Raises an InputError if there is no data set.
     """
     scan = scan_cases(root)
     cases = with_classes(scan.cases, classes)
@@ -36,9 +43,9 @@ def check_data(root: str | Path, classes: Classes = ONE_CLASS, size: int = 256) 
             if check.oddities:
                 scan.oddities[case.id] = [oddity.what for oddity in check.oddities]
         if small is not None:
-            thumbnails[case.id] = small
+            thumbnails[case] = small
     scan.warnings += describe_checks(checks, classes, size) if checks else []
-    scan.warnings += _find_duplicates(thumbnails)
+    scan.warnings += _find_duplicates(thumbnails, find_duplicates)
     return scan
 
 
@@ -60,15 +67,18 @@ def _check_files(case: Case, size: int) -> tuple[list[str], CaseCheck | None, np
     return errors, check, None if image is None else thumbnail(image)
 
 
-def _find_duplicates(thumbnails: dict[str, np.ndarray]) -> list[str]:
-    """Warns of cases of the same picture, as splits compare them, from thumbnails by case id."""
+def _find_duplicates(thumbnails: dict[Case, np.ndarray], find_nearly_equal: bool) -> list[str]:
+    """Warns of cases of the same picture, as splits compare them, from thumbnails by case."""
+    if find_nearly_equal:
+        groups = same_pictures(np.array([*thumbnails.values()]))
+        text = (
+            "their pictures are the same, or nearly, perhaps turned or mirrored; keep one, or leave "
+            "it to splits; if they differ, set data.find_duplicates=false (here: --no-duplicates)"
+        )
+    else:
+        groups = equal_files([hash_file(case.image) for case in thumbnails])
+        text = "their image files are equal; keep one, or leave it to splits"
     ids_by_group = defaultdict(list)
-    groups = same_pictures(np.array([*thumbnails.values()]))
-    for id, group in zip(thumbnails, groups, strict=True):
-        ids_by_group[group].append(id)
-    return [
-        f"{', '.join(ids)}: their pictures are the same, or nearly, perhaps turned or mirrored; "
-        "keep one, or leave it to splits"
-        for ids in ids_by_group.values()
-        if len(ids) > 1
-    ]
+    for case, group in zip(thumbnails, groups, strict=True):
+        ids_by_group[group].append(case.id)
+    return [f"{', '.join(ids)}: {text}" for ids in ids_by_group.values() if len(ids) > 1]

@@ -18,6 +18,7 @@ from seglab.data.cache import Cache, open_cache
 from seglab.data.cases import Case, with_classes
 from seglab.data.checks import describe_checks, describe_split
 from seglab.data.classes import ONE_CLASS, make_classes
+from seglab.data.duplicates import equal_files
 from seglab.data.splits import Split, load_split, make_split
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class SegmentationDataModule(LightningDataModule):
         seed: Seed of the order of training batches and of augmentation.
         classes: Names of the classes, as in `seglab.data.classes.Classes`.
         colours: Colours of several classes in mask files, as in `Classes`.
+        find_duplicates: Whether nearly equal pictures count as the same one in splits, as in
+            `same_pictures`; if not, only image files of equal content do.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class SegmentationDataModule(LightningDataModule):
         seed: int,
         classes: Sequence[str] = ONE_CLASS.names,
         colours: Sequence[str] | None = None,
+        find_duplicates: bool = True,
     ) -> None:
         super().__init__()
         if not callable(cases):
@@ -99,6 +103,7 @@ class SegmentationDataModule(LightningDataModule):
         self.augment = augment
         self.num_workers = num_workers
         self.seed = seed
+        self.find_duplicates = find_duplicates
         self.cases: list[Case] = []
         self.cache: Cache
         self.split: Split
@@ -109,12 +114,15 @@ class SegmentationDataModule(LightningDataModule):
             return
         cases = with_classes(self.read_cases(self.root), self.classes)
         self.cache = open_cache(cases, self.size, self.cache_dir)
+        groups = self.cache.groups
+        if not self.find_duplicates:
+            groups = equal_files([self.cache.files[case.image] for case in cases])
         settings = dict(self.split_settings)
         file = settings.pop("file")
         if file is None:
-            self.split = make_split(cases, self.cache.groups, self.cache.sha256, **settings)
+            self.split = make_split(cases, groups, self.cache.sha256, **settings)
         else:
-            self.split = load_split(file, cases, self.cache.groups, self.cache.sha256)
+            self.split = load_split(file, cases, groups, self.cache.sha256)
         for warning in self.split.warnings:
             log.warning("%s", warning)
         self.cases = cases

@@ -1,5 +1,7 @@
 """Finds equal and nearly equal pictures."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -43,6 +45,12 @@ def same_pictures(thumbnails: np.ndarray) -> list[int]:
             for i, j in np.argwhere(same):
                 merge_groups(group, block.start + i, other.start + j)
     return group.tolist()
+
+
+def equal_files(sha256: Sequence[str]) -> list[int]:
+    """Groups files of equal content by their hashes, numbered as by `same_pictures`."""
+    first: dict[str, int] = {}
+    return [first.setdefault(content, i) for i, content in enumerate(sha256)]
 
 
 def merge_groups(group: np.ndarray, i: int, j: int) -> None:

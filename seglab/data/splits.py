@@ -117,7 +117,8 @@ def make_split(
     if not split.train or not split.test or (fold is not None and len(sequence) < folds):
         raise InputError(
             f"{len(cases)} cases are too few, {len(sequence)} with those of one picture or patient "
-            f"counted once, for {protocol}; add cases or change data.split"
+            f"counted once, for {protocol}; add cases or change data.split, or set "
+            "data.find_duplicates=false if pictures are wrongly taken for the same"
         )
     warning = _describe_sizes(split, {"val": n_val, "test": n_test}, max(sequence, key=len))
     return replace(split, warnings=(warning,)) if warning else split
@@ -155,7 +156,8 @@ def load_split(
             if other_subset != subset:
                 raise InputError(
                     f"{path}: {other} in '{other_subset}' and {id} in '{subset}' are of the same "
-                    "picture, or nearly, or of the same patient; move both to one side"
+                    "picture, or nearly, or of the same patient; move both to one side, or set "
+                    "data.find_duplicates=false if the pictures differ"
                 )
     return replace(split, sha256={id: sha256[id] for id in sorted(seen)})
 
@@ -277,7 +279,8 @@ def _describe_sizes(split: Split, wanted: dict[str, float], largest: list[Case])
         f"{name_some([case.id for case in largest])}): "
         f"{', '.join(f'{size} {subset}' for subset, size in sizes.items())}, where "
         f"{' and '.join(f'{count:.3g} {subset}' for subset, count in wanted.items())} were asked "
-        "for; choose other shares or folds, or name a split of your own with data.split.file"
+        "for; choose other shares or folds, name a split of your own with data.split.file, or set "
+        "data.find_duplicates=false if pictures are wrongly taken for the same"
     )
 
 

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from scipy.ndimage import gaussian_filter
 from seglab.core.errors import InputError
 from seglab.core.files import write_json
 from seglab.data.cache import open_cache
+from seglab.data.checker import check_data
+from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.duplicates import same_pictures, thumbnail
 from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
@@ -122,6 +125,42 @@ def test_planted_copies_are_kept_together(tmp_path: Path) -> None:
         write_json(path, {"train": ["case0", "case1"], "test": [id]})
         with pytest.raises(InputError, match=f"{id} in 'test' are of the same picture"):
             load_split(path, cases, cache.groups, cache.sha256)
+
+
+def test_finding_duplicates_can_be_switched_off(tmp_path: Path) -> None:
+    """Then only files of equal content are kept together; every message names the key."""
+    root, size = tmp_path / "data", (64, 48)
+    for subfolder in ("images", "masks"):
+        (root / subfolder).mkdir(parents=True)
+    for i in range(10):
+        Image.new("1", size).save(root / "masks" / f"c{i}.png")
+        # One picture, in nine files; c8 and c9 are equal files.
+        copy = Image.fromarray(picture(0)).resize(size)
+        copy.save(root / "images" / f"c{i}.jpg", quality=80 + min(i, 8))
+    split = {"val": 0.2, "test": 0.3, "seed": 0, "fold": None, "folds": 5, "file": None}
+
+    def load(**options: Any) -> SegmentationDataModule:
+        data = SegmentationDataModule(
+            find_cases, str(root), 32, 2, 2, str(tmp_path / "cache"), split, None, 0, 0, **options
+        )
+        data.setup()
+        return data
+
+    with pytest.raises(InputError, match=r"too few.*data.find_duplicates=false"):
+        load()
+    for split["seed"] in range(8):
+        found = load(find_duplicates=False).split
+        assert any({"c8", "c9"} <= set(part) for part in (found.train, found.val, found.test))
+        assert (len(found.train), len(found.val), len(found.test)) in ((5, 1, 4), (6, 1, 3))
+    write_json(tmp_path / "split.json", {"train": ["c0", "c8"], "test": ["c1"]})
+    split["file"] = str(tmp_path / "split.json")
+    with pytest.raises(InputError, match=r"same picture.*data.find_duplicates=false"):
+        load()
+    assert load(find_duplicates=False).split.test == ["c1"]
+    (warning,) = [w for w in check_data(root).warnings if "--no-duplicates" in w]
+    assert "data.find_duplicates=false" in warning and warning.startswith("c0, c1, c2")
+    (warning,) = [w for w in check_data(root, find_duplicates=False).warnings if "equal" in w]
+    assert warning.startswith("c8, c9: their image files are equal")
 
 
 def test_blank_pictures_differ_by_brightness() -> None:
