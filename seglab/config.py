@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from seglab.core.annotations import check_types
 from seglab.core.errors import InputError, check_number, quote_for_shell
+from seglab.core.files import expand_user
 from seglab.data.classes import Classes, make_classes
 from seglab.metrics.scores import network_metric_names
 from seglab.schema import (
@@ -52,6 +54,19 @@ INFERENCE_KEYS = tuple(asdict(DEFAULT_INFERENCE))
 OmegaConf.register_new_resolver(
     "len", lambda value: len(value) if isinstance(value, ListConfig) else None, replace=True
 )
+
+
+def default_cache_dir() -> str:
+    """Returns SEGLAB_CACHE, or a folder among the user's caches, or among temporary files."""
+    caches = expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    existing = next(folder for folder in (caches, *caches.parents) if folder.exists())
+    is_writable = existing.is_dir() and os.access(existing, os.W_OK)
+    if not (caches.is_absolute() and is_writable):  # such as without a home
+        caches = Path(tempfile.gettempdir())
+    return os.environ.get("SEGLAB_CACHE") or str(caches / "seglab")
+
+
+OmegaConf.register_new_resolver("default_cache_dir", default_cache_dir, replace=True)
 
 
 def read_inference(stored: Any, file: str | Path) -> Inference:
@@ -175,8 +190,7 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    # Of a user that is not there, unlike pathlib's, it leaves the name.
-    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
+    return str(expand_user(path).absolute())
 
 
 def is_encoder_unet(model: Mapping[str, Any]) -> bool:

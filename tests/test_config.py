@@ -283,3 +283,27 @@ def test_the_baseline_has_the_recipes_settings() -> None:
 def test_groups_can_be_left_out(without: str) -> None:
     config = check_config(composed(without))
     assert not config[without.strip("~").partition("=")[0]]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SEGLAB_CACHE": "caches", "HOME": "FOLDER"}, "caches"),
+        ({"SEGLAB_CACHE": "", "HOME": "FOLDER"}, "FOLDER/.cache/seglab"),
+        ({"XDG_CACHE_HOME": "FOLDER/xdg"}, "FOLDER/xdg/seglab"),
+        ({"XDG_CACHE_HOME": "", "HOME": "FOLDER"}, "FOLDER/.cache/seglab"),
+        ({"HOME": "/dev/null"}, "FOLDER/tmp/seglab"),
+        ({"HOME": "~"}, "FOLDER/tmp/seglab"),  # as where there is neither HOME nor a user's entry
+    ],
+)
+def test_the_cache_is_in_a_folder_that_can_be_written(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("SEGLAB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.replace("FOLDER", str(tmp_path)))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    cache_dir = composed("data=synthetic").data.cache_dir
+    assert cache_dir == expected.replace("FOLDER", str(tmp_path))

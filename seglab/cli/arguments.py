@@ -1,6 +1,5 @@
 """Command line of train.py, before Hydra reads it: quotes paths, names what is no override."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from seglab.core.errors import InputError, quote_for_shell
+from seglab.core.files import expand_user
 from seglab.runs.overrides import quote_value
 from seglab.schema import PATHS
 
@@ -49,7 +49,7 @@ def _prepare_override(argument: str) -> str:
         return argument
     if not text:
         raise InputError(f"{argument}: expected a path, such as {key}=folder/name")
-    home = os.path.expanduser("~").rstrip("/")  # noqa: PTH111
+    home = str(expand_user("~")).rstrip("/")
     text = re.sub(r"(?<![^,'\"])~(?=/|$)", lambda _: home, text)  # one path, or several of a sweep
     try:
         value = OverridesParser.create().parse_override(f"{key}={text}").value()

@@ -18,6 +18,11 @@ from seglab.core.errors import InputError
 PARTIAL = ".partial"
 
 
+def expand_user(path: str | Path) -> Path:
+    """Returns a path with the home folder for ~; of a user that is not there the name stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
     """Writes a file beside `path`, then renames it: a reader sees the old file or the new one.
 

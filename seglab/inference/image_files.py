@@ -1,22 +1,26 @@
 """Finds images, and gives each a name for its outputs."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, name_some
+from seglab.core.files import expand_user
 from seglab.data.images import SUFFIXES
-from seglab.inference.manifest import KINDS
+from seglab.inference.manifest import KINDS, MANIFEST
+
+log = logging.getLogger(__name__)
 
 
-def find_images(images: Sequence[str | Path], out: str | Path | None = None) -> dict[str, Path]:
+def find_images(images: Sequence[str | Path]) -> dict[str, Path]:
     """Find images, and name their outputs.
 
     Args:
         images: Files, of any suffix; and folders, whose images with one of
-            `seglab.data.images.SUFFIXES` are taken at any depth, hidden ones left out.
-        out: The folder that `predict` writes to. Outputs in it are not taken for images.
+            `seglab.data.images.SUFFIXES` are taken at any depth, hidden ones and what `predict`
+            has written left out.
 
     Returns:
         Files by name: the path below the folder that all share, without suffix; with suffix where
@@ -25,10 +29,9 @@ def find_images(images: Sequence[str | Path], out: str | Path | None = None) -> 
     Raises:
         InputError: There is no image, or two have the same name for the file system.
     """
-    output_folders = set() if out is None else {Path(out, kind).resolve() for kind in KINDS}
     folders, files = set[Path](), set[Path]()
     for given in images:
-        path = Path(os.path.abspath(given))  # noqa: PTH100
+        path = Path(os.path.abspath(expand_user(given)))  # noqa: PTH100
         if path.is_dir():
             folders.add(path)
             files |= {
@@ -43,11 +46,21 @@ def find_images(images: Sequence[str | Path], out: str | Path | None = None) -> 
             files.add(path)
         else:
             raise InputError(f"{given}: not there; expected an image or a folder")
-    files = {file for file in files if output_folders.isdisjoint(file.resolve().parents)}
-    if not files:
+    written = {folder for folder in {f.parent for f in files} if _is_output(folder.resolve())}
+    outputs = {file for file in files if file.parent in written}
+    if outputs:
+        names = name_some(sorted(outputs), 1)
+        log.info("left out, as predict.py has written them: %s", names)
+    if not files - outputs:
         given = ", ".join(map(str, images))
         raise InputError(f"{given}: no image in it ({', '.join(SUFFIXES)})")
-    return _name_files(files, os.path.commonpath(folders))
+    return _name_files(files - outputs, os.path.commonpath(folders))
+
+
+def _is_output(folder: Path) -> bool:
+    """Whether `predict` has written what is in a folder, by the manifest beside masks and so on."""
+    folders = (f for f in (folder, *folder.parents) if f.name in KINDS)
+    return any((f.parent / MANIFEST).is_file() for f in folders)
 
 
 def _name_files(files: set[Path], root: str) -> dict[str, Path]:

@@ -12,7 +12,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from seglab.core.errors import InputError
-from seglab.core.files import hash_file, lock_folder, remove_partial, write_atomic, write_csv
+from seglab.core.files import (
+    expand_user,
+    hash_file,
+    lock_folder,
+    remove_partial,
+    write_atomic,
+    write_csv,
+)
 from seglab.data.images import read_image
 from seglab.inference.drawing import cut_out, draw_contours
 from seglab.inference.image_files import find_images
@@ -66,9 +73,9 @@ def predict(
         InputError: A network cannot be read, there is no image, or `overwrite` is needed.
         OSError: A file cannot be written.
     """
-    out = Path(out)
+    out = expand_user(out)
     refuse_run_files(out)
-    files = find_images(images, out)
+    files = find_images(images)
     model = ensemble([open_model(path, trust, **inference) for path in paths])
     kinds = {MASKS, *extras, *([] if background is None else [CUTOUTS])}
     settings = {
@@ -76,9 +83,9 @@ def predict(
         "threshold": model.threshold,
         "inference": asdict(model.inference),
         "outputs": sorted(kinds),
-        "background": None if background is None else _hash_image(Path(background)),
+        "background": None if background is None else _hash_image(expand_user(background)),
     }
-    behind = None if background is None else read_image(background)
+    behind = None if background is None else read_image(expand_user(background))
 
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"
     counts = dict.fromkeys(("predicted", "there", "skipped"), 0)
@@ -88,7 +95,10 @@ def predict(
         sha256 = _hash_image(file)
         if manifest.is_done(name, sha256, overwrite):
             return False
-        pngs, rows = _make_outputs(model, read_image(file), kinds, behind)
+        image = read_image(file)
+        if is_two_valued(image):
+            raise InputError(f"{file}: holds two values alone, as a mask; expected a picture")
+        pngs, rows = _make_outputs(model, image, kinds, behind)
         for folder, png in pngs.items():
             path = out / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +154,11 @@ def _make_outputs(
     else:
         pngs[MASKS] = _encode_png(mask * np.uint8(255))
     return pngs, rows
+
+
+def is_two_valued(image: np.ndarray) -> bool:
+    """Whether a uint8 image holds 0 and one other value and nothing else, as a mask does."""
+    return bool(image.min() < image.max() and ((image == 0) | (image == image.max())).all())
 
 
 def _hash_image(file: Path) -> str:

@@ -34,12 +34,19 @@ def test_outputs_are_no_images(pictures: Path, tmp_path: Path) -> None:
     assert names == ["a/deep/one", "a/one", "b/three", "b/two"]
     (tmp_path / "link").symlink_to(pictures)
     assert sorted(find_images([tmp_path / "link"])) == names
-    for out in (pictures, pictures / "out"):
-        write_images(out, "masks/a/one.png", "instances/two.png")
-        assert sorted(find_images([pictures], out)) == names
-        assert sorted(find_images([pictures])) != names
-        for kind in ("masks", "instances"):
-            (out / kind).rename(tmp_path / f"{out.name}-{kind}")
+    outs = (pictures, pictures / "out", pictures / "a" / "deep" / "out")
+    for out in outs:
+        write_images(out, "masks/a/one.png", "probabilities/lesion/two.png")
+    assert len(find_images([pictures])) == len(names) + 2 * len(outs)
+    for out in outs:
+        (out / "manifest.json").touch()
+    assert sorted(find_images([pictures])) == sorted(find_images([tmp_path / "link"])) == names
+    masks = pictures / "masks"
+    for given in (masks, masks / "a", masks / "a" / "one.png"):
+        with pytest.raises(InputError, match="no image in it"):
+            find_images([given])
+    write_images(pictures, "masked/one.png", "Masks of mine/two.png")
+    assert len(find_images([pictures])) == len(names) + 2
 
 
 def test_what_is_not_there_is_named(pictures: Path, tmp_path: Path) -> None:

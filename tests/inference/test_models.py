@@ -30,7 +30,7 @@ def test_an_ensemble_is_the_mean(
     members = [open_model(run, **same) for run in predicting_runs]
     both = ensemble(members)
     assert both.threshold == sum(member.threshold for member in members) / 2
-    for name, path in find_images([pictures], tmp_path).items():
+    for name, path in find_images([pictures]).items():
         image = read_image(path)
         mean = (members[0].predict(image)[0].astype(float) + members[1].predict(image)[0]) / 2
         files = written(tmp_path / "out")

@@ -62,7 +62,7 @@ def test_every_kind_is_what_it_says(
     files, model = written(out), open_model(predicting_runs[1])
     assert len(files) == 5 * 4
     rows = read_csv(out / "instances.csv")
-    for name, path in find_images([pictures], out).items():
+    for name, path in find_images([pictures]).items():
         image = read_image(path)
         prob = model.predict(image)[0]
         mask = prob > model.threshold
@@ -158,14 +158,20 @@ def test_files_of_others_are_never_deleted(
 
 
 def test_bad_files_are_said_and_skipped(
-    predicting_runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+    predicting_runs: tuple[Path, Path],
+    pictures: Path,
+    tiny_ph2: Path,
+    script: Callable[..., Ended],
+    tmp_path: Path,
 ) -> None:
     (pictures / "cut.png").write_bytes((pictures / "a" / "one.png").read_bytes()[:500])
     (pictures / "gone.png").symlink_to("nowhere.png")
     os.mkfifo(pictures / "pipe.png")
+    shutil.copy(find_cases(tiny_ph2)[0].mask, pictures / "mask.bmp")
     reasons = {
         "cut.png": "cannot be read as an image",
         "gone.png": "no such file",
+        "mask.bmp": "holds two values alone, as a mask",
         "pipe.png": "no such file",
         "notes.txt": "cannot be read as an image",
     }
@@ -173,10 +179,30 @@ def test_bad_files_are_said_and_skipped(
     ended = script("predict", predicting_runs[1], *images, "--out", tmp_path / "out")
     *lines, last = ended.err.splitlines()
     assert ended.code == 1
-    assert last == "error: 4 skipped, see above; 4 predicted, 0 there already"
+    assert last == "error: 5 skipped, see above; 4 predicted, 0 there already"
     for (name, reason), line in zip(sorted(reasons.items()), lines, strict=True):
         assert line.startswith("skipped: ") and name in line and reason in line
     assert len(written(tmp_path / "out")) == 4
+
+
+def test_what_was_predicted_into_the_folder_of_pictures_is_no_picture(
+    predicting_runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    names = sorted(find_images([pictures]))
+    for out, options in (
+        (pictures, []),
+        (pictures, []),
+        (pictures / "a" / "more", ["--overlays", "--probabilities", "--instances"]),
+        (tmp_path / "out", []),
+    ):
+        ended = script("predict", predicting_runs[1], pictures, "--out", out, *options)
+        assert ended.code == 0, ended.err
+        assert sorted(json.loads((out / "manifest.json").read_text())["images"]) == names
+    assert "left out, as predict.py has written them: " in ended.err
+    assert f"{pictures}/a/more/" in ended.err and "and 19 more" in ended.err
+    ended = script("predict", predicting_runs[1], pictures / "masks", "--out", tmp_path / "new")
+    assert ended.code == 1 and "no image in it" in ended.err.splitlines()[-1]
+    assert not (tmp_path / "new").exists()
 
 
 def test_other_images_and_files_stay(
@@ -203,7 +229,7 @@ def test_a_background_shows_where_the_mask_is_not(
     out = tmp_path / "out"
     command = ["predict", predicting_runs[0], pictures / "a", "--out", out, "--background"]
     assert script(*command, behind).code == 0
-    for name, path in find_images([pictures / "a"], out).items():
+    for name, path in find_images([pictures / "a"]).items():
         image = read_image(path)
         cut, mask = written(out)[f"cutouts/{name}.png"], written(out)[f"masks/{name}.png"] > 0
         assert mask.any() and not mask.all()
