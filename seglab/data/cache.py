@@ -1,7 +1,7 @@
 """Cache of a data set's images and masks at network size, keyed by their content.
 
-A cache is a folder of `images.npy`, `masks.npy`, `groups.json` and `checks.json` below the cache
-directory.
+A cache is a folder of `images.npy`, `masks.npy`, `thumbnails.npy`, `groups.json` and `checks.json`
+below the cache directory.
 """
 
 import logging
@@ -33,7 +33,7 @@ from seglab.data.threads import map_in_threads
 log = logging.getLogger(__name__)
 
 # Part of the key: raise it when what is stored for the same files changes.
-VERSION = 3
+VERSION = 4
 
 
 def default_dir() -> str:
@@ -48,6 +48,7 @@ class Cache:
     Attributes:
         images: uint8 (N, S, S, 3), mapped from disk.
         masks: uint8 (N, S, S), class numbers, mapped from disk.
+        thumbnails: uint8 (N, 32, 32), see `seglab.data.duplicates.thumbnail`.
         groups: A number for each case, equal for equal pictures.
         checks: What was found while each case was read, by id.
         sha256: Hash of each case's image and mask file together, by id.
@@ -56,6 +57,7 @@ class Cache:
 
     images: np.ndarray
     masks: np.ndarray
+    thumbnails: np.ndarray
     groups: list[int]
     checks: dict[str, CaseCheck]
     sha256: dict[str, str]
@@ -99,12 +101,13 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
     try:
         images = np.load(folder / "images.npy", mmap_mode="r")
         masks = np.load(folder / "masks.npy", mmap_mode="r")
+        thumbnails = np.load(folder / "thumbnails.npy")
         groups = read_json(folder / "groups.json")
         found = [CaseCheck.from_json(check) for check in read_json(folder / "checks.json")]
         checks = {case.id: check for case, check in zip(cases, found, strict=True)}
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{folder}: damaged cache ({error}); delete it") from error
-    return Cache(images, masks, groups, checks, sha256, files)
+    return Cache(images, masks, thumbnails, groups, checks, sha256, files)
 
 
 def hash_cases(cases: Sequence[Case], files: Mapping[Path, str]) -> dict[str, str]:
@@ -139,7 +142,10 @@ def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
             mask_file.write(mask.tobytes())
             thumbnails.append(small)
             checks.append(asdict(check))
-    write_json(folder / "groups.json", same_pictures(np.stack(thumbnails)))
+    stacked = np.stack(thumbnails)
+    with _create_npy(folder / "thumbnails.npy", stacked.shape) as thumbnail_file:
+        thumbnail_file.write(stacked.tobytes())
+    write_json(folder / "groups.json", same_pictures(stacked))
     write_json(folder / "checks.json", checks)
 
 

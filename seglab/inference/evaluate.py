@@ -7,21 +7,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, name_some
 from seglab.core.files import write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
 from seglab.data.classes import Classes
+from seglab.data.duplicates import thumbnail
 from seglab.data.layouts import find_cases
 from seglab.inference.models import Model, ensemble, make_model
 from seglab.inference.scoring import Scores, score_cases
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.paths import RunPaths, refuse_run_files
 from seglab.runs.records import Run, open_run
+from seglab.runs.thumbnails import find_trained_on, read_thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +66,20 @@ def evaluate(
     model = ensemble(models)
     if data_root is None:
         cases = _read_test_cases(runs, model.classes)
-        hashes = [runs[0].sha256[case.id] for case in cases]
     else:
+        for run in runs:
+            read_thumbnails(run)  # refuses a damaged file before minutes of scoring
         cases = with_classes(find_cases(data_root), model.classes)
-        hashes = [*hash_cases(cases, hash_files(cases)).values()]
-    scored = score_cases(model.predict, cases, model.threshold, model.inference)
+    thumbnails: list[np.ndarray] = []
+    scored = score_cases(
+        model.predict,
+        cases,
+        model.threshold,
+        model.inference,
+        on_case=lambda case: thumbnails.append(thumbnail(case.image)),
+    )
+    # The split has kept a run's own test cases apart.
+    trained_on = [] if data_root is None else _name_trained_on(runs, cases, thumbnails)
     summary = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
@@ -75,7 +87,7 @@ def evaluate(
         "n": len(cases),
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
-        "trained_on": _count_trained_on(runs, hashes),
+        "trained_on": len(trained_on),
         "data": str(Path(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
@@ -134,17 +146,19 @@ def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | No
     return make_model(run.paths.best_checkpoint, net, stored, device, **inference)
 
 
-def _count_trained_on(runs: list[Run], hashes: list[str]) -> int:
-    """Count the cases that any of the runs used in training, and warn about them."""
-    used = {run.sha256[id] for run in runs for id in (*run.ids["train"], *run.ids["val"])}
-    n = sum(sha256 in used for sha256 in hashes)
-    if n:
+def _name_trained_on(runs: list[Run], cases: list[Case], thumbnails: list[np.ndarray]) -> list[str]:
+    """Return the ids of cases that any of the runs used in training, and warn about them."""
+    hashes = [*hash_cases(cases, hash_files(cases)).values()]
+    ids = [cases[i].id for i in find_trained_on(runs, hashes, np.stack(thumbnails))]
+    if ids:
         log.warning(
-            "%d of these %d cases were used in training: scores are too high for new cases",
-            n,
-            len(hashes),
+            "%d of these %d cases, or nearly the same pictures, were used in training: %s; scores "
+            "are too high for new cases",
+            len(ids),
+            len(cases),
+            name_some(ids),
         )
-    return n
+    return ids
 
 
 def _log_scores(scored: Scores) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +33,7 @@ from seglab.runs.loading import parse_config
 from seglab.runs.overrides import format_command
 from seglab.runs.paths import FORMAT, RunPaths, check_format, refuse_damaged
 from seglab.runs.records import read_data_files
+from seglab.runs.thumbnails import write_thumbnails
 
 log = logging.getLogger("seglab")
 
@@ -124,6 +126,7 @@ class RunDirectory:
         self,
         config: dict[str, Any],
         split: Split,
+        thumbnails: np.ndarray,
         files: dict[str, str],
         modules: dict[str, str],
         warnings: Sequence[logging.LogRecord],
@@ -136,6 +139,7 @@ class RunDirectory:
         Args:
             config: Resolved, plain containers.
             split: Split of the cases.
+            thumbnails: Of train and val, in the order of the split, see `write_thumbnails`.
             files: SHA-256 of every file that was read as data, by its path below the data's root.
             modules: SHA-256 of modules and weights outside seglab that the config names.
             warnings: Warnings about the data, logged before.
@@ -156,6 +160,7 @@ class RunDirectory:
             self._record_resumption(environment)
             return
         write_json(self.paths.split, split.to_json())
+        write_thumbnails(self.paths, thumbnails)
         write_json(self.paths.data, {"root": config["data"]["root"], "files": files})
         if diff:
             write_atomic(self.paths.code_diff, diff)

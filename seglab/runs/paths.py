@@ -29,6 +29,7 @@ class RunPaths:
         # Written before the first step, config.yaml last.
         self.record = folder / "run.json"  # status, command, seed, times, versions, machine
         self.split = folder / "splits.json"  # ids of train, val and test, hash of each case
+        self.thumbnails = folder / "thumbnails.npy"  # small pictures of train and val
         self.data = folder / "data.json"  # SHA-256 of every file that was read as data
         self.code_diff = folder / "code.diff"  # uncommitted code, if there is any
         self.config = folder / "config.yaml"  # the resolved config

@@ -98,7 +98,15 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
     data, trainer = components.data, components.trainer
     if trainer.is_global_zero:
         modules = provenance.hash_modules(config)
-        run.begin(config, data.split, data.files(), modules, components.warnings)
+        seen = data.subset_indices("train") + data.subset_indices("val")
+        run.begin(
+            config,
+            data.split,
+            data.cache.thumbnails[seen],
+            data.files(),
+            modules,
+            components.warnings,
+        )
         run.update(device=trainer.strategy.root_device.type)
     net = components.task.net
     parameters = sum(parameter.numel() for parameter in net.parameters())

@@ -270,6 +270,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_cache(
     assert {path.name for path in folder.iterdir()} == {
         "checks.json",
         "groups.json",
+        "thumbnails.npy",
         "images.npy",
         "masks.npy",
     }

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.spoil import change_config, put_at
 from helpers.tiny import Ended, skip_figures
+from PIL import Image
 
 import seglab.training.summary
 from seglab.config import INFERENCE_KEYS, Inference
@@ -146,6 +148,43 @@ def test_an_ensemble_of_folds_scores_other_cases(
         out = tmp_path / f"of{len(names)}"
         assert script("evaluate", *names, "--data", tiny_ph2, "--out", out).code == 0
         assert (summary_of(out)["n"], summary_of(out)["trained_on"]) == (20, len(trained))
+
+
+def test_pictures_of_training_are_found_in_another_format(
+    runs: tuple[Path, Path],
+    script: Callable[..., Ended],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By the run directory alone, wherever its data is."""
+    run, root = Path(shutil.copytree(runs[1], tmp_path / "run")), tmp_path / "saved"
+    change_config(run, put_at("data.root", "/nowhere"))
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    by_subset = {subset: cases_of(runs[1], subset) for subset in ("train", "val", "test")}
+    for subset, cases in by_subset.items():
+        for i, case in enumerate(cases):
+            image, mask = Image.open(case.image), Image.open(case.mask)
+            if i % 2:
+                image, mask = (x.transpose(Image.Transpose.ROTATE_90) for x in (image, mask))
+            image.save(root / "images" / f"{subset}{i:02}.jpg", quality=95)
+            mask.save(root / "masks" / f"{subset}{i:02}.png")
+    ended = script("evaluate", run, "--data", root, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    n = len(by_subset["train"]) + len(by_subset["val"])
+    assert (summary_of(tmp_path / "out")["n"], summary_of(tmp_path / "out")["trained_on"]) == (
+        20,
+        n,
+    )
+    line = f"{n} of these 20 cases, or nearly the same pictures, were used in training: "
+    assert f"{line}train00, train01, train02, train03, train04 and {n - 5} more; " in caplog.text
+
+    for file in root.glob("*/t*n*"):
+        file.unlink()  # of train
+    (run / "thumbnails.npy").unlink()
+    ended = script("evaluate", run, "--data", root)
+    assert ended.code == 1 and f"{run}/thumbnails.npy: no such file" in ended.err
+    assert not (run / "evaluations").exists()
 
 
 def test_a_test_case_that_has_changed_is_named(

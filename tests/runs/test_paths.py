@@ -15,7 +15,7 @@ def test_every_file_has_the_documented_name(tmp_path: Path) -> None:
     assert paths.pop("folder") == tmp_path
     names = {path.relative_to(tmp_path).as_posix() for path in paths.values()}
     assert names == {
-        *("config.yaml", "run.json", "splits.json", "data.json", "code.diff"),
+        *("config.yaml", "run.json", "splits.json", "data.json", "code.diff", "thumbnails.npy"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "train.log", "job.log"),
         *("metrics.csv", "test_cases.csv", "baseline_cases.csv", "summary.json"),
         *("MODEL_CARD.md", "figures", "evaluations", "reproductions", "reproduction.json"),

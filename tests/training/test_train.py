@@ -27,7 +27,7 @@ from seglab.runs.records import open_run
 from seglab.training.build import build
 
 FILES = {
-    *("config.yaml", "run.json", "splits.json", "data.json", "train.log"),
+    *("config.yaml", "run.json", "splits.json", "thumbnails.npy", "data.json", "train.log"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv"),
     *("test_cases.csv", "baseline_cases.csv", "summary.json", "MODEL_CARD.md"),
     *(f"figures/{name}.png" for name in ("curves", "pairs", "predictions", "worst")),
