@@ -24,11 +24,10 @@ class Oddity(NamedTuple):
     advice: str  # what to do
 
 
-EMPTY = Oddity("empty (background at every pixel)", "see whether that is right")
-FULL = Oddity("full (one class at every pixel)", "see whether that is right")
-INVERTED = Oddity(
-    "as if inverted (more lesion in the corners than in the middle)", "see whether that is right"
-)
+SEE = "see whether that is right"
+EMPTY = Oddity("empty (background at every pixel)", SEE)
+FULL = Oddity("full (one class at every pixel)", SEE)
+INVERTED = Oddity("as if inverted (more lesion in the corners than in the middle)", SEE)
 TURNED = Oddity(
     "of another EXIF orientation than the image",
     "see whether they fit; where a mask was drawn on the stored pixels, remove the orientation tag",
@@ -75,7 +74,7 @@ def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None
     if _fits_either_way(case, mask):
         oddities.append(TURNED)
     if note is not None:
-        oddities.append(Oddity(note, "see whether that is right"))
+        oddities.append(Oddity(f"ambiguous ({note})", SEE))
     present = [number for number in range(small.max() + 1) if (small == number).any()]
     return CaseCheck(present, oddities)
 
@@ -117,8 +116,8 @@ def describe_split(split: Split, checks: Mapping[str, CaseCheck], classes: Class
     if len(split.test) < MIN_TEST_CASES:
         share = f"{len(split.test)} of {len(checks)} cases"
         warnings.append(
-            f"test holds {share}: its scores say little; hold out more with data.split.test, or "
-            "test all in turn with data.split.fold"
+            f"test holds {share}: its scores say little; raise data.split.test, or join all folds "
+            "(data.split.fold)"
         )
     absent_everywhere = _absent_classes(checks.values(), classes)
     for subset in ("train", "val", "test"):

@@ -123,11 +123,10 @@ class SegmentationDataModule(LightningDataModule):
             self.split = make_split(cases, groups, self.cache.sha256, **settings)
         else:
             self.split = load_split(file, cases, groups, self.cache.sha256)
-        for warning in self.split.warnings:
-            log.warning("%s", warning)
         self.cases = cases
         checks = self.cache.checks
         for warning in (
+            *self.split.warnings,
             *describe_checks(checks, self.classes, self.size),
             *describe_split(self.split, checks, self.classes),
         ):

@@ -52,7 +52,8 @@ def decode_mask(path: str | Path, classes: Classes = ONE_CLASS) -> tuple[np.ndar
 def looks_inverted(mask: np.ndarray) -> bool:
     """Whether the corners of a binary mask, (H, W), are lesion more than its middle is.
 
-    No false alarm over 140 masks of PH2, 160 of ISIC and 80 of people; each is found inverted.
+    Over 140 masks of PH2, 80 of people and 1,800 of ISIC it is so for one, ISIC_0012837, whose
+    mask is wrong. Of the inverted masks, 2,015 of 2,020 are found.
     """
     height, width = mask.shape
     y, x = max(1, height // 10), max(1, width // 10)
