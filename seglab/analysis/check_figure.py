@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seglab.analysis.figures import save_outlines
 from seglab.data.cases import Case, read_pair
-from seglab.data.layouts import Scan
+from seglab.data.scan import Scan
 
 
 def draw_check(path: str | Path, scan: Scan, n: int) -> int:

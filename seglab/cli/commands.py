@@ -93,6 +93,8 @@ def evaluate() -> None:
     add("paths", metavar="RUN", nargs="+", help=text)
     text = "another data set; all cases are scored"
     add("--data", metavar="ROOT", dest="data_root", help=text)
+    text = "what names of masks in ROOT end with; default: usual ones"
+    add("--mask-suffix", metavar="TEXT", help=text)
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
     _add_inference(parser)
     _add_trust(parser)

@@ -52,6 +52,8 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     add("--size", metavar="N", type=int, default=SIZE, help=text)
     add("--classes", metavar="A,B,C", help="class names, background first; default: lesion")
     add("--colours", metavar="'#..,#..'", help="of the classes in masks; default: class numbers")
+    text = "as data.mask_suffix: what names of masks end with; default: usual ones"
+    add("--mask-suffix", metavar="TEXT", help=text)
     text = "as data.find_duplicates=false: do not look for nearly equal pictures"
     add("--no-duplicates", action="store_true", help=text)
     add("--json", metavar="FILE", help="also write the result to a JSON file")
@@ -81,7 +83,15 @@ def _check(root: Path, args: argparse.Namespace) -> None:
             options.append(f"data.colours={[*classes.colours]}")
     if args.no_duplicates:
         options.append("data.find_duplicates=false")
-    scan = check_data(root, classes, args.size, find_duplicates=not args.no_duplicates)
+    if args.mask_suffix is not None:
+        options.append(f"data.mask_suffix={quote_value(args.mask_suffix)}")
+    scan = check_data(
+        root,
+        classes,
+        args.size,
+        find_duplicates=not args.no_duplicates,
+        mask_suffix=args.mask_suffix,
+    )
     print(scan)
     if args.json is not None:
         write_json(args.json, scan.to_json())

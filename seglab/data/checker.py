@@ -12,9 +12,10 @@ from seglab.data.checks import CaseCheck, check_case, describe_checks
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.duplicates import equal_files, same_pictures, thumbnail
 from seglab.data.images import read_image
-from seglab.data.layouts import Scan, scan_cases
+from seglab.data.layouts import scan_cases
 from seglab.data.masks import decode_mask
 from seglab.data.resizing import mask_to_network_size
+from seglab.data.scan import Scan
 from seglab.data.threads import map_in_threads
 
 
@@ -23,6 +24,7 @@ def check_data(
     classes: Classes = ONE_CLASS,
     size: int = 256,
     find_duplicates: bool = True,
+    mask_suffix: str | None = None,
 ) -> Scan:
     """Reads every image and every mask of a data set of any layout, with masks of these classes.
 
@@ -30,7 +32,7 @@ def check_data(
     training at `data.size` = `size` gives, and nearly equal pictures as `data.find_duplicates`
     says. Raises an InputError if there is no data set.
     """
-    scan = scan_cases(root)
+    scan = scan_cases(root, mask_suffix=mask_suffix)
     cases = with_classes(scan.cases, classes)
     scan.cases = []
     checks, thumbnails = {}, {}

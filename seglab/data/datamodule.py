@@ -1,9 +1,11 @@
 """The DataModule: cases, cache, split and batches."""
 
+import inspect
 import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ class SegmentationDataModule(LightningDataModule):
         colours: Colours of several classes in mask files, as in `Classes`.
         find_duplicates: Whether nearly equal pictures count as the same one in splits, as in
             `same_pictures`; if not, only image files of equal content do.
+        mask_suffix: What names of masks end with, for `cases`; None to recognise it.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class SegmentationDataModule(LightningDataModule):
         classes: Sequence[str] = ONE_CLASS.names,
         colours: Sequence[str] | None = None,
         find_duplicates: bool = True,
+        mask_suffix: str | None = None,
     ) -> None:
         super().__init__()
         if not callable(cases):
@@ -93,7 +97,7 @@ class SegmentationDataModule(LightningDataModule):
                 f"data.augment={augment}: expected null or a callable (image, mask, generator)"
             )
         self.classes = make_classes(classes, colours)
-        self.read_cases = cases
+        self.read_cases = with_mask_suffix(cases, mask_suffix)
         self.root = root
         self.size = size
         self.batch_size = batch_size
@@ -212,6 +216,20 @@ class SegmentationDataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+def with_mask_suffix(
+    cases: Callable[..., list[Case]], mask_suffix: str | None
+) -> Callable[[str], list[Case]]:
+    """Gives a function such as `find_cases` the suffix of masks' names, where one is set."""
+    if mask_suffix is None:
+        return cases
+    if "mask_suffix" not in inspect.signature(cases).parameters:
+        raise InputError(
+            f"data.mask_suffix={mask_suffix}: this data set (data.cases) has names of its own; set "
+            "it to null"
+        )
+    return partial(cases, mask_suffix=mask_suffix)
 
 
 def files_below(root: str | Path, files: Mapping[Path, str]) -> dict[str, str]:

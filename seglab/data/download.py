@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 
 from seglab.core.errors import InputError
-from seglab.data.layouts import find_ph2_images
+from seglab.data.ph2 import find_ph2_images
 
 # Behind the page of the ADDI project, University of Porto.
 URL = "https://www.dropbox.com/s/k88qukc20ljnbuo/PH2Dataset.rar?dl=1"

@@ -7,75 +7,39 @@
 import logging
 import os
 import re
-from collections import Counter
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, name_some, quote_for_shell
 from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
 from seglab.data.images import SUFFIXES
-from seglab.data.tables import read_patients, read_ph2_table
+from seglab.data.ph2 import scan_ph2
+from seglab.data.scan import WITHOUT_IMAGE, Scan, choose_file, is_map, is_picture, list_files
+from seglab.data.tables import read_patients
 
 log = logging.getLogger(__name__)
 
-_PH2_IMAGES = "PH2 Dataset images"
-_HIDDEN = (".", "__MACOSX")
+# What names of masks usually end with; a number where an image has several masks.
+_MASK_SUFFIX = re.compile(
+    r"([ ._-]?(masks?|segmentations?|segs?|lesions?|gt|ground[ _-]?truth|labels?|annotations?))+"
+    r"([ ._-]?\(?\d+\)?)?|"
+)
 
 
-@dataclass
-class Scan:
-    """Cases and defects found in a folder.
-
-    Attributes:
-        root: The folder.
-        layout: Name of its layout, as in `conf/data/`.
-        cases: Cases with an image and a mask, sorted by id.
-        errors: A line for each defect because of which training refuses the data.
-        warnings: A line for each other defect.
-        oddities: What the checker finds odd about a case, by id.
-    """
-
-    root: Path
-    layout: str
-    cases: list[Case] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    oddities: dict[str, list[str]] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        """Formats the findings for a terminal."""
-        content = self.to_json()
-        lines = [f"{self.root}: {len(self.cases)} good cases of layout {self.layout}"]
-        lines += [f"  {n:4} {diagnosis}" for diagnosis, n in content["diagnoses"].items()]
-        lines.append(f"patients named: {content['patients']}")
-        for level in ("errors", "warnings"):
-            lines.append(f"{level}: {len(content[level]) or 'none'}")
-            lines += [f"  {' '.join(message.split())}" for message in content[level]]
-        # File names need not be UTF-8.
-        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
-
-    def to_json(self) -> dict[str, Any]:
-        """Converts the findings to plain containers; cases become their ids."""
-        return {
-            "root": str(self.root),
-            "layout": self.layout,
-            "cases": [case.id for case in self.cases],
-            "diagnoses": dict(sorted(Counter(case.diagnosis for case in self.cases).items())),
-            "patients": len({case.patient for case in self.cases} - {""}),
-            "errors": self.errors,
-            "warnings": self.warnings,
-            "oddities": self.oddities,
-        }
-
-
-def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
+def find_cases(
+    root: str | Path, layout: str | None = None, mask_suffix: str | None = None
+) -> list[Case]:
     """Reads the cases of a data set.
 
     Args:
-        root: Its folder. For PH2: `PH2Dataset`, the folder above it, or that of the case folders.
-        layout: Name of its layout; None to take the first of `LAYOUTS` that finds a case.
+        root: Its folder. For PH2: `PH2Dataset`, a folder above it, or that of the case folders.
+        layout: Name of its layout; None to recognise it, see `scan_cases`.
+        mask_suffix: What the name of a mask has after that of its image, such as '_mask'; None to
+            recognise usual ones.
 
     Returns:
         The cases, sorted by id.
@@ -84,9 +48,11 @@ def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
         InputError: There is no case, a case lacks its image or mask, or a folder or table cannot
             be read.
     """
-    scan = scan_cases(root, layout)
+    scan = scan_cases(root, layout, mask_suffix)
     if scan.errors:
-        raise InputError(scan.errors[0])
+        others = len(scan.errors) - 1
+        more = f" ({others} more errors, which the data checker lists)" if others else ""
+        raise InputError(f"{scan.errors[0]}{more}")
     for warning in scan.warnings:
         log.warning("%s", warning)
     patients = len({case.patient for case in scan.cases} - {""})
@@ -94,200 +60,287 @@ def find_cases(root: str | Path, layout: str | None = None) -> list[Case]:
     return scan.cases
 
 
-def scan_cases(root: str | Path, layout: str | None = None) -> Scan:
+def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | None = None) -> Scan:
     """Lists the cases of a data set and everything that is wrong with it, as `find_cases` reads it.
+
+    Of several layouts that find cases the one with most is taken, unless it gives an image another
+    mask than one before it in `LAYOUTS`; 'flat', whose files may have any names, comes last.
 
     Raises an InputError if no case is found or a folder cannot be read.
     """
     root = Path(root)
     if layout is not None and layout not in tuple(LAYOUTS):
         raise InputError(f"data.cases.layout={layout}: expected one of {', '.join(LAYOUTS)}")
-    expected = []
+    if mask_suffix is not None:
+        if not isinstance(mask_suffix, str):
+            raise InputError(
+                f"data.mask_suffix={mask_suffix}: expected text such as _mask, or null"
+            )
+        mask_suffix = re.sub(rf"({'|'.join(map(re.escape, SUFFIXES))})$", "", mask_suffix.lower())
+    files = list_files(root)
+    scans: list[Scan] = []
     for name in LAYOUTS if layout is None else [layout]:
-        files, add_cases = LAYOUTS[name]
-        expected.append(f"{files} ({name})")
-        scan = Scan(root, name)
-        add_cases(scan)
-        if scan.cases or scan.errors:
-            scan.cases.sort(key=lambda case: case.id)
-            _warn_of_unlisted(scan)
-            return scan
-    problem = "holds no data set" if root.is_dir() else "is no folder"
-    raise InputError(
-        f"{root.absolute()} {problem} (expected {', '.join(expected)}); name the data's folder "
-        "with data.root=..., unpack PH2 with 'python scripts/prepare_ph2.py', or go without it: "
-        "data=synthetic"
-    )
+        if name != "flat" or not any(scan.cases for scan in scans):
+            scans.append(Scan(root, name, mask_suffix, files))
+            LAYOUTS[name][1](scans[-1])
+    found = [scan for scan in scans if scan.cases] or [scan for scan in scans if scan.errors]
+    if not found:
+        problem = "holds no data set" if root.is_dir() else "is no folder"
+        expected = [f"{LAYOUTS[scan.layout][0]} ({scan.layout})" for scan in scans]
+        raise InputError(
+            f"{root.absolute()} {problem} (expected {', '.join(expected)}); name the data's folder "
+            "with data.root=..., the end of masks' names with data.mask_suffix=..., unpack PH2 "
+            "with 'python scripts/prepare_ph2.py', or go without it: data=synthetic"
+        )
+    scan = found[0]
+    for other in found[1:]:
+        masks = {case.image: case.mask for case in scan.cases}
+        agree = all(masks.get(case.image, case.mask) == case.mask for case in other.cases)
+        scan = other if agree and len(other.cases) > len(scan.cases) else scan
+    _complete(scan, found)
+    return scan
 
 
-def _warn_of_unlisted(scan: Scan) -> None:
-    """Warns if tables name the diagnosis or the patient of some cases only."""
+def _complete(scan: Scan, found: list[Scan]) -> None:
+    """Sorts the cases, adds their patients, and names what is left out."""
+    scan.cases.sort(key=lambda case: case.id)
+    images = {case.image for case in scan.cases}
+    for other in found:
+        cases = [case for case in other.cases if case.image not in images]
+        reason = f"files are of cases of layout {other.layout}"
+        scan.leave_out(reason, [file for case in cases for file in (case.image, case.mask)])
+    _refuse_names(scan)
+    _add_patients(scan)
     for name, unknown in (("diagnosis", UNKNOWN_DIAGNOSIS), ("patient", "")):
         unlisted = [case.id for case in scan.cases if getattr(case, name) == unknown]
         if 0 < len(unlisted) < len(scan.cases):
             scan.warnings.append(
                 f"{scan.root}: no table names the {name} of {len(unlisted)} cases: "
-                f"{', '.join(unlisted)}"
+                f"{name_some(unlisted)}"
             )
+    scan.warn_of_files_left_out()
 
 
-def find_ph2_images(root: Path) -> Path | None:
-    """Finds the folder of PH2's case folders at any depth: of several, the one with most cases."""
-    root = root.absolute()  # '.' has no name
-    counts: Counter[Path] = Counter()
-    for folder in (root, root / "PH2Dataset"):  # perhaps a link, which is not followed below
-        if (folder / _PH2_IMAGES).is_dir():
-            counts[folder / _PH2_IMAGES] = 0
-    for parent, folders, _ in os.walk(root):
-        folders[:] = sorted(f for f in folders if not f.startswith(_HIDDEN))
-        if Path(parent) != root and any(f.endswith("_Dermoscopic_Image") for f in folders):
-            counts[Path(parent).parent] += 1
-    return max(counts, key=counts.__getitem__, default=None)
+def _refuse_names(scan: Scan) -> None:
+    """Adds an error if names are not UTF-8, as JSON and CSV are, and leaves those cases out."""
 
+    def is_utf8(case: Case) -> bool:
+        return not re.search(r"[\ud800-\udfff]", f"{case.image.absolute()}{case.mask.absolute()}")
 
-def _scan_ph2(scan: Scan) -> None:
-    """Scans PH2 as distributed: a folder for each case, and `PH2_dataset.txt`."""
-    images = find_ph2_images(scan.root)
-    if images is None:
-        return
-    tables = [f / "PH2_dataset.txt" for f in (images.parent, images, scan.root)]
-    table = next(filter(Path.is_file, tables), tables[0])
-    diagnoses: dict[str, str] = {}
-    if table.is_file():
-        try:
-            diagnoses = read_ph2_table(table)
-        except InputError as error:
-            scan.errors.append(str(error))
-    else:
-        scan.warnings.append(f"{table}: missing, so there are no diagnoses to stratify by")
-    case_folders = [f for f in sorted(images.iterdir()) if f.is_dir() and not _is_hidden(f, images)]
-    for case_folder in case_folders:
-        id = case_folder.name
-        image, mask = (_find_ph2_file(case_folder, part, scan) for part in ("image", "mask"))
-        if image is not None and mask is not None:
-            diagnosis = diagnoses.get(id, UNKNOWN_DIAGNOSIS)
-            used = (table,) if id in diagnoses else ()
-            scan.cases.append(Case(id, image, mask, diagnosis, tables=used))
-    absent = sorted(diagnoses.keys() - {f.name for f in case_folders})
-    if absent:
-        scan.warnings.append(
-            f"{table}: {len(absent)} of the listed cases have no folder, as in a download that "
-            f"was cut short: {', '.join(absent)}"
+    refused = [case for case in scan.cases if not is_utf8(case)]
+    if refused:
+        scan.cases = [case for case in scan.cases if is_utf8(case)]
+        scan.leave_out("", [file for case in refused for file in (case.image, case.mask)])
+        names = [os.fsencode(c.image.name).decode("utf-8", "backslashreplace") for c in refused]
+        command = f"convmv -f latin1 -t utf8 -r --notest {quote_for_shell(scan.root)}"
+        scan.errors.insert(
+            0,
+            f"{scan.root}: names of {len(refused)} cases are not UTF-8: {name_some(names)}; rename "
+            f"them, such as by: {command}",
         )
-    _add_patients(scan, table.parent)
 
 
-def _find_ph2_file(folder: Path, part: str, scan: Scan) -> Path | None:
-    """The image or the mask of a case folder; adds an error if there is none."""
-    id = folder.name
-    subfolder, stem = {"image": ("Dermoscopic_Image", id), "mask": ("lesion", f"{id}_lesion")}[part]
-    candidates = _list_pictures(folder / f"{id}_{subfolder}")
-    if candidates:
-        return _choose_file(candidates, stem)
-    scan.errors.append(
-        f"{folder}: case {id} has no {part}; expected {id}_Dermoscopic_Image/{id}.bmp and "
-        f"{id}_lesion/{id}_lesion.bmp, put it there or delete the folder"
-    )
-    return None
-
-
-def _scan_isic2018(scan: Scan) -> None:
-    """Scans the ISIC challenges of 2016 to 2018, whatever their folders are called."""
-    images: dict[str, Path] = {}
-    masks: dict[str, list[Path]] = {}
-    for file in _list_pictures(scan.root):
-        match = re.fullmatch(r"(.+)_segmentation", file.stem, re.IGNORECASE)
-        if match:
-            masks.setdefault(match[1], []).append(file)
-        elif not re.match(r"ISIC_\d+", file.stem) or file.stem.lower().endswith("_superpixels"):
-            continue
-        elif file.stem in images:
-            scan.errors.append(
-                f"{file}: a second case named {file.stem}, the first is {images[file.stem]}; "
-                "rename or delete one"
-            )
-        else:
-            images[file.stem] = file
-    _add_pairs(scan, images, masks)
-
-
-def _scan_pairs(scan: Scan) -> None:
-    """Scans two folders with files of the same names; a name's subfolder is part of the id."""
-    if not all((scan.root / part).is_dir() for part in ("images", "masks")):
-        return
-    images, masks = (_group_by_name(scan.root / part) for part in ("images", "masks"))
-    _add_pairs(scan, {name: _choose_file(files) for name, files in images.items()}, masks)
-
-
-def _group_by_name(folder: Path) -> dict[str, list[Path]]:
-    """Pictures below a folder by their path without suffix."""
-    files_by_name: dict[str, list[Path]] = {}
-    for file in _list_pictures(folder):
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        files_by_name.setdefault(name, []).append(file)
-    return files_by_name
-
-
-def _add_pairs(scan: Scan, images: Mapping[str, Path], masks: Mapping[str, list[Path]]) -> None:
-    """Adds a case for each image that has a mask of the same name."""
-    for id, image in images.items():
-        if id in masks:
-            scan.cases.append(Case(id, image, _choose_file(masks[id])))
-        else:
-            expected = LAYOUTS[scan.layout][0]
-            scan.errors.append(f"{image}: case {id} has no mask; expected {expected}")
-    unused = sorted(str(masks[id][0]) for id in masks.keys() - images.keys())
-    if unused:
-        scan.warnings.append(f"{len(unused)} masks have no image: {', '.join(unused)}")
-    _add_patients(scan, scan.root)
-
-
-def _add_patients(scan: Scan, folder: Path) -> None:
-    """Adds the patients that the CSV files in a folder name."""
+def _add_patients(scan: Scan) -> None:
+    """Adds the patients that tables name; points out tables in the folder above the data."""
     try:
-        patients = read_patients(folder)
+        patients, warnings = read_patients(scan.files, scan.cases)
     except InputError as error:
         scan.errors.append(str(error))
         return
+    scan.warnings += warnings
     for i, case in enumerate(scan.cases):
         if case.id in patients:
-            patient, file = patients[case.id]
-            scan.cases[i] = replace(case, patient=patient, tables=(*case.tables, file))
+            patient, files = patients[case.id]
+            scan.cases[i] = replace(case, patient=patient, tables=(*case.tables, *files))
+    for file in sorted({*scan.root.absolute().parent.glob("*.*")} - {*scan.files}):
+        with suppress(InputError):
+            named, _ = read_patients([file], scan.cases)
+            if any(patient for patient, _ in named.values()):
+                scan.warnings.append(
+                    f"{file}: names patients, but is not read outside the data; move it into "
+                    f"{scan.root}, so that the cases of a patient stay together"
+                )
 
 
-def _list_pictures(folder: Path) -> list[Path]:
-    """Lists all pictures below a folder, sorted; links to folders are not followed."""
+def _scan_pairs(scan: Scan) -> None:
+    """Scans two folders; the subfolder of an image or a mask is part of its name."""
+    images, masks = (_group_by_name(scan, folder) for folder in ("images", "masks"))
+    if images is not None and masks is not None:
+        _add_pairs(scan, images, _match_masks(scan, masks, lambda n: n if n in images else None))
 
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise InputError(
-                f"{error.filename}: cannot be read ({error.strerror}); allow it, or move the "
-                "folder out of the data"
+
+def _scan_nnunet(scan: Scan) -> None:
+    """Scans nnU-Net's training set, where the name of an image ends with its channel."""
+    images, labels = (_group_by_name(scan, folder) for folder in ("imagesTr", "labelsTr"))
+    if images is None or labels is None:
+        return
+    cases: dict[str, list[Path]] = {}
+    for name, files in images.items():
+        channel = re.search(r"_\d{4}$", name)
+        if name in labels or channel is None:
+            cases[name] = files
+        elif channel[0] == "_0000":
+            cases[name[:-5]] = files
+        else:
+            scan.leave_out("", files)
+            scan.errors.append(
+                f"{files[0]}: a second channel of {name[:-5]}; expected one file for each image, "
+                "merge the channels into an RGB picture"
             )
-
-    files: list[Path] = []
-    for parent, _, names in os.walk(folder, onerror=refuse):
-        try:
-            files += filter(Path.is_file, (Path(parent, name) for name in names))
-        except OSError as error:  # a folder may be listed but not entered
-            refuse(error)
-    return sorted(f for f in files if f.suffix.lower() in SUFFIXES and not _is_hidden(f, folder))
+    _add_pairs(scan, cases, _match_masks(scan, labels, lambda n: n if n in cases else None))
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a path below a folder is hidden, or what macOS adds to archives."""
-    return any(part.startswith(_HIDDEN) for part in path.relative_to(folder).parts)
+def _scan_isic2018(scan: Scan) -> None:
+    """Scans HAM10000 and the ISIC challenges of 2016 to 2018, whatever their folders are called."""
+    images: dict[str, list[Path]] = defaultdict(list)
+    masks: dict[str, list[Path]] = defaultdict(list)
+    suffix = "_segmentation" if scan.mask_suffix is None else scan.mask_suffix
+    for file in filter(is_picture, scan.files):
+        if suffix and file.stem.lower().endswith(suffix):
+            masks[file.stem[: -len(suffix)]].append(file)
+        elif re.match(r"ISIC_\d+", file.stem) and not is_map(file):
+            images[file.stem].append(file)
+    for id, files in (*images.items(), *masks.items()):
+        for other in files[1:]:
+            # Kaggle's HAM10000 holds a folder twice. A mask may be there in several formats.
+            is_copy = _kind_and_size(other) == _kind_and_size(files[0])
+            if not is_copy and (files is images.get(id) or other.parent != files[0].parent):
+                files.remove(other)
+                scan.leave_out("", [other])
+                scan.errors.append(
+                    f"{other}: a second case named {id}, the first is {files[0]}; rename or delete "
+                    "one"
+                )
+    # Challenges publish the masks of their test set later, if at all.
+    with_masks = {images[id][0].parent for id in images.keys() & masks.keys()}
+    for id in [id for id in images if id not in masks]:
+        if with_masks and images[id][0].parent not in with_masks:
+            scan.leave_out("pictures are in folders without any mask", images.pop(id))
+    for id in masks.keys() - images.keys():
+        scan.leave_out(WITHOUT_IMAGE, masks[id])
+    _add_pairs(scan, images, masks)
 
 
-def _choose_file(files: list[Path], stem: str = "") -> Path:
-    """The file of the expected name, of several the one of the best format."""
-    return min(files, key=lambda f: (f.stem != stem, SUFFIXES.index(f.suffix.lower()), f.name))
+def _kind_and_size(file: Path) -> tuple[str, int]:
+    return file.suffix.lower(), file.stat().st_size
 
 
-# By name, what the files are called and the function that finds the cases. In the order in which
-# they are tried, because files of the others may also be called ISIC_....
+def _scan_flat(scan: Scan) -> None:
+    """Scans masks called as their image with a suffix, in its folder or in any other."""
+    pictures = _group_by_name(scan) or {}
+    names_by_stem = defaultdict(list)
+    for name in pictures:
+        names_by_stem[name.rpartition("/")[2]].append(name)
+
+    def find_image(name: str) -> str | None:
+        same = [name] if name in pictures else names_by_stem[name.rpartition("/")[2]]
+        return same[0] if len(same) == 1 else None
+
+    masks = _match_masks(scan, pictures, find_image)
+    used = {file for files in masks.values() for file in files}
+    if masks:
+        images = {name: files for name, files in pictures.items() if files[0] not in used}
+        _add_pairs(scan, images, masks)
+
+
+def _group_by_name(scan: Scan, name: str = "") -> dict[str, list[Path]] | None:
+    """Pictures in the root or its subfolder by their path there without suffix.
+
+    Returns None if there is no such subfolder; of its name capitals do not count.
+    """
+    folder = scan.root
+    if name:
+        folders = sorted(scan.root.glob("*/"), key=lambda path: path.name != name)
+        found = next((path for path in folders if path.name.lower() == name.lower()), None)
+        if found is None:
+            return None
+        folder = found
+    files_by_name: dict[str, list[Path]] = defaultdict(list)
+    for file in filter(is_picture, scan.files):
+        if file.is_relative_to(folder):
+            path = file.relative_to(folder).with_suffix("").as_posix()
+            # macOS writes umlauts as two characters.
+            files_by_name[unicodedata.normalize("NFC", path)].append(file)
+    return dict(files_by_name)
+
+
+def _match_masks(
+    scan: Scan, masks: Mapping[str, list[Path]], find_image: Callable[[str], str | None]
+) -> dict[str, list[Path]]:
+    """Masks by the id of their image, all with the same suffix: the one that fits most images.
+
+    Args:
+        scan: Gets errors and the masks that fit no image.
+        masks: Files by name. In layout 'flat' they may be images, too.
+        find_image: Returns the id of the image of a name, or None.
+    """
+    pattern = _MASK_SUFFIX if scan.mask_suffix is None else re.compile(re.escape(scan.mask_suffix))
+    found: dict[str, dict[str, list[Path]]] = defaultdict(dict)
+    for name, files in masks.items():
+        for end in range(len(name) - (scan.layout == "flat"), 0, -1):
+            id = find_image(name[:end])
+            if id is not None and pattern.fullmatch(name[end:].lower()):
+                found[name[end:].lower()].setdefault(id, []).extend(files)
+                break
+    suffix = max(found, key=lambda text: (len(found[text]), text == ""), default="")
+    matched = found.get(suffix, {})
+    for other in found.keys() - {suffix, ""} if suffix else ():
+        both = sorted(matched.keys() & found[other].keys())
+        if both:
+            scan.errors.append(
+                f"{found[other][both[0]][0]}: a second mask of {both[0]}, as {len(both)} images "
+                f"have; merge each with {matched[both[0]][0].name}, or choose with "
+                f"{_suggest(suffix)}"
+            )
+    if scan.layout != "flat":
+        used = {file for files in matched.values() for file in files}
+        unused = (file for files in masks.values() for file in files if file not in used)
+        scan.leave_out(WITHOUT_IMAGE, unused)
+    return matched
+
+
+def _add_pairs(
+    scan: Scan, images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]
+) -> None:
+    """Adds a case for each image that has a mask, both by id, and an error for each other."""
+    for id, files in images.items():
+        image = choose_file(files)
+        if id in masks:
+            scan.cases.append(Case(id, image, choose_file(masks[id])))
+            continue
+        nearest = "" if scan.errors else _find_nearest(scan, id, images)
+        expected = LAYOUTS[scan.layout][0]
+        scan.leave_out("", files)
+        scan.errors.append(f"{image}: case {id} has no mask; {nearest}expected {expected}")
+
+
+def _find_nearest(scan: Scan, id: str, images: Mapping[str, list[Path]]) -> str:
+    """Points out a file whose name holds that of an image, and how to make it its mask."""
+    name = id.rpartition("/")[2]
+    used = {file for files in images.values() for file in files}
+    pattern = re.compile(rf"(?<!\d){re.escape(name)}(?!\d)")
+    file = next((f for f in scan.files if pattern.search(f.stem) and f not in used), None)
+    if file is None:
+        return ""
+    if not is_picture(file):
+        return f"{file} is there, of a format that is not read; "
+    suffix = file.stem.removeprefix(name)
+    is_suffix = suffix not in ("", file.stem)
+    return f"{file} is there: rename it{f', or use {_suggest(suffix)}' if is_suffix else ''}; "
+
+
+def _suggest(suffix: str) -> str:
+    """An override of `data.mask_suffix` that can be pasted."""
+    is_plain = re.fullmatch(r"[\w.-]+", suffix)
+    return quote_for_shell(f"data.mask_suffix={suffix if is_plain else repr(suffix)}")
+
+
+# By name, what the files are called and the function that finds the cases, in the order of
+# preference.
 LAYOUTS: dict[str, tuple[str, Callable[[Scan], None]]] = {
-    "ph2": ("'PH2 Dataset images/IMD003/...'", _scan_ph2),
+    "ph2": ("'PH2 Dataset images/IMD003/...'", scan_ph2),
     "pairs": ("images/NAME.jpg, masks/NAME.png", _scan_pairs),
+    "nnunet": ("imagesTr/NAME_0000.png, labelsTr/NAME.png", _scan_nnunet),
     "isic2018": ("ISIC_*.jpg and ISIC_*_segmentation.png", _scan_isic2018),
+    "flat": ("NAME.jpg and NAME_mask.png", _scan_flat),
 }

@@ -1,92 +1,202 @@
-"""Reads the tables beside the images: PH2's diagnoses, and the patients of CSV files."""
+"""Reads the patients of cases from the tables beside the images."""
 
+import codecs
 import csv
 import io
-from collections.abc import Iterable
-from pathlib import Path
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 from seglab.core.errors import InputError
+from seglab.data.cases import Case
 from seglab.data.images import SUFFIXES
 
-PH2_DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
-_PH2_CELLS = 10  # name, two diagnoses, six criteria, colours
-# As in the metadata of ISIC and HAM10000, the preferred first. One lesion is of one patient.
-_ID_COLUMNS = ("isic_id", "image_id", "image_name", "image", "id", "name")
-_PATIENT_COLUMNS = ("patient_id", "patient", "lesion_id")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", "")  # Dataverse also leaves it away
+# Headings, in small letters alone, the preferred first: those of ISIC, HAM10000, PAD-UFES-20, and
+# what people write.
+_ID_COLUMNS = (
+    *("isicid", "imageid", "imagename", "image", "imgid", "img", "imagefile", "imagepath"),
+    *("filename", "file", "filepath", "path", "caseid", "case", "id", "name"),
+)
+# One lesion is of one patient.
+_PATIENT_COLUMNS = {
+    "patient": (
+        *("patientid", "patient", "patientno", "patientnr", "patientnumber", "patientcode"),
+        *("patientname", "subjectid", "subject", "participantid", "participant", "personid"),
+    ),
+    "lesion": ("lesionid",),
+}
+_ABOUT_PATIENTS = ("patient", "subject", "participant", "personid", "lesionid")
+_NO_PATIENT = {
+    *("", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nil", "none", "null", "unknown"),
+}
+
+# Line number, the cells of all columns of ids, and by 'patient' or 'lesion' what the row states.
+_Row = tuple[int, list[str], dict[str, str]]
 
 
-def read_ph2_table(path: Path) -> dict[str, str]:
-    """Reads `PH2_dataset.txt`: diagnoses by case id; raises an InputError if it is damaged."""
-    remedy = "restore the file, or delete it to go without diagnoses"
-    try:
-        lines = path.read_text("latin-1").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    diagnoses: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        # Cells are separated by '||', the criteria by '|'.
-        cells = [cell.strip() for cell in line.strip().strip("|").replace("||", "|").split("|")]
-        if "|" not in line or cells[0] == "Name":
-            continue
-        if len(cells) != _PH2_CELLS or cells[2] not in PH2_DIAGNOSES or cells[0] in diagnoses:
-            raise InputError(
-                f"{path}: line {number} is no row of PH2's table (name, diagnosis 0 to 2, six "
-                f"criteria, colours, each name once); {remedy}"
-            )
-        diagnoses[cells[0]] = PH2_DIAGNOSES[cells[2]]
-    if not diagnoses:
-        raise InputError(f"{path}: holds no row of PH2's table; {remedy}")
-    return diagnoses
+def read_patients(
+    files: Iterable[Path], cases: Sequence[Case]
+) -> tuple[dict[str, tuple[str, tuple[Path, ...]]], list[str]]:
+    """Reads the patients of cases from all tables among files.
 
+    A table has a column of case ids, perhaps with folder and suffix, and one of patients or
+    lesions. Where only the lesion of a case is stated, its patient is that of another case of the
+    same lesion; without one, the lesion counts as the patient.
 
-def read_patients(folder: Path) -> dict[str, tuple[str, Path]]:
-    """Reads every CSV in a folder that has a column of case ids and one of patients or lesions.
+    Returns:
+        By case id the patient, empty where no row states one, and the tables; and a line for each
+        table that seems to name patients but not those of cases.
 
-    Returns by case id the patient, empty where no row names one, and the table. Raises an
-    InputError if a CSV is damaged or two rows name different patients of a case.
+    Raises:
+        InputError: A table is damaged, names no case, or contradicts itself or another.
     """
-    patients: dict[str, tuple[str, Path]] = {}
-    for path in sorted(folder.glob("*.[cC][sS][vV]")):
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        for line, id, patient in _read_patient_rows(path):
-            known_patient, file = patients.get(id, (patient, path))
-            if patient and known_patient and patient != known_patient:
-                raise InputError(
-                    f"{path}: line {line} states that case {id} is of patient {patient}, but "
-                    f"{file} also states {known_patient}; correct the one that is wrong"
-                )
-            patients[id] = (known_patient or patient, path)
+    warnings: list[str] = []
+    rows_by_path = {path: rows for path in files if (rows := _read_rows(path, warnings))}
+    find_case = _index_cases(cases if rows_by_path else ())
+    # By case, the patient and the lesion with the file that states it. Rows of cases that are not
+    # in the data count too: they may state the patient of a lesion.
+    stated: dict[str, dict[str, tuple[str, Path]]] = defaultdict(dict)
+    tables: dict[str, dict[Path, None]] = defaultdict(dict)
+    for path, rows in rows_by_path.items():
+        column = _choose_column(path, rows, find_case, cases)
+        for line, names, values in rows:
+            id = find_case(names[column]) or names[column]
+            if not id:
+                continue
+            tables[id][path] = None
+            for kind, value in values.items():
+                known, other = stated[id].setdefault(kind, (value, path))
+                if known != value:
+                    raise InputError(
+                        f"{path}: line {line} states that case {id} is of {kind} {value}, but "
+                        f"{other} also states {known}; correct the one that is wrong"
+                    )
+    patients = _name_patients(stated)
+    named = {c.id: (patients.get(c.id, ""), tuple(tables[c.id])) for c in cases if c.id in tables}
+    return named, warnings
+
+
+def _name_patients(stated: dict[str, dict[str, tuple[str, Path]]]) -> dict[str, str]:
+    """Names the patient of each case from the patients and lesions that tables state."""
+    patients = {id: values["patient"][0] for id, values in stated.items() if "patient" in values}
+    lesions = {id: values["lesion"] for id, values in stated.items() if "lesion" in values}
+    patient_by_lesion: dict[str, str] = {}
+    for id in patients.keys() & lesions.keys():
+        lesion, path = lesions[id]
+        known = patient_by_lesion.setdefault(lesion, patients[id])
+        if known != patients[id]:
+            raise InputError(
+                f"{path}: lesion {lesion} is of patient {known} and of {patients[id]}; correct the "
+                "one that is wrong"
+            )
+    names = {*patients.values()}
+    for id, (lesion, _) in lesions.items():
+        alone = f"lesion {lesion}" if lesion in names else lesion
+        patients.setdefault(id, patient_by_lesion.get(lesion, alone))
     return patients
 
 
-def _read_patient_rows(path: Path) -> Iterable[tuple[int, str, str]]:
-    """Yields line number, case id and patient; nothing from a table of something else."""
-    remedy = "restore the file, or move it elsewhere to go without it"
+def _choose_column(
+    path: Path, rows: list[_Row], find_case: Callable[[str], str | None], cases: Sequence[Case]
+) -> int:
+    """The column of ids that names most cases; raises an InputError if none names one."""
+    columns = zip(*(names for _, names, _ in rows), strict=True)
+    counts = [sum(find_case(name) is not None for name in column) for column in columns]
+    if cases and not any(counts):
+        raise InputError(
+            f"{path}: names patients, but of no case: it has {' or '.join(rows[0][1])}, the data "
+            f"{cases[0].id}; correct it, or move it out of the data"
+        )
+    return counts.index(max(counts))
+
+
+def _index_cases(cases: Sequence[Case]) -> Callable[[str], str | None]:
+    """Returns a function from what a table calls a case to the case's id, None if it is unknown.
+
+    A name may have more folders than the id, or fewer, but no other ones.
+    """
+    ids: dict[str, str | None] = {}
+    tails: dict[str, str | None] = {}
+    for case in cases:
+        whole, *_ = parts = _list_tails(case.id)
+        ids[whole] = case.id if ids.get(whole, case.id) == case.id else None
+        for tail in {*parts, _list_tails(case.image.name)[0]}:
+            tails[tail] = case.id if tails.get(tail, case.id) == case.id else None
+
+    def find_case(name: str) -> str | None:
+        whole, *_ = parts = _list_tails(name)
+        return next((ids[part] for part in parts if ids.get(part)), tails.get(whole))
+
+    return find_case
+
+
+def _list_tails(name: str) -> list[str]:
+    """Lists 'images/a/one', 'a/one' and 'one' for the name 'Images/a/One.PNG', also of Windows."""
+    path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")).casefold())
+    parts = (path.with_suffix("") if path.suffix in SUFFIXES else path).parts
+    return ["/".join(parts[i:]) for i in range(len(parts))] or [""]
+
+
+def _read_rows(path: Path, warnings: list[str]) -> list[_Row]:
+    """Reads the rows of a table; none if it is about something else."""
+    if path.suffix.lower() not in _TABLE_SUFFIXES:
+        return []
+    remedy = "restore the file, or move it out of the data to go without it"
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        # Excel writes semicolons where numbers have a comma.
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        with path.open("rb") as file:
+            start = b"".join(file.readline(2**16) for _ in range(5))
+            header, delimiter = _read_header(_decode(start))
+            headings = [re.sub(r"[\W_]", "", cell.casefold()) for cell in header]
+            ids, *owners = (
+                [headings.index(name) for name in names if name in headings]
+                for names in (_ID_COLUMNS, *_PATIENT_COLUMNS.values())
+            )
+            if not ids or not any(owners):
+                is_prose = path.suffix.lower() in (".txt", "")
+                if not is_prose and any(w in cell for w in _ABOUT_PATIENTS for cell in headings):
+                    warnings.append(
+                        f"{path}: is not read, though it seems to name patients; expected a column "
+                        "of cases (such as image_id or filename) and one of patients (patient_id)"
+                    )
+                return []
+            text = _decode(start + file.read())
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV in UTF-8 ({error}); {remedy}") from error
-    header = [cell.lower() for cell in rows[0][1]] if rows else []
-    id_columns, patient_columns = (
-        [header.index(name) for name in names if name in header]
-        for names in (_ID_COLUMNS, _PATIENT_COLUMNS)
-    )
-    if not id_columns or not patient_columns:
-        return
-    for line, row in rows[1:]:
-        if not any(row):
-            continue
-        name = row[id_columns[0]] if len(row) == len(header) else ""
-        if not name:
+    except (OSError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a table ({error}); {remedy}") from error
+    read = []
+    for line, row in [(n, row) for n, row in rows if any(row) and row[0] != "sep="][1:]:
+        if len(row) != len(header) or not any(row[column] for column in ids):
             raise InputError(
-                f"{path}: line {line} is no row of this table ({len(header)} cells, with the name "
-                f"of a case); {remedy}"
+                f"{path}: line {line} is no row of this table ({len(header)} cells, with the "
+                f"name of a case); {remedy}"
             )
-        suffix = Path(name).suffix
-        id = name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
-        yield line, id, next((row[column] for column in patient_columns if row[column]), "")
+        values = {}
+        for kind, columns in zip(_PATIENT_COLUMNS, owners, strict=True):
+            for column in reversed(columns):
+                if row[column].casefold() not in _NO_PATIENT:
+                    values[kind] = row[column]
+        read.append((line, [row[column] for column in ids], values))
+    return read
+
+
+def _read_header(start: str) -> tuple[list[str], str]:
+    """Finds the headings and the delimiter of a table in its first lines."""
+    lines = (line for line in start.splitlines() if line.strip())
+    # Excel may write the separator before the header.
+    header = next((line for line in lines if not line.startswith("sep=")), "")
+    delimiter = max(",;\t", key=header.count)
+    return next(csv.reader([header], delimiter=delimiter), []), delimiter
+
+
+def _decode(content: bytes) -> str:
+    """Decodes UTF-8, Excel's 'Unicode text', which is UTF-16, and what is neither as Latin-1."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content[: len(content) // 2 * 2].decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")

@@ -17,6 +17,7 @@ from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
 from seglab.data.classes import Classes
+from seglab.data.datamodule import with_mask_suffix
 from seglab.data.duplicates import thumbnail
 from seglab.data.layouts import find_cases
 from seglab.inference.models import Model, ensemble, make_model
@@ -33,6 +34,7 @@ def evaluate(
     paths: str | Path | Sequence[str | Path],
     data_root: str | Path | None = None,
     out: str | Path | None = None,
+    mask_suffix: str | None = None,
     trust: tuple[str, ...] = (),
     **inference: bool | None,
 ) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def evaluate(
         paths: The run directory, or several; their own files stay as they are.
         data_root: Another data set of any supported layout, all of whose cases are scored; None
             for the runs' own test cases.
+        mask_suffix: What names of masks in `data_root` end with; None to recognise it.
         out: The folder to write to; by default a new one under the first run's `evaluations`.
         trust: See `open_run`.
         inference: See `open_model`.
@@ -69,7 +72,7 @@ def evaluate(
     else:
         for run in runs:
             read_thumbnails(run)  # refuses a damaged file before minutes of scoring
-        cases = with_classes(find_cases(data_root), model.classes)
+        cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
     thumbnails: list[np.ndarray] = []
     scored = score_cases(
         model.predict,
@@ -135,7 +138,7 @@ def read_cases(run: Run) -> list[Case]:
     # A synthetic set is in PH2's layout, and its own reader would draw it where it is missing.
     is_synthetic = data["cases"]["_target_"].endswith(".synthetic_cases")
     read = find_cases if is_synthetic else instantiate(data["cases"])
-    return read(data["root"])
+    return with_mask_suffix(read, data.get("mask_suffix"))(data["root"])
 
 
 def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:

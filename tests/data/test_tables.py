@@ -1,70 +1,33 @@
-"""PH2's table of diagnoses, and the patients of CSV files."""
+"""The patients of cases from tables beside the images."""
 
 import codecs
-import re
-from collections import Counter
+import unicodedata
 from pathlib import Path
 
 import pytest
 from helpers.layouts import (
     DIAGNOSES,
-    LEGENDS,
     ROWS,
     assert_refused,
     image_path,
-    mask_path,
     patients,
     touch,
     touch_pairs,
     touch_ph2,
-    txt_row,
     write_txt,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seglab.core.errors import InputError
-from seglab.data.cases import Case
 from seglab.data.layouts import find_cases
 
-GOOD = txt_row("IMD016")
+NOBODY = ("", "NA", "n/a", "NaN", "None", "null", "unknown", "-")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return touch_ph2(tmp_path / "PH2Dataset")
-
-
-def diagnoses(cases: list[Case]) -> dict[str, str]:
-    return {case.id: case.diagnosis for case in cases}
-
-
-def test_a_case_that_the_table_lacks_is_unknown(root: Path) -> None:
-    write_txt(root, [txt_row(id) for id in ROWS if id != "IMD076"])
-    cases = find_cases(root)
-    assert diagnoses(cases) == DIAGNOSES | {"IMD076": "unknown"}
-    assert cases[2].tables == ()
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        GOOD[:-30],
-        GOOD.replace("IMD016 ||", "IMD016 || x ||"),
-        GOOD.replace("                  0 ||", "                  3 ||"),
-        GOOD.replace("                  0 ||", "                    ||"),
-        txt_row("IMD003"),
-        "||",
-    ],
-    ids=["cut", "longer", "diagnosis 3", "none", "twice", "bars"],
-)
-def test_a_damaged_row_is_named_by_its_line(root: Path, row: str) -> None:
-    table = write_txt(root, [txt_row("IMD003"), row, txt_row("IMD424")])
-    assert_refused(root, str(table), "line 3 ")
-
-
-def test_a_table_without_rows_is_refused(root: Path) -> None:
-    assert_refused(root, str(write_txt(root, LEGENDS)), "no row")
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -99,10 +62,7 @@ def test_patients_of_ph2_are_read_beside_its_table(root: Path) -> None:
     csv = root / "patients.csv"
     csv.write_text("image_id,age,patient_id\nIMD003,40,P1\nIMD016.bmp,40,P1\nIMD424,50,P2\n")
     named = {"IMD003": "P1", "IMD016": "P1", "IMD076": "", "IMD424": "P2", "IMD435": ""}
-    # A CSV elsewhere is not read.
-    for folder in (root.parent, image_path(root, "IMD003").parents[2]):
-        (folder / "patients.csv").write_bytes(b"\xff")
-    for folder in (root, root.parent):
+    for folder in (root, root.parent, image_path(root, "IMD003").parents[2]):
         cases = find_cases(folder)
         assert patients(cases) == named
         assert [case.tables for case in cases] == [
@@ -119,8 +79,14 @@ def test_patients_of_ph2_are_read_beside_its_table(root: Path) -> None:
         b"lesion_id,patient,patient_id,name,image\nL1,x,P1,n,one\nL2,y,P1,m,a/two\n",
         b"id,patient\none,P1\none,P1\na/two,\na/two,P1\nthree,\n",
         b'isic_id,attribution,lesion_id\none,"Somebody, MD",P1\na/two,"Two\nlines",P1\n',
+        b"sep=;\r\nPatient-ID;File Name\r\nP1;images\\a\\two.jpg\r\nP1;C:\\data\\ONE.JPG\r\n",
+        b"id,filename,patient no\n1,one.jpg,P1\n2,two.jpg,P1\n",
+        b"image,patient,lesion_id\none,P1,L1\na/two,NA,L1\nthree,n/a,\n",
     ],
-    ids=["semicolons", "tabs", "blanks", "preference", "twice alike", "quotes"],
+    ids=[
+        *("semicolons", "tabs", "blanks", "preference", "twice alike", "quotes", "Excel"),
+        *("row numbers", "lesion of a patient"),
+    ],
 )
 def test_columns_are_found(tmp_path: Path, content: bytes) -> None:
     touch_pairs(tmp_path, "one", "a/two", "three")
@@ -153,13 +119,12 @@ def test_other_csv_files_are_ignored(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     "content, words",
     [
-        ("id,patient\none,P1\n".encode("utf-16"), "cannot be read as CSV in UTF-8"),
-        (b'id,patient\none,"P1\ntwo,P2\n', "cannot be read as CSV"),
+        (b'id,patient\none,"P1\ntwo,P2\n', "cannot be read as a table"),
         (b"id,patient\ntwo,P1\none\n", "line 3 "),
         (b"id,patient\ntwo,P1\n,P2\n", "line 3 "),
         (b'id,patient,note\none,P1,"two\nlines"\none,P2,\n', "line 4 "),
     ],
-    ids=["UTF-16", "unclosed", "short", "no id", "two patients"],
+    ids=["unclosed", "short", "no id", "two patients"],
 )
 def test_a_damaged_csv_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     touch_pairs(tmp_path, "one", "two")
@@ -167,17 +132,97 @@ def test_a_damaged_csv_is_refused(tmp_path: Path, content: bytes, words: str) ->
     assert_refused(tmp_path, str(tmp_path / "patients.csv"), words)
 
 
-def test_the_real_table(ph2: Path, tmp_path: Path) -> None:
-    """All 200 rows, even if the copy lacks cases."""
-    text = (ph2 / "PH2_dataset.txt").read_bytes()
-    ids = re.findall(rb"^\|\| (IMD\d+) ", text, re.MULTILINE)
-    assert len(ids) == len(set(ids)) == 200
-    for id in map(bytes.decode, ids):
-        touch(image_path(tmp_path, id))
-        touch(mask_path(tmp_path, id))
-    (tmp_path / "PH2_dataset.txt").write_bytes(text)
-    assert Counter(case.diagnosis for case in find_cases(tmp_path)) == {
-        "common nevus": 80,
-        "atypical nevus": 80,
-        "melanoma": 40,
-    }
+@pytest.mark.parametrize("name", ["HAM10000_metadata.tab", "HAM10000_metadata", "a.TSV", "b.txt"])
+@pytest.mark.parametrize("folder", ["", "images", "metadata/more"])
+def test_tables_are_found_by_their_columns(name: str, folder: str, tmp_path: Path) -> None:
+    """Names and places as of HAM10000 on Dataverse, of ISIC, and of people's own data."""
+    touch_pairs(tmp_path, "one", "a/two", "three")
+    table = touch(tmp_path / folder / name)
+    table.write_text('lesion_id\timage_id\tdx\n"P1"\t"one"\t"nv"\n"P1"\t"two"\t"nv"\n')
+    cases = find_cases(tmp_path)
+    assert patients(cases) == {"a/two": "P1", "one": "P1", "three": ""}
+    assert cases[0].tables == (table,)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_a_table_reads_the_same_however_it_is_written(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    ids = ["one", "b/läsion 2", "a/(three).x", "four"]
+    root = touch_pairs(tmp_path_factory.mktemp("written"), *ids)
+    delimiter = data.draw(st.sampled_from([",", ";", "\t"]))
+    end = data.draw(st.sampled_from(["\r", "\n", "\r\n"]))
+    names = (
+        ("image", "id"),
+        ("Image ID", "Patient ID"),
+        ("isic-id", "PATIENT_ID"),
+        (" File", "patientID"),
+    )
+    header = data.draw(st.sampled_from(names))
+    owners = data.draw(
+        st.lists(st.sampled_from(["Ä1", "7", "x y", *NOBODY]), min_size=4, max_size=4)
+    )
+    is_swapped = data.draw(st.booleans())
+    rows = [("image", "patient_id") if header[1] == "id" else header]
+    for id, owner in zip(ids, owners, strict=True):
+        cell = unicodedata.normalize(data.draw(st.sampled_from(["NFC", "NFD"])), id)
+        cell = data.draw(st.sampled_from(["", "images/", "./", "/data/set/images/"])) + cell
+        cell += data.draw(st.sampled_from(["", ".jpg", ".JPG", ".png"]))
+        if data.draw(st.booleans()):
+            cell = cell.replace("/", "\\")
+        rows.append((cell, owner))
+    lines = [delimiter.join(row[::-1] if is_swapped else row) for row in rows]
+    text = end.join(lines) + data.draw(st.sampled_from(["", end]))
+    codes = ["utf-8", "utf-8-sig", "utf-16"]
+    if all(ord(c) < 256 for c in text):
+        codes.append("latin-1")
+    (root / "who.csv").write_bytes(text.encode(data.draw(st.sampled_from(codes))))
+    named = {id: "" if who in NOBODY else who for id, who in zip(ids, owners, strict=True)}
+    assert patients(find_cases(root)) == named
+
+
+def test_lesions_and_patients_combine(tmp_path: Path) -> None:
+    """A case of which only the lesion is stated stays with the patient of this lesion."""
+    touch_pairs(tmp_path, *"abcdef")
+    (tmp_path / "isic.csv").write_text(
+        "isic_id,patient_id,lesion_id\na,P1,L1\nb,,L1\nc,,L2\nd,P3,\ne,,P1\nother,P4,L2\n"
+    )
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\nd,L4\nf,L4\n")
+    named = patients(find_cases(tmp_path))
+    assert (named["a"], named["b"]) == ("P1", "P1")
+    assert named["c"] == "P4"  # stated of an image that is not here
+    assert named["d"] == named["f"] == "P3"  # from two tables
+    assert named["e"] not in ("", "P1")  # a lesion of the same number is no patient
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\nd,L1\n")
+    assert_refused(tmp_path, "lesion L1 is of patient", "P1", "P3")
+
+
+def test_a_table_of_other_cases_is_refused(tmp_path: Path) -> None:
+    touch_pairs(tmp_path, "b/one", "two")
+    table = tmp_path / "meta.csv"
+    table.write_text("image,patient_id\nIMG_1,P1\nIMG_2,P2\n")
+    assert_refused(tmp_path, f"{table}: names patients, but of no case", "IMG_1", "b/one")
+    table.write_text("image,patient_id\na/one,P1\nc/one,P2\n")  # no folders of the data
+    assert_refused(tmp_path, f"{table}: names patients, but of no case")
+    table.write_text("image,patient_id\n")
+    assert patients(find_cases(tmp_path)) == {"b/one": "", "two": ""}
+
+
+def test_tables_that_are_not_read_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = touch_pairs(tmp_path / "data", "one")
+    (root / "demography.csv").write_text("patient_id,age\nP1,40\n")
+    (root / "notes.csv").write_text("image,age of the patient\none,40\n")
+    (root / "about.txt").write_text("Images of patients, 2019\n")
+    (root / "hmnist.csv").write_text("pixel0000,pixel0001\n1,2\n")
+    touch(root / "patients.xlsx")
+    touch(root / "PH2_dataset.xlsx")
+    (tmp_path / "above.csv").write_text("image,patient\none,P1\n")
+    (tmp_path / "others.csv").write_text("image,patient\ntwo,P1\n")
+    assert patients(find_cases(root)) == {"one": ""}
+    messages = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(messages) == 4
+    for name in ("data/demography.csv", "data/notes.csv", "above.csv", "data/patients.xlsx"):
+        assert any(str(tmp_path / name) in message for message in messages), name
