@@ -103,7 +103,7 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
         masks = np.load(folder / "masks.npy", mmap_mode="r")
         thumbnails = np.load(folder / "thumbnails.npy")
         groups = read_json(folder / "groups.json")
-        found = [CaseCheck.from_json(check) for check in read_json(folder / "checks.json")]
+        found = [CaseCheck(**check) for check in read_json(folder / "checks.json")]
         checks = {case.id: check for case, check in zip(cases, found, strict=True)}
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{folder}: damaged cache ({error}); delete it") from error

@@ -43,7 +43,7 @@ def check_data(
             scan.cases.append(case)
             checks[case.id] = check
             if check.oddities:
-                scan.oddities[case.id] = [oddity.what for oddity in check.oddities]
+                scan.oddities[case.id] = check.oddities
         if small is not None:
             thumbnails[case] = small
     scan.warnings += describe_checks(checks, classes, size) if checks else []
@@ -74,8 +74,8 @@ def _find_duplicates(thumbnails: dict[Case, np.ndarray], find_nearly_equal: bool
     if find_nearly_equal:
         groups = same_pictures(np.array([*thumbnails.values()]))
         text = (
-            "their pictures are the same, or nearly, perhaps turned or mirrored; keep one, or leave "
-            "it to splits; if they differ, set data.find_duplicates=false (here: --no-duplicates)"
+            "their pictures are the same, or nearly, perhaps turned or mirrored; keep one, or leave it "
+            "to splits; if they differ, set data.find_duplicates=false (here: --no-duplicates)"
         )
     else:
         groups = equal_files([hash_file(case.image) for case in thumbnails])

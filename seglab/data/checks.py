@@ -1,9 +1,8 @@
 """Says what is odd about data that can be read: the checker and `train` warn in the same words."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,27 +10,12 @@ from seglab.core.errors import name_some
 from seglab.data.cases import Case
 from seglab.data.classes import Classes
 from seglab.data.images import read_orientation
-from seglab.data.masks import looks_inverted
+from seglab.data.masks import decode_mask, looks_inverted
 from seglab.data.splits import Split
+from seglab.data.threads import map_in_threads
 
 MIN_TEST_CASES = 10
-
-
-class Oddity(NamedTuple):
-    """What is odd about a mask, in words that masks share: 'N of M masks are ...'."""
-
-    what: str
-    advice: str  # what to do
-
-
-SEE = "see whether that is right"
-EMPTY = Oddity("empty (background at every pixel)", SEE)
-FULL = Oddity("full (one class at every pixel)", SEE)
-INVERTED = Oddity("as if inverted (more lesion in the corners than in the middle)", SEE)
-TURNED = Oddity(
-    "of another EXIF orientation than the image",
-    "see whether they fit; where a mask was drawn on the stored pixels, remove the orientation tag",
-)
+SEE = "; see whether that is right"
 
 
 @dataclass(frozen=True)
@@ -40,16 +24,12 @@ class CaseCheck:
 
     Attributes:
         classes: Class numbers in the mask at network size.
-        oddities: What is odd about the mask.
+        oddities: What is odd about the mask, as in '3 of 9 masks are ...', and what to do. Masks
+            that are odd in the same way have the same text.
     """
 
     classes: list[int]
-    oddities: list[Oddity]
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "CaseCheck":
-        """Converts back what `dataclasses.asdict` and JSON have made of a check."""
-        return cls(content["classes"], [Oddity(*oddity) for oddity in content["oddities"]])
+    oddities: list[str]
 
 
 def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None) -> CaseCheck:
@@ -63,20 +43,33 @@ def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None
     """
     oddities = []
     if not mask.any():
-        oddities.append(EMPTY)
+        oddities.append(f"empty (background at every pixel){SEE}")
     elif mask.min() == mask.max():
-        oddities.append(FULL)
+        oddities.append(f"full (one class at every pixel){SEE}")
     elif not case.classes.is_multiclass and looks_inverted(mask):
-        oddities.append(INVERTED)
+        oddities.append(f"as if inverted (more lesion in the corners than in the middle){SEE}")
     if mask.any() and not small.any():
-        size = f"data.size={len(small)}"
-        oddities.append(Oddity(f"without their lesion at {size}", "raise data.size"))
+        oddities.append(f"without their lesion at data.size={len(small)}; raise data.size")
     if _fits_either_way(case, mask):
-        oddities.append(TURNED)
+        oddities.append(
+            "of another EXIF orientation than the image; see whether they fit, and where a mask "
+            "was drawn on the stored pixels remove the orientation tag"
+        )
     if note is not None:
-        oddities.append(Oddity(f"ambiguous ({note})", SEE))
+        oddities.append(f"ambiguous ({note}){SEE}")
     present = [number for number in range(small.max() + 1) if (small == number).any()]
     return CaseCheck(present, oddities)
+
+
+def check_masks(cases: Sequence[Case]) -> dict[str, CaseCheck]:
+    """Reads the masks of cases, and finds what is odd about them at native resolution, by id."""
+
+    def check(case: Case) -> CaseCheck:
+        mask, note = decode_mask(case.mask, case.classes)
+        return check_case(case, mask, mask, note)
+
+    checks = map_in_threads(check, cases, "checking masks", "case")
+    return {case.id: check for case, check in zip(cases, checks, strict=True)}
 
 
 def _fits_either_way(case: Case, mask: np.ndarray) -> bool:
@@ -86,28 +79,32 @@ def _fits_either_way(case: Case, mask: np.ndarray) -> bool:
     return image_turn != mask_turn and (not swaps_axes or mask.shape[0] == mask.shape[1])
 
 
+def describe_oddities(checks: Mapping[str, CaseCheck]) -> list[str]:
+    """Lists a warning for each kind of oddity of a data set, from the check of each case by id."""
+    ids = defaultdict(list)
+    for id, check in checks.items():
+        for oddity in check.oddities:
+            ids[oddity].append(id)
+    return [
+        f"{len(odd)} of {len(checks)} masks ({name_some(odd)}) are {oddity}"
+        for oddity, odd in ids.items()
+    ]
+
+
 def describe_checks(checks: Mapping[str, CaseCheck], classes: Classes, size: int) -> list[str]:
-    """Lists a warning for each kind of oddity of a data set, and for each class that is absent.
+    """Lists the warnings of `describe_oddities`, and one for each class that no mask holds.
 
     Args:
         checks: The check of each case, by id.
         classes: The classes that the masks distinguish.
         size: Edge of the square network input, in pixels.
     """
-    ids = defaultdict(list)
-    for id, check in checks.items():
-        for oddity in check.oddities:
-            ids[oddity].append(id)
-    warnings = [
-        f"{len(found)} of {len(checks)} masks are {what}: {name_some(found)}; {advice}"
-        for (what, advice), found in ids.items()
+    # Of one class, the oddities say it.
+    absent = _absent_classes(checks.values(), classes) if classes.is_multiclass else []
+    return describe_oddities(checks) + [
+        f"no mask holds {name} at data.size={size}; see whether data.classes is right"
+        for name in absent
     ]
-    if classes.is_multiclass:  # of one class, the oddities say it
-        warnings += [
-            f"no mask holds {name} at data.size={size}; see whether data.classes is right"
-            for name in _absent_classes(checks.values(), classes)
-        ]
-    return warnings
 
 
 def describe_split(split: Split, checks: Mapping[str, CaseCheck], classes: Classes) -> list[str]:
@@ -132,8 +129,5 @@ def describe_split(split: Split, checks: Mapping[str, CaseCheck], classes: Class
 def _absent_classes(checks: Iterable[CaseCheck], classes: Classes) -> list[str]:
     """Names of the classes that no mask holds at network size; of one class, the lesion alone."""
     present = {number for check in checks for number in check.classes}
-    return [
-        name
-        for number, name in zip(classes.numbers, classes.names, strict=True)
-        if number not in present
-    ]
+    numbered = zip(classes.numbers, classes.names, strict=True)
+    return [name for number, name in numbered if number not in present]

@@ -16,6 +16,7 @@ from seglab.core.files import write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
+from seglab.data.checks import check_masks, describe_oddities
 from seglab.data.classes import Classes
 from seglab.data.datamodule import with_mask_suffix
 from seglab.data.duplicates import thumbnail
@@ -73,6 +74,8 @@ def evaluate(
         for run in runs:
             read_thumbnails(run)  # refuses a damaged file before minutes of scoring
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
+        for warning in describe_oddities(check_masks(cases)):
+            log.warning("%s", warning)
     thumbnails: list[np.ndarray] = []
     scored = score_cases(
         model.predict,

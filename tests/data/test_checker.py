@@ -60,9 +60,9 @@ def errors_of_files(images: list[Path], masks: list[Path]) -> list[tuple[object,
 
 def warnings_of_files(ids: list[str], n: int) -> list[tuple[object, str]]:
     return [
-        (f"1 of {n} masks are empty", ids[4]),
-        (f"1 of {n} masks are full", ids[5]),
-        (f"1 of {n} masks are as if inverted", ids[6]),
+        (f"1 of {n} masks ({ids[4]}) are empty", "background"),
+        (f"1 of {n} masks ({ids[5]}) are full", "one class"),
+        (f"1 of {n} masks ({ids[6]}) are as if inverted", "corners"),
         (", ".join(ids[8:11]), "pictures are the same"),
     ]
 
@@ -205,9 +205,9 @@ def test_the_script(
         "patients": 0,
         "errors": [],
         "warnings": [
-            "1 of 6 masks are empty (background at every pixel): p03; see whether that is right"
+            "1 of 6 masks (p03) are empty (background at every pixel); see whether that is right"
         ],
-        "oddities": {"p03": ["empty (background at every pixel)"]},
+        "oddities": {"p03": ["empty (background at every pixel); see whether that is right"]},
     }
     (root / "masks" / "p02.png").unlink()
     ended = script("prepare_ph2", "--check", root, "--json", "bad.json")
@@ -239,7 +239,7 @@ def test_masks_of_several_classes(script: Script, tmp_path: Path) -> None:
     assert wrong.code == 1 and "errors: 6\n" in wrong.out
     Image.new("L", (60, 45)).save(root / "masks" / "case00.png")
     empty = script("prepare_ph2", "--check", root, "--classes", names)
-    assert empty.code == 0 and "1 of 6 masks are empty" in empty.out
+    assert empty.code == 0 and "1 of 6 masks (case00) are empty" in empty.out
 
 
 def test_the_real_cases_are_good(ph2: Path) -> None:
@@ -259,4 +259,5 @@ def test_the_real_masks_inverted(ph2: Path, tmp_path: Path) -> None:
         Image.fromarray(mask).save(tmp_path / "masks" / f"{case.id}.png")
         Image.new("RGB", (96, 72)).save(tmp_path / "images" / f"{case.id}.png")
     warnings = check_data(tmp_path).warnings
-    assert f"{len(cases)} of {len(cases)} masks are as if inverted" in warnings[0]
+    assert warnings[0].startswith(f"{len(cases)} of {len(cases)} masks (")
+    assert "as if inverted" in warnings[0]

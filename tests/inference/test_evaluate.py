@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.layouts import mask_path
 from helpers.spoil import change_config, put_at
-from helpers.tiny import Ended, skip_figures
+from helpers.tiny import Ended, skip_figures, write_tiny_ph2
 from PIL import Image
 
 import seglab.training.summary
@@ -185,6 +186,20 @@ def test_pictures_of_training_are_found_in_another_format(
     ended = script("evaluate", run, "--data", root)
     assert ended.code == 1 and f"{run}/thumbnails.npy: no such file" in ended.err
     assert not (run / "evaluations").exists()
+
+
+def test_odd_masks_of_other_data_are_told(
+    runs: tuple[Path, Path],
+    script: Callable[..., Ended],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = write_tiny_ph2(tmp_path / "other", 3)
+    for id in ("IMD000", "IMD002"):
+        Image.new("1", Image.open(mask_path(root, id)).size).save(mask_path(root, id))
+    ended = script("evaluate", runs[1], "--data", root, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert "2 of 3 masks (IMD000, IMD002) are empty (background at every pixel); " in caplog.text
 
 
 def test_a_test_case_that_has_changed_is_named(
