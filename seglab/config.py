@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -108,9 +109,11 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     config = resolve_config(cfg)
     for group in ("experiment", "sweep"):
         if group in config:
+            choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+            name = choices.get(group, "FILE")
             raise InputError(
-                f"{group}: holds {', '.join(config[group] or {})}, which are keys of the whole "
-                f"config; begin the file that {group}=... names with '# @package _global_'"
+                f"{group}={name}: begin {name}.yaml with the line '# @package _global_' (UTF-8, no "
+                f"BOM): without it, its keys are those of {group}, not of the whole config"
             )
     _check_keys(config, "", SECTIONS, SECTIONS)
     for section in TARGET_SECTIONS:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.tiny import REPO, Ended, write_tiny_ph2
+from helpers.tiny import REPO, Ended, refused, write_tiny_ph2
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, InstantiationException
 
@@ -112,6 +112,27 @@ def test_main_functions_end_with_one_line(
         err = capsys.readouterr().err
         assert err.endswith(line)
         assert ("Traceback" in err) == (in_sweep and code == 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"task:\n\toptimizer:\n", ["own.yaml", "line 2", "indent by blanks"]),
+        (b"# @package _global_\nname: [a\nseed: 1\n", ["own.yaml", "line 3"]),
+        (b"# @package _global_\nname: M\xfcller\n", ["own.yaml, line 2: is no UTF-8"]),
+        (b"seed: 5\n", ["experiment=own: begin own.yaml with the line '# @package _global_'"]),
+        ("\ufeff# @package _global_\nseed: 5\n".encode(), ["begin own.yaml", "no BOM"]),
+    ],
+)
+def test_a_config_file_of_ones_own_is_named(
+    content: bytes, words: list[str], script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    file = tmp_path / "experiment" / "own.yaml"
+    file.parent.mkdir()
+    file.write_bytes(content)
+    run = tmp_path / "run"
+    ended = script("train", "--config-dir", tmp_path, "experiment=own", f"hydra.run.dir={run}")
+    refused(ended, run, *words)
 
 
 def test_bugs_keep_their_traceback() -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seglab.config import check_config
 from seglab.core.errors import InputError
+from seglab.runs.directory import refuse_early
 from seglab.runs.loading import ALLOWED_TARGETS, read_config
 
 COSINE = "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, _partial_: true, "
@@ -143,7 +144,7 @@ def test_a_sweep_in_quotes_or_brackets_is_shown_without(
 ) -> None:
     for text in ("'1,2'", "[1,2]"):
         with pytest.raises(InputError, match="a sweep, -m seed=1,2"):
-            check_config(tiny_config(tmp_path / "run", f"seed={text}"))
+            refuse_early(tiny_config(tmp_path / "run", f"seed={text}"))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def find_input_error(error: BaseException) -> str | None:
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     causes = [error]
     while causes[-1].__cause__ is not None:
@@ -42,6 +43,14 @@ def find_input_error(error: BaseException) -> str | None:
             is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = _MAKE_ROOM if is_full else "choose a place that can be read and written"
             return f"{cause.filename}: {cause.strerror}; {remedy}"
+    if isinstance(error, YAMLError):  # its text names file and line
+        tab = "; indent by blanks" if "'\\t'" in str(error) else ""
+        return f"no YAML: {error}{tab}"
+    if isinstance(error, UnicodeDecodeError):
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if "full_path" in frame.f_locals:  # of Hydra 1.3, which reads configs as UTF-8
+                line = error.object[: error.start].count(b"\n") + 1
+                return f"{frame.f_locals['full_path']}, line {line}: is no UTF-8; save it as UTF-8"
     if str(error).startswith("Only one of --"):  # raised by Hydra about its own options
         return str(error)
     # A library refuses a value with one of these; any other error of a constructor is a bug.

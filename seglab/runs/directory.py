@@ -216,7 +216,7 @@ class RunDirectory:
         self.update(
             format=FORMAT,
             status="running",
-            seed=cfg.seed,
+            seed=cfg.seed if isinstance(cfg.seed, int | None) else str(cfg.seed),
             start=_now(),
             end=None,
             error=None,

