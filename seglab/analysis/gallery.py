@@ -63,10 +63,7 @@ def make_gallery(
                 classes, left_out = _draw_predictions(run, number, cards, trust, data_root)
                 drawn_row["legend"] = _make_legend(classes)
             except InputError as error:
-                notes.append(
-                    f"{run.folder.name}: no predictions are shown: {error} (if the data has only "
-                    "moved, name its folder with --data)"
-                )
+                notes.append(f"{run.folder.name}: no predictions are shown: {error}")
                 continue
             if left_out:
                 notes.append(
@@ -93,9 +90,7 @@ def _draw_predictions(
     from seglab.inference.evaluate import load_run_model, read_cases
     from seglab.inference.predictor import predict_cases
 
-    opened = open_run(run.folder, trust)
-    if data_root is not None:
-        opened.config["data"]["root"] = str(Path(data_root).absolute())
+    opened = open_run(run.folder, trust, data_root)
     model = load_run_model(opened, trust)
     wanted = {case.id: card for case, card in cards.items() if case in run.tested}
     found = [case for case in read_cases(opened) if case.id in wanted]

@@ -91,8 +91,10 @@ def evaluate() -> None:
     add = parser.add_argument
     text = "run directory; of several the mean probability"
     add("paths", metavar="RUN", nargs="+", help=text)
+    data = parser.add_mutually_exclusive_group()
     text = "another data set; all cases are scored"
-    add("--data", metavar="ROOT", dest="data_root", help=text)
+    data.add_argument("--data", metavar="ROOT", dest="data_root", help=text)
+    _add_moved_to(data)
     text = "what names of masks in ROOT end with; default: usual ones"
     add("--mask-suffix", metavar="TEXT", help=text)
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
@@ -115,6 +117,7 @@ def export() -> None:
     add("--out", metavar="FILE", help="default: network.onnx in RUN")
     text = "images to compare on; default: 20 of the run's test cases"
     add("--images", metavar="IMAGES", nargs="+", help=text)
+    _add_moved_to(parser)
     add("--overwrite", action="store_true", help="replace an existing file")
     _add_trust(parser)
     args = vars(parser.parse_args())
@@ -155,7 +158,8 @@ def report() -> None:
     add = parser.add_argument
     add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     add("--out", metavar="FILE", help="default: report.html in the folder")
-    add("--data", metavar="ROOT", dest="data_root", help="the data set's folder, if it has moved")
+    text = "the data set's folder, if it was moved"
+    add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=text)
     text = "show the N test cases with the lowest Dice (24)"
     add("--cases", metavar="N", type=int, help=text)
     _add_versus(parser)
@@ -179,7 +183,8 @@ def reproduce() -> None:
     add = parser.add_argument
     add("path", metavar="RUN", help="directory of a finished run")
     add("--check", action="store_true", help="compare what it needs, train nothing")
-    add("--data", metavar="ROOT", dest="data_root", help="the data set's folder, if it has moved")
+    text = "the data set's folder, if it was moved"
+    add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=text)
     add("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
     text = "greatest difference of a score on other hardware or versions (0.01)"
     add("--tolerance", metavar="X", type=float, help=text)
@@ -197,6 +202,12 @@ def _make_parser(description: str, epilog: str | None = None) -> argparse.Argume
     return argparse.ArgumentParser(
         description=description, epilog=epilog, argument_default=argparse.SUPPRESS
     )
+
+
+def _add_moved_to(parser: argparse._ActionsContainer) -> None:
+    """Add the option that says where a run's own data is today."""
+    text = "the folder of the run's own data, if it was moved"
+    parser.add_argument("--moved-to", metavar="ROOT", help=text)
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:

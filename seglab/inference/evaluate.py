@@ -1,6 +1,7 @@
 """Scores a run's best checkpoint again, or an ensemble of several runs."""
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from seglab.core.errors import InputError, name_some
+from seglab.core.errors import InputError, name_some, quote_for_shell
 from seglab.core.files import write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
@@ -37,6 +38,7 @@ def evaluate(
     out: str | Path | None = None,
     mask_suffix: str | None = None,
     trust: tuple[str, ...] = (),
+    moved_to: str | Path | None = None,
     **inference: bool | None,
 ) -> dict[str, Any]:
     """Score runs at native resolution, and write summary.json and test_cases.csv.
@@ -51,6 +53,7 @@ def evaluate(
         mask_suffix: What names of masks in `data_root` end with; None to recognise it.
         out: The folder to write to; by default a new one under the first run's `evaluations`.
         trust: See `open_run`.
+        moved_to: Where the runs' own data is today; None for where it was.
         inference: See `open_model`.
 
     Returns:
@@ -65,7 +68,7 @@ def evaluate(
     if out is not None:
         refuse_run_files(out)
     paths = [paths] if isinstance(paths, str | Path) else paths
-    runs = [open_run(path, trust) for path in paths]
+    runs = [open_run(path, trust, moved_to) for path in paths]
     models = [load_run_model(run, trust, **inference) for run in runs]
     model = ensemble(models)
     if data_root is None:
@@ -130,18 +133,29 @@ def _read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
     if changed:
         raise InputError(
             f"{run.config['data']['root']}: case {changed[0]} has changed since the run, or is "
-            f"missing ({len(changed)} such cases); restore it, or score other data with --data"
+            f"missing ({len(changed)} such cases); restore it, name the folder that the data was "
+            "moved to with --moved-to, or score other data with --data"
         )
     return cases
 
 
 def read_cases(run: Run) -> list[Case]:
-    """Read the cases of the data set that a run was trained on."""
+    """Read the cases of the data set that a run was trained on.
+
+    Raises an InputError if they are not there, with the command that says where they are.
+    """
     data = run.config["data"]
     # A synthetic set is in PH2's layout, and its own reader would draw it where it is missing.
     is_synthetic = data["cases"]["_target_"].endswith(".synthetic_cases")
     read = find_cases if is_synthetic else instantiate(data["cases"])
-    return with_mask_suffix(read, data.get("mask_suffix"))(data["root"])
+    command = quote_for_shell("python", *sys.argv, "--moved-to", "FOLDER")
+    way_on = f"if the data of {run.folder} was moved, name its folder: {command}"
+    if not Path(data["root"]).is_dir():
+        raise InputError(f"{data['root']}: no such folder; {way_on}")
+    try:
+        return with_mask_suffix(read, data.get("mask_suffix"))(data["root"])
+    except InputError as error:
+        raise InputError(f"{error}; {way_on}") from error
 
 
 def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:

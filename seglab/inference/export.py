@@ -48,6 +48,7 @@ def export(
     images: Sequence[str | Path] = (),
     overwrite: bool = False,
     trust: tuple[str, ...] = (),
+    moved_to: str | Path | None = None,
 ) -> Path:
     """Write a network as ONNX, if ONNX Runtime then predicts what torch does.
 
@@ -65,6 +66,7 @@ def export(
             up to 20 of the run's test cases.
         overwrite: Replace the file if it exists.
         trust: See `seglab.inference.models.open_model`.
+        moved_to: Where the run's data is today; None for where it was.
 
     Returns:
         The file.
@@ -80,7 +82,9 @@ def export(
     if out.exists() and not overwrite:
         raise InputError(f"{out}: is there already; replace it with --overwrite, or name --out")
     net, stored = load_network(file, trust)
-    files = list(find_images(images).values()) if images else _find_test_images(path, trust)
+    files = (
+        list(find_images(images).values()) if images else _find_test_images(path, trust, moved_to)
+    )
     model = make_model(file, net, stored)
     metadata = {
         "size": stored["config"]["data"]["size"],
@@ -108,9 +112,11 @@ def export(
     return out
 
 
-def _find_test_images(path: Path, trust: tuple[str, ...]) -> list[Path]:
+def _find_test_images(
+    path: Path, trust: tuple[str, ...], moved_to: str | Path | None
+) -> list[Path]:
     try:
-        run = open_run(path, trust)
+        run = open_run(path, trust, moved_to)
         images = [case.image for case in read_cases(run) if case.id in run.ids["test"]]
         if not images:
             raise InputError(f"{run.config['data']['root']}: has none of the run's test cases")

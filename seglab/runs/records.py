@@ -171,13 +171,16 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
     return _with_scores(run) if has_scores else run
 
 
-def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
+def open_run(
+    path: str | Path, trust: tuple[str, ...] = (), data_root: str | Path | None = None
+) -> Run:
     """Reads a finished run from whose config something will be built; runs nothing in it.
 
     Args:
         path: The directory.
         trust: Names that its config may hold as `_target_` besides seglab's allowed targets,
             such as 'my_networks.MyNet'.
+        data_root: Where the run's data is today, for its config; None for where it was.
 
     Raises:
         InputError: A file is missing or damaged, or the config names code that is not trusted.
@@ -197,6 +200,8 @@ def open_run(path: str | Path, trust: tuple[str, ...] = ()) -> Run:
             f"{paths.split}: is not the split that the run was trained on; put the run's own files "
             "back"
         )
+    if data_root is not None:
+        run.config["data"]["root"] = str(Path(data_root).absolute())
     return run
 
 

@@ -69,7 +69,7 @@ def reproduce(
     Raises:
         InputError: The run cannot be read or is not finished, or its data is missing.
     """
-    run = open_run(path, trust)
+    run = open_run(path, trust, data_root)
     if run.status != "finished":
         raise InputError(
             f"{run.folder}: is not finished (status {run.status}); start its command again to go "
@@ -79,8 +79,6 @@ def reproduce(
     if out is not None and (not RunPaths(Path(out)).record.exists() or run.folder.samefile(out)):
         refuse_run_files(out)
     load_run_network(run, trust)  # refuses a damaged checkpoint before hours of training
-    if data_root is not None:
-        run.config["data"]["root"] = str(Path(data_root).absolute())
     threads = run.record["machine"].get("threads")
     if isinstance(threads, int) and 0 < threads <= 1024:  # the record is not trusted
         torch.set_num_threads(threads)  # values may depend on it

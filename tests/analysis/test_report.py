@@ -285,7 +285,7 @@ def test_what_is_gone_or_changed_is_said(swept: Path, tmp_path: Path) -> None:
         return read_page(report([run], tmp_path / "page.html", **options))["gallery"]
 
     (note,) = gallery()["notes"]
-    assert str(root) in note and "--data" in note
+    assert str(root) in note and "--moved-to" in note
     found = gallery(data_root=tmp_path / "elsewhere")
     assert found["notes"] == [] and all("image" in card for card in found["cases"])
     # One case changes, one goes: the others are still shown.

@@ -1,6 +1,8 @@
 """evaluate.py, for runs and ensembles; the threshold and scores that training leaves."""
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -200,6 +202,37 @@ def test_odd_masks_of_other_data_are_told(
     ended = script("evaluate", runs[1], "--data", root, "--out", tmp_path / "out")
     assert ended.code == 0, ended.err
     assert "2 of 3 masks (IMD000, IMD002) are empty (background at every pixel); " in caplog.text
+
+
+def test_data_that_was_moved(
+    runs: tuple[Path, Path], tiny_ph2: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    run, moved = Path(shutil.copytree(runs[1], tmp_path / "a 'run'")), tmp_path / "moved to"
+    shutil.copytree(tiny_ph2, moved)
+    change_config(run, put_at("data.root", str(tmp_path / "gone")))
+    for name, options in (("evaluate", ["--out", tmp_path / "out"]), ("export", [])):
+        ended = script(name, run, *options)
+        assert ended.code == 1
+        assert ended.err.startswith(f"error: {tmp_path / 'gone'}: no such folder; ")
+        # The command in the message can be pasted.
+        command = shlex.split(re.search("(?<=: )python .* FOLDER", ended.err)[0])
+        assert command[1].endswith(f"scripts/{name}.py")
+        ended = script(name, *command[2:-1], moved)
+        assert ended.code == 0, ended.err
+    evaluated, stored = summary_of(tmp_path / "out"), summary_of(run)
+    assert (evaluated["test"], evaluated["n"]) == (stored["test"], 2)
+    assert evaluated["data"] == str(moved)
+    ended = script("evaluate", run, "--moved-to", run)
+    assert (
+        ended.code == 1
+        and f"error: {run} holds no" in ended.err
+        and "--moved-to FOLDER" in ended.err
+    )
+    (moved / cases_of(runs[1], "test")[0].image.relative_to(tiny_ph2)).unlink()
+    ended = script("evaluate", run, "--moved-to", moved)
+    assert ended.code == 1 and "IMD" in ended.err
+    ended = script("evaluate", run, "--moved-to", moved, "--data", moved)
+    assert ended.code == 2 and "not allowed with" in ended.err
 
 
 def test_a_test_case_that_has_changed_is_named(
