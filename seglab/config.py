@@ -150,7 +150,8 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
                 f"{key}={value}: expected text, such as {quote_for_shell(f'{key}={text}')}"
             )
     _check_split_file(config["data"]["split"])
-    classes = make_classes(config["data"]["classes"], config["data"]["colours"])
+    data = config["data"]
+    classes = make_classes(data["classes"], data["colours"], data.get("lesion_values"))
     _check_inference(config["inference"], config["data"]["split"], classes)
     for section in ("monitor", "task", "trainer", "callbacks"):
         for key, text in _texts(config[section], section):

@@ -56,6 +56,8 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     add("--mask-suffix", metavar="TEXT", help=text)
     text = "as data.find_duplicates=false: do not look for nearly equal pictures"
     add("--no-duplicates", action="store_true", help=text)
+    text = "values in masks that are lesion, or nonzero; default: what is bright"
+    add("--lesion-values", metavar="2,3", help=text)
     add("--json", metavar="FILE", help="also write the result to a JSON file")
     args = parser.parse_args()
     if args.colours is not None and args.classes is None:
@@ -73,14 +75,21 @@ def _check(root: Path, args: argparse.Namespace) -> None:
     from seglab.data.classes import ONE_CLASS, make_classes
     from seglab.runs.overrides import quote_value
 
-    classes, options = ONE_CLASS, list[str]()
+    options = list[str]()
+    names, colours, values = (
+        text and text.split(",") for text in (args.classes, args.colours, args.lesion_values)
+    )
+    if values is not None:
+        is_list = all(map(str.isdecimal, values))
+        values = [*map(int, values)] if is_list else args.lesion_values
+    classes = make_classes(names or ONE_CLASS.names, colours, values, "--")
     if args.classes is not None:
-        names, colours = (text and text.split(",") for text in (args.classes, args.colours))
-        classes = make_classes(names, colours, "--")
         options.append(f"data.classes=[{args.classes}]")
         options += ["experiment=classes"] if classes.is_multiclass else []
         if classes.colours is not None:
             options.append(f"data.colours={[*classes.colours]}")
+    if values is not None:
+        options.append(f"data.lesion_values={values}".replace(" ", ""))
     if args.no_duplicates:
         options.append("data.find_duplicates=false")
     if args.mask_suffix is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -83,7 +83,9 @@ def open_cache(cases: Sequence[Case], size: int, cache_dir: str | Path) -> Cache
     files = hash_files(cases)
     sha256 = hash_cases(cases, files)
     classes = cases[0].classes
-    content = [VERSION, size, len(classes.names), classes.colours, [*sha256.items()]]
+    content: list[Any] = [VERSION, size, len(classes.names), classes.colours, [*sha256.items()]]
+    if classes.lesion_values is not None:
+        content.append(classes.lesion_values)
     key = hash_json(content)[:24]
     folder = cache_dir / f"{key}-{size}"
     try:

@@ -31,10 +31,13 @@ class Classes:
             classes in the order of their numbers, background first.
         colours: '#rrggbb' of each of several classes in mask files; None where the files hold
             class numbers, as grey values or as indices into a palette.
+        lesion_values: Of one class, the grey values or indices of a coloured palette that are
+            lesion, 'nonzero' for all but 0, or None for what is bright.
     """
 
     names: tuple[str, ...] = ("lesion",)
     colours: tuple[str, ...] | None = None
+    lesion_values: tuple[int, ...] | str | None = None
 
     @property
     def is_multiclass(self) -> bool:
@@ -68,18 +71,21 @@ class Classes:
 ONE_CLASS = Classes()
 
 
-def make_classes(names: Any, colours: Any = None, where: str = "data.") -> Classes:
-    """Checks names and colours of a config, a checkpoint or a command line.
+def make_classes(
+    names: Any, colours: Any = None, lesion_values: Any = None, where: str = "data."
+) -> Classes:
+    """Checks the classes of a config, a checkpoint or a command line.
 
     Args:
         names: List of strings, as `Classes.names`.
         colours: None or a list of strings, as `Classes.colours`.
-        where: Prefix of 'classes' and 'colours' in messages.
+        lesion_values: None, 'nonzero' or a list of integers, as `Classes.lesion_values`.
+        where: Prefix of 'classes', 'colours' and 'lesion_values' in messages.
 
     Raises:
-        InputError: A name or colour is invalid, or they do not match.
+        InputError: A name, colour or value is invalid, or they do not match.
     """
-    lowercase = [name.lower() for name in names] if _is_string_list(names) else []
+    lowercase = [name.lower() for name in names] if _is_list(names, str) else []
     # Each once, whatever the case: some file systems ignore it.
     if (
         not 1 <= len(lowercase) <= MAX_CLASSES
@@ -91,11 +97,23 @@ def make_classes(names: Any, colours: Any = None, where: str = "data.") -> Class
             f"{where}classes={names}: expected a list of names, one or up to {MAX_CLASSES} with "
             f"background first, of letters, digits and _, each once, none of {', '.join(_RESERVED)}"
         )
+    if lesion_values is not None:
+        is_list = _is_list(lesion_values, int) and len(lesion_values) > 0
+        if (
+            len(names) > 1
+            or not (lesion_values == "nonzero" or is_list)
+            or (is_list and min(lesion_values) < 0)
+        ):
+            raise InputError(
+                f"{where}lesion_values={lesion_values}: expected null for what is bright, nonzero, "
+                "or a list of grey values from 0 such as [2,3]; and null for several classes"
+            )
     if colours is None:
-        return Classes(tuple(names))
+        is_text = lesion_values is None or isinstance(lesion_values, str)
+        return Classes(tuple(names), None, lesion_values if is_text else tuple(lesion_values))
     if (
         len(names) == 1
-        or not _is_string_list(colours)
+        or not _is_list(colours, str)
         or len(colours) != len(names)
         or len({*map(str.lower, colours)}) < len(names)
         or not all(map(_COLOUR.fullmatch, colours))
@@ -112,9 +130,9 @@ def _parse_colours(colours: Sequence[str]) -> np.ndarray:
     return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours])
 
 
-def _is_string_list(value: Any) -> bool:
+def _is_list(value: Any, kind: type) -> bool:
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)
-        and all(isinstance(item, str) for item in value)
+        and all(type(item) is kind for item in value)
     )

@@ -70,6 +70,7 @@ class SegmentationDataModule(LightningDataModule):
         find_duplicates: Whether nearly equal pictures count as the same one in splits, as in
             `same_pictures`; if not, only image files of equal content do.
         mask_suffix: What names of masks end with, for `cases`; None to recognise it.
+        lesion_values: Values of one class in mask files, as in `Classes`.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class SegmentationDataModule(LightningDataModule):
         seed: int,
         classes: Sequence[str] = ONE_CLASS.names,
         colours: Sequence[str] | None = None,
+        lesion_values: Sequence[int] | str | None = None,
         find_duplicates: bool = True,
         mask_suffix: str | None = None,
     ) -> None:
@@ -96,7 +98,7 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError(
                 f"data.augment={augment}: expected null or a callable (image, mask, generator)"
             )
-        self.classes = make_classes(classes, colours)
+        self.classes = make_classes(classes, colours, lesion_values)
         self.read_cases = with_mask_suffix(cases, mask_suffix)
         self.root = root
         self.size = size

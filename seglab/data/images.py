@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin
 
 from seglab.core.errors import InputError
 
 # Lossless first: copies of PH2 carry JPEG versions beside the BMPs.
 _USUAL_SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
-SUFFIXES = (*_USUAL_SUFFIXES, ".gif", ".jp2", ".pgm", ".ppm", ".webp")
+_OTHER_SUFFIXES = ".gif .jp2 .pgm .ppm .webp .dib .j2k .jfif .jpe .pbm .pnm"
+SUFFIXES = (*_USUAL_SUFFIXES, *_OTHER_SUFFIXES.split())
 # Whatever the suffix says. Of others, EPS starts a program: Ghostscript.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # A header may claim any size; beyond this the file is refused before memory is allocated.
@@ -39,6 +40,9 @@ def read_image(path: str | Path) -> np.ndarray:
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
         raise InputError(f"{path}: pixel values outside 0 to 65535; save it with 8 or 16 bits")
+    _check_range(path, int(values.max()))
+    if is_white_zero(image):  # Pillow inverts 1 and 8 bits, not 16
+        values = 65535 - values.astype(np.uint32)
     return np.repeat((values.astype(np.uint32) // 257).astype(np.uint8)[..., None], 3, axis=2)
 
 
@@ -65,7 +69,12 @@ def open_image(path: str | Path) -> Image.Image:
         if image.format == "BMP" and image.mode == "1" and _bmp_bits(path) != 1:
             # Pillow goes by the number of colours and takes a byte for eight pixels.
             raise ValueError("two colours at several bits a pixel; save it as PNG")
+        _check_pages(path, image)
+        # Pillow takes the upper 8 bits of colours of 16.
+        is_cut = not is_deep(image) and any(";16" in str(tile) for tile in image.tile)
         ImageOps.exif_transpose(image, in_place=True)
+        if is_cut:
+            _check_range(path, int(np.asarray(image.convert("RGB")).max()) * 256)
         return image
 
 
@@ -74,13 +83,55 @@ def _name_in_errors(path: str | Path) -> Iterator[None]:
     """Turns whatever an image file raises into an InputError that names it."""
     try:
         yield
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected an image") from None
     except Exception as error:  # Pillow's plugins raise a dozen kinds on damaged files
         reason = "empty file" if Path(path).is_file() and not Path(path).stat().st_size else error
         raise InputError(
-            f"{path}: cannot be read as an image ({reason}); replace it with an undamaged copy"
+            f"{path}: cannot be read as an image ({reason}); replace it with an undamaged "
+            "copy, or save it as a PNG of 8 bits"
         ) from error
+
+
+def _check_pages(path: str | Path, image: ImageFile.ImageFile) -> None:
+    """Refuses files of several pictures, and those whose channels Pillow reads wrongly."""
+    # Further JPEGs in a JPEG file are previews or depth maps.
+    pages = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    if pages > 1:
+        first = image.size
+        image.seek(1)
+        is_smaller = image.width < first[0] and image.height < first[1]  # a preview
+        image.seek(0)
+        if not is_smaller:
+            raise InputError(
+                f"{path}: holds {pages} pages, frames or channels in a row, of which only the "
+                "first would be read; save the right one, or all channels of a picture, as PNG"
+            )
+    tags = getattr(image, "tag_v2", {})
+    if (
+        tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+        and max(tags[TiffImagePlugin.BITSPERSAMPLE]) > 8
+    ):
+        raise InputError(
+            f"{path}: holds channels of 16 bits one after the other, which Pillow reads wrongly; "
+            "save it with 8 bits, or with the channels of each pixel together"
+        )
+
+
+def _check_range(path: str | Path, highest: int) -> None:
+    """Refuses 16-bit files that use less than a quarter of the range."""
+    if highest < 2**14:
+        raise InputError(
+            f"{path}: its highest value is about {highest} of 65535, as if fewer bits were stored "
+            "in 16, and would be nearly black; save all files with 8 bits, scaled by one factor"
+        )
+
+
+def is_white_zero(image: Image.Image) -> bool:
+    """Whether a grey TIFF file states that 0 is white."""
+    return getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _bmp_bits(path: str | Path) -> int:

@@ -1,19 +1,24 @@
 """Reads masks of any file format and mode as class numbers; README.md lists what is lesion."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
+from PIL.TiffImagePlugin import IMAGEDESCRIPTION, SOFTWARE
 
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
-from seglab.data.images import is_deep, open_image
+from seglab.data.images import is_deep, is_white_zero, open_image
 
 # Anti-aliased edges and JPEG noise leave some pixels of a mask between black and white; a
 # photograph has most of its pixels there.
 MAX_GREY_SHARE = 0.25
+# A share of the pixels. Ringing of JPEG at quality 30 leaves at most 0.03 % flat, resizing 0.03 %.
+MAX_FLAT_SHARE = 0.001
 
 
 def read_mask(path: str | Path, classes: Classes = ONE_CLASS) -> np.ndarray:
@@ -24,10 +29,9 @@ def read_mask(path: str | Path, classes: Classes = ONE_CLASS) -> np.ndarray:
 def decode_mask(path: str | Path, classes: Classes = ONE_CLASS) -> tuple[np.ndarray, str | None]:
     """Reads a mask of any mode as class numbers, and says how an ambiguous file was read.
 
-    A binary mask may be 1-bit, 8-bit (0 and 255, or 0 and 1), 24-bit, RGBA, of a palette (the
-    colours count, not the indices), 16-bit or anti-aliased: pixels above one half of the mask's
-    white are 1. A mask of several classes has at each pixel its class's colour where `classes`
-    names colours; else its class's number, as a grey value or as an index into a palette.
+    README.md lists what counts as lesion in each kind of file. With `classes.lesion_values`, these
+    values do. A mask of several classes has at each pixel its class's colour where `classes` names
+    colours; else its class's number, as a grey value or as an index into a palette.
 
     Args:
         path: A file of one of `FORMATS`.
@@ -35,18 +39,24 @@ def decode_mask(path: str | Path, classes: Classes = ONE_CLASS) -> tuple[np.ndar
 
     Returns:
         uint8 (H, W), class numbers, 0 and 1 in the binary case; and a note for the log if the file
-        may also be read in another way, else None.
+        may also be read in another way, else None. The note ends 'masks are ...'.
 
     Raises:
-        InputError: The file is missing, damaged or no image, a binary mask has many grey pixels,
-            or a pixel is of no class.
+        InputError: The file is missing, damaged or no image, a binary mask holds more than one
+            class or many grey pixels, or a pixel is of no class.
     """
     image = open_image(path)
-    if not classes.is_multiclass:
-        return _decode_binary(image, path).astype(np.uint8), None
-    if classes.colours is None:
+    if classes.colours is not None:
+        return _decode_colours(image, classes, path), None
+    white_is_zero, tags = is_white_zero(image), getattr(image, "tag_v2", {})
+    if white_is_zero and image.mode in ("1", "L"):
+        image = ImageChops.invert(image)  # back to the stored values
+    if classes.is_multiclass:
         return _decode_numbers(image, classes, path), None
-    return _decode_colours(image, classes, path), None
+    if classes.lesion_values is not None:
+        return _select_values(image, classes.lesion_values, path), None
+    mask = _decode_binary(image, path).astype(np.uint8)
+    return _choose_polarity(mask, tags) if white_is_zero else (mask, None)
 
 
 def looks_inverted(mask: np.ndarray) -> bool:
@@ -62,52 +72,202 @@ def looks_inverted(mask: np.ndarray) -> bool:
     return bool(np.mean(corners) > middle.mean())
 
 
+def _choose_polarity(stored: np.ndarray, tags: Mapping[int, Any]) -> tuple[np.ndarray, str | None]:
+    """Decides which of a TIFF's two colours is lesion, if its tags state that 0 is white."""
+    program, description = str(tags.get(SOFTWARE)), str(tags.get(IMAGEDESCRIPTION))
+    # tifffile writes True as 1 and says so of any bool array; ImageJ's inverting table shows 255,
+    # its foreground, in black.
+    if program.startswith("tifffile") or description.startswith("ImageJ="):
+        return stored, None
+    zero_is_lesion = not looks_inverted(1 - stored)
+    note = (
+        "TIFF files that store white as 0, from an unknown program; judged by their corners, 0 is "
+        f"taken for {'lesion' if zero_is_lesion else 'background'}"
+    )
+    return 1 - stored if zero_is_lesion else stored, note
+
+
 def _decode_binary(image: Image.Image, path: str | Path) -> np.ndarray:
-    """Cuts a mask at one half of its white: bool (H, W)."""
+    """Cuts a mask at one half of its bright value: bool (H, W)."""
+    rgb = None
     if is_deep(image):
-        values = np.asarray(image)
-        if not np.isfinite(values).all() or values.min() < 0:
-            raise InputError(
-                f"{path}: not a mask: negative or not finite values; save it with 8 bits"
-            )
+        values = _read_deep(image, path)
         levels, counts = np.unique(values, return_counts=True)
     else:
-        # The brightest channel, not luminance: a pure blue lesion is a lesion.
-        bands = _flatten_alpha(image).convert("L" if image.mode in ("1", "L") else "RGB").split()
-        brightest = reduce(ImageChops.lighter, bands)
-        values, counts = np.asarray(brightest), np.array(brightest.histogram())
+        grey, rgb = _find_brightest(_flatten_alpha(image))
+        values, counts = np.asarray(grey), np.array(grey.histogram())
         levels = np.flatnonzero(counts)
         counts = counts[levels]
-
     if len(levels) <= 2 and levels[0] == 0:
-        return values > 0
-    white = 1 if levels[-1] == 1 else 255 if levels[-1] <= 255 else 65535
-    if levels[-1] <= 0.5 * white:
+        bright, mask = levels[-1], values > 0
+    else:
+        bright = _find_bright_value(values, levels, counts, path)
+        mask = values > 0.5 * bright
+    if rgb is not None:
+        _refuse_second_colour(rgb, mask, bright, path)
+    return mask
+
+
+def _find_bright_value(
+    values: np.ndarray, levels: np.ndarray, counts: np.ndarray, path: str | Path
+) -> Any:
+    """Finds the value that lesion has in a mask of several grey levels; raises an InputError.
+
+    Usually white. Otherwise the most frequent value of flat bright areas: JPEG noise exceeds it.
+    """
+    top = levels[-1]
+    white = 1 if top <= 1 else 255 if top <= 255 else 65535
+    # Blurred edges and JPEG noise leave many levels, dark ones too; otherwise each is meant.
+    is_exact = len(levels) <= 8 or levels[1] > 0.3 * top
+    is_flat = _find_flat(values, 0 if is_exact else top // 50)
+    areas, sizes = np.unique(values[1:-1, 1:-1][is_flat], return_counts=True)
+    is_bright = areas > 0.5 * top
+    if is_bright.any():
+        bright = areas[is_bright][sizes[is_bright].argmax()]
+    else:
+        bright = top if top >= 0.9 * white else np.median(values[values > 0.5 * top])
+    bright = white if 0.9 * white <= bright <= white else bright
+
+    dark, least, most = (
+        (levels[0], 0.9 * bright, 1.1 * bright)
+        if is_exact
+        else (0.2 * bright, 0.8 * bright, 1.3 * bright)
+    )
+    is_other = (areas > dark) & (areas < least) | (areas > most)
+    is_grey = (levels > 0.1 * bright) & (levels < 0.9 * bright) | (levels > 1.3 * bright)
+    if (
+        sizes[is_other].sum() > MAX_FLAT_SHARE * values.size
+        or counts[is_grey].sum() > MAX_GREY_SHARE * values.size
+        or (levels[0] > 0.5 * bright and (len(levels) > 2 or bright != white))  # no background
+        or (0.1 * bright < levels[0] < 0.8 * bright and len(levels) == 2)  # no edge is grey
+        or 1 < top < 32
+    ):
+        frequent = (f"{value:g}" for value in levels[np.argsort(-counts, kind="stable")])
         raise InputError(
-            f"{path}: not a mask: {len(levels)} grey values, the greatest {levels[-1]}, as if they "
-            "were class numbers; expected 0 for background and one other value for lesion"
+            f"{path}: not a mask: holds {len(levels)} values, most often {_list_first(frequent)}; "
+            "expected 0 for background and one value for lesion; for labels, say which are lesion "
+            "with data.lesion_values=nonzero or a list such as [2,3]; for classes, name them with "
+            "data.classes"
         )
-    share = counts[(levels > 0.1 * white) & (levels < 0.9 * white)].sum() / values.size
-    if share > MAX_GREY_SHARE or (levels[0] > 0.5 * white and len(levels) > 2):
+    return bright
+
+
+def _find_flat(values: np.ndarray, tolerance: Any) -> np.ndarray:
+    """Where 3 x 3 pixels differ by no more than a tolerance: bool (H - 2, W - 2)."""
+    low = high = values
+    for _ in range(2):  # rows, then columns
+        low = np.minimum(np.minimum(low[:-2], low[1:-1]), low[2:]).T
+        high = np.maximum(np.maximum(high[:-2], high[1:-1]), high[2:]).T
+    return high - low <= tolerance
+
+
+def _find_brightest(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Brightest channel of an image of 8 bits, and the image in RGB if it is coloured.
+
+    Not luminance: a pure blue lesion is a lesion.
+    """
+    if image.mode in ("1", "L"):
+        return image.convert("L"), None
+    image = image.convert("RGB")
+    red, *others = image.split()
+    if all(ImageChops.difference(red, band).getbbox() is None for band in others):
+        return red, None
+    return reduce(ImageChops.lighter, others, red), image
+
+
+def _refuse_second_colour(
+    rgb: Image.Image, mask: np.ndarray, bright: float, path: str | Path
+) -> None:
+    """Refuses a mask of two colours neither of which is black, or with two colours of lesion."""
+    colours: Any = rgb.getcolors(rgb.width * rgb.height)
+    has_two = len(colours) == 2 and all(max(colour) > 0.1 * bright for _, colour in colours)
+    for band in map(np.asarray, rgb.split()):
+        inner = band[1:-1, 1:-1][_find_flat(band, 5) & mask[1:-1, 1:-1]]
+        if inner.size:
+            distance = np.abs(inner - np.float32(np.bincount(inner).argmax()))
+            has_two |= np.sum(distance > 0.3 * bright) > MAX_FLAT_SHARE * mask.size
+    if has_two:
+        frequent = (f"#{bytes(colour).hex()}" for _, colour in sorted(colours, reverse=True))
+        listed = _list_first(frequent)
         raise InputError(
-            f"{path}: not a mask: {share:.0%} of its pixels are neither black nor white; expected "
-            "a lesion mask with 0 for background and 1, 255 or 65535 for lesion"
+            f"{path}: not a mask: holds {len(colours)} colours, most often {listed}; "
+            "expected black for background and one colour for lesion; save it so, or name classes "
+            "with data.classes and data.colours"
         )
-    return values > 0.5 * white
+
+
+def _list_first(names: Iterable[str]) -> str:
+    """Lists up to four names."""
+    first = [*islice(names, 5)]
+    return ", ".join(first[:4]) + (", ..." if len(first) > 4 else "")
 
 
 def _flatten_alpha(image: Image.Image) -> Image.Image:
-    """Turns transparent pixels black, or takes the alpha channel if nothing else was drawn on."""
+    """Turns transparent pixels black, or takes the alpha channel if one colour was drawn alone.
+
+    An alpha channel of one value everywhere says nothing.
+    """
+    image, alpha = _split_alpha(image)
+    if alpha is None:
+        return image
+    opaque = np.asarray(image)[np.asarray(alpha) == alpha.getextrema()[1]]
+    if (opaque == opaque[0]).all():
+        return alpha
+    return Image.composite(image, Image.new(image.mode, image.size), alpha)
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """RGB of an image, and its alpha channel if it has one that varies."""
     if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode != "RGBA":
-        return image
-    alpha = image.getchannel("A")
-    extrema: Any = image.convert("RGB").getextrema()
-    if all(low == high for low, high in extrema) and np.asarray(alpha).min() < 255:
-        return alpha
-    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, image)
+        return image, None
+    rgb, alpha = image.convert("RGB"), image.getchannel("A")
+    least, most = alpha.getextrema()
+    if most == 0 and len(rgb.getcolors(1) or ()) == 1:  # nothing was drawn
+        rgb = Image.new("RGB", image.size)
+    return rgb, None if least == most else alpha
+
+
+def _read_deep(image: Image.Image, path: str | Path) -> np.ndarray:
+    values = np.asarray(image)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise InputError(f"{path}: not a mask: negative or not finite values; save it with 8 bits")
+    return values
+
+
+def _select_values(
+    image: Image.Image, lesion_values: Sequence[int] | str, path: str | Path
+) -> np.ndarray:
+    """Takes the pixels of these grey values, or indices of a coloured palette, as lesion."""
+    if image.format in ("JPEG", "MPO"):
+        raise InputError(
+            f"{path}: a JPEG file, which does not keep values; expected a PNG for "
+            f"data.lesion_values={lesion_values}, or data.lesion_values=null"
+        )
+    if is_deep(image):
+        values = _read_deep(image, path)
+    elif image.mode == "1":
+        values = np.asarray(image)
+    else:
+        rgb, alpha = _split_alpha(image)
+        brightest, colours = _find_brightest(rgb)
+        values = np.asarray(brightest)
+        if colours is not None and image.mode == "P":
+            values = np.asarray(image)
+        elif colours is not None and lesion_values != "nonzero":
+            raise InputError(
+                f"{path}: is coloured; expected grey values or a palette for "
+                f"data.lesion_values={lesion_values}; or name classes with data.colours"
+            )
+        if alpha is not None:
+            values = np.where(_is_opaque(alpha), values, 0)
+    is_lesion = values != 0 if lesion_values == "nonzero" else np.isin(values, lesion_values)
+    return is_lesion.astype(np.uint8)
+
+
+def _is_opaque(alpha: Image.Image) -> np.ndarray:
+    return np.asarray(alpha) > 127
 
 
 def _decode_numbers(image: Image.Image, classes: Classes, path: str | Path) -> np.ndarray:
@@ -115,8 +275,12 @@ def _decode_numbers(image: Image.Image, classes: Classes, path: str | Path) -> n
     if image.mode in ("1", "L", "P") or is_deep(image):
         values = np.asarray(image)
     else:
-        values, *other_bands = (np.asarray(band) for band in image.convert("RGB").split())
-        if any((band != values).any() for band in other_bands):
+        rgb, alpha = _split_alpha(image)
+        grey, colours = _find_brightest(rgb)
+        values = np.asarray(grey)
+        if alpha is not None:
+            values = np.where(_is_opaque(alpha), values, 0)
+        if colours is not None:
             raise InputError(
                 f"{path}: is coloured; expected class numbers, grey or with a palette, or name "
                 "the classes' colours in data.colours"
@@ -141,10 +305,13 @@ def _decode_colours(image: Image.Image, classes: Classes, path: str | Path) -> n
         raise InputError(
             f"{path}: has no colours; expected 8 bits a channel, or data.colours=null for numbers"
         )
-    packed = pack(np.asarray(image.convert("RGB")))
+    rgb, alpha = _split_alpha(image)
+    packed = pack(np.asarray(rgb.convert("RGB")))
     numbers = np.full(packed.shape, 255, np.uint8)
     for number, colour in enumerate(pack(classes.palette)):
         numbers[packed == colour] = number
+    if alpha is not None:
+        numbers[~_is_opaque(alpha)] = 0
     unknown = packed[numbers == 255]
     if unknown.size:
         raise InputError(

@@ -55,8 +55,9 @@ def export(
     The exported network maps `image`, uint8 (N, 3, H, W), to `probability`, float32 (N, C, H, W),
     for any N, H and W that the network takes: normalisation and sigmoid or softmax are inside. Its
     metadata hold under `seglab`, as JSON: `size`, the edge in pixels that it was trained at,
-    `threshold`, `classes`, `colours`, `inference`, `run`, the name of the run directory or
-    checkpoint, `checkpoint_sha256`, `split_hash`, and `sha256` of the file with zeros in its place.
+    `threshold`, `classes`, `colours`, `lesion_values`, `inference`, `run`, the name of the run
+    directory or checkpoint, `checkpoint_sha256`, `split_hash`, and `sha256` of the file with zeros
+    in its place.
 
     Args:
         path: A run directory, or a checkpoint.
@@ -91,6 +92,7 @@ def export(
         "threshold": model.threshold,
         "classes": model.classes.names,
         "colours": model.classes.colours,
+        "lesion_values": model.classes.lesion_values,
         "inference": asdict(model.inference),
         "run": path.absolute().name,
         "checkpoint_sha256": model.sha256[0],

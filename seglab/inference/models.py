@@ -98,7 +98,8 @@ def open_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Mod
 
     session, metadata = open_exported(content, file)
     settings = _replace_settings(metadata.get("inference"), file, inference)
-    classes = make_classes(metadata.get("classes"), metadata.get("colours"), f"{file}: ")
+    names, colours, values = map(metadata.get, ("classes", "colours", "lesion_values"))
+    classes = make_classes(names, colours, values, f"{file}: ")
     predict = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
     sha256 = (hashlib.sha256(content).hexdigest(),)
     return Model(file, predict, classes, metadata["threshold"], settings, sha256)

@@ -106,7 +106,8 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
     """
     checkpoint = read_checkpoint(path)
     metadata = checkpoint["seglab"] | {"epoch": checkpoint["epoch"] + 1}
-    classes = make_classes(metadata.get("classes"), metadata.get("colours"), f"{path}: ")
+    names, colours, values = map(metadata.get, ("classes", "colours", "lesion_values"))
+    classes = make_classes(names, colours, values, f"{path}: ")
     metadata["classes"] = classes
     check_targets(metadata["config"], path, trust)
     model = OmegaConf.create(metadata["config"]["model"])

@@ -73,6 +73,7 @@ def build(
         "config": config,
         "classes": [*data.classes.names],
         "colours": None if data.classes.colours is None else [*data.classes.colours],
+        "lesion_values": config["data"].get("lesion_values"),
         "threshold": config["task"]["threshold"],
         "split_hash": data.split.hash,
     }

@@ -232,7 +232,12 @@ def test_masks_of_several_classes(script: Script, tmp_path: Path) -> None:
     assert ended.code == 0, ended.out
     assert f'data=pairs data.root={root} "data.classes=[{names}]" experiment' in ended.out
     one = script("prepare_ph2", "--check", root, "--classes", "thing")
-    assert one.out.endswith('"data.classes=[thing]"\n')
+    assert one.code == 1 and "holds 3 colours" in one.out
+    any_colour = script("prepare_ph2", "--check", root, "--lesion-values", "nonzero")
+    assert any_colour.out.endswith(" data.lesion_values=nonzero\n")
+    square = ["--classes", "square", "--lesion-values", "2,3"]
+    one = script("prepare_ph2", "--check", root, *square)
+    assert one.out.endswith('"data.classes=[square]" "data.lesion_values=[2,3]"\n')
     more = ["--classes", names, "--colours", colours]
     assert script("prepare_ph2", "--check", coloured, *more).code == 0
     wrong = script("prepare_ph2", "--check", coloured, "--classes", names)
