@@ -105,6 +105,12 @@ def test_it_is_scored_again_and_elsewhere(run: Path, data: Path, tmp_path: Path)
     cases = (tmp_path / "again" / "test_cases.csv").read_bytes()
     assert cases == (run / "test_cases.csv").read_bytes()
     assert evaluate(run, data_root=data, out=tmp_path / "all")["n"] == 20
+    # A score of 1 for a class that is nowhere would otherwise be a silent one.
+    discs = write_tiny_classes(tmp_path / "discs", n=10)
+    for file in (discs / "masks").iterdir():
+        Image.fromarray((np.asarray(Image.open(file)) == 1).astype(np.uint8)).save(file)
+    warnings = evaluate(run, data_root=discs, out=tmp_path / "discs-scored")["warnings"]
+    assert any(warning.startswith("no mask holds square: ") for warning in warnings)
 
 
 def test_the_table_has_a_line_for_each_class(

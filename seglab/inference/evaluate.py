@@ -17,7 +17,7 @@ from seglab.core.files import write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
-from seglab.data.checks import check_masks, describe_oddities
+from seglab.data.checks import MIN_TEST_CASES, check_masks, describe_oddities
 from seglab.data.classes import Classes
 from seglab.data.datamodule import with_mask_suffix
 from seglab.data.duplicates import thumbnail
@@ -77,8 +77,6 @@ def evaluate(
         for run in runs:
             read_thumbnails(run)  # refuses a damaged file before minutes of scoring
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
-        for warning in describe_oddities(check_masks(cases)):
-            log.warning("%s", warning)
     thumbnails: list[np.ndarray] = []
     scored = score_cases(
         model.predict,
@@ -88,7 +86,8 @@ def evaluate(
         on_case=lambda case: thumbnails.append(thumbnail(case.image)),
     )
     # The split has kept a run's own test cases apart.
-    trained_on = [] if data_root is None else _name_trained_on(runs, cases, thumbnails)
+    trained_on = [] if data_root is None else _list_trained_on(runs, cases, thumbnails)
+    warnings = _describe(cases, scored, trained_on)
     summary = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
@@ -97,6 +96,7 @@ def evaluate(
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
         "trained_on": len(trained_on),
+        "warnings": warnings,
         "data": str(Path(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
@@ -109,6 +109,8 @@ def evaluate(
     write_json(written.summary, summary)
     log.info("%d cases of %s, native resolution", len(cases), summary["data"])
     _log_scores(scored)
+    for warning in warnings:
+        log.warning("%s", warning)
     log.info("written to %s", out)
     return summary
 
@@ -166,19 +168,26 @@ def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | No
     return make_model(run.paths.best_checkpoint, net, stored, device, **inference)
 
 
-def _name_trained_on(runs: list[Run], cases: list[Case], thumbnails: list[np.ndarray]) -> list[str]:
-    """Return the ids of cases that any of the runs used in training, and warn about them."""
+def _list_trained_on(runs: list[Run], cases: list[Case], thumbnails: list[np.ndarray]) -> list[str]:
+    """Return the ids of the cases that any of the runs has seen in train or val."""
     hashes = [*hash_cases(cases, hash_files(cases)).values()]
-    ids = [cases[i].id for i in find_trained_on(runs, hashes, np.stack(thumbnails))]
-    if ids:
-        log.warning(
-            "%d of these %d cases, or nearly the same pictures, were used in training: %s; scores "
-            "are too high for new cases",
-            len(ids),
-            len(cases),
-            name_some(ids),
+    return [cases[i].id for i in find_trained_on(runs, hashes, np.stack(thumbnails))]
+
+
+def _describe(cases: list[Case], scored: Scores, trained_on: list[str]) -> list[str]:
+    """Return warnings about cases that make their scores mean little."""
+    warnings = describe_oddities(check_masks(cases))
+    for name in scored.classes:
+        if not any(row["tp"] + row["fn"] for row in scored.rows if row["class"] == name):
+            warnings.append(f"no mask holds {name}: its scores mean nothing; add cases that do")
+    if len(cases) < MIN_TEST_CASES:
+        warnings.append(f"{len(cases)} cases are few: their scores say little; score more")
+    if trained_on:
+        warnings.append(
+            f"{len(trained_on)} of these {len(cases)} cases, or nearly the same pictures, were "
+            f"used in training ({name_some(trained_on)}): scores are too high for new cases"
         )
-    return ids
+    return warnings
 
 
 def _log_scores(scored: Scores) -> None:

@@ -37,7 +37,8 @@ def find_trained_on(
     """Finds the cases that any of some runs has seen in train or val.
 
     They are found by their files, and by their pictures as `same_pictures` does for splits, so that
-    another format, size or orientation hides none.
+    another format, size or orientation hides none; of runs with `data.find_duplicates=false` by
+    their files alone.
 
     Args:
         runs: At least one.
@@ -51,7 +52,10 @@ def find_trained_on(
         InputError: The thumbnails of a run are missing or damaged.
     """
     seen_files = {run.sha256[id] for run in runs for id in (*run.ids["train"], *run.ids["val"])}
-    seen = np.unique(np.concatenate([read_thumbnails(run) for run in runs]), axis=0)
+    of_runs = [
+        read_thumbnails(run) for run in runs if run.config["data"].get("find_duplicates", True)
+    ]
+    seen = np.unique(np.concatenate(of_runs), axis=0) if of_runs else thumbnails[:0]
     groups = same_pictures(np.concatenate([seen, thumbnails]))
     seen_groups, own_groups = {*groups[: len(seen)]}, groups[len(seen) :]
     return [

@@ -179,8 +179,8 @@ def test_pictures_of_training_are_found_in_another_format(
         20,
         n,
     )
-    line = f"{n} of these 20 cases, or nearly the same pictures, were used in training: "
-    assert f"{line}train00, train01, train02, train03, train04 and {n - 5} more; " in caplog.text
+    line = f"{n} of these 20 cases, or nearly the same pictures, were used in training "
+    assert f"{line}(train00, train01, train02, train03, train04 and {n - 5} more): " in caplog.text
 
     for file in root.glob("*/t*n*"):
         file.unlink()  # of train
@@ -201,7 +201,15 @@ def test_odd_masks_of_other_data_are_told(
         Image.new("1", Image.open(mask_path(root, id)).size).save(mask_path(root, id))
     ended = script("evaluate", runs[1], "--data", root, "--out", tmp_path / "out")
     assert ended.code == 0, ended.err
-    assert "2 of 3 masks (IMD000, IMD002) are empty (background at every pixel); " in caplog.text
+    warnings = summary_of(tmp_path / "out")["warnings"]
+    assert warnings == caplog.messages
+    assert warnings[0].startswith("2 of 3 masks (IMD000, IMD002) are empty ")
+    assert warnings[1].startswith("3 cases are few: ")
+    # The pictures are those of the tiny PH2.
+    seen = {case.id for subset in ("train", "val") for case in cases_of(runs[1], subset)}
+    names = [id for id in ("IMD000", "IMD001", "IMD002") if id in seen]
+    assert warnings[2].startswith(f"{len(names)} of these 3 cases, or nearly the same pictures, ")
+    assert f"({', '.join(names)})" in warnings[2]
 
 
 def test_data_that_was_moved(

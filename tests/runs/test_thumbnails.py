@@ -37,10 +37,18 @@ def test_cases_are_found_by_file_or_picture(run: Path, tiny_ph2: Path) -> None:
     thumbnails = np.stack([small(x) for x in (new, mirrored, images[seen.ids["test"][0]], new)])
     hashes = [seen.sha256[ids[0]], "mirrored", "of test", "new"]
     assert find_trained_on([seen], hashes, thumbnails) == [0, 1]
+    seen.config["data"]["find_duplicates"] = False
+    assert find_trained_on([seen], hashes, thumbnails) == [0]
     # Of several runs any one may have seen it.
     write_thumbnails(seen.paths, small(new)[None])
-    other = replace(seen, ids={"train": ["x"], "val": [], "test": []}, sha256={"x": "of test"})
+    other = replace(
+        seen,
+        config={"data": {}},
+        ids={"train": ["x"], "val": [], "test": []},
+        sha256={"x": "of test"},
+    )
     assert find_trained_on([other], hashes, thumbnails) == [0, 2, 3]
+    assert find_trained_on([seen, other], hashes, thumbnails) == [0, 2, 3]
 
 
 @pytest.mark.parametrize(
