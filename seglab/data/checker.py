@@ -74,8 +74,9 @@ def _find_duplicates(thumbnails: dict[Case, np.ndarray], find_nearly_equal: bool
     if find_nearly_equal:
         groups = same_pictures(np.array([*thumbnails.values()]))
         text = (
-            "their pictures are the same, or nearly, perhaps turned or mirrored; keep one, or leave it "
-            "to splits; if they differ, set data.find_duplicates=false (here: --no-duplicates)"
+            "their pictures are the same, or nearly, perhaps turned or mirrored; keep one, or "
+            "leave it to splits; if they differ, set data.find_duplicates=false (here: "
+            "--no-duplicates)"
         )
     else:
         groups = equal_files([hash_file(case.image) for case in thumbnails])

@@ -42,13 +42,13 @@ def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None
         note: How an ambiguous mask file was read, of `decode_mask`.
     """
     oddities = []
-    if not mask.any():
+    if mask.max() == 0:
         oddities.append(f"empty (background at every pixel){SEE}")
     elif mask.min() == mask.max():
         oddities.append(f"full (one class at every pixel){SEE}")
     elif not case.classes.is_multiclass and looks_inverted(mask):
         oddities.append(f"as if inverted (more lesion in the corners than in the middle){SEE}")
-    if mask.any() and not small.any():
+    if small.max() == 0 < mask.max():
         oddities.append(f"without their lesion at data.size={len(small)}; raise data.size")
     if _fits_either_way(case, mask):
         oddities.append(

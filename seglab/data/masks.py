@@ -67,9 +67,10 @@ def looks_inverted(mask: np.ndarray) -> bool:
     """
     height, width = mask.shape
     y, x = max(1, height // 10), max(1, width // 10)
-    corners = [mask[:y, :x], mask[:y, -x:], mask[-y:, :x], mask[-y:, -x:]]
+    corners = np.array([mask[:y, :x], mask[:y, -x:], mask[-y:, :x], mask[-y:, -x:]])
     middle = mask[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    return bool(np.mean(corners) > middle.mean())
+    lesion_in_corners, lesion_in_middle = map(np.count_nonzero, (corners, middle))
+    return bool(lesion_in_corners * middle.size > lesion_in_middle * corners.size)
 
 
 def _choose_polarity(stored: np.ndarray, tags: Mapping[int, Any]) -> tuple[np.ndarray, str | None]:
