@@ -20,7 +20,9 @@ def draw_check(path: str | Path, scan: Scan, n: int) -> int:
         pictures = [read_pair(case) for case in cases]
         names = [case.id for case in cases]
         # Without what to do about it.
-        oddities = ["; ".join(o.split("; ")[0] for o in scan.oddities.get(id, [])) for id in names]
+        oddities = [
+            "; ".join(o.rpartition("; ")[0] for o in scan.oddities.get(id, [])) for id in names
+        ]
         save_outlines(path, pictures, names, oddities, cases[0].classes)
     return len(cases)
 

@@ -39,7 +39,7 @@ def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None
         case: The case.
         mask: Its mask, uint8 (H, W) of class numbers.
         small: Its mask at network size, uint8 (S, S).
-        note: How an ambiguous mask file was read, of `decode_mask`.
+        note: How `decode_mask` read an ambiguous mask file.
     """
     oddities = []
     if mask.max() == 0:
@@ -56,7 +56,7 @@ def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None
             "was drawn on the stored pixels remove the orientation tag"
         )
     if note is not None:
-        oddities.append(f"ambiguous ({note}){SEE}")
+        oddities.append(f"{note}{SEE}")
     present = [number for number in range(small.max() + 1) if (small == number).any()]
     return CaseCheck(present, oddities)
 

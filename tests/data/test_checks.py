@@ -203,8 +203,8 @@ def test_a_note_of_the_reader_is_told(tmp_path: Path, masks: list[Path]) -> None
     mask = np.zeros((20, 27), np.uint8)
     mask[8:12, 8:12] = 1
     checks = {
-        "a": check_case(case, mask, mask, "labels are read as lesion"),
+        "a": check_case(case, mask, mask, "of a format that is read as X"),
         "b": check_case(case, mask, mask, None),
     }
     (line,) = describe_checks(checks, ONE_CLASS, 32)
-    assert line.startswith("1 of 2 masks (a) are ambiguous (labels are read as lesion); ")
+    assert line.startswith("1 of 2 masks (a) are of a format that is read as X; ")
