@@ -7,9 +7,8 @@
 import logging
 import os
 import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +16,16 @@ from pathlib import Path
 from seglab.core.errors import InputError, name_some, quote_for_shell
 from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
 from seglab.data.images import SUFFIXES
+from seglab.data.pairing import add_pairs, group_by_name, match_masks
 from seglab.data.ph2 import scan_ph2
-from seglab.data.scan import WITHOUT_IMAGE, Scan, choose_file, is_map, is_picture, list_files
+from seglab.data.scan import OTHER_FORMATS, WITHOUT_IMAGE, Scan, is_map, is_picture, list_files
 from seglab.data.tables import read_patients
 
 log = logging.getLogger(__name__)
 
-# What names of masks usually end with; a number where an image has several masks.
-_MASK_SUFFIX = re.compile(
-    r"([ ._-]?(masks?|segmentations?|segs?|lesions?|gt|ground[ _-]?truth|labels?|annotations?))+"
-    r"([ ._-]?\(?\d+\)?)?|"
-)
+# Folders of layout 'pairs', the preferred first; the last are those of Pascal VOC and labelme.
+_IMAGES = ("images", "image", "imgs", "img", "jpegimages")
+_MASKS = ("masks", "mask", "labels", "label", "annotations", "segmentationclass")
 
 
 def find_cases(
@@ -81,14 +79,21 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
     scans: list[Scan] = []
     for name in LAYOUTS if layout is None else [layout]:
         if name != "flat" or not any(scan.cases for scan in scans):
-            scans.append(Scan(root, name, mask_suffix, files))
-            LAYOUTS[name][1](scans[-1])
+            expected, add_cases = LAYOUTS[name]
+            scans.append(Scan(root, name, expected, mask_suffix, files))
+            add_cases(scans[-1])
     found = [scan for scan in scans if scan.cases] or [scan for scan in scans if scan.errors]
     if not found:
         problem = "holds no data set" if root.is_dir() else "is no folder"
-        expected = [f"{LAYOUTS[scan.layout][0]} ({scan.layout})" for scan in scans]
+        inside = {f.parents[1] for f in files if f.parent.name.lower() in (*_MASKS, "labelstr")}
+        unread = [file for file in files if file.name.lower().endswith(OTHER_FORMATS)]
+        if inside - {root}:
+            problem += f", though {min(inside - {root})} looks like one"
+        elif unread:
+            problem += f", but formats that are not read: {name_some(unread)}"
+        expected = ", ".join(f"{scan.expected} ({scan.layout})" for scan in scans)
         raise InputError(
-            f"{root.absolute()} {problem} (expected {', '.join(expected)}); name the data's folder "
+            f"{root.absolute()} {problem} (expected {expected}); name the data's folder "
             "with data.root=..., the end of masks' names with data.mask_suffix=..., unpack PH2 "
             "with 'python scripts/prepare_ph2.py', or go without it: data=synthetic"
         )
@@ -96,7 +101,8 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
     for other in found[1:]:
         masks = {case.image: case.mask for case in scan.cases}
         agree = all(masks.get(case.image, case.mask) == case.mask for case in other.cases)
-        scan = other if agree and len(other.cases) > len(scan.cases) else scan
+        if agree and (len(other.cases), -len(other.errors)) > (len(scan.cases), -len(scan.errors)):
+            scan = other
     _complete(scan, found)
     return scan
 
@@ -164,14 +170,14 @@ def _add_patients(scan: Scan) -> None:
 
 def _scan_pairs(scan: Scan) -> None:
     """Scans two folders; the subfolder of an image or a mask is part of its name."""
-    images, masks = (_group_by_name(scan, folder) for folder in ("images", "masks"))
+    images, masks = group_by_name(scan, *_IMAGES), group_by_name(scan, *_MASKS)
     if images is not None and masks is not None:
-        _add_pairs(scan, images, _match_masks(scan, masks, lambda n: n if n in images else None))
+        add_pairs(scan, images, match_masks(scan, masks, lambda n: n if n in images else None))
 
 
 def _scan_nnunet(scan: Scan) -> None:
     """Scans nnU-Net's training set, where the name of an image ends with its channel."""
-    images, labels = (_group_by_name(scan, folder) for folder in ("imagesTr", "labelsTr"))
+    images, labels = group_by_name(scan, "imagestr"), group_by_name(scan, "labelstr")
     if images is None or labels is None:
         return
     cases: dict[str, list[Path]] = {}
@@ -187,7 +193,7 @@ def _scan_nnunet(scan: Scan) -> None:
                 f"{files[0]}: a second channel of {name[:-5]}; expected one file for each image, "
                 "merge the channels into an RGB picture"
             )
-    _add_pairs(scan, cases, _match_masks(scan, labels, lambda n: n if n in cases else None))
+    add_pairs(scan, cases, match_masks(scan, labels, lambda n: n if n in cases else None))
 
 
 def _scan_isic2018(scan: Scan) -> None:
@@ -218,7 +224,7 @@ def _scan_isic2018(scan: Scan) -> None:
             scan.leave_out("pictures are in folders without any mask", images.pop(id))
     for id in masks.keys() - images.keys():
         scan.leave_out(WITHOUT_IMAGE, masks[id])
-    _add_pairs(scan, images, masks)
+    add_pairs(scan, images, masks)
 
 
 def _kind_and_size(file: Path) -> tuple[str, int]:
@@ -227,7 +233,7 @@ def _kind_and_size(file: Path) -> tuple[str, int]:
 
 def _scan_flat(scan: Scan) -> None:
     """Scans masks called as their image with a suffix, in its folder or in any other."""
-    pictures = _group_by_name(scan) or {}
+    pictures = group_by_name(scan) or {}
     names_by_stem = defaultdict(list)
     for name in pictures:
         names_by_stem[name.rpartition("/")[2]].append(name)
@@ -236,103 +242,11 @@ def _scan_flat(scan: Scan) -> None:
         same = [name] if name in pictures else names_by_stem[name.rpartition("/")[2]]
         return same[0] if len(same) == 1 else None
 
-    masks = _match_masks(scan, pictures, find_image)
+    masks = match_masks(scan, pictures, find_image)
     used = {file for files in masks.values() for file in files}
     if masks:
         images = {name: files for name, files in pictures.items() if files[0] not in used}
-        _add_pairs(scan, images, masks)
-
-
-def _group_by_name(scan: Scan, name: str = "") -> dict[str, list[Path]] | None:
-    """Pictures in the root or its subfolder by their path there without suffix.
-
-    Returns None if there is no such subfolder; of its name capitals do not count.
-    """
-    folder = scan.root
-    if name:
-        folders = sorted(scan.root.glob("*/"), key=lambda path: path.name != name)
-        found = next((path for path in folders if path.name.lower() == name.lower()), None)
-        if found is None:
-            return None
-        folder = found
-    files_by_name: dict[str, list[Path]] = defaultdict(list)
-    for file in filter(is_picture, scan.files):
-        if file.is_relative_to(folder):
-            path = file.relative_to(folder).with_suffix("").as_posix()
-            # macOS writes umlauts as two characters.
-            files_by_name[unicodedata.normalize("NFC", path)].append(file)
-    return dict(files_by_name)
-
-
-def _match_masks(
-    scan: Scan, masks: Mapping[str, list[Path]], find_image: Callable[[str], str | None]
-) -> dict[str, list[Path]]:
-    """Masks by the id of their image, all with the same suffix: the one that fits most images.
-
-    Args:
-        scan: Gets errors and the masks that fit no image.
-        masks: Files by name. In layout 'flat' they may be images, too.
-        find_image: Returns the id of the image of a name, or None.
-    """
-    pattern = _MASK_SUFFIX if scan.mask_suffix is None else re.compile(re.escape(scan.mask_suffix))
-    found: dict[str, dict[str, list[Path]]] = defaultdict(dict)
-    for name, files in masks.items():
-        for end in range(len(name) - (scan.layout == "flat"), 0, -1):
-            id = find_image(name[:end])
-            if id is not None and pattern.fullmatch(name[end:].lower()):
-                found[name[end:].lower()].setdefault(id, []).extend(files)
-                break
-    suffix = max(found, key=lambda text: (len(found[text]), text == ""), default="")
-    matched = found.get(suffix, {})
-    for other in found.keys() - {suffix, ""} if suffix else ():
-        both = sorted(matched.keys() & found[other].keys())
-        if both:
-            scan.errors.append(
-                f"{found[other][both[0]][0]}: a second mask of {both[0]}, as {len(both)} images "
-                f"have; merge each with {matched[both[0]][0].name}, or choose with "
-                f"{_suggest(suffix)}"
-            )
-    if scan.layout != "flat":
-        used = {file for files in matched.values() for file in files}
-        unused = (file for files in masks.values() for file in files if file not in used)
-        scan.leave_out(WITHOUT_IMAGE, unused)
-    return matched
-
-
-def _add_pairs(
-    scan: Scan, images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]
-) -> None:
-    """Adds a case for each image that has a mask, both by id, and an error for each other."""
-    for id, files in images.items():
-        image = choose_file(files)
-        if id in masks:
-            scan.cases.append(Case(id, image, choose_file(masks[id])))
-            continue
-        nearest = "" if scan.errors else _find_nearest(scan, id, images)
-        expected = LAYOUTS[scan.layout][0]
-        scan.leave_out("", files)
-        scan.errors.append(f"{image}: case {id} has no mask; {nearest}expected {expected}")
-
-
-def _find_nearest(scan: Scan, id: str, images: Mapping[str, list[Path]]) -> str:
-    """Points out a file whose name holds that of an image, and how to make it its mask."""
-    name = id.rpartition("/")[2]
-    used = {file for files in images.values() for file in files}
-    pattern = re.compile(rf"(?<!\d){re.escape(name)}(?!\d)")
-    file = next((f for f in scan.files if pattern.search(f.stem) and f not in used), None)
-    if file is None:
-        return ""
-    if not is_picture(file):
-        return f"{file} is there, of a format that is not read; "
-    suffix = file.stem.removeprefix(name)
-    is_suffix = suffix not in ("", file.stem)
-    return f"{file} is there: rename it{f', or use {_suggest(suffix)}' if is_suffix else ''}; "
-
-
-def _suggest(suffix: str) -> str:
-    """An override of `data.mask_suffix` that can be pasted."""
-    is_plain = re.fullmatch(r"[\w.-]+", suffix)
-    return quote_for_shell(f"data.mask_suffix={suffix if is_plain else repr(suffix)}")
+        add_pairs(scan, images, masks)
 
 
 # By name, what the files are called and the function that finds the cases, in the order of

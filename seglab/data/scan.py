@@ -18,7 +18,7 @@ HIDDEN = (".", "__MACOSX", "@eaDir", "lost+found")
 WITHOUT_IMAGE = "masks have no image"
 SECOND = "files are second ones of a name, of which one is taken"
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
-_OTHER_FORMATS = (
+OTHER_FORMATS = (
     *(".avif", ".dcm", ".dicom", ".exr", ".heic", ".heif", ".jfif", ".mat", ".mha", ".nii"),
     *(".nii.gz", ".npy", ".npz", ".nrrd", ".psd", ".svg", ".xcf"),
 )
@@ -31,6 +31,7 @@ class Scan:
     Attributes:
         root: The folder.
         layout: Name of its layout, as in `conf/data/`.
+        expected: How files of this layout are called.
         mask_suffix: What names of masks end with, from `data.mask_suffix`; None to recognise it.
         files: All files below the folder except hidden ones, sorted.
         cases: Cases with an image and a mask, sorted by id.
@@ -42,6 +43,7 @@ class Scan:
 
     root: Path
     layout: str
+    expected: str
     mask_suffix: str | None = None
     files: list[Path] = field(default_factory=list)
     cases: list[Case] = field(default_factory=list)
@@ -98,7 +100,7 @@ def _find_reason(file: Path, is_second: bool) -> str | None:
     name = file.name.lower()
     if name.endswith(_SPREADSHEETS) and name != "ph2_dataset.xlsx":
         return "spreadsheets are not read; save as CSV what names patients"
-    if name.endswith(_OTHER_FORMATS):
+    if name.endswith(OTHER_FORMATS):
         return "files are of formats that are not read; save them as PNG or TIFF"
     if file.suffix.lower() not in SUFFIXES:
         return None

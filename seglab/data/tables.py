@@ -25,10 +25,12 @@ _PATIENT_COLUMNS = {
     "patient": (
         *("patientid", "patient", "patientno", "patientnr", "patientnumber", "patientcode"),
         *("patientname", "subjectid", "subject", "participantid", "participant", "personid"),
+        "person",
     ),
     "lesion": ("lesionid",),
 }
-_ABOUT_PATIENTS = ("patient", "subject", "participant", "personid", "lesionid")
+_ABOUT_PATIENTS = ("patient", "subject", "participant", "person", "lesion_id")
+_HEADER_LINES = 5  # the header is one of these
 _NO_PATIENT = {
     *("", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nil", "none", "null", "unknown"),
 }
@@ -147,49 +149,63 @@ def _read_rows(path: Path, warnings: list[str]) -> list[_Row]:
     remedy = "restore the file, or move it out of the data to go without it"
     try:
         with path.open("rb") as file:
-            start = b"".join(file.readline(2**16) for _ in range(5))
-            header, delimiter = _read_header(_decode(start))
-            headings = [re.sub(r"[\W_]", "", cell.casefold()) for cell in header]
-            ids, *owners = (
-                [headings.index(name) for name in names if name in headings]
-                for names in (_ID_COLUMNS, *_PATIENT_COLUMNS.values())
-            )
-            if not ids or not any(owners):
-                is_prose = path.suffix.lower() in (".txt", "")
-                if not is_prose and any(w in cell for w in _ABOUT_PATIENTS for cell in headings):
-                    warnings.append(
-                        f"{path}: is not read, though it seems to name patients; expected a column "
-                        "of cases (such as image_id or filename) and one of patients (patient_id)"
-                    )
-                return []
-            text = _decode(start + file.read())
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+            start = b"".join(file.readline(2**16) for _ in range(_HEADER_LINES))
+            delimiter = _find_delimiter(path, _decode(start), warnings)
+            text = _decode(start + file.read()) if delimiter else ""
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or ",", strict=True)
+        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (OSError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a table ({error}); {remedy}") from error
-    read = []
-    for line, row in [(n, row) for n, row in rows if any(row) and row[0] != "sep="][1:]:
-        if len(row) != len(header) or not any(row[column] for column in ids):
-            raise InputError(
-                f"{path}: line {line} is no row of this table ({len(header)} cells, with the "
-                f"name of a case); {remedy}"
-            )
-        values = {}
-        for kind, columns in zip(_PATIENT_COLUMNS, owners, strict=True):
-            for column in reversed(columns):
-                if row[column].casefold() not in _NO_PATIENT:
-                    values[kind] = row[column]
-        read.append((line, [row[column] for column in ids], values))
-    return read
+    rows: list[_Row] = []
+    header, columns = 0, None
+    for line, row in lines:
+        if columns is None:
+            header, columns = len(row), _find_columns(row)
+        elif any(row):
+            ids, owners = columns
+            if len(row) != header or not any(row[column] for column in ids):
+                raise InputError(
+                    f"{path}: line {line} is no row of this table ({header} cells, with the name "
+                    f"of a case); {remedy}"
+                )
+            stated = {
+                kind: [row[c] for c in of_kind if row[c].casefold() not in _NO_PATIENT]
+                for kind, of_kind in owners.items()
+            }
+            # pandas writes numbers with a fraction where one is missing.
+            values = {
+                k: re.sub(r"^(\d+)\.0$", r"\1", cells[0]) for k, cells in stated.items() if cells
+            }
+            rows.append((line, [row[column] for column in ids], values))
+    return rows
 
 
-def _read_header(start: str) -> tuple[list[str], str]:
-    """Finds the headings and the delimiter of a table in its first lines."""
-    lines = (line for line in start.splitlines() if line.strip())
-    # Excel may write the separator before the header.
-    header = next((line for line in lines if not line.startswith("sep=")), "")
-    delimiter = max(",;\t", key=header.count)
-    return next(csv.reader([header], delimiter=delimiter), []), delimiter
+def _find_columns(row: list[str]) -> tuple[list[int], dict[str, list[int]]] | None:
+    """Finds the columns of ids, and those of patients and lesions, if a row is the header."""
+    headings = [re.sub(r"[\W_]", "", cell.casefold()) for cell in row]
+
+    def find(names: Iterable[str]) -> list[int]:
+        return [headings.index(name) for name in names if name in headings]
+
+    ids, owners = find(_ID_COLUMNS), {kind: find(n) for kind, n in _PATIENT_COLUMNS.items()}
+    return (ids, owners) if ids and any(owners.values()) else None
+
+
+def _find_delimiter(path: Path, start: str, warnings: list[str]) -> str | None:
+    """Finds the delimiter of a table in its first lines; None if it does not name patients."""
+    # There may be a title before the header, or what Excel writes: sep=;
+    lines = [line for line in start.splitlines() if line.strip()][:_HEADER_LINES]
+    for line in lines:
+        delimiter = max(",;\t|", key=line.count)
+        if _find_columns(next(csv.reader([line], delimiter=delimiter))):
+            return delimiter
+    is_prose = path.suffix.lower() in (".txt", "")
+    if not is_prose and any(word in "".join(lines[:1]).casefold() for word in _ABOUT_PATIENTS):
+        warnings.append(
+            f"{path}: is not read, though it seems to name patients; expected a column of cases "
+            "(such as image_id or filename) and one of patients (patient_id)"
+        )
+    return None
 
 
 def _decode(content: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -253,3 +254,12 @@ def test_loader_processes_change_nothing(make: Callable[..., SegmentationDataMod
             assert one["id"] == two["id"]
             for name in ("image", "mask", "index"):
                 assert torch.equal(one[name], two[name])
+
+
+def test_the_suffix_of_masks_reaches_the_function_that_finds_cases(make: Callable) -> None:
+    for cases in (find_cases, partial(find_cases, layout="pairs")):
+        with pytest.raises(InputError, match=r"p00\.png is there: .* leave out data\.mask_suffix"):
+            make(cases=cases, mask_suffix="_x")
+    with pytest.raises(InputError, match=r"data\.mask_suffix=_x: .* names of its own"):
+        make(cases=lambda root: find_cases(root), mask_suffix="_x")
+    assert len(make(mask_suffix="").cases) == N

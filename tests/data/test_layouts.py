@@ -69,6 +69,8 @@ DATA_SETS: dict[str, tuple[str, list[str], list[str]]] = {
         )
     },
     "mirrored folders": ("pairs", ["Images/a/X*.jpg", "Masks/a/X*_mask.png"], []),
+    "masks called as the image's file": ("pairs", ["image/X*.jpg", "mask/X*.jpg.png"], []),
+    "labelme": ("pairs", ["JPEGImages/X*.jpg", "SegmentationClass/X*.png"], ["class_names.txt"]),
     "flat": ("flat", ["X*.jpg", "X*_mask.png"], ["readme.txt"]),
     "a folder for each patient": ("flat", ["p*/X.tif", "p*/X_mask.tif"], ["data.csv"]),
     "Carvana": ("flat", ["train/X*.jpg", "train_masks/X*_mask.gif"], ["train_masks.csv"]),
@@ -316,6 +318,14 @@ def test_no_data_says_how_to_go_on(
     (tmp_path / "data" / IMAGES).mkdir()
     write_txt(tmp_path / "data")
     assert_refused(Path("data"), f"{tmp_path / 'data'} holds no data set", *words, read=read)
+
+
+def test_what_is_there_instead_is_pointed_out(tmp_path: Path) -> None:
+    touch(tmp_path / "labelsTr" / "BRATS_001.nii.gz")
+    assert_refused(tmp_path, "holds no data set, but formats that are not read: ", "001.nii.gz")
+    for part in ("test", "train"):
+        touch_pairs(tmp_path / part, "one")
+    assert_refused(tmp_path, f"holds no data set, though {tmp_path / 'test'} looks like one")
 
 
 @pytest.mark.parametrize("layout", ["ph3", ["ph2"]])

@@ -82,10 +82,12 @@ def test_patients_of_ph2_are_read_beside_its_table(root: Path) -> None:
         b"sep=;\r\nPatient-ID;File Name\r\nP1;images\\a\\two.jpg\r\nP1;C:\\data\\ONE.JPG\r\n",
         b"id,filename,patient no\n1,one.jpg,P1\n2,two.jpg,P1\n",
         b"image,patient,lesion_id\none,P1,L1\na/two,NA,L1\nthree,n/a,\n",
+        b'# by hand, in 2019\n\nimage|person|"remarks\n(long)"\none|P1|\na/two|P1|\n',
+        b"image,patient_id\none,P1\na/two,P1\nthree,\n",
     ],
     ids=[
         *("semicolons", "tabs", "blanks", "preference", "twice alike", "quotes", "Excel"),
-        *("row numbers", "lesion of a patient"),
+        *("row numbers", "lesion of a patient", "title", "missing"),
     ],
 )
 def test_columns_are_found(tmp_path: Path, content: bytes) -> None:
@@ -180,6 +182,13 @@ def test_a_table_reads_the_same_however_it_is_written(
     (root / "who.csv").write_bytes(text.encode(data.draw(st.sampled_from(codes))))
     named = {id: "" if who in NOBODY else who for id, who in zip(ids, owners, strict=True)}
     assert patients(find_cases(root)) == named
+
+
+def test_numbers_that_pandas_wrote_are_the_same_patients(tmp_path: Path) -> None:
+    touch_pairs(tmp_path, "one", "two")
+    (tmp_path / "a.csv").write_text("image,patient\none,7.0\nother,NaN\n")
+    (tmp_path / "b.csv").write_text("image,patient\ntwo,7\n")
+    assert patients(find_cases(tmp_path)) == {"one": "7", "two": "7"}
 
 
 def test_lesions_and_patients_combine(tmp_path: Path) -> None:

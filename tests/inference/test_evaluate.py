@@ -290,3 +290,31 @@ def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
     assert ended.code == 0, ended.err
     assert "going on after step" in ended.err
     assert values_of(run) == values_of(runs[0])
+
+
+def test_masks_of_any_suffix(
+    tiny_train: Callable[..., Ended], tiny_ph2: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    """Found by train, check, evaluate and evaluate --data alike."""
+    root = tmp_path / "data"
+    for i, case in enumerate(find_cases(tiny_ph2)):
+        for file, name in ((case.image, f"images/{i}.bmp"), (case.mask, f"masks/{i} by hand.bmp")):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, root / name)
+    checked = script("prepare_ph2", "--check", root)
+    (hint,) = {line for line in checked.out.splitlines() if "is there" in line}
+    assert checked.code == 1
+    override, option = re.search(r'use "(.*?)" \(other commands: "(.*?)"\)', hint).groups()
+    checked = script("prepare_ph2", "--check", root, option)
+    assert checked.code == 0
+    assert checked.out.endswith(f'data=pairs data.root={root} "{override}"\n')
+    data = ["data=default", f"data.root={root}"]
+    run = tmp_path / "run"
+    trained = tiny_train(run, *data, override, "logger=none", "trainer.max_epochs=1")
+    assert trained.code == 0, trained.err
+    assert script("evaluate", run, "--out", tmp_path / "own").code == 0
+    ended = script("evaluate", run, "--data", root)
+    assert ended.code == 1 and option in ended.err
+    ended = script("evaluate", run, "--data", root, option, "--out", tmp_path / "all")
+    assert ended.code == 0, ended.err
+    assert summary_of(tmp_path / "all")["n"] == 20
