@@ -15,7 +15,7 @@ from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tes
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
 from seglab.core.errors import InputError
-from seglab.core.files import write_atomic, write_csv
+from seglab.core.files import expand_user, write_atomic, write_csv
 from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
 from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
@@ -87,7 +87,7 @@ def compare(
         records["versus"] = run_paired_tests(pairs, metric)
         tables["versus"] = make_versus_table(records["versus"], pairs, metric)
     if out is not None:
-        _write(Path(out), tables, records, rows)
+        _write(expand_user(out), tables, records, rows)
     return "\n\n".join(format_plain(table, width) for table in tables.values())
 
 

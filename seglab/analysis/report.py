@@ -25,7 +25,7 @@ from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tes
 from seglab.analysis.rows import Row
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
-from seglab.core.files import write_atomic
+from seglab.core.files import expand_user, write_atomic
 from seglab.metrics.scores import BOUNDARY_METRICS, DEFAULT_METRICS, IN_PIXELS
 from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import Run, find_runs
@@ -106,7 +106,7 @@ def _check_output(dirs: Sequence[str | Path], out: str | Path | None) -> Path:
     """Return the file to write; refuse a bad one before minutes are spent on predictions."""
     if out is None and len(dirs) > 1:
         raise InputError("--out: name the file to write, there are several folders")
-    file = Path(dirs[0], "report.html") if out is None else Path(out)
+    file = expand_user(Path(dirs[0], "report.html") if out is None else out)
     refuse_run_files(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_dir() or not os.access(file.parent, os.W_OK):

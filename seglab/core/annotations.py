@@ -32,11 +32,15 @@ def check_types(
         expected = list[str]()
         for member in members:
             choices = get_args(member) if get_origin(member) is Literal else ()
-            name = _WORDS.get(member) or getattr(member, "__name__", str(member))
+            name = _WORDS.get(member, f"keys with the _target_ of a {_name(member)}")
             expected += map(str, choices or (name,))
         default = parameter.default
         example = "" if default in (None, parameter.empty) else f", such as {where}.{key}={default}"
         raise InputError(f"{where}.{key}={value!r}: expected {' or '.join(expected)}{example}")
+
+
+def _name(member: Any) -> str:
+    return getattr(member, "__name__", str(member))
 
 
 def _fits(member: Any, value: Any) -> bool:

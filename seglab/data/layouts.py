@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from seglab.core.errors import InputError, name_some, quote_for_shell
+from seglab.core.files import expand_user
 from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
 from seglab.data.images import SUFFIXES
 from seglab.data.pairing import add_pairs, group_by_name, match_masks
@@ -66,7 +67,7 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
 
     Raises an InputError if no case is found or a folder cannot be read.
     """
-    root = Path(root)
+    root = expand_user(root)
     if layout is not None and layout not in tuple(LAYOUTS):
         raise InputError(f"data.cases.layout={layout}: expected one of {', '.join(LAYOUTS)}")
     if mask_suffix is not None:

@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 
 from seglab.core.errors import InputError, name_some, quote_for_shell
-from seglab.core.files import write_csv, write_json
+from seglab.core.files import expand_user, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
@@ -97,13 +97,13 @@ def evaluate(
         "inference": [asdict(model.inference) for model in models],
         "trained_on": len(trained_on),
         "warnings": warnings,
-        "data": str(Path(data_root or runs[0].config["data"]["root"]).absolute()),
+        "data": str(expand_user(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
         out = runs[0].paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    written = RunPaths(Path(out))
+    written = RunPaths(expand_user(out))
     written.folder.mkdir(parents=True, exist_ok=True)
     write_csv(written.test_cases, scored.rows)
     write_json(written.summary, summary)

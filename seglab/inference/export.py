@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from seglab.core.errors import InputError
-from seglab.core.files import write_atomic
+from seglab.core.files import expand_user, write_atomic
 from seglab.data.images import read_image
 from seglab.inference.evaluate import read_cases
 from seglab.inference.image_files import find_images
@@ -76,9 +76,9 @@ def export(
         InputError: The network cannot be read or exported, there is no image, the file exists, or
             ONNX Runtime predicts something else, in which case nothing is written.
     """
-    path, file = Path(path), find_network(path)
+    path, file = expand_user(path), find_network(path)
     folder = path if path.is_dir() else path.parent
-    out = folder / f"network{ONNX_SUFFIX}" if out is None else Path(out)
+    out = folder / f"network{ONNX_SUFFIX}" if out is None else expand_user(out)
     refuse_run_files(out)
     if out.exists() and not overwrite:
         raise InputError(f"{out}: is there already; replace it with --overwrite, or name --out")

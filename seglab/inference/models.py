@@ -13,7 +13,7 @@ import numpy as np
 
 from seglab.config import Inference, read_inference
 from seglab.core.errors import InputError
-from seglab.core.files import hash_file
+from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.runs.paths import RunPaths
@@ -107,7 +107,7 @@ def open_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Mod
 
 def find_network(path: str | Path) -> Path:
     """Return the file that holds a network, or raise an InputError if there is none."""
-    path = Path(path)
+    path = expand_user(path)
     if path.is_file():
         return path
     paths = RunPaths(path)

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seglab.config import check_values, config_differences, resolve_config
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import (
+    expand_user,
     hash_json,
     lock_folder,
     name_file_in_errors,
@@ -53,7 +54,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
+        self.path = expand_user(path).absolute()
         self.paths = RunPaths(self.path)
         self.record: dict[str, Any] = {}
         self.earlier_record: dict[str, Any] = {}

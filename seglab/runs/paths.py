@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from seglab.core.errors import InputError, printable
+from seglab.core.files import expand_user
 
 # In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
 FORMAT = 1
@@ -57,7 +58,7 @@ def refuse_run_files(out: str | Path) -> None:
     Raises an InputError if it is a run directory, or in one and named as something of a run, such
     as `checkpoints`. Free are other names, and folders in `evaluations` and `reproductions`.
     """
-    target = Path(out).resolve()
+    target = expand_user(out).resolve()
     for folder in (target, *target.parents):
         paths = RunPaths(folder)
         if not (paths.record.exists() or any(paths.best_checkpoint.parent.glob("*.ckpt"))):

@@ -12,7 +12,7 @@ import numpy as np
 
 from seglab.config import flatten
 from seglab.core.errors import InputError, printable
-from seglab.core.files import read_json
+from seglab.core.files import expand_user, read_json
 from seglab.data.splits import read_split
 from seglab.runs.loading import parse_config, read_config
 from seglab.runs.paths import RunPaths, check_format, refuse_damaged
@@ -185,7 +185,7 @@ def open_run(
     Raises:
         InputError: A file is missing or damaged, or the config names code that is not trusted.
     """
-    paths = RunPaths(Path(path))
+    paths = RunPaths(expand_user(path))
     if not paths.record.is_file():
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one of train.py's"
@@ -201,7 +201,7 @@ def open_run(
             "back"
         )
     if data_root is not None:
-        run.config["data"]["root"] = str(Path(data_root).absolute())
+        run.config["data"]["root"] = str(expand_user(data_root).absolute())
     return run
 
 
@@ -211,7 +211,7 @@ def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
     What lies within a run directory is part of that run. Raises an InputError if a folder holds
     none, or a file is damaged.
     """
-    roots = sorted({Path(d).resolve() for d in dirs})
+    roots = sorted({expand_user(d).resolve() for d in dirs})
     base = Path(os.path.commonpath(roots))
     record_name = RunPaths(base).record.name
     folders: set[Path] = set()

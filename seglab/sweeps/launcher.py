@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from seglab.config import config_differences, resolve_config
 from seglab.core.errors import InputError, quote_for_shell
-from seglab.core.files import lock_folder, read_csv, write_csv
+from seglab.core.files import expand_user, lock_folder, read_csv, write_csv
 from seglab.core.logs import log_to_console
 from seglab.core.signals import Interrupts
 from seglab.runs.loading import parse_config
@@ -59,7 +58,7 @@ class SweepLauncher(Launcher):
         """Store what Hydra has composed."""
         self.config = config
         self.loader = hydra_context.config_loader
-        self.folder = Path(config.hydra.sweep.dir).absolute()
+        self.folder = expand_user(config.hydra.sweep.dir).absolute()
         self.monitor = config.monitor
         self.interrupts = Interrupts()
         self.jobs: list[Job] = []

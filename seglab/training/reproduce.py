@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from seglab.core.errors import InputError, printable, quote_for_shell
-from seglab.core.files import read_csv, write_json
+from seglab.core.files import expand_user, read_csv, write_json
 from seglab.data.cache import default_dir, hash_files
 from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
@@ -76,7 +76,8 @@ def reproduce(
             "on with it first"
         )
     # Another run is a reproduction that was interrupted.
-    if out is not None and (not RunPaths(Path(out)).record.exists() or run.folder.samefile(out)):
+    out = None if out is None else expand_user(out)
+    if out is not None and (not RunPaths(out).record.exists() or run.folder.samefile(out)):
         refuse_run_files(out)
     load_run_network(run, trust)  # refuses a damaged checkpoint before hours of training
     threads = run.record["machine"].get("threads")
@@ -97,7 +98,7 @@ def reproduce(
         # Lightning starts the other processes of a distributed run with this command: without --out
         # each would name a new folder.
         sys.argv += ["--out", str(out)]
-    out = Path(out).absolute()
+    out = out.absolute()
     before = _read_values(run.folder)
     _train_again(run, out)
     if rank_zero_only.rank:  # type: ignore[attr-defined]

@@ -11,7 +11,9 @@ import pytest
 from filelock import FileLock
 from helpers.sweeps import states_of
 from helpers.tiny import REPO, Ended
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from seglab.cli.arguments import prepare_arguments
 from seglab.core.files import read_json
 from seglab.sweeps import jobs as jobs_module
 from seglab.sweeps.jobs import Job
@@ -202,3 +204,35 @@ def test_bad_sweeps_are_refused_in_one_line(
     assert line.startswith("error: ")
     assert message in line
     assert not started
+
+
+def test_commands_of_a_sweep_can_be_pasted_wherever_it_lies(
+    script: Callable[..., Ended],
+    started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    folder, root = tmp_path / "it's a [test], n=1 ü", tmp_path / "data (1), ü=2"
+    monkeypatch.setattr(LocalLauncher, "curve", staticmethod(lambda c: [float("nan")]))
+    lists = ("seed=0,1", "+trainer.profiler=null,'a=[1]/x'", "name=a")
+    ended = script("train", *lists, "-m", f"hydra.sweep.dir={folder}", f"data.root={root}")
+    names = [f"seed-{seed}_profiler-{value}" for seed in "01" for value in ("null", "_a__1__x_")]
+    assert started == names
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == {*names}
+    compare = re.findall("^compare +(.*)$", ended.err, re.M)
+    assert shlex.split(*compare) == ["python", "scripts/compare.py", str(folder)]
+    (command,) = re.findall("; to go on: python (.*)$", ended.err, re.M)
+    parser = OverridesParser.create()
+    words = [word for word in shlex.split(command) if word.startswith(("hydra.", "data."))]
+    values = {o.key_or_group: o.value() for o in parser.parse_overrides(words)}
+    assert values == {"hydra.sweep.dir": str(folder), "data.root": str(root)}
+    started.clear()
+    assert script("train", *shlex.split(command)[1:]).code == 1
+    assert started == names
+    for name in names:
+        assert read_json(folder / name / "run.json")["config"]["data"]["root"] == str(root)
+        (whole,) = prepare_arguments([f"data.split.file={folder / name}/splits.json"])
+        assert parser.parse_override(whole).value() == f"{folder / name}/splits.json"
+        # What is below a folder without such signs needs no quotes.
+        path = f"runs/{name}/splits.json"
+        assert parser.parse_override(f"data.split.file={path}").value() == path
