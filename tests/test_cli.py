@@ -182,8 +182,11 @@ def test_seglab_runs_the_commands_of_scripts(seglab: Callable[..., Ended]) -> No
         if "seglab.cli.commands" in file.read_text():
             assert f"  {file.stem}" in listed
             assert seglab(file.stem, "--help").out
-    for wrong in ((), ("nothing",), ("check",), ("check", "data", "--show", -1)):
+    for wrong in ((), ("nothing",), ("check",), ("check", "data", "--show", "many")):
         assert seglab(*wrong).code == 2
+    assert (
+        "--show=201: expected an integer from 0 to 200" in seglab("check", "x", "--show", 201).err
+    )
 
 
 def test_seglab_check_is_the_check_of_prepare(

@@ -101,7 +101,7 @@ def save_outlines(
     """
     columns = min(4, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    tallest = max(image.shape[0] / image.shape[1] for image, _ in pictures)
+    tallest = min(2, max(image.shape[0] / image.shape[1] for image, _ in pictures))
     texts = [
         "\n".join(line for text in lines for line in textwrap.wrap(text, 46))
         for lines in zip(names, oddities, strict=True)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.errors import quote_for_shell
+from seglab.core.errors import check_number, quote_for_shell
 
 SIZE = 256  # as in conf/data/default.yaml
 
@@ -62,9 +62,8 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args = parser.parse_args()
     if args.colours is not None and args.classes is None:
         parser.error("--colours are those of --classes, which is missing")
-    for name, least in (("show", 0), ("size", 1)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name}: expected an integer of at least {least}")
+    check_number("--show", args.show, int, 0, 200)  # rows of a picture that viewers still open
+    check_number("--size", args.size, int, 1)
     return args
 
 
