@@ -14,6 +14,8 @@ import sys
 from seglab.cli.errors import one_line_errors
 from seglab.core.errors import InputError
 
+MOVED_TO = "the folder of the run's own data, if it was moved"
+
 
 @one_line_errors
 def train() -> None:
@@ -94,7 +96,7 @@ def evaluate() -> None:
     data = parser.add_mutually_exclusive_group()
     text = "another data set; all cases are scored"
     data.add_argument("--data", metavar="ROOT", dest="data_root", help=text)
-    _add_moved_to(data)
+    data.add_argument("--moved-to", metavar="ROOT", help=MOVED_TO)
     text = "what names of masks in ROOT end with; default: usual ones"
     add("--mask-suffix", metavar="TEXT", help=text)
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
@@ -117,7 +119,7 @@ def export() -> None:
     add("--out", metavar="FILE", help="default: network.onnx in RUN")
     text = "images to compare on; default: 20 of the run's test cases"
     add("--images", metavar="IMAGES", nargs="+", help=text)
-    _add_moved_to(parser)
+    add("--moved-to", metavar="ROOT", help=MOVED_TO)
     add("--overwrite", action="store_true", help="replace an existing file")
     _add_trust(parser)
     args = vars(parser.parse_args())
@@ -158,8 +160,7 @@ def report() -> None:
     add = parser.add_argument
     add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     add("--out", metavar="FILE", help="default: report.html in the folder")
-    text = "the data set's folder, if it was moved"
-    add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=text)
+    add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=MOVED_TO)
     text = "show the N test cases with the lowest Dice (24)"
     add("--cases", metavar="N", type=int, help=text)
     _add_versus(parser)
@@ -183,8 +184,7 @@ def reproduce() -> None:
     add = parser.add_argument
     add("path", metavar="RUN", help="directory of a finished run")
     add("--check", action="store_true", help="compare what it needs, train nothing")
-    text = "the data set's folder, if it was moved"
-    add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=text)
+    add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=MOVED_TO)
     add("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
     text = "greatest difference of a score on other hardware or versions (0.01)"
     add("--tolerance", metavar="X", type=float, help=text)
@@ -202,12 +202,6 @@ def _make_parser(description: str, epilog: str | None = None) -> argparse.Argume
     return argparse.ArgumentParser(
         description=description, epilog=epilog, argument_default=argparse.SUPPRESS
     )
-
-
-def _add_moved_to(parser: argparse._ActionsContainer) -> None:
-    """Add the option that says where a run's own data is today."""
-    text = "the folder of the run's own data, if it was moved"
-    parser.add_argument("--moved-to", metavar="ROOT", help=text)
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:

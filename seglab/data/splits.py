@@ -52,9 +52,7 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """Converts the split to the content of `splits.json`."""
-        stored = asdict(self) | {"hash": self.hash}
-        del stored["warnings"]
-        return stored
+        return {k: v for k, v in asdict(self).items() if k != "warnings"} | {"hash": self.hash}
 
 
 def make_split(
@@ -230,8 +228,7 @@ def _take(sequence: Groups, count: int) -> tuple[Groups, Groups]:
             taken.append(group)
             n_cases += size
     if count and rest and not taken:
-        smallest = min(range(len(rest)), key=lambda i: len(rest[i]))
-        taken = [rest.pop(smallest)]
+        taken = [rest.pop(rest.index(min(rest, key=len)))]
     return taken, rest
 
 
@@ -268,19 +265,19 @@ def _tolerance(count: float) -> float:
 
 def _describe_sizes(split: Split, wanted: dict[str, float], largest: list[Case]) -> str:
     """Returns a warning if one group is larger than what is held out, or sizes are far off."""
-    sizes = {subset: len(getattr(split, subset)) for subset in ("train", "val", "test")}
+    sizes = {"val": len(split.val), "test": len(split.test)}
     if len(largest) <= sum(wanted.values()) and all(
-        abs(sizes[subset] - count) <= _tolerance(count) for subset, count in wanted.items()
+        abs(sizes[subset] - wanted[subset]) <= _tolerance(wanted[subset]) for subset in sizes
     ):
         return ""
     patient = f"patient {largest[0].patient}: " if largest[0].patient else ""
     return (
-        f"data.split: {len(largest)} cases stay together, as of one patient or picture ({patient}"
-        f"{name_some([case.id for case in largest])}): "
-        f"{', '.join(f'{size} {subset}' for subset, size in sizes.items())}, where "
-        f"{' and '.join(f'{count:.3g} {subset}' for subset, count in wanted.items())} were asked "
-        "for; choose other shares or folds, name a split of your own with data.split.file, or set "
-        "data.find_duplicates=false if pictures are wrongly taken for the same"
+        f"data.split: {len(largest)} cases stay together because they are of one patient or "
+        f"picture ({patient}{name_some([case.id for case in largest])}): {len(split.train)} train, "
+        f"{sizes['val']} val, {sizes['test']} test, where {wanted['val']:.3g} val and "
+        f"{wanted['test']:.3g} test were asked for; choose other shares or folds, name a split of "
+        "your own with data.split.file, or set data.find_duplicates=false if pictures are wrongly "
+        "taken for the same"
     )
 
 

@@ -85,8 +85,10 @@ def evaluate(
         model.inference,
         on_case=lambda case: thumbnails.append(thumbnail(case.image)),
     )
-    # The split has kept a run's own test cases apart.
-    trained_on = [] if data_root is None else _list_trained_on(runs, cases, thumbnails)
+    trained_on: list[str] = []
+    if data_root is not None:  # the split has kept a run's own test cases apart
+        hashes = hash_cases(cases, hash_files(cases))
+        trained_on = find_trained_on(runs, hashes, np.stack(thumbnails))
     warnings = _describe(cases, scored, trained_on)
     summary = {
         "test": scored.values,
@@ -166,12 +168,6 @@ def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | No
     device = "cuda" if was_on_gpu and torch.cuda.is_available() else "cpu"
     net, stored = load_run_network(run, trust)
     return make_model(run.paths.best_checkpoint, net, stored, device, **inference)
-
-
-def _list_trained_on(runs: list[Run], cases: list[Case], thumbnails: list[np.ndarray]) -> list[str]:
-    """Return the ids of the cases that any of the runs has seen in train or val."""
-    hashes = [*hash_cases(cases, hash_files(cases)).values()]
-    return [cases[i].id for i in find_trained_on(runs, hashes, np.stack(thumbnails))]
 
 
 def _describe(cases: list[Case], scored: Scores, trained_on: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Keeps small copies of the pictures that a run has seen, and finds these among others."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -32,9 +32,9 @@ def read_thumbnails(run: Run) -> np.ndarray:
 
 
 def find_trained_on(
-    runs: Sequence[Run], sha256: Sequence[str], thumbnails: np.ndarray
-) -> list[int]:
-    """Finds the cases that any of some runs has seen in train or val.
+    runs: Sequence[Run], sha256: Mapping[str, str], thumbnails: np.ndarray
+) -> list[str]:
+    """Returns the ids of the cases that any of some runs has seen in train or val.
 
     They are found by their files, and by their pictures as `same_pictures` does for splits, so that
     another format, size or orientation hides none; of runs with `data.find_duplicates=false` by
@@ -42,11 +42,8 @@ def find_trained_on(
 
     Args:
         runs: At least one.
-        sha256: Of each case's files, see `seglab.data.cache.hash_cases`.
+        sha256: Of each case's files, by id, see `seglab.data.cache.hash_cases`.
         thumbnails: Of each case's picture, uint8 (N, H, W), see `seglab.data.duplicates.thumbnail`.
-
-    Returns:
-        Indices of the cases.
 
     Raises:
         InputError: The thumbnails of a run are missing or damaged.
@@ -57,9 +54,9 @@ def find_trained_on(
     ]
     seen = np.unique(np.concatenate(of_runs), axis=0) if of_runs else thumbnails[:0]
     groups = same_pictures(np.concatenate([seen, thumbnails]))
-    seen_groups, own_groups = {*groups[: len(seen)]}, groups[len(seen) :]
+    seen_groups, new_groups = {*groups[: len(seen)]}, groups[len(seen) :]
     return [
-        i
-        for i, (hash, group) in enumerate(zip(sha256, own_groups, strict=True))
+        id
+        for (id, hash), group in zip(sha256.items(), new_groups, strict=True)
         if hash in seen_files or group in seen_groups
     ]

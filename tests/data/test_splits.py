@@ -239,7 +239,7 @@ def test_a_patient_with_most_cases_is_trained_on() -> None:
     assert [len(subset) for subset in subsets(split)] == [49, 5, 6]
     (warning,) = split.warnings
     words = (
-        "40 cases stay together",
+        "40 cases stay together because ",
         "patient P0: c000, c001, c002, c003, c004 and 35 more",
         "49 train, 5 val, 6 test, where 5 val and 6 test were asked for",
         "data.split.file",

@@ -35,10 +35,10 @@ def test_cases_are_found_by_file_or_picture(run: Path, tiny_ph2: Path) -> None:
     new = random.integers(0, 256, (40, 50, 3), np.uint8)
     mirrored = images[ids[3]][:, ::-1]
     thumbnails = np.stack([small(x) for x in (new, mirrored, images[seen.ids["test"][0]], new)])
-    hashes = [seen.sha256[ids[0]], "mirrored", "of test", "new"]
-    assert find_trained_on([seen], hashes, thumbnails) == [0, 1]
+    hashes = {"a": seen.sha256[ids[0]], "b": "mirrored", "c": "of test", "d": "new"}
+    assert find_trained_on([seen], hashes, thumbnails) == ["a", "b"]
     seen.config["data"]["find_duplicates"] = False
-    assert find_trained_on([seen], hashes, thumbnails) == [0]
+    assert find_trained_on([seen], hashes, thumbnails) == ["a"]
     # Of several runs any one may have seen it.
     write_thumbnails(seen.paths, small(new)[None])
     other = replace(
@@ -47,8 +47,8 @@ def test_cases_are_found_by_file_or_picture(run: Path, tiny_ph2: Path) -> None:
         ids={"train": ["x"], "val": [], "test": []},
         sha256={"x": "of test"},
     )
-    assert find_trained_on([other], hashes, thumbnails) == [0, 2, 3]
-    assert find_trained_on([seen, other], hashes, thumbnails) == [0, 2, 3]
+    assert find_trained_on([other], hashes, thumbnails) == ["a", "c", "d"]
+    assert find_trained_on([seen, other], hashes, thumbnails) == ["a", "c", "d"]
 
 
 @pytest.mark.parametrize(
