@@ -97,20 +97,14 @@ def make_classes(
             f"{where}classes={names}: expected a list of names, one or up to {MAX_CLASSES} with "
             f"background first, of letters, digits and _, each once, none of {', '.join(_RESERVED)}"
         )
-    if lesion_values is not None:
-        is_list = _is_list(lesion_values, int) and len(lesion_values) > 0
-        if (
-            len(names) > 1
-            or not (lesion_values == "nonzero" or is_list)
-            or (is_list and min(lesion_values) < 0)
-        ):
-            raise InputError(
-                f"{where}lesion_values={lesion_values}: expected null for what is bright, nonzero, "
-                "or a list of grey values from 0 such as [2,3]; and null for several classes"
-            )
+    is_list = _is_list(lesion_values, int) and min(lesion_values, default=-1) >= 0
+    if not (lesion_values is None or (len(names) == 1 and (is_list or lesion_values == "nonzero"))):
+        raise InputError(
+            f"{where}lesion_values={lesion_values}: expected null for what is bright, or for one "
+            "class 'nonzero' or a list of grey values from 0, such as [2,3]"
+        )
     if colours is None:
-        is_text = lesion_values is None or isinstance(lesion_values, str)
-        return Classes(tuple(names), None, lesion_values if is_text else tuple(lesion_values))
+        return Classes(tuple(names), None, tuple(lesion_values) if is_list else lesion_values)
     if (
         len(names) == 1
         or not _is_list(colours, str)

@@ -1,8 +1,7 @@
 """Reads masks of any file format and mode as class numbers; README.md lists what is lesion."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def decode_mask(path: str | Path, classes: Classes = ONE_CLASS) -> tuple[np.ndar
     if classes.is_multiclass:
         return _decode_numbers(image, classes, path), None
     if classes.lesion_values is not None:
-        return _select_values(image, classes.lesion_values, path), None
+        return _select_values(image, classes.lesion_values, path).astype(np.uint8), None
     mask = _decode_binary(image, path).astype(np.uint8)
     return _choose_polarity(mask, tags) if white_is_zero else (mask, None)
 
@@ -92,7 +91,7 @@ def _decode_binary(image: Image.Image, path: str | Path) -> np.ndarray:
     """Cuts a mask at one half of its bright value: bool (H, W)."""
     rgb = None
     if is_deep(image):
-        values = _read_deep(image, path)
+        values = _read_values(image, path)
         levels, counts = np.unique(values, return_counts=True)
     else:
         grey, rgb = _find_brightest(_flatten_alpha(image))
@@ -143,12 +142,12 @@ def _find_bright_value(
         or (0.1 * bright < levels[0] < 0.8 * bright and len(levels) == 2)  # no edge is grey
         or 1 < top < 32
     ):
-        frequent = (f"{value:g}" for value in levels[np.argsort(-counts, kind="stable")])
+        frequent = [f"{value:g}" for value in levels[np.argsort(-counts, kind="stable")]]
         raise InputError(
-            f"{path}: not a mask: holds {len(levels)} values, most often {_list_first(frequent)}; "
-            "expected 0 for background and one value for lesion; for labels, say which are lesion "
-            "with data.lesion_values=nonzero or a list such as [2,3]; for classes, name them with "
-            "data.classes"
+            f"{path}: not a mask: {', '.join(frequent[:4])} are its most frequent of {len(levels)} "
+            "values; expected 0 for background and one value for lesion; for labels, say which are "
+            "lesion with data.lesion_values=nonzero or a list such as [2,3]; for classes, name "
+            "them with data.classes"
         )
     return bright
 
@@ -188,19 +187,12 @@ def _refuse_second_colour(
             distance = np.abs(inner - np.float32(np.bincount(inner).argmax()))
             has_two |= np.sum(distance > 0.3 * bright) > MAX_FLAT_SHARE * mask.size
     if has_two:
-        frequent = (f"#{bytes(colour).hex()}" for _, colour in sorted(colours, reverse=True))
-        listed = _list_first(frequent)
+        frequent = [f"#{bytes(colour).hex()}" for _, colour in sorted(colours, reverse=True)]
         raise InputError(
-            f"{path}: not a mask: holds {len(colours)} colours, most often {listed}; "
-            "expected black for background and one colour for lesion; save it so, or name classes "
-            "with data.classes and data.colours"
+            f"{path}: not a mask: {', '.join(frequent[:3])} are its most frequent of "
+            f"{len(frequent)} colours; expected black for background and one colour for lesion; "
+            "save it so, or name classes with data.classes and data.colours"
         )
-
-
-def _list_first(names: Iterable[str]) -> str:
-    """Lists up to four names."""
-    first = [*islice(names, 5)]
-    return ", ".join(first[:4]) + (", ..." if len(first) > 4 else "")
 
 
 def _flatten_alpha(image: Image.Image) -> Image.Image:
@@ -230,13 +222,6 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return rgb, None if least == most else alpha
 
 
-def _read_deep(image: Image.Image, path: str | Path) -> np.ndarray:
-    values = np.asarray(image)
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise InputError(f"{path}: not a mask: negative or not finite values; save it with 8 bits")
-    return values
-
-
 def _select_values(
     image: Image.Image, lesion_values: Sequence[int] | str, path: str | Path
 ) -> np.ndarray:
@@ -246,46 +231,13 @@ def _select_values(
             f"{path}: a JPEG file, which does not keep values; expected a PNG for "
             f"data.lesion_values={lesion_values}, or data.lesion_values=null"
         )
-    if is_deep(image):
-        values = _read_deep(image, path)
-    elif image.mode == "1":
-        values = np.asarray(image)
-    else:
-        rgb, alpha = _split_alpha(image)
-        brightest, colours = _find_brightest(rgb)
-        values = np.asarray(brightest)
-        if colours is not None and image.mode == "P":
-            values = np.asarray(image)
-        elif colours is not None and lesion_values != "nonzero":
-            raise InputError(
-                f"{path}: is coloured; expected grey values or a palette for "
-                f"data.lesion_values={lesion_values}; or name classes with data.colours"
-            )
-        if alpha is not None:
-            values = np.where(_is_opaque(alpha), values, 0)
-    is_lesion = values != 0 if lesion_values == "nonzero" else np.isin(values, lesion_values)
-    return is_lesion.astype(np.uint8)
-
-
-def _is_opaque(alpha: Image.Image) -> np.ndarray:
-    return np.asarray(alpha) > 127
+    values = _read_values(image, path, any_colour=lesion_values == "nonzero")
+    return values != 0 if lesion_values == "nonzero" else np.isin(values, lesion_values)
 
 
 def _decode_numbers(image: Image.Image, classes: Classes, path: str | Path) -> np.ndarray:
     """Takes grey values or palette indices as class numbers: uint8 (H, W)."""
-    if image.mode in ("1", "L", "P") or is_deep(image):
-        values = np.asarray(image)
-    else:
-        rgb, alpha = _split_alpha(image)
-        grey, colours = _find_brightest(rgb)
-        values = np.asarray(grey)
-        if alpha is not None:
-            values = np.where(_is_opaque(alpha), values, 0)
-        if colours is not None:
-            raise InputError(
-                f"{path}: is coloured; expected class numbers, grey or with a palette, or name "
-                "the classes' colours in data.colours"
-            )
+    values = np.asarray(image) if image.mode == "P" else _read_values(image, path)
     unknown = values[~np.isin(values, np.arange(len(classes.names)))]
     if unknown.size:
         raise InputError(
@@ -294,6 +246,27 @@ def _decode_numbers(image: Image.Image, classes: Classes, path: str | Path) -> n
             "name colours in data.colours"
         )
     return values.astype(np.uint8)
+
+
+def _read_values(image: Image.Image, path: str | Path, any_colour: bool = False) -> np.ndarray:
+    """Grey values as stored, or indices of a coloured palette; transparent pixels are 0.
+
+    Raises an InputError if the image is coloured, unless with `any_colour`.
+    """
+    if is_deep(image) or image.mode == "1":
+        values = np.asarray(image)
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise InputError(f"{path}: negative or not finite values; save the mask with 8 bits")
+        return values
+    rgb, alpha = _split_alpha(image)
+    brightest, colours = _find_brightest(rgb)
+    values = np.asarray(brightest if colours is None or image.mode != "P" else image)
+    if colours is not None and image.mode != "P" and not any_colour:
+        raise InputError(
+            f"{path}: is coloured; expected class numbers, grey or with a palette, or name the "
+            "classes' colours in data.colours"
+        )
+    return values if alpha is None else np.where(np.asarray(alpha) > 127, values, 0)
 
 
 def _decode_colours(image: Image.Image, classes: Classes, path: str | Path) -> np.ndarray:
@@ -312,7 +285,7 @@ def _decode_colours(image: Image.Image, classes: Classes, path: str | Path) -> n
     for number, colour in enumerate(pack(classes.palette)):
         numbers[packed == colour] = number
     if alpha is not None:
-        numbers[~_is_opaque(alpha)] = 0
+        numbers[np.asarray(alpha) <= 127] = 0
     unknown = packed[numbers == 255]
     if unknown.size:
         raise InputError(

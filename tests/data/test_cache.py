@@ -127,9 +127,13 @@ def test_size_ids_classes_and_version_are_part_of_the_key(
     for n, names in enumerate((("skin", "disc", "square"), ("a", "b", "c", "d")), 4):
         cache = open_cache(with_classes(multiclass_cases, Classes(names)), SIZE, cache_dir)
         assert cache.masks.max() == 2 and len(folders(cache_dir)) == n
+    for n, values in enumerate(("nonzero", (1,), (2,)), 6):
+        chosen = with_classes(cases, Classes(lesion_values=values))
+        open_cache(chosen, SIZE, cache_dir)
+        assert len(folders(cache_dir)) == n
     monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
     open_cache(cases, SIZE, cache_dir)
-    assert len(folders(cache_dir)) == 6
+    assert len(folders(cache_dir)) == 9
 
 
 def test_images_masks_and_tables_are_hashed(own_data: Path) -> None:

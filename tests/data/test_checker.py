@@ -232,7 +232,7 @@ def test_masks_of_several_classes(script: Script, tmp_path: Path) -> None:
     assert ended.code == 0, ended.out
     assert f'data=pairs data.root={root} "data.classes=[{names}]" experiment' in ended.out
     one = script("prepare_ph2", "--check", root, "--classes", "thing")
-    assert one.code == 1 and "holds 3 colours" in one.out
+    assert one.code == 1 and "of 3 colours" in one.out
     any_colour = script("prepare_ph2", "--check", root, "--lesion-values", "nonzero")
     assert any_colour.out.endswith(" data.lesion_values=nonzero\n")
     square = ["--classes", "square", "--lesion-values", "2,3"]

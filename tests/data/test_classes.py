@@ -32,6 +32,19 @@ def test_invalid_names_and_colours_are_refused(names: Any, colours: Any) -> None
         make_classes(names, colours)
 
 
+@pytest.mark.parametrize("values", [[], "all", [-1], [2.0], ["2"], 2, [True]])
+def test_invalid_lesion_values_are_refused(values: Any) -> None:
+    with pytest.raises(InputError, match=re.escape(f"data.lesion_values={values}: expected null")):
+        make_classes(["lesion"], None, values)
+
+
+def test_lesion_values_are_those_of_one_class() -> None:
+    assert make_classes(["lesion"], None, [2, 3]).lesion_values == (2, 3)
+    assert make_classes(["lesion"], None, "nonzero").lesion_values == "nonzero"
+    with pytest.raises(InputError, match=r"data\.lesion_values=nonzero: expected null"):
+        make_classes(["a", "b"], None, "nonzero")
+
+
 def test_palettes_have_a_colour_for_each_class() -> None:
     many = make_classes([f"class{i}" for i in range(MAX_CLASSES)])
     assert many.palette.shape == (MAX_CLASSES, 3) and many.palette.dtype == np.uint8
