@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from seglab.core.annotations import check_types
 from seglab.core.errors import InputError, check_number, quote_for_shell
-from seglab.core.files import expand_user
+from seglab.core.files import expand_user, refuse_non_utf8
 from seglab.data.classes import Classes, make_classes
 from seglab.metrics.scores import network_metric_names
 from seglab.schema import (
@@ -149,6 +149,8 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
             raise InputError(
                 f"{key}={value}: expected text, such as {quote_for_shell(f'{key}={text}')}"
             )
+    for key in PATHS:
+        refuse_non_utf8(key, values.get(key))
     _check_split_file(config["data"]["split"])
     data = config["data"]
     classes = make_classes(data["classes"], data["colours"], data.get("lesion_values"))

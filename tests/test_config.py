@@ -1,6 +1,7 @@
 """Shipped configs compose and train; a bad value is refused in one line that names its key."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -165,6 +166,14 @@ def test_a_refusal_is_one_line_and_in_run_json(
     tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
     refused(tiny_train(tmp_path / "run", "data.size=0"), tmp_path / "run", "data.size=0")
+
+
+def test_a_path_that_is_not_utf8_is_refused(
+    tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    """It could not be written to run.json."""
+    root = os.fsdecode(b"data.root=/m\xe4\xdf")
+    refused(tiny_train(tmp_path / "run", root), tmp_path / "run", r"data.root=/m\xe4\xdf")
 
 
 def test_a_run_directory_inside_the_data_is_refused(

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -97,7 +98,9 @@ def remove_partial(folder: str | Path) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes plain containers; floats keep their full precision."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Bytes of a path that are not UTF-8 become JSON's \udc80 to \udcff.
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: str | Path) -> Any:
@@ -146,6 +149,18 @@ def lock_folder(folder: Path, refusal: str, wait: bool = False) -> Iterator[None
         with suppress(OSError):
             (folder / ".lock").unlink()  # while it is held: a waiting process then opens a new one
         lock.release()
+
+
+def is_utf8(path: str | Path) -> bool:
+    """Returns whether a path can be written to JSON: Python marks other bytes by surrogates."""
+    return not re.search(r"[\ud800-\udfff]", str(path))
+
+
+def refuse_non_utf8(key: str, path: object) -> None:
+    """Raises an InputError that names the config key if a path cannot be written to JSON."""
+    if not is_utf8(str(path)):
+        text = os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+        raise InputError(f"{key}={text}: a name in it is not UTF-8; rename that folder")
 
 
 def hash_file(path: str | Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from seglab.core.errors import InputError, name_some, quote_for_shell
-from seglab.core.files import expand_user
+from seglab.core.files import expand_user, is_utf8, refuse_non_utf8
 from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
 from seglab.data.images import SUFFIXES
 from seglab.data.pairing import add_pairs, group_by_name, match_masks
@@ -76,6 +76,7 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
                 f"data.mask_suffix={mask_suffix}: expected text such as _mask, or null"
             )
         mask_suffix = re.sub(rf"({'|'.join(map(re.escape, SUFFIXES))})$", "", mask_suffix.lower())
+    refuse_non_utf8("data.root", root.absolute())
     files = list_files(root)
     scans: list[Scan] = []
     for name in LAYOUTS if layout is None else [layout]:
@@ -130,19 +131,16 @@ def _complete(scan: Scan, found: list[Scan]) -> None:
 
 def _refuse_names(scan: Scan) -> None:
     """Adds an error if names are not UTF-8, as JSON and CSV are, and leaves those cases out."""
-
-    def is_utf8(case: Case) -> bool:
-        return not re.search(r"[\ud800-\udfff]", f"{case.image.absolute()}{case.mask.absolute()}")
-
-    refused = [case for case in scan.cases if not is_utf8(case)]
+    files = [file for case in scan.cases for file in (case.image, case.mask)]
+    refused = [f for f in (*files, *scan.not_taken.get("", [])) if not is_utf8(f)]
     if refused:
-        scan.cases = [case for case in scan.cases if is_utf8(case)]
-        scan.leave_out("", [file for case in refused for file in (case.image, case.mask)])
-        names = [os.fsencode(c.image.name).decode("utf-8", "backslashreplace") for c in refused]
+        scan.cases = [c for c in scan.cases if is_utf8(c.image) and is_utf8(c.mask)]
+        scan.leave_out("", refused)
+        names = [os.fsencode(file.name).decode("utf-8", "backslashreplace") for file in refused]
         command = f"convmv -f latin1 -t utf8 -r --notest {quote_for_shell(scan.root)}"
         scan.errors.insert(
             0,
-            f"{scan.root}: names of {len(refused)} cases are not UTF-8: {name_some(names)}; rename "
+            f"{scan.root}: names of {len(refused)} files are not UTF-8: {name_some(names)}; rename "
             f"them, such as by: {command}",
         )
 
@@ -159,7 +157,8 @@ def _add_patients(scan: Scan) -> None:
         if case.id in patients:
             patient, files = patients[case.id]
             scan.cases[i] = replace(case, patient=patient, tables=(*case.tables, *files))
-    for file in sorted({*scan.root.absolute().parent.glob("*.*")} - {*scan.files}):
+    above = filter(Path.is_file, scan.root.absolute().parent.glob("*.*"))
+    for file in sorted({*above} - {*scan.files}):
         with suppress(InputError):
             named, _ = read_patients([file], scan.cases)
             if any(patient for patient, _ in named.values()):
@@ -210,8 +209,8 @@ def _scan_isic2018(scan: Scan) -> None:
     for id, files in (*images.items(), *masks.items()):
         for other in files[1:]:
             # Kaggle's HAM10000 holds a folder twice. A mask may be there in several formats.
-            is_copy = _kind_and_size(other) == _kind_and_size(files[0])
-            if not is_copy and (files is images.get(id) or other.parent != files[0].parent):
+            sizes = {(file.suffix, file.stat().st_size) for file in (other, files[0])}
+            if len(sizes) > 1 and (files is images.get(id) or other.parent != files[0].parent):
                 files.remove(other)
                 scan.leave_out("", [other])
                 scan.errors.append(
@@ -226,10 +225,6 @@ def _scan_isic2018(scan: Scan) -> None:
     for id in masks.keys() - images.keys():
         scan.leave_out(WITHOUT_IMAGE, masks[id])
     add_pairs(scan, images, masks)
-
-
-def _kind_and_size(file: Path) -> tuple[str, int]:
-    return file.suffix.lower(), file.stat().st_size
 
 
 def _scan_flat(scan: Scan) -> None:

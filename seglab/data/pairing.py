@@ -64,7 +64,7 @@ def match_masks(
         if both:
             scan.errors.append(
                 f"{found[other][both[0]][0]}: a second mask of {both[0]}, as {len(both)} images "
-                f"have; merge each with {matched[both[0]][0].name}, or choose with "
+                f"have; merge each with {matched[both[0]][0].name}, or choose one kind by "
                 f"{_suggest(suffix)}"
             )
     if scan.layout != "flat":

@@ -36,7 +36,7 @@ def scan_ph2(scan: Scan) -> None:
         raise InputError("data.mask_suffix: names of PH2's masks are known; remove it")
     scan.leave_out("", list_files(images))
     scan.files = [file.absolute() for file in scan.files]  # as all paths here
-    if images == scan.root.absolute():
+    if images.name == _IMAGES and images == scan.root.absolute():
         scan.files += sorted(images.parent.glob("*.[cCtT][sS][vV]"))
     tables = [f / "PH2_dataset.txt" for f in (images.parent, images, scan.root)]
     table = next(filter(Path.is_file, tables), tables[0])

@@ -164,3 +164,11 @@ def test_a_link_keeps_what_the_file_held(
     write_atomic(best, "second")
     assert last.read_text() == "first"
     assert {path.name for path in tmp_path.iterdir()} == {"best", "last"}
+
+
+def test_json_keeps_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """In UTF-8, so that any program can read it."""
+    name = os.fsdecode(b"l\xe4sion")
+    write_json(tmp_path / "a.json", {name: "läsion"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {name: "läsion"}
+    assert read_json(tmp_path / "a.json") == {name: "läsion"}

@@ -173,7 +173,7 @@ def test_files_that_no_reader_takes(tmp_path: Path, write_pairs: PairsWriter) ->
     assert "12000 x 12000 pixels" in str(report)
     # One line each, that any terminal can show.
     assert len(str(report).encode().splitlines()) == 7
-    assert "names of 1 cases are not UTF-8: n\\xff .png; rename them" in str(report)
+    assert "names of 2 files are not UTF-8: n\\xff .png, n\\xff .png; rename them" in str(report)
 
 
 def test_nothing_good_is_no_crash(tmp_path: Path, write_pairs: PairsWriter) -> None:

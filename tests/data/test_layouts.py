@@ -287,12 +287,14 @@ def test_names_in_any_script(name: str, tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     root = touch_pairs(tmp_path / "my data", os.fsdecode(b"l\xe4sion"), "two")
     command = f'convmv -f latin1 -t utf8 -r --notest "{root}"'
-    assert_refused(root, "1 cases are not UTF-8: l\\xe4sion.jpg", command)
+    assert_refused(root, "2 files are not UTF-8: l\\xe4sion.jpg, l\\xe4sion.png; ", command)
     scan = scan_cases(root)
     assert [case.id for case in scan.cases] == ["two"]
     assert (len(scan.errors), scan.warnings) == (1, [])
+    (root / "masks" / os.fsdecode(b"l\xe4sion.png")).unlink()
+    assert_refused(root, "1 files are not UTF-8: l\\xe4sion.jpg; ", command)
     root = touch_pairs(tmp_path / os.fsdecode(b"\xe4"), "one")
-    assert_refused(root, "not UTF-8")
+    assert_refused(root, f"data.root={tmp_path}/\\xe4: a name in it is not UTF-8")
 
 
 def test_a_link_to_a_folder_is_followed(tmp_path: Path) -> None:
