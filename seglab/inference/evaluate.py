@@ -65,6 +65,8 @@ def evaluate(
             belongs to a run.
     """
     keep_freed_memory()
+    if mask_suffix is not None and data_root is None:
+        raise InputError("--mask-suffix: is that of --data, which is missing")
     if out is not None:
         refuse_run_files(out)
     paths = [paths] if isinstance(paths, str | Path) else paths

@@ -4,7 +4,6 @@ import functools
 import logging
 import os
 import re
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 from helpers.layouts import (
     IMAGES,
     assert_refused,
-    image_path,
     patients,
     touch,
     touch_pairs,
@@ -157,49 +155,6 @@ def test_data_sets_as_they_are_given(name: str, tmp_path: Path) -> None:
     assert sum(str(tmp_path / file) in "".join(scan.warnings) for file in pictures) == len(pictures)
 
 
-def test_the_suffix_of_masks_can_be_given(tmp_path: Path) -> None:
-    touch_pairs(tmp_path, "one", "two")
-    for name in ("one", "two"):
-        file = tmp_path / "masks" / f"{name}.png"
-        file.rename(file.with_stem(f"{name}_By.Hand"))
-    assert_refused(
-        tmp_path,
-        "images/one.jpg: case one has no mask; "
-        f"{tmp_path}/masks/one_By.Hand.png is there: rename it, or use data.mask_suffix=_By.Hand",
-        "1 more error",
-    )
-    for suffix in ("_By.Hand", "_by.hand.png"):
-        assert len(find_cases(tmp_path, mask_suffix=suffix)) == 2
-        assert len(find_cases(tmp_path, "pairs", mask_suffix=suffix)) == 2
-    assert_refused(tmp_path, "no mask", read=functools.partial(find_cases, mask_suffix="_mask"))
-    with pytest.raises(InputError, match=r"data\.mask_suffix=5: expected text"):
-        find_cases(tmp_path, mask_suffix=5)  # type: ignore[arg-type]
-
-
-def test_two_masks_of_one_image_are_a_question(tmp_path: Path) -> None:
-    """As in BUSI: whoever takes the first alone loses lesions."""
-    for name in (
-        "benign (1)",
-        "benign (1)_mask",
-        "benign (1)_mask_1",
-        "benign (2)",
-        "benign (2)_mask",
-    ):
-        touch(tmp_path / "benign" / f"{name}.png")
-    words = ("benign (1)_mask_1.png: a second mask of benign/benign (1)", "data.mask_suffix=_mask")
-    assert_refused(tmp_path, *words)
-    folder = touch_pairs(tmp_path / "pairs", "one")
-    for kind in ("lesion", "mask"):
-        touch(folder / "masks" / f"two_{kind}.png")
-    touch(folder / "images" / "two.jpg")
-    touch(folder / "images" / "three.jpg")
-    touch(folder / "masks" / "three_mask.png")
-    (folder / "masks" / "one.png").rename(folder / "masks" / "one_mask.png")
-    assert_refused(folder, "two_lesion.png: a second mask of two", "data.mask_suffix=_mask")
-    cases = find_cases(folder, mask_suffix="_mask")
-    assert [case.mask.name for case in cases] == ["one_mask.png", "three_mask.png", "two_mask.png"]
-
-
 def test_the_layout_with_most_pairs_is_taken(
     tmp_path: Path, messages: Callable[[], list[str]]
 ) -> None:
@@ -242,48 +197,6 @@ def test_images_of_the_same_name_in_two_folders(tmp_path: Path) -> None:
     assert_refused(tmp_path, "a second case named", expected[1].id, str(mask))
 
 
-def test_what_is_left_out_is_named(tmp_path: Path) -> None:
-    touch_pairs(tmp_path, *"abcdefgh")
-    for name in (
-        "photo.HEIC",
-        "scan.dcm",
-        "brain.nii.gz",
-        "array.npy",
-        "notes.txt",
-        "LICENSE",
-        "a.py",
-    ):
-        touch(tmp_path / "images" / name)
-    for i in range(8):
-        touch(tmp_path / "figures" / f"{i}.png")
-    warnings = scan_cases(tmp_path).warnings
-    figures = ", ".join(str(tmp_path / "figures" / f"{i}.png") for i in range(5))
-    assert warnings == [
-        f"8 pictures belong to no pair: {figures} and 3 more",
-        "4 files are of formats that are not read; save them as PNG or TIFF: "
-        + ", ".join(
-            str(tmp_path / "images" / name)
-            for name in ("array.npy", "brain.nii.gz", "photo.HEIC", "scan.dcm")
-        ),
-    ]
-
-
-def test_masks_of_a_format_that_is_not_read(tmp_path: Path) -> None:
-    for folder, end in (("images", "jpg"), ("masks", "npy")):
-        for name in ("one", "two"):
-            touch(tmp_path / folder / f"{name}.{end}")
-    assert_refused(tmp_path, f"{tmp_path}/masks/one.npy is there, of a format that is not read")
-
-
-@pytest.mark.parametrize("name", ["läsion 'a' [1] (2) \"x\" #=,&$", "皮膚", "été"])
-def test_names_in_any_script(name: str, tmp_path: Path) -> None:
-    """An image may be called as Linux does, its mask as macOS does, with accents apart."""
-    image = touch(tmp_path / "images" / f"{unicodedata.normalize('NFC', name)}.jpg")
-    mask = touch(tmp_path / "masks" / f"{unicodedata.normalize('NFD', name)}_mask.png")
-    (case,) = find_cases(tmp_path)
-    assert case == Case(unicodedata.normalize("NFC", name), image, mask)
-
-
 def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     root = touch_pairs(tmp_path / "my data", os.fsdecode(b"l\xe4sion"), "two")
     command = f'convmv -f latin1 -t utf8 -r --notest "{root}"'
@@ -295,17 +208,6 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     assert_refused(root, "1 files are not UTF-8: l\\xe4sion.jpg; ", command)
     root = touch_pairs(tmp_path / os.fsdecode(b"\xe4"), "one")
     assert_refused(root, f"data.root={tmp_path}/\\xe4: a name in it is not UTF-8")
-
-
-def test_a_link_to_a_folder_is_followed(tmp_path: Path) -> None:
-    elsewhere = touch_pairs(tmp_path / "elsewhere", "one")
-    root = tmp_path / "data"
-    root.mkdir()
-    for folder in ("images", "masks"):
-        (root / folder).symlink_to(elsewhere / folder)
-    (root / "up").symlink_to(tmp_path)
-    (case,) = find_cases(root)
-    assert case.image == root / "images" / "one.jpg"
 
 
 @pytest.mark.parametrize("layout", ["ph2", "isic2018", "pairs", None])
@@ -364,70 +266,6 @@ def test_isic_2017_in_any_folders(tmp_path: Path) -> None:
     assert [case.id for case in cases] == ["ISIC_0000000", "ISIC_0000001", "ISIC_0000003"]
     assert cases[0].image == tmp_path / "images" / "ISIC_0000000.jpg"
     assert cases[0].mask == tmp_path / "Training_Part1" / "ISIC_0000000_Segmentation.png"
-
-
-def test_pairs_with_subfolders_and_any_suffix(
-    tmp_path: Path, messages: Callable[[], list[str]]
-) -> None:
-    for name in ("b/one.jpg", "one.jpeg", "a/one.PNG", "v1.2.tif", "a/two.bmp", "a/two.jpg"):
-        touch(tmp_path / "images" / name)
-    for name in ("b/one.png", "one.bmp", "a/one.png", "v1.2.png", "a/two.png", "spare.png"):
-        touch(tmp_path / "masks" / name)
-    touch(tmp_path / "images" / "Thumbs.db")
-    touch(tmp_path / "masks" / "a" / ".DS_Store")
-    touch(tmp_path / "masks" / "a" / "two.jpg")
-    pairs = {
-        "a/one": ("a/one.PNG", "a/one.png"),
-        "a/two": ("a/two.bmp", "a/two.png"),
-        "b/one": ("b/one.jpg", "b/one.png"),
-        "one": ("one.jpeg", "one.bmp"),
-        "v1.2": ("v1.2.tif", "v1.2.png"),
-    }
-    assert find_cases(str(tmp_path)) == [
-        Case(id, tmp_path / "images" / image, tmp_path / "masks" / mask)
-        for id, (image, mask) in pairs.items()
-    ]
-    assert messages()[:2] == [
-        f"1 masks have no image: {tmp_path / 'masks' / 'spare.png'}",
-        "2 files are second ones of a name, of which one is taken: "
-        f"{tmp_path / 'images' / 'a' / 'two.jpg'}, {tmp_path / 'masks' / 'a' / 'two.jpg'}",
-    ]
-
-
-def test_a_pair_without_its_mask(tmp_path: Path) -> None:
-    image = touch(tmp_path / "images" / "a" / "one.jpg")
-    touch(tmp_path / "masks" / "one.png")
-    assert_refused(tmp_path, str(image), "a/one", "no mask", "masks/NAME.png")
-
-
-def test_folders_that_cannot_be_read(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a fake error, because tests may run as root, who can read everything."""
-    shut = image_path(root, "IMD016").parent
-    scandir = os.scandir
-
-    def deny(path: str | Path) -> object:
-        if Path(path) == shut:
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", deny)
-    assert_refused(root, f"{shut}: cannot be read (Permission denied)")
-    shut = touch_pairs(tmp_path / "pairs", "one", "a/two") / "images" / "a"
-    assert_refused(tmp_path / "pairs", f"{shut}: cannot be read (Permission denied)")
-
-
-def test_circular_links_are_ignored(root: Path, tmp_path: Path) -> None:
-    expected = find_cases(root)
-    (root / IMAGES / "loop").symlink_to("loop")
-    (root / IMAGES / "IMD003" / "IMD003_lesion" / "up").symlink_to(root)
-    (root / IMAGES / "IMD003" / "IMD003_lesion" / "gone.bmp").symlink_to("nowhere")
-    assert find_cases(root) == expected
-    touch_pairs(tmp_path / "pairs", "one")
-    (tmp_path / "pairs" / "images" / "up").symlink_to(tmp_path)
-    (tmp_path / "pairs" / "images" / "loop.jpg").symlink_to("loop.jpg")
-    assert [case.id for case in find_cases(tmp_path / "pairs")] == ["one"]
 
 
 def test_a_layout_of_ones_own(

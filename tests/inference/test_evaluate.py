@@ -313,6 +313,7 @@ def test_masks_of_any_suffix(
     trained = tiny_train(run, *data, override, "logger=none", "trainer.max_epochs=1")
     assert trained.code == 0, trained.err
     assert script("evaluate", run, "--out", tmp_path / "own").code == 0
+    assert "--data, which is missing" in script("evaluate", run, option).err
     ended = script("evaluate", run, "--data", root)
     assert ended.code == 1 and option in ended.err
     ended = script("evaluate", run, "--data", root, option, "--out", tmp_path / "all")

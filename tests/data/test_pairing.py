@@ -1,0 +1,152 @@
+"""Images with masks by their names, usual ones and any others."""
+
+import functools
+import logging
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.layouts import (
+    assert_refused,
+    touch,
+    touch_pairs,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seglab.core.errors import InputError
+from seglab.data.cases import Case
+from seglab.data.layouts import find_cases
+
+
+@pytest.fixture
+def messages(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    caplog.set_level(logging.INFO, "seglab.data.layouts")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+NAMES = st.text("aB1é皮 ._-()[]'&", min_size=1, max_size=6).filter(
+    lambda name: name == name.strip() and name[0] != "." and not name.endswith(".")
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    names=st.sets(NAMES, min_size=1, max_size=6),
+    suffix=st.sampled_from(["", "_mask", "_Segmentation", "-GT", ".lesion", " by hand", "_x-1"]),
+    is_beside=st.booleans(),
+    data=st.data(),
+)
+def test_each_image_gets_the_mask_of_its_name(
+    tmp_path_factory: pytest.TempPathFactory,
+    names: set[str],
+    suffix: str,
+    is_beside: bool,
+    data: st.DataObject,
+) -> None:
+    """Against names that were joined here: whatever they are, and however accents are written."""
+    is_usual = suffix not in (" by hand", "_x-1")
+    folders = ("a", "a") if is_beside and suffix else ("images", "masks")
+    root = tmp_path_factory.mktemp("names")
+    expected = {}
+    for name in names:
+        form = data.draw(st.sampled_from(["NFC", "NFD"]))
+        image = touch(root / folders[0] / f"{name}.jpg")
+        mask = touch(root / folders[1] / f"{unicodedata.normalize(form, name)}{suffix}.png")
+        expected[f"a/{name}" if folders[0] == "a" else name] = (image, mask)
+    cases = find_cases(root, mask_suffix=None if is_usual else suffix)
+    assert {case.id: (case.image, case.mask) for case in cases} == expected
+
+
+def test_the_suffix_of_masks_can_be_given(tmp_path: Path) -> None:
+    touch_pairs(tmp_path, "one", "two")
+    for name in ("one", "two"):
+        file = tmp_path / "masks" / f"{name}.png"
+        file.rename(file.with_stem(f"{name}_By.Hand"))
+    assert_refused(
+        tmp_path,
+        "images/one.jpg: case one has no mask; "
+        f"{tmp_path}/masks/one_By.Hand.png is there: rename it, or use data.mask_suffix=_By.Hand",
+        "1 more error",
+    )
+    for suffix in ("_By.Hand", "_by.hand.png"):
+        assert len(find_cases(tmp_path, mask_suffix=suffix)) == 2
+        assert len(find_cases(tmp_path, "pairs", mask_suffix=suffix)) == 2
+    assert_refused(tmp_path, "no mask", read=functools.partial(find_cases, mask_suffix="_mask"))
+    with pytest.raises(InputError, match=r"data\.mask_suffix=5: expected text"):
+        find_cases(tmp_path, mask_suffix=5)  # type: ignore[arg-type]
+
+
+def test_two_masks_of_one_image_are_a_question(tmp_path: Path) -> None:
+    """As in BUSI: whoever takes the first alone loses lesions."""
+    for name in (
+        "benign (1)",
+        "benign (1)_mask",
+        "benign (1)_mask_1",
+        "benign (2)",
+        "benign (2)_mask",
+    ):
+        touch(tmp_path / "benign" / f"{name}.png")
+    words = ("benign (1)_mask_1.png: a second mask of benign/benign (1)", "data.mask_suffix=_mask")
+    assert_refused(tmp_path, *words)
+    folder = touch_pairs(tmp_path / "pairs", "one")
+    for kind in ("lesion", "mask"):
+        touch(folder / "masks" / f"two_{kind}.png")
+    touch(folder / "images" / "two.jpg")
+    touch(folder / "images" / "three.jpg")
+    touch(folder / "masks" / "three_mask.png")
+    (folder / "masks" / "one.png").rename(folder / "masks" / "one_mask.png")
+    assert_refused(folder, "two_lesion.png: a second mask of two", "data.mask_suffix=_mask")
+    cases = find_cases(folder, mask_suffix="_mask")
+    assert [case.mask.name for case in cases] == ["one_mask.png", "three_mask.png", "two_mask.png"]
+
+
+@pytest.mark.parametrize("name", ["läsion 'a' [1] (2) \"x\" #=,&$", "皮膚", "été"])
+def test_names_in_any_script(name: str, tmp_path: Path) -> None:
+    """An image may be called as Linux does, its mask as macOS does, with accents apart."""
+    image = touch(tmp_path / "images" / f"{unicodedata.normalize('NFC', name)}.jpg")
+    mask = touch(tmp_path / "masks" / f"{unicodedata.normalize('NFD', name)}_mask.png")
+    (case,) = find_cases(tmp_path)
+    assert case == Case(unicodedata.normalize("NFC", name), image, mask)
+
+
+def test_pairs_with_subfolders_and_any_suffix(
+    tmp_path: Path, messages: Callable[[], list[str]]
+) -> None:
+    for name in ("b/one.jpg", "one.jpeg", "a/one.PNG", "v1.2.tif", "a/two.bmp", "a/two.jpg"):
+        touch(tmp_path / "images" / name)
+    for name in ("b/one.png", "one.bmp", "a/one.png", "v1.2.png", "a/two.png", "spare.png"):
+        touch(tmp_path / "masks" / name)
+    touch(tmp_path / "images" / "Thumbs.db")
+    touch(tmp_path / "masks" / "a" / ".DS_Store")
+    touch(tmp_path / "masks" / "a" / "two.jpg")
+    pairs = {
+        "a/one": ("a/one.PNG", "a/one.png"),
+        "a/two": ("a/two.bmp", "a/two.png"),
+        "b/one": ("b/one.jpg", "b/one.png"),
+        "one": ("one.jpeg", "one.bmp"),
+        "v1.2": ("v1.2.tif", "v1.2.png"),
+    }
+    assert find_cases(str(tmp_path)) == [
+        Case(id, tmp_path / "images" / image, tmp_path / "masks" / mask)
+        for id, (image, mask) in pairs.items()
+    ]
+    assert messages()[:2] == [
+        f"1 masks have no image: {tmp_path / 'masks' / 'spare.png'}",
+        "2 files are second ones of a name, of which one is taken: "
+        f"{tmp_path / 'images' / 'a' / 'two.jpg'}, {tmp_path / 'masks' / 'a' / 'two.jpg'}",
+    ]
+
+
+def test_a_pair_without_its_mask(tmp_path: Path) -> None:
+    image = touch(tmp_path / "images" / "a" / "one.jpg")
+    touch(tmp_path / "masks" / "one.png")
+    assert_refused(tmp_path, str(image), "a/one", "no mask", "masks/NAME.png")
+
+
+def test_masks_of_a_format_that_is_not_read(tmp_path: Path) -> None:
+    for folder, end in (("images", "jpg"), ("masks", "npy")):
+        for name in ("one", "two"):
+            touch(tmp_path / folder / f"{name}.{end}")
+    assert_refused(tmp_path, f"{tmp_path}/masks/one.npy is there, of a format that is not read")
