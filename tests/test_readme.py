@@ -109,6 +109,7 @@ def test_first_steps_do_what_they_say(tiny_ph2: Path, cache_dir: Path, tmp_path:
     assert not left
     for file in ("two-table/table.tex", "two/report.html", "mine/network.onnx"):
         assert (tmp_path / "runs" / file).is_file()
+    assert (tmp_path / "check.png").is_file()
     masks = {file.name for file in (tmp_path / "masks" / "masks").iterdir()}
     assert masks == {f"IMD{i:03}.png" for i in range(20)}
 

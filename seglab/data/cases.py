@@ -63,8 +63,8 @@ def check_sizes(case: Case, image: np.ndarray, mask: np.ndarray) -> None:
         turned = [file for file in (case.image, case.mask) if read_orientation(file) > 4]
         if image.shape[1::-1] == mask.shape and len(turned) == 1:
             raise InputError(
-                f"{case.mask}: the mask was drawn on the stored pixels, of which EXIF turns one "
-                f"file alone; remove the orientation tag of {turned[0]}, or turn the other file"
+                f"{case.mask}: the mask was drawn on the stored pixels: it fits the image only if "
+                f"EXIF turns neither; remove the orientation tag of {turned[0]}"
             )
         raise InputError(
             f"{case.mask}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
