@@ -48,7 +48,7 @@ class Cache:
     Attributes:
         images: uint8 (N, S, S, 3), mapped from disk.
         masks: uint8 (N, S, S), class numbers, mapped from disk.
-        thumbnails: uint8 (N, 32, 32), see `seglab.data.duplicates.thumbnail`.
+        thumbnails: Small grey pictures, uint8, see `seglab.data.duplicates.thumbnail`.
         groups: A number for each case, equal for equal pictures.
         checks: What was found while each case was read, by id.
         sha256: Hash of each case's image and mask file together, by id.

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from seglab.core.files import write_atomic
-from seglab.data.duplicates import same_pictures
+from seglab.data.duplicates import THUMBNAIL, same_pictures
 from seglab.runs.paths import RunPaths, refuse_damaged
 from seglab.runs.records import Run
 
-_MAX_BYTES = 2**28  # 1 KB a picture
+_MAX_BYTES = 2**30  # a few kilobytes a picture
 
 
 def write_thumbnails(paths: RunPaths, thumbnails: np.ndarray) -> None:
-    """Writes thumbnails, uint8 (N, H, W), of train and val in the order of splits.json."""
+    """Writes thumbnails, uint8 (N, S, S), of train and val in the order of splits.json."""
     content = io.BytesIO()
     np.save(content, thumbnails, allow_pickle=False)
     write_atomic(paths.thumbnails, content.getvalue())
@@ -26,7 +26,7 @@ def read_thumbnails(run: Run) -> np.ndarray:
         # Mapped: a header that promises more than the file holds allocates nothing.
         thumbnails = np.lib.format.open_memmap(file, mode="r")
         n = len(run.ids["train"]) + len(run.ids["val"])
-        if thumbnails.dtype != np.uint8 or thumbnails.ndim != 3 or len(thumbnails) != n:
+        if thumbnails.dtype != np.uint8 or thumbnails.shape != (n, THUMBNAIL, THUMBNAIL):
             raise ValueError(f"expected {n} thumbnails")
         return np.array(thumbnails)
 
@@ -43,7 +43,7 @@ def find_trained_on(
     Args:
         runs: At least one.
         sha256: Of each case's files, by id, see `seglab.data.cache.hash_cases`.
-        thumbnails: Of each case's picture, uint8 (N, H, W), see `seglab.data.duplicates.thumbnail`.
+        thumbnails: Of each case's picture, uint8 (N, S, S), see `duplicates.thumbnail`.
 
     Raises:
         InputError: The thumbnails of a run are missing or damaged.

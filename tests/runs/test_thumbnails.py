@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from seglab.core.errors import InputError
+from seglab.data.duplicates import THUMBNAIL
 from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
 from seglab.runs.records import open_run
@@ -17,7 +18,7 @@ from seglab.runs.thumbnails import find_trained_on, read_thumbnails, write_thumb
 
 def small(image: np.ndarray) -> np.ndarray:
     grey = Image.fromarray(image).convert("L")
-    return np.asarray(grey.resize((32, 32), Image.Resampling.BOX))
+    return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 def test_a_run_keeps_the_pictures_of_train_and_val(run: Path, tiny_ph2: Path) -> None:
@@ -57,6 +58,7 @@ def test_cases_are_found_by_file_or_picture(run: Path, tiny_ph2: Path) -> None:
         np.zeros((3, 32, 32), np.uint8),
         np.zeros((18, 32, 32), np.float32),
         np.zeros((18, 32), np.uint8),
+        np.zeros((18, 16, 32), np.uint8),
         np.array([{}] * 18),
     ],
 )
