@@ -12,23 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from seglab import schema
 from seglab.core.annotations import check_types
 from seglab.core.errors import InputError, check_number, quote_for_shell
 from seglab.core.files import expand_user, refuse_non_utf8
 from seglab.data.classes import Classes, make_classes
 from seglab.metrics.scores import network_metric_names
-from seglab.schema import (
-    BUILT_ARGUMENTS,
-    NUMBERS,
-    OPTIONAL_NUMBERS,
-    PATHS,
-    PRECISIONS,
-    SECTIONS,
-    SPLIT_KEYS,
-    TARGET_SECTIONS,
-    TARGETS,
-    TEXTS,
-)
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,7 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
         InputError: An unknown key, a name that cannot be found, or a value out of range.
     """
     config = check_values(cfg)
-    for section in TARGET_SECTIONS:
+    for section in schema.TARGET_SECTIONS:
         _check_arguments(config[section], section)
     values = flatten(config)
     for key, name in values.items():
@@ -109,21 +98,20 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
     config = resolve_config(cfg)
     for group in ("experiment", "sweep"):
         if group in config:
-            choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-            name = choices.get(group, "FILE")
+            name = HydraConfig.get().runtime.choices[group] if HydraConfig.initialized() else group
             raise InputError(
-                f"{group}={name}: begin {name}.yaml with the line '# @package _global_' (UTF-8, no "
-                f"BOM): without it, its keys are those of {group}, not of the whole config"
+                f"{group}={name}: {name}.yaml does not begin with '# @package _global_' (UTF-8, no "
+                "BOM), so that its keys are not those of the whole config; add this line"
             )
-    _check_keys(config, "", SECTIONS, SECTIONS)
-    for section in TARGET_SECTIONS:
+    _check_keys(config, "", schema.SECTIONS, schema.SECTIONS)
+    for section in schema.TARGET_SECTIONS:
         if section != "logger" and not isinstance(config[section], dict):
             raise InputError(f"{section}={config[section]}: expected keys, see conf/")
     _check_keys(config["data"], "data.", config["data"], ("root", "classes", "colours", "split"))
     if not isinstance(config["data"]["split"], dict):
         raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
-    _check_keys(config["data"]["split"], "data.split.", SPLIT_KEYS, SPLIT_KEYS)
-    for key, example in TARGETS.items():
+    _check_keys(config["data"]["split"], "data.split.", schema.SPLIT_KEYS, schema.SPLIT_KEYS)
+    for key, example in schema.TARGETS.items():
         value = config["task"].get(key.removeprefix("task."))
         if not isinstance(value, dict) and (value is not None or key != "task.lr_scheduler"):
             raise InputError(
@@ -133,23 +121,23 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
         if not isinstance(value, dict | None):
             raise InputError(f"callbacks.{key}={value}: expected keys or null, see conf/callbacks")
     precision = config["trainer"].get("precision")
-    if precision not in PRECISIONS:
+    if precision not in schema.PRECISIONS:
         raise InputError(
-            f"trainer.precision={precision}: expected one of {', '.join(PRECISIONS[:3])}"
+            f"trainer.precision={precision}: expected one of {', '.join(schema.PRECISIONS[:3])}"
         )
     values = flatten(config)
-    for key, kind, least, most, null, number in NUMBERS:
+    for key, kind, least, most, null, number in schema.NUMBERS:
         check_number(key, values.get(key), kind, least, most, null, number)
-    for key, kind, least, most, null, number in OPTIONAL_NUMBERS:
+    for key, kind, least, most, null, number in schema.OPTIONAL_NUMBERS:
         check_number(key, values.get(key, least), kind, least, most, null, number)
-    for key, example in TEXTS.items():
+    for key, example in schema.TEXTS.items():
         value = values.get(key)
         if not isinstance(value, str) or not value:
             text = f"'{value}'" if value else example
             raise InputError(
                 f"{key}={value}: expected text, such as {quote_for_shell(f'{key}={text}')}"
             )
-    for key in PATHS:
+    for key in schema.PATHS:
         refuse_non_utf8(key, values.get(key))
     _check_split_file(config["data"]["split"])
     data = config["data"]
@@ -162,7 +150,7 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
                     f"{key}={text}: a test value may not choose or stop anything; name one of val, "
                     "such as val/dice_per_image_net"
                 )
-    for key in BUILT_ARGUMENTS:
+    for key in schema.BUILT_ARGUMENTS:
         if key in config["trainer"]:
             raise InputError(f"trainer.{key}: is built from the rest of the config; remove it")
     if config["trainer"].get("barebones"):
@@ -182,7 +170,7 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
 def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     """Returns a config as plain containers with absolute paths, without checking its values."""
     cfg = cfg.copy()
-    for key in PATHS:
+    for key in schema.PATHS:
         value = OmegaConf.select(cfg, key)
         if isinstance(value, str) and value:
             OmegaConf.update(cfg, key, _absolute(value))

@@ -120,8 +120,8 @@ def test_main_functions_end_with_one_line(
         (b"task:\n\toptimizer:\n", ["own.yaml", "line 2", "indent by blanks"]),
         (b"# @package _global_\nname: [a\nseed: 1\n", ["own.yaml", "line 3"]),
         (b"# @package _global_\nname: M\xfcller\n", ["own.yaml, line 2: is no UTF-8"]),
-        (b"seed: 5\n", ["experiment=own: begin own.yaml with the line '# @package _global_'"]),
-        ("\ufeff# @package _global_\nseed: 5\n".encode(), ["begin own.yaml", "no BOM"]),
+        (b"seed: 5\n", ["experiment=own: own.yaml does not begin with '# @package _global_'"]),
+        ("\ufeff# @package _global_\nseed: 5\n".encode(), ["own.yaml does not begin", "no BOM"]),
     ],
 )
 def test_a_config_file_of_ones_own_is_named(

@@ -68,7 +68,7 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
     ),
     (
         ["callbacks=early_stopping", "callbacks.early_stopping.patience=abc"],
-        ["callbacks.early_stopping.patience='abc': expected an integer, such as"],
+        ["callbacks.early_stopping.patience='abc': expected int, such as"],
     ),
     ([COSINE + "epochs: 2, warmup: 2}"], ["task.lr_scheduler.warmup=2", "expected a"]),
     (["data.split.file=x.json", "data.split.fold=1"], ["data.split.fold=1", "x.json"]),

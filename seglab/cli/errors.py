@@ -11,12 +11,7 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
-from seglab.core.errors import (
-    SWEEP_JOB_VARIABLE,
-    InputError,
-    Terminated,
-    quote_for_shell,
-)
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated, quote_for_shell
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,20 +87,16 @@ def _explain_override_error(error: Exception) -> str | None:
         meant = [known for known, last in zip(KEYS, last_parts, strict=True) if last in similar]
         hint = f"perhaps {' or '.join(meant)}; " if meant else ""
         return (
-            f"{key}: unknown config key; {hint}"
-            "'python scripts/train.py --cfg job' lists all keys; add an argument of a _target_ "
-            f"with +{key}=..."
+            f"{key}: unknown config key; {hint}'python scripts/train.py --cfg job' lists all keys; "
+            f"add an argument of a _target_ with +{key}=..."
         )
-    several = re.match(
-        r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'( requires|\n)", text
-    )
+    several = re.match(r"(Ambiguous value for argument|Sweep parameters) '(.+?)'( requi|\n)", text)
     if several:
-        key, _, value = several[1].partition("=")
-        point = "; a number has a point, not a comma" if re.fullmatch(r"[\d.,]+", value) else ""
+        key, _, value = several[2].partition("=")
         return (
-            f"{several[1]}: several values are a sweep, started by train.py -m "
-            f"{quote_for_shell(several[1])}; one text is quoted: "
-            f"{quote_for_shell(f'{key}={quote_value(value)}')}{point}"
+            f"{several[2]}: several values are a sweep, train.py -m {quote_for_shell(several[2])}; "
+            f"one text is quoted, {quote_for_shell(f'{key}={quote_value(value)}')}; a number has a "
+            "point, not a comma"
         )
     return None
 

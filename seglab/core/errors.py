@@ -62,9 +62,9 @@ def name_some(names: Collection[object], most: int = 5) -> str:
 
 def quote_for_shell(*words: object) -> str:
     """Returns words as a command line of a POSIX shell, in double quotes where these are enough."""
-    quoted = []
-    for word in map(str, words):
-        simple = shlex.quote(word)
-        is_literal = simple == word or set(word) & {*'"$`!', chr(92)}
-        quoted.append(simple if is_literal else f'"{word}"')
-    return " ".join(quoted)
+
+    def quote(word: str) -> str:
+        is_literal = {*'"$`!\\'}.isdisjoint(word) and shlex.quote(word) != word
+        return f'"{word}"' if is_literal else shlex.quote(word)
+
+    return " ".join(quote(str(word)) for word in words)

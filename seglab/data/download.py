@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, quote_for_shell
 from seglab.data.ph2 import find_ph2_images
 
 # Behind the page of the ADDI project, University of Porto.
@@ -40,7 +40,8 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
     """
     archive, out = Path(archive), Path(out)
     if out.exists():
-        raise InputError(f"{out}: already there; check it with prepare_ph2.py {out}, or delete it")
+        command = quote_for_shell("python", "scripts/prepare_ph2.py", out)
+        raise InputError(f"{out}: already there; check it with {command}, or delete it")
     if not archive.is_file():
         raise InputError(f"{archive}: no such file; expected PH2Dataset.rar or a folder")
     if is_web_page(archive):

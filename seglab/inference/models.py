@@ -88,7 +88,6 @@ def make_model(
 
     settings = _replace_settings(stored["config"].get("inference"), file, inference)
     predict = make_predictor(net, stored["config"]["data"]["size"], device, settings.tta)
-    predict = _name_in_errors(file, predict)
     classes, threshold = stored["classes"], stored["threshold"]
     return Model(file, predict, classes, threshold, settings, (hash_file(file),))
 
@@ -102,21 +101,8 @@ def open_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Mod
     names, colours, values = map(metadata.get, ("classes", "colours", "lesion_values"))
     classes = make_classes(names, colours, values, f"{file}: ")
     predict = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
-    predict = _name_in_errors(file, predict)
     sha256 = (hashlib.sha256(content).hexdigest(),)
     return Model(file, predict, classes, metadata["threshold"], settings, sha256)
-
-
-def _name_in_errors(file: Path, predict: Predictor) -> Predictor:
-    """Make the errors of a predictor name the file of its network."""
-
-    def named(image: np.ndarray) -> np.ndarray:
-        try:
-            return predict(image)
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from error
-
-    return named
 
 
 def find_network(path: str | Path) -> Path:

@@ -54,7 +54,12 @@ def build(
     Raises:
         InputError: The data is bad, or network, loss, optimizer, devices and data do not fit.
     """
-    check_accelerator(config["trainer"].get("accelerator"))
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if config["trainer"].get("accelerator") in ("gpu", "cuda") and not has_gpu:
+        raise InputError(
+            f"trainer.accelerator={config['trainer']['accelerator']}: torch {torch.__version__} "
+            "finds no GPU; train with trainer=cpu, or install a torch that fits the GPU's driver"
+        )
     with name_in_errors("model"):
         net = instantiate(config["model"])
         if isinstance(net, EncoderUNet):
@@ -169,16 +174,6 @@ def check_smallest_batch(
     finally:
         for buffer, value in zip(task.net.buffers(), buffers, strict=True):
             buffer.copy_(value)
-
-
-def check_accelerator(name: Any) -> None:
-    """Raises an InputError if a GPU is asked for, and torch finds none."""
-    is_there = torch.cuda.is_available() or (name == "gpu" and torch.backends.mps.is_available())
-    if name in ("gpu", "cuda") and not is_there:
-        raise InputError(
-            f"trainer.accelerator={name}: torch {torch.__version__} finds no GPU; train with "
-            "trainer=cpu, or install a torch that fits the GPU's driver"
-        )
 
 
 @contextmanager

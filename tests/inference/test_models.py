@@ -53,25 +53,6 @@ def test_keys_of_inference_may_be_missing_but_not_wrong(
             open_model(run)
 
 
-def test_the_file_of_unusable_weights_is_named(
-    predicting_runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(predicting_runs[1], run)
-
-    def spoil(stored: dict) -> None:
-        for weights in stored["state_dict"].values():
-            if weights.is_floating_point():
-                weights.fill_(3e38)  # finite, but sums of it are not
-
-    change_checkpoint(run, spoil)
-    ended = script("predict", run, pictures / "b", "--out", tmp_path / "out")
-    *skipped, last = ended.err.splitlines()
-    assert ended.code == 1 and len(skipped) == 2 and last.startswith("error: 2 skipped")
-    for line in skipped:
-        assert f"{pictures}/b/" in line and f"{run}/checkpoints/best.ckpt: the network" in line
-
-
 def test_a_checkpoint_alone_is_enough(
     predicting_runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended], tmp_path: Path
 ) -> None:
