@@ -113,7 +113,8 @@ def _extract(archive: Path, folder: Path) -> None:
             return
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(
-            f"{archive}: cannot be unpacked ({error}); is the download complete?"
+            f"{archive}: cannot be unpacked ({error}); is the download complete? delete it to "
+            "fetch it again"
         ) from error
     name = next(filter(shutil.which, EXTRACTORS), None)
     if name is None:
@@ -127,5 +128,6 @@ def _extract(archive: Path, folder: Path) -> None:
         output = (done.stderr or done.stdout).strip().splitlines()
         reason = output[-1] if output else f"exit code {done.returncode}"
         raise InputError(
-            f"{archive}: {name} cannot unpack it ({reason}); is the download complete?"
+            f"{archive}: {name} cannot unpack it ({reason}); is the download complete? delete it "
+            "to fetch it again"
         )

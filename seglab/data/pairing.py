@@ -109,6 +109,6 @@ def _find_nearest(scan: Scan, id: str, images: Mapping[str, list[Path]]) -> str:
 
 def _suggest(suffix: str) -> str:
     """An override of `data.mask_suffix` that can be pasted, and the option of other commands."""
-    value = suffix if re.fullmatch(r"[\w.-]+", suffix) else f"'{suffix}'"
+    value = suffix if re.fullmatch(r"[_-][a-zA-Z][\w.]*", suffix) else f"'{suffix}'"
     override = quote_for_shell(f"data.mask_suffix={value}")
     return f"{override} (other commands: {quote_for_shell(f'--mask-suffix={suffix}')})"
