@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from seglab.core.errors import InputError, name_some, quote_for_shell
 from seglab.core.files import expand_user, is_utf8, refuse_non_utf8
@@ -86,19 +87,7 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
             add_cases(scans[-1])
     found = [scan for scan in scans if scan.cases] or [scan for scan in scans if scan.errors]
     if not found:
-        problem = "holds no data set" if root.is_dir() else "is no folder"
-        inside = {f.parents[1] for f in files if f.parent.name.lower() in (*_MASKS, "labelstr")}
-        unread = [file for file in files if file.name.lower().endswith(OTHER_FORMATS)]
-        if inside - {root}:
-            problem += f", though {min(inside - {root})} looks like one"
-        elif unread:
-            problem += f", but formats that are not read: {name_some(unread)}"
-        expected = ", ".join(f"{scan.expected} ({scan.layout})" for scan in scans)
-        raise InputError(
-            f"{root.absolute()} {problem} (expected {expected}); name the data's folder "
-            "with data.root=..., the end of masks' names with data.mask_suffix=..., unpack PH2 "
-            "with 'python scripts/prepare_ph2.py', or go without it: data=synthetic"
-        )
+        _refuse_folder(root, files, scans)
     scan = found[0]
     for other in found[1:]:
         masks = {case.image: case.mask for case in scan.cases}
@@ -107,6 +96,23 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
             scan = other
     _complete(scan, found)
     return scan
+
+
+def _refuse_folder(root: Path, files: list[Path], scans: list[Scan]) -> NoReturn:
+    """Raises an InputError that says what a folder holds instead of a data set."""
+    problem = "holds no data set" if root.is_dir() else "is no folder"
+    inside = {f.parents[1] for f in files if f.parent.name.lower() in (*_MASKS, "labelstr")}
+    unread = [file for file in files if file.name.lower().endswith(OTHER_FORMATS)]
+    if inside - {root}:
+        problem += f", though {min(inside - {root})} looks like one"
+    elif unread:
+        problem += f", but formats that are not read: {name_some(unread)}"
+    expected = ", ".join(f"{scan.expected} ({scan.layout})" for scan in scans)
+    raise InputError(
+        f"{root.absolute()} {problem} (expected {expected}); name the data's folder with "
+        "data.root=..., the end of masks' names with data.mask_suffix=..., unpack PH2 with "
+        "'python scripts/prepare_ph2.py', or go without it: data=synthetic"
+    )
 
 
 def _complete(scan: Scan, found: list[Scan]) -> None:
@@ -238,7 +244,7 @@ def _scan_flat(scan: Scan) -> None:
         same = [name] if name in pictures else names_by_stem[name.rpartition("/")[2]]
         return same[0] if len(same) == 1 else None
 
-    masks = match_masks(scan, pictures, find_image)
+    masks = match_masks(scan, pictures, find_image, among_images=True)
     used = {file for files in masks.values() for file in files}
     if masks:
         images = {name: files for name, files in pictures.items() if files[0] not in used}

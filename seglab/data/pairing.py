@@ -40,19 +40,23 @@ def group_by_name(scan: Scan, *names: str) -> dict[str, list[Path]] | None:
 
 
 def match_masks(
-    scan: Scan, masks: Mapping[str, list[Path]], find_image: Callable[[str], str | None]
+    scan: Scan,
+    masks: Mapping[str, list[Path]],
+    find_image: Callable[[str], str | None],
+    among_images: bool = False,
 ) -> dict[str, list[Path]]:
-    """Masks by the id of their image, all with the same suffix: the one that fits most images.
+    """Finds masks by the id of their image, all with the same suffix: that which fits most images.
 
     Args:
-        scan: Gets errors and the masks that fit no image.
-        masks: Files by name. In layout 'flat' they may be images, too.
+        scan: Gets errors, and the masks that fit no image.
+        masks: Files by name.
         find_image: Returns the id of the image of a name, or None.
+        among_images: Whether `masks` are all pictures, so that a mask needs a suffix.
     """
     pattern = _MASK_SUFFIX if scan.mask_suffix is None else re.compile(re.escape(scan.mask_suffix))
     found: dict[str, dict[str, list[Path]]] = defaultdict(dict)
     for name, files in masks.items():
-        for end in range(len(name) - (scan.layout == "flat"), 0, -1):
+        for end in range(len(name) - among_images, 0, -1):
             id = find_image(name[:end])
             if id is not None and pattern.fullmatch(name[end:].lower()):
                 found[name[end:].lower()].setdefault(id, []).extend(files)
@@ -67,7 +71,7 @@ def match_masks(
                 f"have; merge each with {matched[both[0]][0].name}, or choose one kind by "
                 f"{_suggest(suffix)}"
             )
-    if scan.layout != "flat":
+    if not among_images:
         used = {file for files in matched.values() for file in files}
         unused = (file for files in masks.values() for file in files if file not in used)
         scan.leave_out(WITHOUT_IMAGE, unused)

@@ -14,9 +14,8 @@ from seglab.data.cases import Case
 from seglab.data.images import SUFFIXES
 
 HIDDEN = (".", "__MACOSX", "@eaDir", "lost+found")
-# Reasons why files are no part of a case.
+# Why files are no part of a case.
 WITHOUT_IMAGE = "masks have no image"
-SECOND = "files are second ones of a name, of which one is taken"
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
 OTHER_FORMATS = (
     *(".avif", ".dcm", ".dicom", ".exr", ".heic", ".heif", ".jfif", ".mat", ".mha", ".nii"),
@@ -78,7 +77,7 @@ class Scan:
         }
 
     def leave_out(self, reason: str, files: Iterable[Path]) -> None:
-        """Notes files that are no part of a case; the reason is empty if an error names them."""
+        """Notes files that are no part of a case; those without a reason are not named."""
         self.not_taken.setdefault(reason, []).extend(files)
 
     def warn_of_files_left_out(self) -> None:
@@ -108,7 +107,9 @@ def _find_reason(file: Path, is_second: bool) -> str | None:
         return "files are maps of superpixels or attributes, no masks of lesions"
     if file.parent.name.lower() == "imagests":
         return "pictures of nnU-Net's test set (imagesTs) are not taken"
-    return SECOND if is_second else "pictures belong to no pair"
+    if is_second:
+        return "files are second ones of a name, of which one is taken"
+    return "pictures belong to no pair"
 
 
 def list_files(folder: Path) -> list[Path]:
