@@ -129,7 +129,7 @@ def _find_bright_value(
     bright = white if 0.9 * white <= bright <= white else bright
 
     dark, least, most = (
-        (levels[0], 0.9 * bright, 1.1 * bright)
+        (levels[0], 0.97 * bright, 1.03 * bright)
         if is_exact
         else (0.2 * bright, 0.8 * bright, 1.3 * bright)
     )
@@ -138,8 +138,8 @@ def _find_bright_value(
     if (
         sizes[is_other].sum() > MAX_FLAT_SHARE * values.size
         or counts[is_grey].sum() > MAX_GREY_SHARE * values.size
-        or (levels[0] > 0.5 * bright and (len(levels) > 2 or bright != white))  # no background
-        or (0.1 * bright < levels[0] < 0.8 * bright and len(levels) == 2)  # no edge is grey
+        or (levels[0] > 0.5 * bright and (len(levels) > 2 or levels[0] < 0.9 * white))  # no black
+        or (0.1 * bright < levels[0] < 0.97 * top and len(levels) == 2)  # no edge is grey
         or 1 < top < 32
     ):
         frequent = [f"{value:g}" for value in levels[np.argsort(-counts, kind="stable")]]
@@ -203,8 +203,9 @@ def _flatten_alpha(image: Image.Image) -> Image.Image:
     image, alpha = _split_alpha(image)
     if alpha is None:
         return image
-    opaque = np.asarray(image)[np.asarray(alpha) == alpha.getextrema()[1]]
-    if (opaque == opaque[0]).all():
+    opacity = np.asarray(alpha)
+    opaque = np.asarray(image)[opacity == opacity.max()]
+    if opacity.min() == 0 and (opaque == opaque[0]).all():
         return alpha
     return Image.composite(image, Image.new(image.mode, image.size), alpha)
 

@@ -324,7 +324,8 @@ SPOT[50:57, 60:67] = True  # 0.25 % of the pixels
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(128, 255), (128, 200), (200, 255), (1, 255), (1, 2), (85, 170), (255, 1000)]
+    ("low", "high"),
+    [(128, 255), (128, 200), (200, 255), (1, 255), (1, 2), (85, 170), (213, 231), (255, 1000)],
 )
 @pytest.mark.parametrize("area", [SECOND, SPOT])
 def test_a_second_class_is_refused_with_its_value(
@@ -337,6 +338,13 @@ def test_a_second_class_is_refused_with_its_value(
         read_mask(path)
     chosen = Classes(lesion_values=(low,))
     assert_same_mask(read_mask(path, chosen), values == low)
+
+
+@pytest.mark.parametrize("values", [(228, 244), (100, 200), (128,), (3,)])
+def test_a_mask_without_background_is_refused(values: tuple[int, ...], tmp_path: Path) -> None:
+    content = image_of(np.array(values, np.uint8)[SECOND.astype(int) * (len(values) - 1)])
+    with pytest.raises(InputError, match=r"mask\.png: not a mask"):
+        read_mask(write(tmp_path / "mask.png", content))
 
 
 def test_a_second_class_in_a_jpeg_is_refused(tmp_path: Path) -> None:
@@ -426,6 +434,8 @@ def test_transparent_pixels_are_background(tmp_path: Path) -> None:
     seen = np.where(np.arange(160) < 100, 255, 0).astype(np.uint8) * np.ones((120, 1), np.uint8)
     several = with_alpha(mask, "RGB", grey(mask), seen)
     assert_same_mask(read_mask(write(tmp_path / "m.png", several)), mask & (seen > 0))
+    half_seen = with_alpha(mask, "RGB", grey(mask), np.where(mask, 255, 100).astype(np.uint8))
+    assert_same_mask(read_mask(write(tmp_path / "m.png", half_seen)), mask)
     for alpha in (0, 128, 255):  # of one value everywhere, it says nothing
         plain = with_alpha(mask, "L", grey(mask), np.full(mask.shape, alpha, np.uint8))
         assert_same_mask(read_mask(write(tmp_path / "m.png", plain)), mask)
