@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 from seglab.core.errors import quote_for_shell
@@ -82,22 +83,27 @@ def add_pairs(
     scan: Scan, images: Mapping[str, list[Path]], masks: Mapping[str, list[Path]]
 ) -> None:
     """Adds a case for each image that has a mask, both by id, and an error for each other."""
+    pairs = [*images.values(), *(masks[id] for id in images if id in masks)]
+    used = {file for files in pairs for file in files}
     for id, files in images.items():
         image = choose_file(files)
         if id in masks:
             scan.cases.append(Case(id, image, choose_file(masks[id])))
             continue
-        nearest = "" if scan.errors else _find_nearest(scan, id, images)
+        nearest = "" if scan.errors else _find_nearest(scan, id, used)
         scan.leave_out("", files)
         scan.errors.append(f"{image}: case {id} has no mask; {nearest}expected {scan.expected}")
 
 
-def _find_nearest(scan: Scan, id: str, images: Mapping[str, list[Path]]) -> str:
-    """Points out a file whose name holds that of an image, and how to make it its mask."""
+def _find_nearest(scan: Scan, id: str, used: set[Path]) -> str:
+    """Points out a file whose name holds or resembles that of an image, to be made its mask."""
     name = id.rpartition("/")[2]
-    used = {file for files in images.values() for file in files}
     pattern = re.compile(rf"(?<!\d){re.escape(name)}(?!\d)", re.IGNORECASE)
-    file = next((f for f in scan.files if pattern.search(f.stem) and f not in used), None)
+    others = [file for file in scan.files if file not in used]
+    file = next((file for file in others if pattern.search(file.stem)), None)
+    if file is None:
+        by_stem = {file.stem: file for file in filter(is_picture, others)}
+        file = by_stem.get("".join(get_close_matches(name, by_stem, 1)))
     if file is None:
         return ""
     if not is_picture(file):

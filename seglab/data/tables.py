@@ -84,20 +84,16 @@ def read_patients(
 def _name_patients(stated: dict[str, dict[str, tuple[str, Path]]]) -> dict[str, str]:
     """Names the patient of each case from the patients and lesions that tables state."""
     patients = {id: values["patient"][0] for id, values in stated.items() if "patient" in values}
-    lesions = {id: values["lesion"] for id, values in stated.items() if "lesion" in values}
-    patient_by_lesion: dict[str, str] = {}
+    lesions = {id: values["lesion"][0] for id, values in stated.items() if "lesion" in values}
+    patients_by_lesion: dict[str, set[str]] = defaultdict(set)
     for id in patients.keys() & lesions.keys():
-        lesion, path = lesions[id]
-        known = patient_by_lesion.setdefault(lesion, patients[id])
-        if known != patients[id]:
-            raise InputError(
-                f"{path}: lesion {lesion} is of patient {known} and of {patients[id]}; correct the "
-                "one that is wrong"
-            )
+        patients_by_lesion[lesions[id]].add(patients[id])
     names = {*patients.values()}
-    for id, (lesion, _) in lesions.items():
+    for id, lesion in lesions.items():
         alone = f"lesion {lesion}" if lesion in names else lesion
-        patients.setdefault(id, patient_by_lesion.get(lesion, alone))
+        # Of several patients, lesions are numbered for each patient anew.
+        patient, *others = patients_by_lesion.get(lesion) or {alone}
+        patients.setdefault(id, "" if others else patient)
     return patients
 
 

@@ -150,3 +150,16 @@ def test_masks_of_a_format_that_is_not_read(tmp_path: Path) -> None:
         for name in ("one", "two"):
             touch(tmp_path / folder / f"{name}.{end}")
     assert_refused(tmp_path, f"{tmp_path}/masks/one.npy is there, of a format that is not read")
+
+
+def test_the_nearest_file_is_named(tmp_path: Path) -> None:
+    """But no mask of another image, however near its name is."""
+    touch_pairs(tmp_path, "lesion_01", "lesion_02")
+    touch(tmp_path / "images" / "lesion_03.jpg")
+    with pytest.raises(InputError) as caught:
+        find_cases(tmp_path)
+    assert "is there" not in str(caught.value)
+    touch(tmp_path / "masks" / "leison_03.png")
+    assert_refused(tmp_path, f"{tmp_path}/masks/leison_03.png is there: rename or move it")
+    touch(tmp_path / "masks" / "mask of LESION_03.png")
+    assert_refused(tmp_path, f"{tmp_path}/masks/mask of LESION_03.png is there: rename or move it")

@@ -203,8 +203,12 @@ def test_lesions_and_patients_combine(tmp_path: Path) -> None:
     assert named["c"] == "P4"  # stated of an image that is not here
     assert named["d"] == named["f"] == "P3"  # from two tables
     assert named["e"] not in ("", "P1")  # a lesion of the same number is no patient
-    (tmp_path / "lesions.csv").write_text("image,lesion_id\nd,L1\n")
-    assert_refused(tmp_path, "lesion L1 is of patient", "P1", "P3")
+
+
+def test_lesions_that_are_numbered_for_each_patient(tmp_path: Path) -> None:
+    touch_pairs(tmp_path, *"abcd")
+    (tmp_path / "a.csv").write_text("image,patient,lesion id\na,P1,1\nb,P1,2\nc,P2,1\nd,,1\n")
+    assert patients(find_cases(tmp_path)) == {"a": "P1", "b": "P1", "c": "P2", "d": ""}
 
 
 def test_a_table_of_other_cases_is_refused(tmp_path: Path) -> None:
