@@ -88,7 +88,8 @@ def build(
     with name_in_errors("trainer, callbacks or logger"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
-    if trainer.limit_train_batches == 1.0:  # type: ignore[attr-defined]
+    limit = trainer.limit_train_batches  # type: ignore[attr-defined]
+    if isinstance(limit, float) and limit == 1:  # all batches; the integer 1 is one batch
         check_smallest_batch(task, data, trainer.world_size)
     return Components(data, task, trainer, recorder, warnings)
 

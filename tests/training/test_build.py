@@ -105,6 +105,30 @@ def test_a_batch_of_one_case_is_tried_without_a_trace(tiny_config: Compose, tmp_
             check_smallest_batch(components.task, components.data, 2)
 
 
+@pytest.mark.parametrize(
+    ("override", "is_tried"),
+    [
+        ("seed=1", True),
+        ("trainer.limit_train_batches=1", False),
+        ("+trainer.fast_dev_run=true", False),
+        ("+trainer.overfit_batches=2", False),
+    ],
+)
+def test_the_smallest_batch_is_tried_where_all_are_trained(
+    override: str,
+    is_tried: bool,
+    tiny_config: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[bool] = []
+    monkeypatch.setattr(
+        "seglab.training.build.check_smallest_batch", lambda *arguments: tried.append(True)
+    )
+    build(check_config(tiny_config(tmp_path / "run", override)), tmp_path / "run")
+    assert bool(tried) == is_tried
+
+
 class OneIsTooFew(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         raise ValueError("Expected more than 1 value per channel when training, got input size ...")
