@@ -18,6 +18,7 @@ from seglab.data.images import is_deep, is_white_zero, open_image
 MAX_GREY_SHARE = 0.25
 # A share of the pixels. Ringing of JPEG at quality 30 leaves at most 0.03 % flat, resizing 0.03 %.
 MAX_FLAT_SHARE = 0.001
+LOSSY_FORMATS = ("JPEG", "JPEG2000", "MPO", "WEBP")
 
 
 def read_mask(path: str | Path, classes: Classes = ONE_CLASS) -> np.ndarray:
@@ -101,7 +102,8 @@ def _decode_binary(image: Image.Image, path: str | Path) -> np.ndarray:
     if len(levels) <= 2 and levels[0] == 0:
         bright, mask = levels[-1], values > 0
     else:
-        bright = _find_bright_value(values, levels, counts, path)
+        is_lossy = image.format in LOSSY_FORMATS
+        bright = _find_bright_value(values, levels, counts, is_lossy, path)
         mask = values > 0.5 * bright
     if rgb is not None:
         _refuse_second_colour(rgb, mask, bright, path)
@@ -109,16 +111,17 @@ def _decode_binary(image: Image.Image, path: str | Path) -> np.ndarray:
 
 
 def _find_bright_value(
-    values: np.ndarray, levels: np.ndarray, counts: np.ndarray, path: str | Path
+    values: np.ndarray, levels: np.ndarray, counts: np.ndarray, is_lossy: bool, path: str | Path
 ) -> Any:
-    """Finds the value that lesion has in a mask of several grey levels; raises an InputError.
+    """Finds the value that lesion has in a mask of several grey levels.
 
-    Usually white. Otherwise the most frequent value of flat bright areas: JPEG noise exceeds it.
+    Usually it is white. Otherwise it is the most frequent value of flat bright areas, as the noise
+    of JPEG exceeds it. Raises an InputError if there is no background, or other values have areas.
     """
     top = levels[-1]
     white = 1 if top <= 1 else 255 if top <= 255 else 65535
-    # Blurred edges and JPEG noise leave many levels, dark ones too; otherwise each is meant.
-    is_exact = len(levels) <= 8 or levels[1] > 0.3 * top
+    # Blurred edges and noise leave many levels, dark ones too; otherwise each is meant.
+    is_exact = not is_lossy and (len(levels) <= 8 or levels[1] > 0.3 * top)
     is_flat = _find_flat(values, 0 if is_exact else top // 50)
     areas, sizes = np.unique(values[1:-1, 1:-1][is_flat], return_counts=True)
     is_bright = areas > 0.5 * top
@@ -128,6 +131,7 @@ def _find_bright_value(
         bright = top if top >= 0.9 * white else np.median(values[values > 0.5 * top])
     bright = white if 0.9 * white <= bright <= white else bright
 
+    # JPEG at quality 30 shows flat areas of up to 1.27 times the bright value.
     dark, least, most = (
         (levels[0], 0.97 * bright, 1.03 * bright)
         if is_exact
@@ -179,14 +183,15 @@ def _refuse_second_colour(
     rgb: Image.Image, mask: np.ndarray, bright: float, path: str | Path
 ) -> None:
     """Refuses a mask of two colours neither of which is black, or with two colours of lesion."""
-    colours: Any = rgb.getcolors(rgb.width * rgb.height)
-    has_two = len(colours) == 2 and all(max(colour) > 0.1 * bright for _, colour in colours)
+    two: Any = rgb.getcolors(2) or ()
+    has_two = len(two) == 2 and all(max(colour) > 0.1 * bright for _, colour in two)
     for band in map(np.asarray, rgb.split()):
         inner = band[1:-1, 1:-1][_find_flat(band, 5) & mask[1:-1, 1:-1]]
         if inner.size:
             distance = np.abs(inner - np.float32(np.bincount(inner).argmax()))
             has_two |= np.sum(distance > 0.3 * bright) > MAX_FLAT_SHARE * mask.size
     if has_two:
+        colours: Any = rgb.getcolors(rgb.width * rgb.height)
         frequent = [f"#{bytes(colour).hex()}" for _, colour in sorted(colours, reverse=True)]
         raise InputError(
             f"{path}: not a mask: {', '.join(frequent[:3])} are its most frequent of "
@@ -227,9 +232,9 @@ def _select_values(
     image: Image.Image, lesion_values: Sequence[int] | str, path: str | Path
 ) -> np.ndarray:
     """Takes the pixels of these grey values, or indices of a coloured palette, as lesion."""
-    if image.format in ("JPEG", "MPO"):
+    if image.format in LOSSY_FORMATS:
         raise InputError(
-            f"{path}: a JPEG file, which does not keep values; expected a PNG for "
+            f"{path}: {image.format} need not keep values; expected a PNG for "
             f"data.lesion_values={lesion_values}, or data.lesion_values=null"
         )
     values = _read_values(image, path, any_colour=lesion_values == "nonzero")
