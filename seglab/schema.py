@@ -35,6 +35,7 @@ OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
     ("task.loss.lesion_weight", float, 0, 1000, False, 1),
     ("task.loss.window", float, 0, 1, False, 0.1),
     ("task.optimizer.lr", float, 0, math.inf, False, 0.001),
+    ("task.optimizer.weight_decay", float, 0, math.inf, False, 1e-6),
     ("task.lr_scheduler.epochs", int, 1, math.inf, False, 30),
     ("task.lr_scheduler.warmup", float, 0, 1, False, 0.1),
 )

@@ -77,7 +77,8 @@ def _explain_override_error(error: Exception) -> str | None:
         if value.startswith(("[", "{")):  # no text, but a mistake in a list or dictionary
             return f"{error.override}: {text.splitlines()[0]}; expected [a,b] or {{a: 1,b: 2}}"
         quoted = quote_for_shell(f"{key}={quote_value(value)}")
-        return f"{error.override}: text with such characters is quoted twice: {quoted}"
+        more = "; several overrides are an argument each" if re.search(r"\s\S+=", value) else ""
+        return f"{error.override}: text with such signs is quoted twice: {quoted}{more}"
     unknown_key = re.match(r"Could not override '([^']+)'", text)
     if unknown_key:
         # Hydra suggests '+key=value', which seglab allows for arguments of a class only.

@@ -94,6 +94,7 @@ def test_what_is_no_override_is_named_with_what_to_write(command: str, words: li
         ("data.split.fold=range(5)", ['-m "data.split.fold=range(5)"']),
         ("task.optimizer.lr=0,001", ["a number has a point"]),
         ("name=meine Läufe", ['''"name='meine Läufe'"''']),
+        ("model=unet data.size=64", ["several overrides are an argument each"]),
         ("data.classes=[a, b", ["data.classes=[a, b:", "[a,b]"]),
         ("model=Unet", ["model=Unet: expected one of segnet, unet"]),
         ("task.schedule=cosine", ["task.schedule: unknown", "perhaps task.lr_scheduler;"]),
