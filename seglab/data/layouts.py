@@ -138,7 +138,8 @@ def _complete(scan: Scan, found: list[Scan]) -> None:
 def _refuse_names(scan: Scan) -> None:
     """Adds an error if names are not UTF-8, as JSON and CSV are, and leaves those cases out."""
     files = [file for case in scan.cases for file in (case.image, case.mask)]
-    refused = [f for f in (*files, *scan.not_taken.get("", [])) if not is_utf8(f)]
+    files += filter(is_picture, scan.not_taken.get("", []))
+    refused = [file for file in files if not is_utf8(file)]
     if refused:
         scan.cases = [c for c in scan.cases if is_utf8(c.image) and is_utf8(c.mask)]
         scan.leave_out("", refused)

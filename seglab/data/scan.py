@@ -18,7 +18,7 @@ HIDDEN = (".", "__MACOSX", "@eaDir", "lost+found")
 WITHOUT_IMAGE = "masks have no image"
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
 OTHER_FORMATS = (
-    *(".avif", ".dcm", ".dicom", ".exr", ".heic", ".heif", ".jfif", ".mat", ".mha", ".nii"),
+    *(".avif", ".dcm", ".dicom", ".exr", ".heic", ".heif", ".mat", ".mha", ".nii"),
     *(".nii.gz", ".npy", ".npz", ".nrrd", ".psd", ".svg", ".xcf"),
 )
 

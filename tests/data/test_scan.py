@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from helpers.layouts import IMAGES, assert_refused, image_path, touch, touch_pairs, touch_ph2
 
+from seglab.data.images import SUFFIXES
 from seglab.data.layouts import find_cases, scan_cases
+from seglab.data.scan import OTHER_FORMATS
 
 
 @pytest.fixture
@@ -79,3 +81,7 @@ def test_circular_links_are_ignored(root: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs" / "images" / "up").symlink_to(tmp_path)
     (tmp_path / "pairs" / "images" / "loop.jpg").symlink_to("loop.jpg")
     assert [case.id for case in find_cases(tmp_path / "pairs")] == ["one"]
+
+
+def test_what_can_be_read_is_no_other_format() -> None:
+    assert not {*SUFFIXES} & {*OTHER_FORMATS}
