@@ -246,3 +246,21 @@ def test_a_class_can_be_monitored(
     assert {"val/precision_recall_disc", "val/precision_recall_square"} <= {
         *events.Tags()["tensors"]
     }
+
+
+def test_lesion_values_take_one_class_of_several(
+    data: Path, tmp_path: Path, tiny_train: Callable[..., Ended], script: Callable[..., Ended]
+) -> None:
+    options = ["data=pairs", f"data.root={data}", "logger=none", "trainer.max_epochs=1"]
+    refused = tiny_train(tmp_path / "refused", *options)
+    line = refused.err.splitlines()[-1].removeprefix("error: ")
+    assert refused.code == 1 and "data.lesion_values=nonzero" in line
+    assert line in script("prepare_ph2", "--check", data).out
+    run = tmp_path / "run"
+    ended = tiny_train(run, *options, "data.lesion_values=[2]")
+    assert ended.code == 0, ended.err
+    evaluate(run, data_root=data, out=tmp_path / "all")
+    for folder in (run, tmp_path / "all"):
+        for row in read_csv(folder / "test_cases.csv"):
+            numbers = np.asarray(Image.open(data / "masks" / f"{row['id']}.png"))
+            assert int(row["tp"]) + int(row["fn"]) == np.sum(numbers == 2)

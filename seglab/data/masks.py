@@ -196,7 +196,8 @@ def _refuse_second_colour(
         raise InputError(
             f"{path}: not a mask: {', '.join(frequent[:3])} are its most frequent of "
             f"{len(frequent)} colours; expected black for background and one colour for lesion; "
-            "save it so, or name classes with data.classes and data.colours"
+            "save it so, name classes with data.classes and data.colours, or take all colours with "
+            "data.lesion_values=nonzero"
         )
 
 
