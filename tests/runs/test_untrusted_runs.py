@@ -90,7 +90,8 @@ def test_data_is_only_read(
 ) -> None:
     """Training on synthetic data draws it where there is none; opening a run does not."""
     change_config(run, change)
-    for root in (data, data.parent / "none", data.parent):
+    (data.parent / "empty").mkdir()
+    for root in (data, data.parent / "none", data.parent / "empty"):
         change_config(run, lambda config, root=root: config["data"].update(root=str(root)))
         before = state(data.parent)
         for name, *more in SCRIPTS:
