@@ -72,10 +72,6 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
     if layout is not None and layout not in tuple(LAYOUTS):
         raise InputError(f"data.cases.layout={layout}: expected one of {', '.join(LAYOUTS)}")
     if mask_suffix is not None:
-        if not isinstance(mask_suffix, str):
-            raise InputError(
-                f"data.mask_suffix={mask_suffix}: expected text such as _mask, or null"
-            )
         mask_suffix = re.sub(rf"({'|'.join(map(re.escape, SUFFIXES))})$", "", mask_suffix.lower())
     refuse_non_utf8("data.root", root.absolute())
     files = list_files(root)

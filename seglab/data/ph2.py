@@ -1,6 +1,5 @@
 """Finds the cases of PH2, and reads its table of diagnoses."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -14,16 +13,13 @@ _IMAGES = "PH2 Dataset images"
 
 
 def find_ph2_images(root: Path) -> Path | None:
-    """Finds the folder of PH2's case folders at any depth: of several, the one with most cases."""
+    """Finds the folder of PH2's case folders at any depth: of several, the one with most images."""
     root = root.absolute()  # '.' has no name
     counts: Counter[Path] = Counter()
-    for folder in (root, root / "PH2Dataset"):  # perhaps a link, which is not followed below
-        if (folder / _IMAGES).is_dir():
-            counts[folder / _IMAGES] = 0
-    for parent, folders, _ in os.walk(root):
-        folders[:] = sorted(f for f in folders if not f.startswith(HIDDEN))
-        if Path(parent) != root and any(f.endswith("_Dermoscopic_Image") for f in folders):
-            counts[Path(parent).parent] += 1
+    for file in list_files(root):
+        case = file.parents[1]
+        if file.parent.name.endswith("_Dermoscopic_Image") and root in case.parents:
+            counts[case.parent] += 1
     return max(counts, key=counts.__getitem__, default=None)
 
 
