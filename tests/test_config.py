@@ -21,7 +21,7 @@ from seglab.runs.loading import ALLOWED_TARGETS, read_config
 COSINE = "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, _partial_: true, "
 # Values by key, each refused with key and value.
 BAD_VALUES = {
-    "data.mask_suffix": ("5", "[_mask]"),
+    "data.mask_suffix": ("5",),
     "data.batch_size": ("0", "-1", "2.5", "abc"),
     "task.loss": ("null", "dice"),
     "task.optimizer": ("null", "adam"),

@@ -71,6 +71,8 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
     root = expand_user(root)
     if layout is not None and layout not in tuple(LAYOUTS):
         raise InputError(f"data.cases.layout={layout}: expected one of {', '.join(LAYOUTS)}")
+    if not isinstance(mask_suffix, str | None):
+        raise InputError(f"data.mask_suffix={mask_suffix}: expected one text, such as _mask")
     if mask_suffix is not None:
         mask_suffix = re.sub(rf"({'|'.join(map(re.escape, SUFFIXES))})$", "", mask_suffix.lower())
     refuse_non_utf8("data.root", root.absolute())

@@ -74,6 +74,8 @@ def test_the_suffix_of_masks_can_be_given(tmp_path: Path) -> None:
         assert len(find_cases(tmp_path, mask_suffix=suffix)) == 2
         assert len(find_cases(tmp_path, "pairs", mask_suffix=suffix)) == 2
     assert_refused(tmp_path, "no mask", read=functools.partial(find_cases, mask_suffix="_mask"))
+    several = functools.partial(find_cases, mask_suffix=["_mask", "_seg"])
+    assert_refused(tmp_path, "data.mask_suffix=['_mask', '_seg']: expected one text", read=several)
 
 
 def test_two_masks_of_one_image_are_a_question(tmp_path: Path) -> None:
