@@ -164,7 +164,7 @@ def check_smallest_batch(
         return  # the last batch holds more
     buffers = [buffer.clone() for buffer in task.net.buffers()]
     try:
-        with isolate_rng():
+        with isolate_rng(include_cuda=False):  # the network is on the CPU
             task.train()(torch.zeros(1, 3, data.size, data.size))
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
