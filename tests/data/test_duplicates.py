@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from scipy.ndimage import gaussian_filter
 
 from seglab.core.errors import InputError
@@ -23,7 +23,7 @@ from seglab.data.splits import load_split, make_split
 
 def picture(seed: int) -> np.ndarray:
     """Smooth blotches without any symmetry, like no other seed's."""
-    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(90, 120, 3)), (6, 6, 0))
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(180, 240, 3)), (12, 12, 0))
     return np.clip(120 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
 
 
@@ -38,11 +38,15 @@ def reencoded(image: np.ndarray) -> np.ndarray:
 
 
 def halved(image: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((60, 45), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((120, 90), Image.Resampling.BICUBIC))
 
 
 def groups_of(images: Sequence[np.ndarray]) -> list[int]:
     return same_pictures(np.stack([thumbnail(image) for image in images]))
+
+
+def test_no_pictures() -> None:
+    assert same_pictures(np.array([])) == []
 
 
 def test_different_pictures_are_not_the_same() -> None:
@@ -63,6 +67,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "equal": lambda image: image.copy(),
     "re-encoded": reencoded,
     "halved": halved,
+    "256 x 256": lambda image: np.asarray(Image.fromarray(image).resize((256, 256))),
     "brightened": lambda image: np.clip(image * 1.2, 0, 255).astype(np.uint8),
     "mirrored": lambda image: image[:, ::-1],
     "upside down": lambda image: image[::-1],
@@ -89,6 +94,107 @@ def test_groups_are_transitive() -> None:
     images += [np.rot90(images[2]).copy()]
     assert groups_of(images) == [0, 1, 0, 1, 0, 0]
     assert groups_of(images[::-1]) == [0, 0, 2, 0, 2, 0]
+
+
+def lesion(seed: int, contrast: float = 40, texture: float = 8) -> np.ndarray:
+    """Skin with a dark ellipse, noise and a few hairs, as a dermatoscope shows it."""
+    rng = np.random.default_rng(seed)
+    cy, cx, ry, rx = rng.uniform((80, 100, 25, 25), (160, 220, 70, 80))
+    dark = ((Y - cy) / ry) ** 2 + ((X - cx) / rx) ** 2 < 1
+    coarse = gaussian_filter(rng.normal(size=(240, 320)), 12)
+    skin = rng.uniform((170, 120, 100), (230, 180, 160)) + rng.normal(0, 5, (240, 320, 3))
+    image = skin + (texture * coarse / coarse.std() - contrast * dark)[..., None]
+    drawn = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+    for _ in range(rng.integers(0, 4)):
+        ends = rng.uniform(0, (320, 240), (2, 2))
+        ImageDraw.Draw(drawn).line([*ends.ravel()], fill=(40, 30, 25), width=2)
+    return np.asarray(drawn)
+
+
+def in_a_disc(
+    image: np.ndarray, seed: int = 0, varied: float = 0, radius: float = 115
+) -> np.ndarray:
+    """In a round black frame; its middle varies by a share of the width, its radius as much."""
+    y, x, r = np.random.default_rng(seed).uniform(-varied, varied, 3)
+    inside = np.hypot(Y - 120 - 320 * y, X - 160 - 320 * x) < radius * (1 + r)
+    return np.where(inside[..., None], image, 0).astype(np.uint8)
+
+
+def shaded(image: np.ndarray) -> np.ndarray:
+    distance = np.hypot((Y - 120) / 240, (X - 160) / 320)
+    return (image * (1 - distance**2)[..., None]).astype(np.uint8)
+
+
+def ruled(image: np.ndarray) -> np.ndarray:
+    """With a ruler below and a caption above."""
+    drawn = Image.fromarray(image)
+    draw = ImageDraw.Draw(drawn)
+    draw.rectangle((0, 200, 320, 240), fill=(245, 245, 240))
+    draw.rectangle((0, 0, 320, 24), fill=(0, 0, 0))
+    draw.text((8, 6), "DermCam 2000   10x   2026-01-01", fill=(255, 255, 255))
+    for i in range(64):
+        draw.line((5 * i, 200, 5 * i, 210 if i % 5 else 225), fill=(0, 0, 0))
+    return np.asarray(drawn)
+
+
+def retina(seed: int) -> np.ndarray:
+    """A shaded disc with a bright spot, from which vessels spread."""
+    rng = np.random.default_rng(seed)
+    drawn = Image.fromarray(shaded(np.full((240, 320, 3), (190, 90, 40), np.uint8)))
+    draw = ImageDraw.Draw(drawn)
+    start = np.array([160 + rng.choice([-1, 1]) * rng.uniform(45, 70), rng.uniform(108, 132)])
+    for direction in rng.uniform(0, 2 * np.pi, 6):
+        angles = direction + rng.normal(0, 0.25, 12).cumsum()
+        steps = 12 * np.stack([np.cos(angles), np.sin(angles)], 1)
+        draw.line([*(start + steps.cumsum(0)).ravel()], fill=(120, 30, 20), width=3)
+    draw.ellipse([*(start - 13), *(start + 13)], fill=(250, 210, 130))
+    return in_a_disc((np.asarray(drawn) + rng.normal(0, 2, (240, 320, 3))).clip(0, 255))
+
+
+Y, X = np.mgrid[:240, :320]
+# Sets of different pictures that have much in common, by the seed of a picture.
+SETS: dict[str, Callable[[int], np.ndarray]] = {
+    "framed, contrast 20": lambda seed: in_a_disc(lesion(seed, 20)),
+    "framed, contrast 50": lambda seed: in_a_disc(lesion(seed, 50)),
+    "framed, contrast 100": lambda seed: in_a_disc(lesion(seed, 100)),
+    "frame varies by 2 %": lambda seed: in_a_disc(lesion(seed, 20), seed, 0.02),
+    "small frame": lambda seed: in_a_disc(lesion(seed, 20), radius=70),
+    "half framed": lambda seed: in_a_disc(lesion(seed)) if seed % 2 else lesion(seed),
+    "two frames": lambda seed: in_a_disc(lesion(seed), radius=115 if seed % 2 else 90),
+    "framed and shaded": lambda seed: in_a_disc(shaded(lesion(seed, 20))),
+    "retinas": retina,
+    "rulers": lambda seed: ruled(lesion(seed)),
+}
+# Skin of hardly any contrast, of which JPEG at quality 30 leaves too little to be found.
+PALE_SETS: dict[str, Callable[[int], np.ndarray]] = {
+    "pale": lambda seed: lesion(seed, 6, 2),
+    "pale, framed": lambda seed: in_a_disc(lesion(seed, 6, 2)),
+    "pale, shaded": lambda seed: shaded(lesion(seed, 6, 2)),
+    "pale, rulers": lambda seed: ruled(lesion(seed, 6, 2)),
+}
+
+
+@pytest.mark.parametrize("name", [*SETS, *PALE_SETS])
+def test_what_all_pictures_have_in_common_makes_none_the_same(name: str) -> None:
+    draw = (SETS | PALE_SETS)[name]
+    images = [draw(seed) for seed in range(12)]
+    assert groups_of(images) == list(range(12))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_copies_are_found_in_a_set_that_has_much_in_common(name: str) -> None:
+    images = [SETS[name](seed) for seed in range(4)]
+    changes = ("re-encoded", "256 x 256", "brightened", "turned by 90", "mirrored", "much")
+    copies = [np.ascontiguousarray(CHANGES[change](images[1])) for change in changes]
+    assert groups_of(images + copies) == [0, 1, 2, 3] + [1] * len(copies)
+
+
+@pytest.mark.parametrize("n_others", [0, 1])
+def test_copies_are_found_in_a_set_of_hardly_anything_else(n_others: int) -> None:
+    """What all pictures have in common is then the picture itself."""
+    copies = [in_a_disc(lesion(0)), reencoded(in_a_disc(lesion(0))), retina(0)[::-1], retina(0)]
+    others = [in_a_disc(lesion(1))][:n_others]
+    assert groups_of(copies + others) == [0, 0, 2, 2, 4][: 4 + n_others]
 
 
 def test_the_real_pictures_all_differ(ph2: Path) -> None:
@@ -170,7 +276,7 @@ def test_blank_pictures_differ_by_brightness() -> None:
 
 
 def test_many_pictures_are_compared_in_parts() -> None:
-    thumbnails = np.random.default_rng(0).integers(0, 256, (1030, 32, 32), np.uint8)
+    thumbnails = np.random.default_rng(0).integers(0, 256, (1030, 64, 64), np.uint8)
     thumbnails[1029] = thumbnails[3]
     thumbnails[1028] = thumbnails[1026].T
     expected = list(range(1030))
