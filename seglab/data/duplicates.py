@@ -11,7 +11,7 @@ from tqdm import tqdm
 # similar different ones, turned and mirrored, reach 0.87 over 140 PH2 cases and 0.85 over 1,800 of
 # ISIC, but 0.99 where all have the round black frame of a dermatoscope.
 SAME_PICTURE = 0.9
-# Least correlations of details inside both frames: of gradients, and of gradients without shading.
+# Least correlations of details, without black or white: of gradients, and of these without shading.
 # The same picture after JPEG at quality 30, resizing to 256 x 256 and brightening by 20 % keeps
 # 0.92 and 0.96 in PH2, 0.91 and 0.98 in 80 pictures of people; of 360 of ISIC, 355 keep both. In
 # drawn sets, different pictures with a frame, ruler or caption stay below 0.45 in the first, those
@@ -31,8 +31,8 @@ def same_pictures(thumbnails: np.ndarray) -> list[int]:
     """Groups pictures that are equal or nearly so, also turned or mirrored.
 
     Two pictures are the same if, in one of the eight orientations, the gradients of their
-    thumbnails at half size correlate above `SAME_PICTURE` and their details agree inside: what is
-    near black or white is left out, so that a common frame, ruler or shading makes none the same.
+    thumbnails at half size correlate above `SAME_PICTURE` and so do their details, without what is
+    in or near black or white: a common frame, ruler or shading makes no two pictures the same.
     Encoding, resizing and brightening change these little; cropping by 2 % an edge or turning by
     2 degrees mostly escapes, and JPEG at quality 30 of skin with hardly any contrast.
 
