@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import tarfile
 import urllib.request
 import zipfile
 import zlib
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from seglab.core.errors import InputError, quote_for_shell
 from seglab.data.ph2 import find_ph2_images
+from seglab.data.scan import list_files
 
 # Behind the page of the ADDI project, University of Porto.
 URL = "https://www.dropbox.com/s/k88qukc20ljnbuo/PH2Dataset.rar?dl=1"
@@ -31,8 +31,7 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
     """Unpacks PH2 into a new folder, completely or not at all.
 
     Args:
-        archive: ZIP or TAR, or RAR if a program is installed that unpacks it. PH2 may lie in any
-            folder of it.
+        archive: ZIP, or RAR if a program is installed that unpacks it. PH2 may lie in any folder.
         out: The new folder, which then holds the folder of the case folders.
 
     Raises:
@@ -55,7 +54,7 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
             unpacked = Path(folder, "unpacked")
             unpacked.mkdir()
             _extract(archive, unpacked)
-            images = find_ph2_images(unpacked)
+            images = find_ph2_images(list_files(unpacked))
             if images is None:
                 raise InputError(
                     f"{archive}: holds no folder like IMD003/IMD003_Dermoscopic_Image; is it PH2's?"
@@ -100,22 +99,18 @@ def is_web_page(file: Path) -> bool:
 
 def _extract(archive: Path, folder: Path) -> None:
     """Unpacks an archive into a folder; a RAR with the first of the programs that is installed."""
-    try:
-        if zipfile.is_zipfile(archive):
+    if zipfile.is_zipfile(archive):
+        try:
             with zipfile.ZipFile(archive) as zipped:
                 # Finder adds a second tree of files that describe the first.
                 names = [name for name in zipped.namelist() if not name.startswith("__MACOSX/")]
                 zipped.extractall(folder, names)
-            return
-        if tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as tarred:
-                tarred.extractall(folder, filter="data")
-            return
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
-        raise InputError(
-            f"{archive}: cannot be unpacked ({error}); is the download complete? delete it to "
-            "fetch it again"
-        ) from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise InputError(
+                f"{archive}: cannot be unpacked ({error}); is the download complete? delete it to "
+                "fetch it again"
+            ) from error
+        return
     name = next(filter(shutil.which, EXTRACTORS), None)
     if name is None:
         raise InputError(

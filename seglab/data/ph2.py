@@ -1,37 +1,39 @@
 """Finds the cases of PH2, and reads its table of diagnoses."""
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import mode
 
 from seglab.core.errors import InputError, name_some
 from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
-from seglab.data.scan import HIDDEN, Scan, choose_file, is_picture, list_files
+from seglab.data.scan import Scan, choose_file, is_picture
 
 DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
 _CELLS = 10  # name, two diagnoses, six criteria, colours
 _IMAGES = "PH2 Dataset images"
 
 
-def find_ph2_images(root: Path) -> Path | None:
-    """Finds the folder of PH2's case folders at any depth: of several, the one with most images."""
-    root = root.absolute()  # '.' has no name
-    counts: Counter[Path] = Counter()
-    for file in list_files(root):
-        case = file.parents[1]
-        if file.parent.name.endswith("_Dermoscopic_Image") and root in case.parents:
-            counts[case.parent] += 1
-    return max(counts, key=counts.__getitem__, default=None)
+def find_ph2_images(files: Iterable[Path]) -> Path | None:
+    """Finds the folder of PH2's case folders: of several, the one with most images."""
+    images = (file for file in files if file.parent.name.endswith("_Dermoscopic_Image"))
+    folders = [file.absolute().parents[2] for file in images]
+    return mode(folders) if folders else None
 
 
 def scan_ph2(scan: Scan) -> None:
     """Scans PH2 as distributed: a folder for each case, and `PH2_dataset.txt`."""
-    images = find_ph2_images(scan.root)
+    images = find_ph2_images(scan.files)
     if images is None:
         return
     if scan.mask_suffix is not None:
         raise InputError("data.mask_suffix: names of PH2's masks are known; remove it")
-    scan.leave_out("", list_files(images))
-    scan.files = [file.absolute() for file in scan.files]  # as all paths here
+    scan.files = [file.absolute() for file in scan.files]
+    files_by_case: dict[Path, list[Path]] = defaultdict(list)
+    for file in scan.files:
+        if images in file.parents[1:]:
+            files_by_case[images / file.relative_to(images).parts[0]].append(file)
+            scan.leave_out("", [file])
     if images.name == _IMAGES and images == scan.root.absolute():
         scan.files += sorted(images.parent.glob("*.[cCtT][sS][vV]"))
     tables = [f / "PH2_dataset.txt" for f in (images.parent, images, scan.root)]
@@ -44,17 +46,15 @@ def scan_ph2(scan: Scan) -> None:
             scan.errors.append(str(error))
     else:
         scan.warnings.append(f"{table}: missing, so there are no diagnoses to stratify by")
-    case_folders = [
-        f for f in sorted(images.iterdir()) if f.is_dir() and not f.name.startswith(HIDDEN)
-    ]
-    for case_folder in case_folders:
+    for case_folder, files in files_by_case.items():
         id = case_folder.name
-        image, mask = (_find_file(case_folder, part, scan) for part in ("image", "mask"))
+        image = _choose_file(scan, case_folder, files, "image")
+        mask = _choose_file(scan, case_folder, files, "mask")
         if image is not None and mask is not None:
             diagnosis = diagnoses.get(id, UNKNOWN_DIAGNOSIS)
             used = (table,) if id in diagnoses else ()
             scan.cases.append(Case(id, image, mask, diagnosis, tables=used))
-    absent = sorted(diagnoses.keys() - {f.name for f in case_folders})
+    absent = sorted(diagnoses.keys() - {folder.name for folder in files_by_case})
     if absent:
         scan.warnings.append(
             f"{table}: {len(absent)} of the listed cases have no folder, as in a download that "
@@ -62,11 +62,11 @@ def scan_ph2(scan: Scan) -> None:
         )
 
 
-def _find_file(folder: Path, part: str, scan: Scan) -> Path | None:
-    """The image or the mask of a case folder; adds an error if there is none."""
+def _choose_file(scan: Scan, folder: Path, files: list[Path], part: str) -> Path | None:
+    """The image or the mask among files of a case folder; adds an error if there is none."""
     id = folder.name
     subfolder, stem = {"image": ("Dermoscopic_Image", id), "mask": ("lesion", f"{id}_lesion")}[part]
-    candidates = [*filter(is_picture, list_files(folder / f"{id}_{subfolder}"))]
+    candidates = [f for f in files if f.parent == folder / f"{id}_{subfolder}" and is_picture(f)]
     if candidates:
         return choose_file(candidates, stem)
     scan.errors.append(

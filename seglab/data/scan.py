@@ -14,8 +14,7 @@ from seglab.data.cases import Case
 from seglab.data.images import SUFFIXES
 
 HIDDEN = (".", "__MACOSX", "@eaDir", "lost+found")
-# Why files are no part of a case.
-WITHOUT_IMAGE = "masks have no image"
+SECOND_FILE = "files are second ones of a name, of which one is taken"
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
 OTHER_FORMATS = (
     *(".avif", ".dcm", ".dicom", ".exr", ".heic", ".heif", ".mat", ".mha", ".nii"),
@@ -84,32 +83,22 @@ class Scan:
         """Warns of all files that hold pictures or tables and were not taken, by the reason."""
         known = {p for case in self.cases for p in (case.image, case.mask, *case.tables)}
         known.update(*self.not_taken.values())
-        unknown = [file for file in self.files if file not in known]
-        stems = {path.with_suffix("") for path in known} if unknown else set()
-        for file in unknown:
-            if reason := _find_reason(file, file.with_suffix("") in stems):
+        for file in self.files:
+            if file not in known and (reason := _find_reason(file)):
                 self.leave_out(reason, [file])
         for reason, files in self.not_taken.items():
             if files and reason:
                 self.warnings.append(f"{len(files)} {reason}: {name_some(sorted(files))}")
 
 
-def _find_reason(file: Path, is_second: bool) -> str | None:
+def _find_reason(file: Path) -> str | None:
     """Why a file of a data set is no part of a case; None for what nobody expects to be one."""
     name = file.name.lower()
     if name.endswith(_SPREADSHEETS) and name != "ph2_dataset.xlsx":
         return "spreadsheets are not read; save as CSV what names patients"
     if name.endswith(OTHER_FORMATS):
         return "files are of formats that are not read; save them as PNG or TIFF"
-    if file.suffix.lower() not in SUFFIXES:
-        return None
-    if is_map(file):
-        return "files are maps of superpixels or attributes, no masks of lesions"
-    if file.parent.name.lower() == "imagests":
-        return "pictures of nnU-Net's test set (imagesTs) are not taken"
-    if is_second:
-        return "files are second ones of a name, of which one is taken"
-    return "pictures belong to no pair"
+    return "pictures belong to no pair" if is_picture(file) else None
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -132,15 +121,11 @@ def list_files(folder: Path) -> list[Path]:
                 "folder out of the data"
             ) from error
         for entry in visible:
-            path = Path(entry.path)
             with suppress(OSError):  # of links in a circle
-                if entry.is_file():
-                    files.append(path)
-                elif entry.is_dir(follow_symlinks=parent is folder):
-                    is_circle = entry.is_symlink() and folder.resolve().is_relative_to(
-                        path.resolve()
-                    )
-                    folders += [] if is_circle else [path]
+                if entry.is_dir(follow_symlinks=parent is folder):
+                    folders.append(Path(entry.path))
+                elif entry.is_file():
+                    files.append(Path(entry.path))
     return sorted(files, key=lambda path: path.parts)  # as paths compare, but faster
 
 

@@ -6,12 +6,15 @@ import io
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
 from seglab.data.images import SUFFIXES
+from seglab.data.scan import Scan
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", "")  # Dataverse also leaves it away
 # Headings, in small letters alone, the preferred first: those of ISIC, HAM10000, PAD-UFES-20, and
@@ -20,95 +23,69 @@ _ID_COLUMNS = (
     *("isicid", "imageid", "imagename", "image", "imgid", "img", "imagefile", "imagepath"),
     *("filename", "file", "filepath", "path", "caseid", "case", "id", "name"),
 )
-# One lesion is of one patient.
-_PATIENT_COLUMNS = {
-    "patient": (
-        *("patientid", "patient", "patientno", "patientnr", "patientnumber", "patientcode"),
-        *("patientname", "subjectid", "subject", "participantid", "participant", "personid"),
-        "person",
-    ),
-    "lesion": ("lesionid",),
-}
+_PATIENT_COLUMNS = (
+    *("patientid", "patient", "patientno", "patientnr", "patientnumber", "patientcode"),
+    *("patientname", "subjectid", "subject", "participantid", "participant", "personid", "person"),
+)
+_LESION_COLUMNS = ("lesionid",)
 _ABOUT_PATIENTS = ("patient", "subject", "participant", "person", "lesion_id")
-_HEADER_LINES = 5  # the header is one of these
 _NO_PATIENT = {
     *("", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nil", "none", "null", "unknown"),
 }
 
-# Line number, the cells of all columns of ids, and by 'patient' or 'lesion' what the row states.
-_Row = tuple[int, list[str], dict[str, str]]
+
+class _Row(NamedTuple):
+    """What one line of a table states: a case, its patient and its lesion, empty if unknown."""
+
+    path: Path
+    line: int
+    case: str
+    patient: str
+    lesion: str
 
 
-def read_patients(
-    files: Iterable[Path], cases: Sequence[Case]
-) -> tuple[dict[str, tuple[str, tuple[Path, ...]]], list[str]]:
-    """Reads the patients of cases from all tables among files.
+def add_patients(scan: Scan) -> None:
+    """Adds to the cases of a folder the patients that the tables in it name.
 
-    A table has a column of case ids, perhaps with folder and suffix, and one of patients or
-    lesions. Where only the lesion of a case is stated, its patient is that of another case of the
-    same lesion; without one, the lesion counts as the patient.
-
-    Returns:
-        By case id the patient, empty where no row states one, and the tables; and a line for each
-        table that seems to name patients but not those of cases.
-
-    Raises:
-        InputError: A table is damaged, names no case, or contradicts itself or another.
+    A table has a column of cases, perhaps with folder and suffix, and one of patients or lesions.
+    Where a row states the lesion alone, its patient is that of another row of this lesion; without
+    one, the lesion counts as the patient. An error is added if a table is damaged, names no case,
+    or contradicts itself or another; a warning if it seems to name patients but not of cases.
     """
-    warnings: list[str] = []
-    rows_by_path = {path: rows for path in files if (rows := _read_rows(path, warnings))}
-    find_case = _index_cases(cases if rows_by_path else ())
-    # By case, the patient and the lesion with the file that states it. Rows of cases that are not
-    # in the data count too: they may state the patient of a lesion.
-    stated: dict[str, dict[str, tuple[str, Path]]] = defaultdict(dict)
-    tables: dict[str, dict[Path, None]] = defaultdict(dict)
-    for path, rows in rows_by_path.items():
-        column = _choose_column(path, rows, find_case, cases)
-        for line, names, values in rows:
-            id = find_case(names[column]) or names[column]
-            if not id:
-                continue
-            tables[id][path] = None
-            for kind, value in values.items():
-                known, other = stated[id].setdefault(kind, (value, path))
-                if known != value:
-                    raise InputError(
-                        f"{path}: line {line} states that case {id} is of {kind} {value}, but "
-                        f"{other} also states {known}; correct the one that is wrong"
-                    )
-    patients = _name_patients(stated)
-    named = {c.id: (patients.get(c.id, ""), tuple(tables[c.id])) for c in cases if c.id in tables}
-    return named, warnings
-
-
-def _name_patients(stated: dict[str, dict[str, tuple[str, Path]]]) -> dict[str, str]:
-    """Names the patient of each case from the patients and lesions that tables state."""
-    patients = {id: values["patient"][0] for id, values in stated.items() if "patient" in values}
-    lesions = {id: values["lesion"][0] for id, values in stated.items() if "lesion" in values}
-    patients_by_lesion: dict[str, set[str]] = defaultdict(set)
-    for id in patients.keys() & lesions.keys():
-        patients_by_lesion[lesions[id]].add(patients[id])
-    names = {*patients.values()}
-    for id, lesion in lesions.items():
-        alone = f"lesion {lesion}" if lesion in names else lesion
-        # Of several patients, lesions are numbered for each patient anew.
-        patient, *others = patients_by_lesion.get(lesion) or {alone}
-        patients.setdefault(id, "" if others else patient)
-    return patients
-
-
-def _choose_column(
-    path: Path, rows: list[_Row], find_case: Callable[[str], str | None], cases: Sequence[Case]
-) -> int:
-    """The column of ids that names most cases; raises an InputError if none names one."""
-    columns = zip(*(names for _, names, _ in rows), strict=True)
-    counts = [sum(find_case(name) is not None for name in column) for column in columns]
-    if cases and not any(counts):
-        raise InputError(
-            f"{path}: names patients, but of no case: it has {' or '.join(rows[0][1])}, the data "
-            f"{cases[0].id}; correct it, or move it out of the data"
+    rows: list[_Row] = []
+    for path in scan.files:
+        try:
+            rows += _read_rows(path, scan.warnings)
+        except InputError as error:
+            scan.errors.append(str(error))
+    if not rows or not scan.cases:
+        return
+    patients = {row.lesion: row.patient for row in rows if row.lesion and row.patient}
+    find_case = _index_cases(scan.cases)
+    rows_by_case: dict[str | None, list[_Row]] = defaultdict(list)
+    for row in rows:
+        rows_by_case[find_case(row.case)].append(row)
+    others = rows_by_case.pop(None, [])
+    used = {row.path for rows_of_case in rows_by_case.values() for row in rows_of_case}
+    for path in dict.fromkeys(row.path for row in others if row.path not in used):
+        row = next(row for row in others if row.path == path)
+        scan.errors.append(
+            f"{path}: names patients, but of no case: it has {row.case}, the data "
+            f"{scan.cases[0].id}; correct it, or move it out of the data"
         )
-    return counts.index(max(counts))
+    for i, case in enumerate(scan.cases):
+        rows_of_case = rows_by_case[case.id]
+        stated = {row.patient or patients.get(row.lesion, row.lesion): row for row in rows_of_case}
+        stated.pop("", None)
+        if len(stated) > 1:
+            (known, first), (patient, other) = [*stated.items()][:2]
+            scan.errors.append(
+                f"{other.path}: line {other.line} states that case {case.id} is of patient "
+                f"{patient}, but {first.path} also states {known}; correct the one that is wrong"
+            )
+        tables = dict.fromkeys(row.path for row in rows_of_case)
+        patient = next(iter(stated), "")
+        scan.cases[i] = replace(case, patient=patient, tables=(*case.tables, *tables))
 
 
 def _index_cases(cases: Sequence[Case]) -> Callable[[str], str | None]:
@@ -116,25 +93,27 @@ def _index_cases(cases: Sequence[Case]) -> Callable[[str], str | None]:
 
     A name may have more folders than the id, or fewer, but no other ones.
     """
-    ids: dict[str, str | None] = {}
-    tails: dict[str, str | None] = {}
+    ids = {_list_tails(case.id)[0]: case.id for case in cases}
+    ids_by_tail: dict[str, list[str]] = defaultdict(list)
     for case in cases:
-        whole, *_ = parts = _list_tails(case.id)
-        ids[whole] = case.id if ids.get(whole, case.id) == case.id else None
-        for tail in {*parts, _list_tails(case.image.name)[0]}:
-            tails[tail] = case.id if tails.get(tail, case.id) == case.id else None
+        for tail in _list_tails(case.id):
+            ids_by_tail[tail].append(case.id)
 
     def find_case(name: str) -> str | None:
-        whole, *_ = parts = _list_tails(name)
-        return next((ids[part] for part in parts if ids.get(part)), tails.get(whole))
+        tails = _list_tails(name)
+        for tail in tails:
+            if tail in ids:
+                return ids[tail]
+        found = ids_by_tail.get(tails[0], [])
+        return found[0] if len(found) == 1 else None
 
     return find_case
 
 
 def _list_tails(name: str) -> list[str]:
-    """Lists 'images/a/one', 'a/one' and 'one' for the name 'Images/a/One.PNG', also of Windows."""
-    path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")).casefold())
-    parts = (path.with_suffix("") if path.suffix in SUFFIXES else path).parts
+    r"""Lists 'images/a/one', 'a/one' and 'one' for 'images/a/one.PNG' and 'images\a\one.PNG'."""
+    path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
+    parts = (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).parts
     return ["/".join(parts[i:]) for i in range(len(parts))] or [""]
 
 
@@ -145,63 +124,47 @@ def _read_rows(path: Path, warnings: list[str]) -> list[_Row]:
     remedy = "restore the file, or move it out of the data to go without it"
     try:
         with path.open("rb") as file:
-            start = b"".join(file.readline(2**16) for _ in range(_HEADER_LINES))
-            delimiter = _find_delimiter(path, _decode(start), warnings)
-            text = _decode(start + file.read()) if delimiter else ""
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or ",", strict=True)
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+            start = file.read(2**16)
+            lines = _decode(start).splitlines()[:5]
+            delimiter = max(",;\t", key="".join(lines[:1]).count)
+            columns = _find_columns(next(csv.reader(lines, delimiter=delimiter), []))
+            text = "" if columns is None else _decode(start + file.read())
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (OSError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a table ({error}); {remedy}") from error
-    rows: list[_Row] = []
-    header, columns = 0, None
-    for line, row in lines:
-        if columns is None:
-            header, columns = len(row), _find_columns(row)
-        elif any(row):
-            ids, owners = columns
-            if len(row) != header or not any(row[column] for column in ids):
+    if columns is None:
+        is_prose = path.suffix.lower() in (".txt", "")
+        if not is_prose and any(word in "".join(lines).casefold() for word in _ABOUT_PATIENTS):
+            warnings.append(
+                f"{path}: is not read, though it seems to name patients; expected a first line "
+                "with a column of cases (such as image_id) and one of patients (patient_id)"
+            )
+        return []
+    found = []
+    for line, row in rows[1:]:
+        if any(row):
+            case = row[columns[0]] if len(row) == len(rows[0][1]) else ""
+            if not case:
                 raise InputError(
-                    f"{path}: line {line} is no row of this table ({header} cells, with the name "
-                    f"of a case); {remedy}"
+                    f"{path}: line {line} is no row of this table ({len(rows[0][1])} cells, with "
+                    f"the name of a case); {remedy}"
                 )
-            stated = {
-                kind: [row[c] for c in of_kind if row[c].casefold() not in _NO_PATIENT]
-                for kind, of_kind in owners.items()
-            }
-            # pandas writes numbers with a fraction where one is missing.
-            values = {
-                k: re.sub(r"^(\d+)\.0$", r"\1", cells[0]) for k, cells in stated.items() if cells
-            }
-            rows.append((line, [row[column] for column in ids], values))
-    return rows
+            owners = ("" if column is None else row[column] for column in columns[1:])
+            known = ("" if owner.casefold() in _NO_PATIENT else owner for owner in owners)
+            found.append(_Row(path, line, case, *known))
+    return found
 
 
-def _find_columns(row: list[str]) -> tuple[list[int], dict[str, list[int]]] | None:
-    """Finds the columns of ids, and those of patients and lesions, if a row is the header."""
-    headings = [re.sub(r"[\W_]", "", cell.casefold()) for cell in row]
+def _find_columns(header: list[str]) -> tuple[int, int | None, int | None] | None:
+    """Finds the columns of cases, patients and lesions in a header; None if it has no such ones."""
+    headings = [re.sub(r"[\W_]", "", cell.casefold()) for cell in header]
 
-    def find(names: Iterable[str]) -> list[int]:
-        return [headings.index(name) for name in names if name in headings]
+    def find(names: Sequence[str]) -> int | None:
+        return next((headings.index(name) for name in names if name in headings), None)
 
-    ids, owners = find(_ID_COLUMNS), {kind: find(n) for kind, n in _PATIENT_COLUMNS.items()}
-    return (ids, owners) if ids and any(owners.values()) else None
-
-
-def _find_delimiter(path: Path, start: str, warnings: list[str]) -> str | None:
-    """Finds the delimiter of a table in its first lines; None if it does not name patients."""
-    # There may be a title before the header, or what Excel writes: sep=;
-    lines = [line for line in start.splitlines() if line.strip()][:_HEADER_LINES]
-    for line in lines:
-        delimiter = max(",;\t|", key=line.count)
-        if _find_columns(next(csv.reader([line], delimiter=delimiter))):
-            return delimiter
-    is_prose = path.suffix.lower() in (".txt", "")
-    if not is_prose and any(word in "".join(lines[:1]).casefold() for word in _ABOUT_PATIENTS):
-        warnings.append(
-            f"{path}: is not read, though it seems to name patients; expected a column of cases "
-            "(such as image_id or filename) and one of patients (patient_id)"
-        )
-    return None
+    case, patient, lesion = map(find, (_ID_COLUMNS, _PATIENT_COLUMNS, _LESION_COLUMNS))
+    return None if case is None or patient is lesion is None else (case, patient, lesion)
 
 
 def _decode(content: bytes) -> str:

@@ -142,7 +142,8 @@ def test_isic_with_one_of_each(tmp_path: Path, write_pairs: PairsWriter) -> None
     assert_messages(
         report.warnings,
         (root, f"no table names the patient of 1 cases: {ids[15]}"),
-        ("1 masks have no image", str(masks[12])),
+        ("1 files are second ones of a name", str(second)),
+        ("1 pictures belong to no pair", str(masks[12])),
         *warnings_of_files(ids, 10),
     )
     assert report.layout == "isic2018"
@@ -164,7 +165,7 @@ def test_files_that_no_reader_takes(tmp_path: Path, write_pairs: PairsWriter) ->
     (root / "images" / "p00.png").write_bytes(b"P5 12000 12000 255\n")  # a bomb's head
     os.mkfifo(root / "images" / "p04.png")  # would wait for ever
     (root / "images" / "p05.png").symlink_to("p05.png")
-    name = os.fsdecode(b"n\xff\n.png")
+    name = "n\n\u202e.png"
     for subfolder in ("images", "masks"):
         (root / subfolder / "p01.png").rename(root / subfolder / name)
     (root / "masks" / name).write_bytes(b"")
@@ -173,7 +174,6 @@ def test_files_that_no_reader_takes(tmp_path: Path, write_pairs: PairsWriter) ->
     assert "12000 x 12000 pixels" in str(report)
     # One line each, that any terminal can show.
     assert len(str(report).encode().splitlines()) == 7
-    assert "names of 2 files are not UTF-8: n\\xff .png, n\\xff .png; rename them" in str(report)
 
 
 def test_nothing_good_is_no_crash(tmp_path: Path, write_pairs: PairsWriter) -> None:

@@ -258,7 +258,7 @@ def test_loader_processes_change_nothing(make: Callable[..., SegmentationDataMod
 
 def test_the_suffix_of_masks_reaches_the_function_that_finds_cases(make: Callable) -> None:
     for cases in (find_cases, partial(find_cases, layout="pairs")):
-        with pytest.raises(InputError, match=r"p00\.png is there: .* leave out data\.mask_suffix"):
+        with pytest.raises(InputError, match=r"p00\.png is there: .* set data\.mask_suffix"):
             make(cases=cases, mask_suffix="_x")
     with pytest.raises(InputError, match=r"data\.mask_suffix=_x: .* names of its own"):
         make(cases=lambda root: find_cases(root), mask_suffix="_x")
