@@ -56,5 +56,3 @@ TARGETS = {  # and examples
 }
 # Of Lightning's; the others change the type of the weights, which are float32 everywhere else.
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16, None)
-# Without those of data sets and networks; to find what a misspelt key may mean.
-KEYS = (*(key for key, *_ in (*NUMBERS, *OPTIONAL_NUMBERS)), *TEXTS, *TARGETS, "data.augment")

@@ -7,7 +7,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -48,6 +47,8 @@ def find_input_error(error: BaseException) -> str | None:
                 return f"{frame.f_locals['full_path']}, line {line}: is no UTF-8; save it as UTF-8"
     if str(error).startswith("Only one of --"):  # raised by Hydra about its own options
         return str(error)
+    if str(error).startswith("Config group override must be"):  # Hydra 1.3, of group=null
+        return f"{error}; a group is left out by ~, as in ~logger"
     # A library refuses a value with one of these; any other error of a constructor is a bug.
     refusals = (HydraException, OmegaConfBaseException, ValueError, TypeError, ImportError)
     if isinstance(error, HydraException | OmegaConfBaseException) and (
@@ -64,9 +65,9 @@ def find_input_error(error: BaseException) -> str | None:
 def _explain_override_error(error: Exception) -> str | None:
     """Return what to write instead of an override that Hydra 1.3 refuses."""
     from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
 
     from seglab.runs.overrides import quote_value
-    from seglab.schema import KEYS
 
     text = str(error)
     if isinstance(error, MissingConfigException) and error.options:
@@ -77,27 +78,22 @@ def _explain_override_error(error: Exception) -> str | None:
         if value.startswith(("[", "{")):  # no text, but a mistake in a list or dictionary
             return f"{error.override}: {text.splitlines()[0]}; expected [a,b] or {{a: 1,b: 2}}"
         quoted = quote_for_shell(f"{key}={quote_value(value)}")
-        more = "; several overrides are an argument each" if re.search(r"\s\S+=", value) else ""
-        return f"{error.override}: text with such signs is quoted twice: {quoted}{more}"
+        return f"{error.override}: text with such signs is quoted twice: {quoted}"
     unknown_key = re.match(r"Could not override '([^']+)'", text)
-    if unknown_key:
+    if unknown_key and isinstance(error.__cause__, OmegaConfBaseException):
         # Hydra suggests '+key=value', which seglab allows for arguments of a class only.
-        key = unknown_key[1]
-        last_parts = [known.rpartition(".")[2] for known in KEYS]
-        similar = get_close_matches(key.rpartition(".")[2], last_parts, 2, 0.6)
-        meant = [known for known, last in zip(KEYS, last_parts, strict=True) if last in similar]
-        hint = f"perhaps {' or '.join(meant)}; " if meant else ""
+        key, section = unknown_key[1], error.__cause__.parent_node
         return (
-            f"{key}: unknown config key; {hint}'python scripts/train.py --cfg job' lists all keys; "
-            f"add an argument of a _target_ with +{key}=..."
+            f"{key}: unknown config key; expected one of {', '.join(section)}; 'python "
+            f"scripts/train.py --cfg job' lists all keys; add an argument of a _target_ with "
+            f"+{key}=..."
         )
-    several = re.match(r"(Ambiguous value for argument|Sweep parameters) '(.+?)'( requi|\n)", text)
-    if several:
-        key, _, value = several[2].partition("=")
+    ambiguous = re.match(r"Ambiguous value for argument '(.+?)'", text)
+    if ambiguous:
+        key, _, value = ambiguous[1].partition("=")
         return (
-            f"{several[2]}: several values are a sweep, train.py -m {quote_for_shell(several[2])}; "
-            f"one text is quoted, {quote_for_shell(f'{key}={quote_value(value)}')}; a number has a "
-            "point, not a comma"
+            f"{ambiguous[1]}: a number has a point, not a comma; several values are a sweep, -m; "
+            f"one text is quoted twice: {quote_for_shell(f'{key}={quote_value(value)}')}"
         )
     return None
 

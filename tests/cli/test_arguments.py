@@ -7,10 +7,12 @@ import pytest
 from helpers.tiny import Ended, refused
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seglab.cli.arguments import prepare_arguments
+from seglab.cli.errors import find_input_error
 from seglab.core.errors import InputError, quote_for_shell
 
 PARSER = OverridesParser.create()
@@ -18,44 +20,32 @@ PARSER = OverridesParser.create()
 SIGNS = "abZ09 '\"()[]{}=;:&*!?#%@^|<>+-_.~üé数"
 
 
-def read_path(argument: str) -> object:
-    """What Hydra reads as the value of an override that has been prepared."""
-    (prepared,) = prepare_arguments([argument])
-    return PARSER.parse_override(prepared).value()
-
-
 @given(st.text(SIGNS).map(lambda name: f"/data/x{name}x"))
 @example("/my data/x=1")
 @example("/data/it's a [test], n=1 ü")
 @example("/data (1)")
 @example("C:\\data\\x")
-@example("5")
-@example("[a]")
-@pytest.mark.parametrize("key", ["data.root", "hydra.run.dir", "+task.own.path"])
-def test_a_path_is_read_as_it_is_written(key: str, path: str) -> None:
-    if key == "+task.own.path" and not path.startswith("/"):
-        return  # only of known keys is it sure that a path is meant
-    assert read_path(f"{key}={path}") == path
+def test_a_path_is_read_as_it_is_or_shown_as_it_must_be_quoted(path: str) -> None:
+    (override,) = prepare_arguments([f"data.root={path}"])
+    try:
+        (read,) = PARSER.parse_overrides([override])
+    except HydraException as error:
+        line = find_input_error(error)
+        assert line is not None
+        (quoted,) = shlex.split(
+            line.removeprefix(f"{override}: text with such signs is quoted twice: ")
+        )
+        (read,) = PARSER.parse_overrides([quoted])
+    assert read.value() == path
 
 
 @pytest.mark.parametrize("text", ["~/x", "'~/x'", '"~/x"'])
 def test_a_home_is_expanded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for home in ("/home/müller (a)", "/home/b"):
-        monkeypatch.setenv("HOME", home)
-        assert read_path(f"data.root={text}") == f"{home}/x"
-        assert read_path(f"+logger.own.dir={text}") == f"{home}/x"
-    (several,) = prepare_arguments(["data.root=~/a,~/b"])
-    values = PARSER.parse_override(several).sweep_string_iterator()
-    assert [*values] == ["/home/b/a", "/home/b/b"]
-    assert read_path("data.root=/a~/b") == "/a~/b"
-
-
-@pytest.mark.parametrize(
-    "argument",
-    ["data.root=null", "data.root='/a b'", "data.root=/a,/b", "name='a~'", "data.classes=[a,b]"],
-)
-def test_what_hydra_reads_stays_as_it_is(argument: str) -> None:
-    assert prepare_arguments([argument]) == [argument]
+    monkeypatch.setenv("HOME", "/home/b")
+    given = [f"data.root={text}", "hydra.run.dir=~", "data.root=~/a,~/b", "name=/a~/b"]
+    expected = [f"data.root={text}", "hydra.run.dir=~", "data.root=~/a,~/b"]
+    expected = [argument.replace("~", "/home/b") for argument in expected]
+    assert prepare_arguments(given) == [*expected, "name=/a~/b"]
 
 
 def test_overrides_may_stand_on_both_sides_of_an_option() -> None:
@@ -66,40 +56,31 @@ def test_overrides_may_stand_on_both_sides_of_an_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "word"),
     [
-        ("--data x", ["--data:", "data=x"]),
-        ("--data=x", ["--data=x:", "data=x,"]),
-        ("--model unet seed=1", ["model=unet"]),
-        ("data.root x", ["data.root=x"]),
-        ("model = unet", ["model=unet"]),
-        ("model =unet", ["model=unet"]),
-        ("unet", ["unet:", "model=unet"]),
-        ("-m seed=1, 2", ["2:", "without dashes and blanks"]),
-        ("data=null", ["data=null: name one of", "synthetic"]),
-        ("logger=null", ["leave it out with ~logger", "tensorboard"]),
-        ("data.root=", ["data.root=: expected a path, such as data.root="]),
+        ("--data x", "--data"),
+        ("--data=x", "--data=x"),
+        ("model = unet", "model"),
+        ("data.root x", "data.root"),
+        ("unet", "unet"),
+        ("-m seed=1, 2", "2"),
     ],
 )
-def test_what_is_no_override_is_named_with_what_to_write(command: str, words: list[str]) -> None:
-    with pytest.raises(InputError) as caught:
+def test_what_is_no_override_is_named(command: str, word: str) -> None:
+    with pytest.raises(InputError, match=f"^{word}: expected an override, written KEY=VALUE "):
         prepare_arguments(shlex.split(command))
-    assert all(word in str(caught.value) for word in words), caught.value
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("seed=1,2", ["train.py -m seed=1,2", '''"seed='1,2'"''']),
-        ("data.split.fold=range(5)", ['-m "data.split.fold=range(5)"']),
+        ("seed=1,2", ["a sweep, -m", '''"seed='1,2'"''']),
         ("task.optimizer.lr=0,001", ["a number has a point"]),
         ("name=meine Läufe", ['''"name='meine Läufe'"''']),
-        ("model=unet data.size=64", ["several overrides are an argument each"]),
+        ("data=null", ["a group is left out by ~"]),
         ("data.classes=[a, b", ["data.classes=[a, b:", "[a,b]"]),
         ("model=Unet", ["model=Unet: expected one of segnet, unet"]),
-        ("task.schedule=cosine", ["task.schedule: unknown", "perhaps task.lr_scheduler;"]),
-        ("lr=0.01", ["perhaps task.optimizer.lr;"]),
-        ("batchsize=1", ["data.batch_size"]),
+        ("task.schedule=cosine", ["task.schedule: unknown", "loss, optimizer, lr_scheduler,"]),
     ],
 )
 def test_a_refused_override_is_shown_as_it_must_be_written(
