@@ -13,10 +13,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from seglab import schema
-from seglab.core.annotations import check_types
 from seglab.core.errors import InputError, check_number, quote_for_shell
 from seglab.core.files import expand_user, refuse_non_utf8
-from seglab.data.classes import Classes, make_classes
+from seglab.data.classes import make_classes
 from seglab.metrics.scores import network_metric_names
 
 
@@ -47,12 +46,10 @@ OmegaConf.register_new_resolver(
 
 
 def default_cache_dir() -> str:
-    """Returns SEGLAB_CACHE, or a folder among the user's caches, or among temporary files."""
-    caches = expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    existing = next(folder for folder in (caches, *caches.parents) if folder.exists())
-    is_writable = existing.is_dir() and os.access(existing, os.W_OK)
-    if not (caches.is_absolute() and is_writable):  # such as without a home
-        caches = Path(tempfile.gettempdir())
+    """Returns SEGLAB_CACHE, or a folder in the home, or without one among temporary files."""
+    home = expand_user("~")
+    has_home = home.is_absolute() and home.is_dir() and os.access(home, os.W_OK)
+    caches = home / ".cache" if has_home else Path(tempfile.gettempdir())
     return os.environ.get("SEGLAB_CACHE") or str(caches / "seglab")
 
 
@@ -103,67 +100,13 @@ def check_values(cfg: DictConfig) -> dict[str, Any]:
                 f"{group}={name}: {name}.yaml does not begin with '# @package _global_' (UTF-8, no "
                 "BOM), so that its keys are not those of the whole config; add this line"
             )
-    _check_keys(config, "", schema.SECTIONS, schema.SECTIONS)
-    for section in schema.TARGET_SECTIONS:
-        if section != "logger" and not isinstance(config[section], dict):
-            raise InputError(f"{section}={config[section]}: expected keys, see conf/")
-    _check_keys(config["data"], "data.", config["data"], ("root", "classes", "colours", "split"))
-    if not isinstance(config["data"]["split"], dict):
-        raise InputError(f"data.split={config['data']['split']}: expected keys, see conf/data")
-    _check_keys(config["data"]["split"], "data.split.", schema.SPLIT_KEYS, schema.SPLIT_KEYS)
-    for key, example in schema.TARGETS.items():
-        value = config["task"].get(key.removeprefix("task."))
-        if not isinstance(value, dict) and (value is not None or key != "task.lr_scheduler"):
-            raise InputError(
-                f"{key}={value}: expected keys, such as {quote_for_shell(example)}, see conf/"
-            )
-    for key, value in config["callbacks"].items():
-        if not isinstance(value, dict | None):
-            raise InputError(f"callbacks.{key}={value}: expected keys or null, see conf/callbacks")
-    precision = config["trainer"].get("precision")
-    if precision not in schema.PRECISIONS:
-        raise InputError(
-            f"trainer.precision={precision}: expected one of {', '.join(schema.PRECISIONS[:3])}"
-        )
-    values = flatten(config)
-    for key, kind, least, most, null, number in schema.NUMBERS:
-        check_number(key, values.get(key), kind, least, most, null, number)
-    for key, kind, least, most, null, number in schema.OPTIONAL_NUMBERS:
-        check_number(key, values.get(key, least), kind, least, most, null, number)
-    for key, example in schema.TEXTS.items():
-        value = values.get(key)
-        if not isinstance(value, str) or not value:
-            text = f"'{value}'" if value else example
-            raise InputError(
-                f"{key}={value}: expected text, such as {quote_for_shell(f'{key}={text}')}"
-            )
-    for key in schema.PATHS:
-        refuse_non_utf8(key, values.get(key))
-    _check_split_file(config["data"]["split"])
-    data = config["data"]
-    classes = make_classes(data["classes"], data["colours"], data.get("lesion_values"))
-    _check_inference(config["inference"], config["data"]["split"], classes)
-    for section in ("monitor", "task", "trainer", "callbacks"):
-        for key, text in _texts(config[section], section):
-            if text.startswith("test/"):
-                raise InputError(
-                    f"{key}={text}: a test value may not choose or stop anything; name one of val, "
-                    "such as val/dice_per_image_net"
-                )
-    for key in schema.BUILT_ARGUMENTS:
-        if key in config["trainer"]:
-            raise InputError(f"trainer.{key}: is built from the rest of the config; remove it")
-    if config["trainer"].get("barebones"):
-        raise InputError(
-            "trainer.barebones: logs no metrics, from which a run is chosen and recorded; remove it"
-        )
-    root = config["data"]["root"]
-    for key, folder in (
-        ("hydra.run.dir", config["run_dir"]),
-        ("data.cache_dir", config["data"]["cache_dir"]),
-    ):
-        if Path(folder).resolve().is_relative_to(Path(root).resolve()):
-            raise InputError(f"{key}={folder}: expected a folder outside the data, {root}")
+    _check_sections(config)
+    _check_scalars(config)
+    _check_data(config["data"])
+    _check_inference(config["inference"], config["data"])
+    _check_trainer(config["trainer"])
+    _refuse_test_values(config)
+    _check_folders(config)
     return config
 
 
@@ -247,7 +190,6 @@ def _check_arguments(node: Any, where: str) -> None:
         raise InputError(
             f"{where}.monitor=null: expected a name; set monitor=val/dice_per_image_net"
         )
-    check_types(where, node, parameters)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         given = [key for key in node if not key.startswith("_")]
         _check_keys(given, f"{where}.", parameters)
@@ -264,20 +206,96 @@ def _check_keys(given: Any, where: str, known: Any, needed: Any = ()) -> None:
             raise InputError(f"{where}{key}: missing; conf/ has its default")
 
 
-def _check_split_file(split: dict[str, Any]) -> None:
-    file = split["file"]
-    if file is None:
-        return
-    if not isinstance(file, str):
+def _check_sections(config: dict[str, Any]) -> None:
+    """Checks which keys there are, and that sections and what is built of them hold keys."""
+    _check_keys(config, "", schema.SECTIONS, schema.SECTIONS)
+    for section in schema.TARGET_SECTIONS:
+        if section != "logger" and not isinstance(config[section], dict):
+            raise InputError(f"{section}={config[section]}: expected keys, see conf/")
+    _check_keys(config["data"], "data.", config["data"], ("root", "classes", "colours", "split"))
+    split = config["data"]["split"]
+    if not isinstance(split, dict):
+        raise InputError(f"data.split={split}: expected keys, see conf/data")
+    _check_keys(split, "data.split.", schema.SPLIT_KEYS, schema.SPLIT_KEYS)
+    for key, example in schema.TARGETS.items():
+        value = config["task"].get(key.removeprefix("task."))
+        if not isinstance(value, dict) and (value is not None or key != "task.lr_scheduler"):
+            raise InputError(
+                f"{key}={value}: expected keys, such as {quote_for_shell(example)}, see conf/"
+            )
+    for key, value in config["callbacks"].items():
+        if not isinstance(value, dict | None):
+            raise InputError(f"callbacks.{key}={value}: expected keys or null, see conf/callbacks")
+
+
+def _check_scalars(config: dict[str, Any]) -> None:
+    """Checks numbers, texts and paths one by one."""
+    values = flatten(config)
+    for key, kind, least, most, null, number in schema.NUMBERS:
+        check_number(key, values.get(key), kind, least, most, null, number)
+    for key, kind, least, most, null, number in schema.OPTIONAL_NUMBERS:
+        check_number(key, values.get(key, least), kind, least, most, null, number)
+    for key, example in schema.TEXTS.items():
+        value = values.get(key)
+        if not isinstance(value, str) or not value:
+            text = f"'{value}'" if value else example
+            raise InputError(
+                f"{key}={value}: expected text, such as {quote_for_shell(f'{key}={text}')}"
+            )
+    for key in schema.PATHS:
+        refuse_non_utf8(key, values.get(key))
+
+
+def _check_data(data: dict[str, Any]) -> None:
+    make_classes(data["classes"], data["colours"], data.get("lesion_values"))  # checks these
+    if not isinstance(data.get("find_duplicates", True), bool):
+        raise InputError(f"data.find_duplicates={data['find_duplicates']}: expected true or false")
+    file, fold = data["split"]["file"], data["split"]["fold"]
+    if file is not None and not isinstance(file, str):
         raise InputError(f"data.split.file={file}: expected the path of a splits.json, or null")
-    if split["fold"] is not None:
+    if file is not None and fold is not None:
         raise InputError(
-            f"data.split.fold={split['fold']}: a split from data.split.file={file} has no folds to "
-            "choose from; give one of the two"
+            f"data.split.fold={fold}: a split from data.split.file={file} has no folds to choose "
+            "from; give one of the two"
         )
 
 
-def _check_inference(inference: Any, split: dict[str, Any], classes: Classes) -> None:
+def _check_trainer(trainer: dict[str, Any]) -> None:
+    precision = trainer.get("precision")
+    if precision not in schema.PRECISIONS:
+        raise InputError(
+            f"trainer.precision={precision}: expected one of {', '.join(schema.PRECISIONS[:3])}"
+        )
+    for key in schema.BUILT_ARGUMENTS:
+        if key in trainer:
+            raise InputError(f"trainer.{key}: is built from the rest of the config; remove it")
+    if trainer.get("barebones"):
+        raise InputError(
+            "trainer.barebones: logs no metrics, from which a run is chosen and recorded; remove it"
+        )
+
+
+def _refuse_test_values(config: dict[str, Any]) -> None:
+    for section in ("monitor", "task", "trainer", "callbacks"):
+        for key, text in _texts(config[section], section):
+            if text.startswith("test/"):
+                raise InputError(
+                    f"{key}={text}: a test value may not choose or stop anything; name one of val, "
+                    "such as val/dice_per_image_net"
+                )
+
+
+def _check_folders(config: dict[str, Any]) -> None:
+    root = config["data"]["root"]
+    for key, folder in (
+        ("hydra.run.dir", config["run_dir"]),
+        ("data.cache_dir", config["data"]["cache_dir"]),
+    ):
+        if Path(folder).resolve().is_relative_to(Path(root).resolve()):
+            raise InputError(f"{key}={folder}: expected a folder outside the data, {root}")
+
+
+def _check_inference(inference: Any, data: dict[str, Any]) -> None:
     if not isinstance(inference, dict):
         raise InputError(f"inference={inference}: expected keys, see conf/train.yaml")
     _check_keys(inference, "inference.", INFERENCE_KEYS)
@@ -285,12 +303,12 @@ def _check_inference(inference: Any, split: dict[str, Any], classes: Classes) ->
         if not isinstance(value, bool):
             raise InputError(f"inference.{key}={value}: expected true or false")
     tune_threshold = Inference(**inference).tune_threshold
-    if tune_threshold and classes.is_multiclass:
+    if tune_threshold and make_classes(data["classes"], data["colours"]).is_multiclass:
         raise InputError(
             "inference.tune_threshold=true: of several classes the most probable is taken, "
             "without a threshold; set it to false"
         )
-    if tune_threshold and split["val"] == 0 and split["file"] is None:
+    if tune_threshold and data["split"]["val"] == 0 and data["split"]["file"] is None:
         raise InputError(
             "inference.tune_threshold=true: there is no val to choose on, data.split.val=0; hold "
             "some cases out, or set it to false"

@@ -28,6 +28,7 @@ NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
 )
 # As NUMBERS, of keys that a config may have.
 OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
+    ("callbacks.early_stopping.patience", int, 0, math.inf, False, 10),
     ("callbacks.ema.decay", float, 0, 0.9999, False, 0.99),
     ("task.loss.alpha", float, 0, 1, False, 0.3),
     ("task.loss.beta", float, 0, 1, False, 0.7),

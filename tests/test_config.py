@@ -15,13 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from seglab.config import check_config
 from seglab.core.errors import InputError
-from seglab.runs.directory import refuse_early
 from seglab.runs.loading import ALLOWED_TARGETS, read_config
 
 COSINE = "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, _partial_: true, "
 # Values by key, each refused with key and value.
 BAD_VALUES = {
-    "data.mask_suffix": ("5",),
+    "data.find_duplicates": ("null", "'false'"),
     "data.batch_size": ("0", "-1", "2.5", "abc"),
     "task.loss": ("null", "dice"),
     "task.optimizer": ("null", "adam"),
@@ -30,10 +29,7 @@ BAD_VALUES = {
     "task.lr_scheduler": ("cosine",),
     "data.cache_dir": ("[a]", ""),
     "name": ("5", ""),
-    "model.width": ("abc", "16.5", "null"),
     "trainer.precision": ("64", "64-true", "bf16-true", "16-true", "transformer-engine", "8"),
-    "trainer.deterministic": ("maybe",),
-    "trainer.limit_train_batches": ("abc",),
     "+callbacks.ema": ("true",),
     "data.eval_batch_size": ("0", "-1", "2.5", "abc"),
     "data.num_workers": ("-1", "null"),
@@ -69,7 +65,7 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
     ),
     (
         ["callbacks=early_stopping", "callbacks.early_stopping.patience=abc"],
-        ["callbacks.early_stopping.patience='abc': expected int, such as"],
+        ["callbacks.early_stopping.patience='abc': expected an integer"],
     ),
     ([COSINE + "epochs: 2, warmup: 2}"], ["task.lr_scheduler.warmup=2", "expected a"]),
     (["data.split.file=x.json", "data.split.fold=1"], ["data.split.fold=1", "x.json"]),
@@ -127,7 +123,7 @@ def test_bad_values_are_refused(
     [
         *("seed=abc", "data.size=abc", "task.optimizer.lr='0,001'", "data.split.test=a", "name=5"),
         *("task.loss=dice", "task.optimizer=adam", "task.lr_scheduler=cosine", "data.root="),
-        *("model.depth=null", "trainer.max_epochs=1e3", "task.optimizer.weight_decay=abc"),
+        *("trainer.max_epochs=1e3", "task.optimizer.weight_decay=abc"),
     ],
 )
 def test_a_refusal_gives_an_example_that_works(
@@ -141,28 +137,6 @@ def test_a_refusal_gives_an_example_that_works(
     check_config(tiny_config(tmp_path / "run", example))
 
 
-def test_a_sweep_in_quotes_or_brackets_is_shown_without(
-    tiny_config: Callable[..., DictConfig], tmp_path: Path
-) -> None:
-    for text in ("'1,2'", "[1,2]"):
-        with pytest.raises(InputError, match="a sweep, -m seed=1,2"):
-            refuse_early(tiny_config(tmp_path / "run", f"seed={text}"))
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        *("trainer.limit_val_batches=0.5", "trainer.deterministic=warn", "trainer.precision=16"),
-        *("+trainer.max_time='00:01:00:00'", "+trainer.profiler=simple", "trainer.devices='1'"),
-        *("+trainer.gradient_clip_val=1", "task.optimizer.weight_decay=0", "trainer.devices=[0]"),
-    ],
-)
-def test_what_libraries_accept_is_accepted(
-    override: str, tiny_config: Callable[..., DictConfig], tmp_path: Path
-) -> None:
-    check_config(tiny_config(tmp_path / "run", override))
-
-
 def test_a_refusal_is_one_line_and_in_run_json(
     tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -173,7 +147,7 @@ def test_a_path_that_is_not_utf8_is_refused(
     tiny_train: Callable[..., Ended], tmp_path: Path
 ) -> None:
     """It could not be written to run.json."""
-    root = os.fsdecode(b"data.root=/m\xe4\xdf")
+    root = os.fsdecode(b"data.root='/m\xe4\xdf'")
     refused(tiny_train(tmp_path / "run", root), tmp_path / "run", r"data.root=/m\xe4\xdf")
 
 
@@ -301,8 +275,6 @@ def test_groups_can_be_left_out(without: str) -> None:
     [
         ({"SEGLAB_CACHE": "caches", "HOME": "FOLDER"}, "caches"),
         ({"SEGLAB_CACHE": "", "HOME": "FOLDER"}, "FOLDER/.cache/seglab"),
-        ({"XDG_CACHE_HOME": "FOLDER/xdg"}, "FOLDER/xdg/seglab"),
-        ({"XDG_CACHE_HOME": "", "HOME": "FOLDER"}, "FOLDER/.cache/seglab"),
         ({"HOME": "/dev/null"}, "FOLDER/tmp/seglab"),
         ({"HOME": "~"}, "FOLDER/tmp/seglab"),  # as where there is neither HOME nor a user's entry
     ],
@@ -311,8 +283,6 @@ def test_the_cache_is_in_a_folder_that_can_be_written(
     variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("SEGLAB_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value.replace("FOLDER", str(tmp_path)))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))

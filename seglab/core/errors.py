@@ -41,9 +41,6 @@ def check_number(
         limit = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
         message = f"{key}={value!r}: expected {what} {limit}{' or null' if null else ''}"
         message += "" if example is None else f", such as {key}={example}"
-        values = value.split(",") if kind is int and isinstance(value, str) else value
-        if isinstance(values, list) and len(values) > 1:
-            message += f"; several are a sweep, -m {key}={','.join(map(str, values))}"
         raise InputError(message)
 
 

@@ -67,9 +67,9 @@ def test_every_printed_command_can_be_pasted(
             f"data.split.file={quote_value(run / 'splits.json')}",
             "trainer=debug",
         ),
-        *("model.depth=x", f"hydra.run.dir={tmp_path / 'other'}"),
+        *("seed=x", f"hydra.run.dir={tmp_path / 'other'}"),
     )
-    assert "model.depth='x'" in again.err
+    assert "seed='x'" in again.err
 
 
 def test_a_home_is_expanded_wherever_python_is_given_a_path(
