@@ -4,12 +4,10 @@ Two cases of the same picture or of the same patient are never in different subs
 """
 
 import hashlib
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -238,23 +236,25 @@ def _cut_folds(sequence: Groups, folds: int) -> list[Groups]:
     Groups of several cases go to the smallest fold, the largest group first. Single cases fill up:
     each fold gets a stretch of them. No fold is empty if there are as many groups as folds.
     """
-    fold_of, sizes = [0] * len(sequence), [0] * folds
+    n = sum(map(len, sequence))
+    ends = [round(i * n / folds) for i in range(folds + 1)]
+    sizes = [0] * folds
+
+    def choose_fold(size: int) -> int:
+        """Adds a group to the smallest fold; of equal ones to one that is to get a case more."""
+        fold = min(range(folds), key=lambda i: (sizes[i], ends[i] - ends[i + 1]))
+        sizes[fold] += size
+        return fold
+
     several = [i for i, group in enumerate(sequence) if len(group) > 1]
     # Groups of one size and diagnosis in turn, which spreads the diagnoses.
-    for i in sorted(several, key=lambda i: (-len(sequence[i]), sequence[i][0].diagnosis)):
-        fold_of[i] = sizes.index(min(sizes))
-        sizes[fold_of[i]] += len(sequence[i])
+    several.sort(key=lambda i: (-len(sequence[i]), sequence[i][0].diagnosis))
+    fold_of = {i: choose_fold(len(sequence[i])) for i in several}
     single = [i for i, group in enumerate(sequence) if len(group) == 1]
-    filled = sorted(sizes)
-    while filled[-1] * len(filled) > sum(filled) + len(single):
-        filled.pop()  # this fold is too large for single cases
-    level = Fraction(sum(filled) + len(single), len(filled))
-    ends = [round(end) for end in accumulate(max(level - size, Fraction()) for size in sizes)]
-    for position, i in enumerate(single):
-        fold_of[i] = bisect_right(ends, position)
-    cut: list[Groups] = [[] for _ in sizes]
-    for fold, group in zip(fold_of, sequence, strict=True):
-        cut[fold].append(group)
+    fold_of |= zip(single, sorted(choose_fold(1) for _ in single), strict=True)
+    cut: list[Groups] = [[] for _ in range(folds)]
+    for i, group in enumerate(sequence):
+        cut[fold_of[i]].append(group)
     return cut
 
 

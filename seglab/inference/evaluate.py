@@ -27,7 +27,7 @@ from seglab.inference.scoring import Scores, score_cases
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.paths import RunPaths, refuse_run_files
 from seglab.runs.records import Run, open_run
-from seglab.runs.thumbnails import find_trained_on, read_thumbnails
+from seglab.runs.thumbnails import find_trained_on
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,6 @@ def evaluate(
     if data_root is None:
         cases = _read_test_cases(runs, model.classes)
     else:
-        for run in runs:
-            read_thumbnails(run)  # refuses a damaged file before minutes of scoring
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
     thumbnails: list[np.ndarray] = []
     scored = score_cases(
@@ -91,7 +89,6 @@ def evaluate(
     if data_root is not None:  # the split has kept a run's own test cases apart
         hashes = hash_cases(cases, hash_files(cases))
         trained_on = find_trained_on(runs, hashes, np.stack(thumbnails))
-    warnings = _describe(cases, scored, trained_on)
     summary = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
@@ -100,7 +97,7 @@ def evaluate(
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
         "trained_on": len(trained_on),
-        "warnings": warnings,
+        "warnings": _describe(cases, scored, trained_on),
         "data": str(expand_user(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
@@ -111,10 +108,7 @@ def evaluate(
     written.folder.mkdir(parents=True, exist_ok=True)
     write_csv(written.test_cases, scored.rows)
     write_json(written.summary, summary)
-    log.info("%d cases of %s, native resolution", len(cases), summary["data"])
-    _log_scores(scored)
-    for warning in warnings:
-        log.warning("%s", warning)
+    _log_summary(summary)
     log.info("written to %s", out)
     return summary
 
@@ -154,14 +148,13 @@ def read_cases(run: Run) -> list[Case]:
     # A synthetic set is in PH2's layout, and its own reader would draw it where it is missing.
     is_synthetic = data["cases"]["_target_"].endswith(".synthetic_cases")
     read = find_cases if is_synthetic else instantiate(data["cases"])
-    command = quote_for_shell("python", *sys.argv, "--moved-to", "FOLDER")
-    way_on = f"if the data of {run.folder} was moved, name its folder: {command}"
     if not Path(data["root"]).is_dir():
-        raise InputError(f"{data['root']}: no such folder; {way_on}")
-    try:
-        return with_mask_suffix(read, data.get("mask_suffix"))(data["root"])
-    except InputError as error:
-        raise InputError(f"{error}; {way_on}") from error
+        command = quote_for_shell("python", *sys.argv, "--moved-to", "FOLDER")
+        raise InputError(
+            f"{data['root']}: no such folder; if the data of {run.folder} was moved, name its "
+            f"folder: {command}"
+        )
+    return with_mask_suffix(read, data.get("mask_suffix"))(data["root"])
 
 
 def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:
@@ -188,11 +181,14 @@ def _describe(cases: list[Case], scored: Scores, trained_on: list[str]) -> list[
     return warnings
 
 
-def _log_scores(scored: Scores) -> None:
-    for metric, value in scored.values.items():
+def _log_summary(summary: dict[str, Any]) -> None:
+    log.info("%d cases of %s, native resolution", summary["n"], summary["data"])
+    for metric, value in summary["test"].items():
         by_class = "".join(
             f"  {class_name} {values[metric]:.4f}"
-            for class_name, values in scored.classes.items()
+            for class_name, values in summary.get("classes", {}).items()
             if metric in values
         )
         log.info("%-16s %.4f%s", metric, value, by_class)
+    for warning in summary["warnings"]:
+        log.warning("%s", warning)

@@ -95,10 +95,7 @@ def predict(
         sha256 = _hash_image(file)
         if manifest.is_done(name, sha256, overwrite):
             return False
-        image = read_image(file)
-        if is_two_valued(image):
-            raise InputError(f"{file}: holds two values alone, as a mask; expected a picture")
-        pngs, rows = _make_outputs(model, image, kinds, behind)
+        pngs, rows = _make_outputs(model, read_image(file), kinds, behind)
         for folder, png in pngs.items():
             path = out / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,11 +151,6 @@ def _make_outputs(
     else:
         pngs[MASKS] = _encode_png(mask * np.uint8(255))
     return pngs, rows
-
-
-def is_two_valued(image: np.ndarray) -> bool:
-    """Whether a uint8 image holds 0 and one other value and nothing else, as a mask does."""
-    return bool(image.min() < image.max() and ((image == 0) | (image == image.max())).all())
 
 
 def _hash_image(file: Path) -> str:

@@ -84,9 +84,7 @@ def reproduce(
     if isinstance(threads, int) and 0 < threads <= 1024:  # the record is not trusted
         torch.set_num_threads(threads)  # values may depend on it
     inputs = _compare_inputs(run)
-    verdict = WITHIN_TOLERANCE if any(inputs.values()) else IDENTICAL
-    if inputs["data"] or inputs["split"]:
-        verdict = DIFFERENT
+    verdict = _judge_inputs(inputs)
     for topic, differences in inputs.items():
         log.info("%-9s %s", topic, _join("; ", differences) or "the same")
     if verdict == DIFFERENT or check:
@@ -156,6 +154,13 @@ def _compare_inputs(run: Run) -> dict[str, list[str]]:
         if data.split.hash != run.provenance.split_hash:
             inputs["split"] = ["this config gives another one today"]
     return inputs
+
+
+def _judge_inputs(inputs: dict[str, list[str]]) -> int:
+    """Returns the verdict on differences of inputs: data and split must be the same."""
+    if inputs["data"] or inputs["split"]:
+        return DIFFERENT
+    return WITHIN_TOLERANCE if any(inputs.values()) else IDENTICAL
 
 
 def _judge(differing: dict[str, tuple[Any, Any]], tolerance: float) -> int:
