@@ -182,7 +182,7 @@ def test_pictures_of_training_are_found_in_another_format(
     line = f"{n} of these 20 cases, or nearly the same pictures, were used in training "
     assert f"{line}(train00, train01, train02, train03, train04 and {n - 5} more): " in caplog.text
 
-    for file in root.glob("*/t*n*"):
+    for file in root.glob("*/train*"):
         file.unlink()  # of train
     (run / "thumbnails.npy").unlink()
     ended = script("evaluate", run, "--data", root)
