@@ -18,7 +18,7 @@ from seglab.runs.thumbnails import find_trained_on, read_thumbnails, write_thumb
 
 def small(image: np.ndarray) -> np.ndarray:
     grey = Image.fromarray(image).convert("L")
-    return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    return np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
 
 
 def test_a_run_keeps_the_pictures_of_train_and_val(run: Path, tiny_ph2: Path) -> None:
