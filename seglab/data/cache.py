@@ -129,9 +129,9 @@ def hash_files(cases: Sequence[Case]) -> dict[Path, str]:
 
 def _build(folder: Path, cases: Sequence[Case], size: int) -> None:
     def read_case(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, CaseCheck]:
-        image, mask, note = decode_pair(case)
-        small_image, small_mask = to_network_size(image, mask, size)
-        check = check_case(case, mask, small_mask, note)
+        image, decoded = decode_pair(case)
+        small_image, small_mask = to_network_size(image, decoded.mask, size)
+        check = check_case(case, decoded, small_mask)
         return small_image, small_mask, thumbnail(image), check
 
     thumbnails, checks = [], []

@@ -9,7 +9,7 @@ import numpy as np
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.images import read_image, read_orientation
-from seglab.data.masks import decode_mask
+from seglab.data.masks import DecodedMask, decode_mask
 
 UNKNOWN_DIAGNOSIS = "unknown"
 
@@ -47,14 +47,15 @@ def read_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
     Raises an InputError if a file cannot be read or the two differ in size.
     """
-    return decode_pair(case)[:2]
+    image, decoded = decode_pair(case)
+    return image, decoded.mask
 
 
-def decode_pair(case: Case) -> tuple[np.ndarray, np.ndarray, str | None]:
-    """Reads a case as `read_pair` does, and says how an ambiguous mask was read (`decode_mask`)."""
-    image, (mask, note) = read_image(case.image), decode_mask(case.mask, case.classes)
-    check_sizes(case, image, mask)
-    return image, mask, note
+def decode_pair(case: Case) -> tuple[np.ndarray, DecodedMask]:
+    """Reads a case as `read_pair` does, and says how its mask was read."""
+    image, decoded = read_image(case.image), decode_mask(case.mask, case.classes)
+    check_sizes(case, image, decoded.mask)
+    return image, decoded
 
 
 def check_sizes(case: Case, image: np.ndarray, mask: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Says what is odd about data that can be read: the checker and `train` warn in the same words."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from seglab.core.errors import name_some
 from seglab.data.cases import Case
 from seglab.data.classes import Classes
 from seglab.data.images import read_orientation
-from seglab.data.masks import decode_mask, looks_inverted
+from seglab.data.masks import DecodedMask, decode_mask, looks_inverted
 from seglab.data.splits import Split
 from seglab.data.threads import map_in_threads
 
@@ -24,30 +24,34 @@ class CaseCheck:
 
     Attributes:
         classes: Class numbers in the mask at network size.
+        value: The value that lesion has in the mask's file, see `DecodedMask`.
         oddities: What is odd about the mask, as in '3 of 9 masks are ...', and what to do. Masks
             that are odd in the same way have the same text.
     """
 
     classes: list[int]
+    value: float | None
     oddities: list[str]
 
 
-def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None) -> CaseCheck:
+def check_case(case: Case, decoded: DecodedMask, small: np.ndarray) -> CaseCheck:
     """Finds what is odd about a case whose image and mask can be read and fit.
 
     Args:
         case: The case.
-        mask: Its mask, uint8 (H, W) of class numbers.
+        decoded: Its mask, of `decode_mask`.
         small: Its mask at network size, uint8 (S, S).
-        note: How `decode_mask` read an ambiguous mask file.
     """
-    oddities = []
+    oddities, mask = list[str](), decoded.mask
     if mask.max() == 0:
         oddities.append(f"empty (background at every pixel){SEE}")
     elif mask.min() == mask.max():
         oddities.append(f"full (one class at every pixel){SEE}")
     elif not case.classes.is_multiclass and looks_inverted(mask):
-        oddities.append(f"as if inverted (more lesion in the corners than in the middle){SEE}")
+        oddities.append(
+            "as if inverted (more lesion in the corners than in the middle); if they are, "
+            "data.lesion_values=[0] takes 0 for lesion"
+        )
     if small.max() == 0 < mask.max():
         oddities.append(f"without their lesion at data.size={len(small)}; raise data.size")
     if _fits_either_way(case, mask):
@@ -55,18 +59,18 @@ def check_case(case: Case, mask: np.ndarray, small: np.ndarray, note: str | None
             "of another EXIF orientation than the image; see whether they fit, and where a mask "
             "was drawn on the stored pixels remove the orientation tag"
         )
-    if note is not None:
-        oddities.append(f"{note}{SEE}")
+    if decoded.note is not None:
+        oddities.append(f"{decoded.note}{SEE}")
     present = [number for number in range(small.max() + 1) if (small == number).any()]
-    return CaseCheck(present, oddities)
+    return CaseCheck(present, decoded.value, oddities)
 
 
 def check_masks(cases: Sequence[Case]) -> dict[str, CaseCheck]:
     """Reads the masks of cases, and finds what is odd about them at native resolution, by id."""
 
     def check(case: Case) -> CaseCheck:
-        mask, note = decode_mask(case.mask, case.classes)
-        return check_case(case, mask, mask, note)
+        decoded = decode_mask(case.mask, case.classes)
+        return check_case(case, decoded, decoded.mask)
 
     checks = map_in_threads(check, cases, "checking masks", "case")
     return {case.id: check for case, check in zip(cases, checks, strict=True)}
@@ -88,6 +92,18 @@ def describe_oddities(checks: Mapping[str, CaseCheck]) -> list[str]:
     return [
         f"{len(odd)} of {len(checks)} masks ({name_some(odd)}) are {oddity}"
         for oddity, odd in ids.items()
+    ] + _describe_values(checks.values())
+
+
+def _describe_values(checks: Iterable[CaseCheck]) -> list[str]:
+    """Warns if lesion has one value in some files and another in others."""
+    counts = Counter(check.value for check in checks if check.value is not None)
+    if not counts or max(counts) <= 1.25 * min(counts):  # JPEG changes values a little
+        return []
+    values = name_some([f"{value:g} in {n} masks" for value, n in counts.most_common()])
+    return [
+        f"lesion is {values}: masks of different sources, or different labels; see whether they "
+        "mean the same, or name the values that count with data.lesion_values"
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -17,16 +17,32 @@ from seglab.data.images import is_deep, is_white_zero, open_image
 # photograph has most of its pixels there.
 MAX_GREY_SHARE = 0.25
 # A share of the pixels. Ringing of JPEG at quality 30 leaves at most 0.03 % flat, resizing 0.03 %.
-MAX_FLAT_SHARE = 0.001
+MAX_AREA_SHARE = 0.001
 LOSSY_FORMATS = ("JPEG", "JPEG2000", "MPO", "WEBP")
+
+
+class DecodedMask(NamedTuple):
+    """A mask, and how it was read.
+
+    Attributes:
+        mask: Class numbers, uint8 (H, W); 0 and 1 in the binary case.
+        value: The value that lesion has in the file, of the brightest channel; None where there is
+            no lesion, or `Classes` say which values count.
+        note: How a file was read that may also be read in another way, else None. It ends
+            'masks are ...'.
+    """
+
+    mask: np.ndarray
+    value: float | None = None
+    note: str | None = None
 
 
 def read_mask(path: str | Path, classes: Classes = ONE_CLASS) -> np.ndarray:
     """Reads a mask as `decode_mask` does: uint8 (H, W), class numbers."""
-    return decode_mask(path, classes)[0]
+    return decode_mask(path, classes).mask
 
 
-def decode_mask(path: str | Path, classes: Classes = ONE_CLASS) -> tuple[np.ndarray, str | None]:
+def decode_mask(path: str | Path, classes: Classes = ONE_CLASS) -> DecodedMask:
     """Reads a mask of any mode as class numbers, and says how an ambiguous file was read.
 
     README.md lists what counts as lesion in each kind of file. With `classes.lesion_values`, these
@@ -37,40 +53,46 @@ def decode_mask(path: str | Path, classes: Classes = ONE_CLASS) -> tuple[np.ndar
         path: A file of one of `FORMATS`.
         classes: The classes that the mask distinguishes.
 
-    Returns:
-        uint8 (H, W), class numbers, 0 and 1 in the binary case; and a note for the log if the file
-        may also be read in another way, else None. The note ends 'masks are ...'.
-
     Raises:
         InputError: The file is missing, damaged or no image, a binary mask holds more than one
             class or many grey pixels, or a pixel is of no class.
     """
     image = open_image(path)
     if classes.colours is not None:
-        return _decode_colours(image, classes, path), None
+        return DecodedMask(_decode_colours(image, classes, path))
     white_is_zero, tags = is_white_zero(image), getattr(image, "tag_v2", {})
     if white_is_zero and image.mode in ("1", "L"):
         image = ImageChops.invert(image)  # back to the stored values
     if classes.is_multiclass:
-        return _decode_numbers(image, classes, path), None
+        return DecodedMask(_decode_numbers(image, classes, path))
     if classes.lesion_values is not None:
-        return _select_values(image, classes.lesion_values, path).astype(np.uint8), None
-    mask = _decode_binary(image, path).astype(np.uint8)
-    return _choose_polarity(mask, tags) if white_is_zero else (mask, None)
+        return DecodedMask(_select_values(image, classes.lesion_values, path).astype(np.uint8))
+    mask, value = _decode_binary(image, path)
+    note = None
+    if white_is_zero:
+        mask, note = _choose_polarity(mask, tags)
+    return DecodedMask(mask, value if mask.any() else None, note)
 
 
 def looks_inverted(mask: np.ndarray) -> bool:
     """Whether the corners of a binary mask, (H, W), are lesion more than its middle is.
 
     Over 140 masks of PH2, 80 of people and 1,800 of ISIC it is so for one, ISIC_0012837, whose
-    mask is wrong. Of the inverted masks, 2,015 of 2,020 are found.
+    mask is wrong. Of the inverted masks, 2,013 of 2,020 are found. Where the corners hold hardly
+    any lesion it is chance which holds more.
     """
+    corners, middle = _measure_corners(mask)
+    return corners > max(middle, 0.02)
+
+
+def _measure_corners(mask: np.ndarray) -> tuple[float, float]:
+    """Share of lesion in the corners of a mask, and in its middle."""
     height, width = mask.shape
     y, x = max(1, height // 10), max(1, width // 10)
     corners = np.array([mask[:y, :x], mask[:y, -x:], mask[-y:, :x], mask[-y:, -x:]])
     middle = mask[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    lesion_in_corners, lesion_in_middle = map(np.count_nonzero, (corners, middle))
-    return bool(lesion_in_corners * middle.size > lesion_in_middle * corners.size)
+    in_corners, in_middle = np.count_nonzero(corners), np.count_nonzero(middle)
+    return in_corners / corners.size, in_middle / middle.size
 
 
 def _choose_polarity(stored: np.ndarray, tags: Mapping[int, Any]) -> tuple[np.ndarray, str | None]:
@@ -80,16 +102,20 @@ def _choose_polarity(stored: np.ndarray, tags: Mapping[int, Any]) -> tuple[np.nd
     # its foreground, in black.
     if program.startswith("tifffile") or description.startswith("ImageJ="):
         return stored, None
-    zero_is_lesion = not looks_inverted(1 - stored)
+    corners, middle = _measure_corners(1 - stored)
+    if abs(corners - middle) >= 0.1:
+        reason, zero_is_lesion = "corners", corners < middle
+    else:  # small lesions, or none
+        reason, zero_is_lesion = "area", not 0 < np.mean(stored) < 0.5
     note = (
-        "TIFF files that store white as 0, from an unknown program; judged by their corners, 0 is "
-        f"taken for {'lesion' if zero_is_lesion else 'background'}"
+        f"TIFF files that store white as 0, from an unknown program; judged by their {reason}, 0 "
+        f"is taken for {'lesion' if zero_is_lesion else 'background'}"
     )
     return 1 - stored if zero_is_lesion else stored, note
 
 
-def _decode_binary(image: Image.Image, path: str | Path) -> np.ndarray:
-    """Cuts a mask at one half of its bright value: bool (H, W)."""
+def _decode_binary(image: Image.Image, path: str | Path) -> tuple[np.ndarray, float]:
+    """Cuts a mask at one half of its bright value: uint8 (H, W), and that value."""
     rgb = None
     if is_deep(image):
         values = _read_values(image, path)
@@ -107,7 +133,7 @@ def _decode_binary(image: Image.Image, path: str | Path) -> np.ndarray:
         mask = values > 0.5 * bright
     if rgb is not None:
         _refuse_second_colour(rgb, mask, bright, path)
-    return mask
+    return mask.astype(np.uint8), float(bright)
 
 
 def _find_bright_value(
@@ -122,8 +148,8 @@ def _find_bright_value(
     white = 1 if top <= 1 else 255 if top <= 255 else 65535
     # Blurred edges and noise leave many levels, dark ones too; otherwise each is meant.
     is_exact = not is_lossy and (len(levels) <= 8 or levels[1] > 0.3 * top)
-    is_flat = _find_flat(values, 0 if is_exact else top // 50)
-    areas, sizes = np.unique(values[1:-1, 1:-1][is_flat], return_counts=True)
+    in_area = _find_areas(values, top // 50 if is_lossy else 0, is_exact and len(levels) <= 4)
+    areas, sizes = np.unique(values[1:-1, 1:-1][in_area], return_counts=True)
     is_bright = areas > 0.5 * top
     if is_bright.any():
         bright = areas[is_bright][sizes[is_bright].argmax()]
@@ -139,8 +165,13 @@ def _find_bright_value(
     )
     is_other = (areas > dark) & (areas < least) | (areas > most)
     is_grey = (levels > 0.1 * bright) & (levels < 0.9 * bright) | (levels > 1.3 * bright)
+    n_lesion = counts[levels > 0.5 * top].sum()
+    n_bright = counts[(levels >= 0.9 * bright) & (levels <= 1.1 * bright)].sum()
+    # Noise grows with the file; without it, other values are few beside those of lesion.
+    most_other = MAX_AREA_SHARE * (values.size if is_lossy else min(values.size, 10 * n_lesion))
     if (
-        sizes[is_other].sum() > MAX_FLAT_SHARE * values.size
+        sizes[is_other].sum() > max(most_other, 20)
+        or (bright < 0.9 * white and 2 * n_bright < n_lesion and n_lesion > 0.001 * values.size)
         or counts[is_grey].sum() > MAX_GREY_SHARE * values.size
         or (levels[0] > 0.5 * bright and (len(levels) > 2 or levels[0] < 0.9 * white))  # no black
         or (0.1 * bright < levels[0] < 0.97 * top and len(levels) == 2)  # no edge is grey
@@ -156,12 +187,18 @@ def _find_bright_value(
     return bright
 
 
-def _find_flat(values: np.ndarray, tolerance: Any) -> np.ndarray:
-    """Where 3 x 3 pixels differ by no more than a tolerance: bool (H - 2, W - 2)."""
+def _find_areas(values: np.ndarray, tolerance: Any, with_lines: bool = False) -> np.ndarray:
+    """Where a pixel is no edge: bool (H - 2, W - 2).
+
+    Its 3 x 3 neighbours differ by no more than a tolerance, or, with lines, are all as bright or
+    all as dark as it is.
+    """
     low = high = values
     for _ in range(2):  # rows, then columns
         low = np.minimum(np.minimum(low[:-2], low[1:-1]), low[2:]).T
         high = np.maximum(np.maximum(high[:-2], high[1:-1]), high[2:]).T
+    if with_lines:
+        return (values[1:-1, 1:-1] == low) | (values[1:-1, 1:-1] == high)
     return high - low <= tolerance
 
 
@@ -186,10 +223,10 @@ def _refuse_second_colour(
     two: Any = rgb.getcolors(2) or ()
     has_two = len(two) == 2 and all(max(colour) > 0.1 * bright for _, colour in two)
     for band in map(np.asarray, rgb.split()):
-        inner = band[1:-1, 1:-1][_find_flat(band, 5) & mask[1:-1, 1:-1]]
+        inner = band[1:-1, 1:-1][_find_areas(band, 5) & mask[1:-1, 1:-1]]
         if inner.size:
             distance = np.abs(inner - np.float32(np.bincount(inner).argmax()))
-            has_two |= np.sum(distance > 0.3 * bright) > MAX_FLAT_SHARE * mask.size
+            has_two |= np.sum(distance > 0.3 * bright) > MAX_AREA_SHARE * mask.size
     if has_two:
         colours: Any = rgb.getcolors(rgb.width * rgb.height)
         frequent = [f"#{bytes(colour).hex()}" for _, colour in sorted(colours, reverse=True)]

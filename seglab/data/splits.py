@@ -111,10 +111,14 @@ def make_split(
         sha256=dict(sorted(sha256.items())),
     )
     if not split.train or not split.test or (fold is not None and len(sequence) < folds):
+        largest = max(sequence, key=len, default=[])
+        reason = ""
+        if len(largest) > 1:
+            ids = name_some([case.id for case in largest])
+            reason = f"; {ids} stay together: {_describe_reason(largest)}"
         raise InputError(
             f"{len(cases)} cases are too few, {len(sequence)} with those of one picture or patient "
-            f"counted once, for {protocol}; add cases or change data.split, or set "
-            "data.find_duplicates=false if pictures are wrongly taken for the same"
+            f"counted once, for {protocol}{reason}; add cases or change data.split"
         )
     warning = _describe_sizes(split, {"val": n_val, "test": n_test}, max(sequence, key=len))
     return replace(split, warnings=(warning,)) if warning else split
@@ -264,21 +268,25 @@ def _tolerance(count: float) -> float:
 
 
 def _describe_sizes(split: Split, wanted: dict[str, float], largest: list[Case]) -> str:
-    """Returns a warning if one group is larger than what is held out, or sizes are far off."""
+    """Returns a warning if sizes are far from what was asked for, with the largest group."""
     sizes = {"val": len(split.val), "test": len(split.test)}
-    if len(largest) <= sum(wanted.values()) and all(
-        abs(sizes[subset] - wanted[subset]) <= _tolerance(wanted[subset]) for subset in sizes
-    ):
+    if all(abs(sizes[name] - wanted[name]) <= _tolerance(wanted[name]) for name in sizes):
         return ""
-    patient = f"patient {largest[0].patient}: " if largest[0].patient else ""
     return (
-        f"data.split: {len(largest)} cases stay together because they are of one patient or "
-        f"picture ({patient}{name_some([case.id for case in largest])}): {len(split.train)} train, "
-        f"{sizes['val']} val, {sizes['test']} test, where {wanted['val']:.3g} val and "
-        f"{wanted['test']:.3g} test were asked for; choose other shares or folds, name a split of "
-        "your own with data.split.file, or set data.find_duplicates=false if pictures are wrongly "
-        "taken for the same"
+        f"data.split: {len(split.train)} train, {sizes['val']} val, {sizes['test']} test, where "
+        f"{wanted['val']:.3g} val and {wanted['test']:.3g} test were asked for, because "
+        f"{len(largest)} cases ({name_some([case.id for case in largest])}) stay together: "
+        f"{_describe_reason(largest)}; choose other shares or folds, or name a split of your own "
+        "with data.split.file"
     )
+
+
+def _describe_reason(group: list[Case]) -> str:
+    """Says why cases stay together, and how to part them if they need not."""
+    patients = {case.patient for case in group} - {""}
+    if patients:
+        return f"they are of patient {name_some(sorted(patients))}"
+    return "their pictures are the same, or nearly (if they differ, set data.find_duplicates=false)"
 
 
 def _sorted_ids(groups: Groups) -> list[str]:

@@ -18,6 +18,7 @@ from seglab.data.checks import check_case, describe_checks
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.layouts import find_cases
+from seglab.data.masks import DecodedMask
 
 PairsWriter = Callable[[Path, int], Path]
 THREE = Classes(("skin", "disc", "square"))
@@ -75,7 +76,7 @@ def test_masks_without_meaning_are_counted_and_named(
         "see whether that is right",
         "1 of 12 masks (p07) are full (one class at every pixel); see whether that is right",
         "1 of 12 masks (p08) are as if inverted (more lesion in the corners than in the middle); "
-        "see whether that is right",
+        "if they are, data.lesion_values=[0] takes 0 for lesion",
     ]
     root = tmp_path / "data"
     assert check_data(root, size=32).warnings == expected
@@ -203,8 +204,29 @@ def test_a_note_of_the_reader_is_told(tmp_path: Path, masks: list[Path]) -> None
     mask = np.zeros((20, 27), np.uint8)
     mask[8:12, 8:12] = 1
     checks = {
-        "a": check_case(case, mask, mask, "of a format that is read as X"),
-        "b": check_case(case, mask, mask, None),
+        "a": check_case(case, DecodedMask(mask, 255, "of a format that is read as X"), mask),
+        "b": check_case(case, DecodedMask(mask, 255), mask),
     }
     (line,) = describe_checks(checks, ONE_CLASS, 32)
     assert line.startswith("1 of 2 masks (a) are of a format that is read as X; ")
+
+
+def test_values_that_differ_between_files_are_told(
+    tmp_path: Path, masks: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for mask, value in zip(masks[:3], (128, 1, 1), strict=True):
+        lesion = np.asarray(Image.open(mask).convert("L")) > 127
+        Image.fromarray(lesion * np.uint8(value)).save(mask)
+    (warning,) = check_data(tmp_path / "data", size=32).warnings
+    assert warning.startswith("lesion is 255 in 9 masks, 1 in 2 masks, 128 in 1 masks: ")
+    assert warning in warnings_of_train(tmp_path / "data", caplog)
+
+
+def test_the_checker_tells_of_a_split_that_training_refuses(
+    tmp_path: Path, masks: list[Path]
+) -> None:
+    rows = [f"{path.stem},p{i % 2}" for i, path in enumerate(masks)]
+    (tmp_path / "data" / "meta.csv").write_text("\n".join(["image,patient_id", *rows]) + "\n")
+    (warning,) = check_data(tmp_path / "data", size=32).warnings
+    assert "12 cases are too few, 2 with those of one picture or patient" in warning
+    assert "they are of patient p1" in warning

@@ -279,7 +279,7 @@ def test_what_libraries_write_is_read_back(
         if mask.all() and not may_be_full:
             mask[0, 0] = False
         write_mask(path, mask)
-        read, note = decode_mask(path)
+        read, _, note = decode_mask(path)
         assert_same_mask(read, mask)
         assert note is None
 
@@ -355,6 +355,22 @@ def test_a_mask_without_background_is_refused(values: tuple[int, ...], tmp_path:
         read_mask(write(tmp_path / "mask.png", content))
 
 
+def test_small_objects_and_thin_lines_are_refused_too(tmp_path: Path) -> None:
+    labels = np.zeros((300, 400), np.uint8)
+    for i in range(40):  # discs of 3 pixels' radius: 1 % of the picture
+        y, x = (
+            np.mgrid[:300, :400] - np.array([20 + 35 * (i // 5), 30 + 75 * (i % 5)])[:, None, None]
+        )
+        labels[y**2 + x**2 <= 9] = i + 1
+    lines = grey(blob(120, 160, 2, 0.2))
+    lines[100::6, 10:150] = 128
+    for name, values in (("labels", labels), ("lines", lines)):
+        path = write(tmp_path / f"{name}.png", image_of(values))
+        with pytest.raises(InputError, match=rf"{name}\.png: not a mask"):
+            read_mask(path)
+        assert_same_mask(read_mask(path, Classes(lesion_values="nonzero")), values > 0)
+
+
 def test_a_second_class_in_a_jpeg_is_refused(tmp_path: Path) -> None:
     values = np.where(SECOND, 128, np.where(blob(120, 160, 2, 0.3), 255, 0)).astype(np.uint8)
     image_of(values).save(tmp_path / "mask.jpg", quality=85)
@@ -422,10 +438,16 @@ def test_the_corners_decide_where_an_unknown_program_stores_white_as_0(
     for stored, taken in ((mask, "background"), (~mask, "lesion")):
         values = stored if bits == 1 else grey(stored)
         tifffile.imwrite(tmp_path / "m.tif", values, photometric="miniswhite", software="Scanner")
-        read, note = decode_mask(tmp_path / "m.tif")
+        read, _, note = decode_mask(tmp_path / "m.tif")
         assert_same_mask(read, mask)
         assert note is not None and note.endswith(f"0 is taken for {taken}")
-    # Where the corners say nothing, what the file states counts: 0 is white.
+    # Of small lesions the corners say nothing: they are what covers less.
+    spots = np.zeros((40, 60), bool)
+    spots[2:4, 2:4] = spots[30, 20:24] = True
+    for stored in (spots, ~spots):
+        tifffile.imwrite(tmp_path / "m.tif", grey(stored), photometric="miniswhite", software="")
+        assert_same_mask(read_mask(tmp_path / "m.tif"), spots)
+    # Where nothing does, what the file states counts: 0 is white.
     tifffile.imwrite(tmp_path / "m.tif", grey(mask & False), photometric="miniswhite", software="")
     assert read_mask(tmp_path / "m.tif").all()
 
