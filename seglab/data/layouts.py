@@ -78,6 +78,8 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
         if scans[-1].cases:
             break
     scan = max(scans, key=lambda scan: (bool(scan.cases), bool(scan.errors)))
+    if not scan.cases and (not scan.errors or scan.layout == "isic2018"):
+        _refuse_same_names(scan)
     if not scan.cases and not scan.errors:
         problem = f"holds no data set, but {name_some(files) or 'no file'}"
         expected = ", ".join(f"{scan.expected} ({scan.layout})" for scan in scans)
@@ -103,6 +105,21 @@ def _refuse_names(root: Path, files: list[Path]) -> None:
         raise InputError(
             f"{root}: names of {len(refused)} files are not UTF-8: {name_some(names)}; rename "
             f"them, such as by: {command}"
+        )
+
+
+def _refuse_same_names(scan: Scan) -> None:
+    """Raises an InputError if folders share many names, as those of images and masks do."""
+    names: dict[Path, set[str]] = defaultdict(set)
+    for file in filter(is_picture, scan.files):
+        names[file.parent].add(file.stem)
+    # Folders of patients share fewer names, such as 'image' and 'mask', than there are folders.
+    large = [a for a in names if len(names[a]) > len(names)]
+    shared = [a for a in large if sum(len(names[a] & names[b]) > len(names) for b in large) > 1]
+    if shared:
+        raise InputError(
+            f"{name_some(shared)} hold pictures of the same names, but no masks are found; if "
+            f"some are masks, call the folders {scan.root}/images and {scan.root}/masks"
         )
 
 

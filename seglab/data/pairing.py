@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from seglab.core.errors import name_some
 from seglab.data.cases import Case
 from seglab.data.scan import SECOND_FILE, Scan, choose_file, is_map, is_picture
 
@@ -15,6 +16,7 @@ _MASK_SUFFIX = re.compile(
     r"([ ._-]?(masks?|segmentations?|segs?|lesions?|gt|ground[ _-]?truth|labels?|annotations?))+"
     r"([ ._-]?\(?\d+\)?)?|\.(bmp|png|tiff?|jpe?g)|"
 )
+_LAYOUTS_OF_ONE_FOLDER = ("isic2018", "flat")  # a mask without the suffix counts as an image
 
 
 def group_by_name(scan: Scan, *names: str) -> dict[str, list[Path]] | None:
@@ -67,9 +69,11 @@ def match_masks(
     suffix, *others = sorted(found, key=lambda suffix: len(found[suffix]), reverse=True)
     if others:
         first, other = (next(iter(found[s].values()))[0] for s in (suffix, others[0]))
+        lone = [m for s in others for i, (m, *_) in found[s].items() if i not in found[suffix]]
         scan.errors.append(
-            f"{other}: a mask that ends with '{others[0]}', but {first} ends with '{suffix}'; keep "
-            "masks of one kind, or choose it with data.mask_suffix (--mask-suffix)"
+            f"{other}: a mask that ends with '{others[0]}', but {first} ends with '{suffix}'; "
+            + (f"all need the same end: rename {name_some(lone)}" if lone else "")
+            + ("" if lone else "choose one with data.mask_suffix (--mask-suffix)")
         )
     return found[suffix]
 
@@ -81,10 +85,17 @@ def add_pairs(
     for id in [id for id in images if id in masks]:
         case = Case(id, choose_file(images[id]), choose_file(masks[id]))
         scan.cases.append(case)
-        others = {*images[id], *masks[id]} - {case.image, case.mask}
-        scan.leave_out(SECOND_FILE, others)
-    for id in [id for id in images if id not in masks]:
+        scan.leave_out(SECOND_FILE, {*images[id], *masks[id]} - {case.image, case.mask})
+    for id in sorted(images.keys() - masks.keys()):
+        # Further pictures of the case c1 may be c1_mask_2 and c1 drawn, but not c10 and c1/2.
+        starts = {id[:end] for end in range(1, len(id)) if id[end] not in "/0123456789"}
+        is_further = scan.layout in _LAYOUTS_OF_ONE_FOLDER and starts & images.keys() & masks.keys()
+        if is_further and scan.mask_suffix:
+            scan.leave_out("pictures have a case's name and another suffix", images[id])
+            continue
         nearest = "" if scan.errors else _find_nearest(scan, id, images)
+        if is_further:
+            nearest = "to leave it out, set data.mask_suffix (--mask-suffix); "
         scan.leave_out("", images[id])
         scan.errors.append(
             f"{choose_file(images[id])}: case {id} has no mask; {nearest}expected {scan.expected}"
@@ -93,16 +104,17 @@ def add_pairs(
 
 def _find_nearest(scan: Scan, id: str, images: Mapping[str, list[Path]]) -> str:
     """Points out a file whose name holds that of an image, to be made its mask."""
-    used = {file for files in images.values() for file in files}
-    used |= {case.mask for case in scan.cases}
+    others = [images[id]] if scan.layout in _LAYOUTS_OF_ONE_FOLDER else images.values()
+    used = {file for files in others for file in files}
+    used |= {file for case in scan.cases for file in (case.image, case.mask)}
     name = re.escape(id.rpartition("/")[2])
     pattern = re.compile(rf"(?<!\d){name}(?!\d)", re.IGNORECASE)
     for file in scan.files:
-        if file not in used and pattern.search(file.stem):
+        if file not in used and not is_map(file) and pattern.search(file.stem):
             if not is_picture(file):
                 return f"{file} is there, of a format that is not read; "
             return (
-                f"{file} is there: rename it, or set data.mask_suffix (--mask-suffix) to what "
-                "names of masks end with; "
+                f"{file} is there: rename it, or set data.mask_suffix (--mask-suffix) to what the "
+                "names of all masks end with; "
             )
     return ""

@@ -26,9 +26,10 @@ _ID_COLUMNS = (
 _PATIENT_COLUMNS = (
     *("patientid", "patient", "patientno", "patientnr", "patientnumber", "patientcode"),
     *("patientname", "subjectid", "subject", "participantid", "participant", "personid", "person"),
+    *("pid", "ptid", "patid", "mrn"),
 )
 _LESION_COLUMNS = ("lesionid",)
-_ABOUT_PATIENTS = ("patient", "subject", "participant", "person", "lesion_id")
+_ABOUT_PATIENTS = re.compile(r"patient|subject|participant|person|lesion_id|\b(pid|mrn)\b", re.I)
 _NO_PATIENT = {
     *("", "-", "--", "?", "na", "n/a", "#n/a", "<na>", "nan", "nil", "none", "null", "unknown"),
 }
@@ -135,7 +136,7 @@ def _read_rows(path: Path, warnings: list[str]) -> list[_Row]:
         raise InputError(f"{path}: cannot be read as a table ({error}); {remedy}") from error
     if columns is None:
         is_prose = path.suffix.lower() in (".txt", "")
-        if not is_prose and any(word in "".join(lines).casefold() for word in _ABOUT_PATIENTS):
+        if not is_prose and _ABOUT_PATIENTS.search("\n".join(lines)):
             warnings.append(
                 f"{path}: is not read, though it seems to name patients; expected a first line "
                 "with a column of cases (such as image_id) and one of patients (patient_id)"

@@ -193,6 +193,39 @@ def test_images_of_the_same_name_in_two_folders(tmp_path: Path) -> None:
     assert_refused(tmp_path, "a second case named", expected[1].id, str(mask))
 
 
+@pytest.mark.parametrize(
+    ("folders", "name"),
+    [
+        (["im", "m"], "ISIC_000000"),
+        (["JPEGImages", "SegmentationClassPNG"], "c"),
+        (["SegmentationClass", "SegmentationObject", "VOC", "test"], "c"),
+        (["ann_dir/train", "img_dir/train"], "c"),
+        (["Ground Truth", "Original"], "c"),
+        (["all/gt", "all/image"], "c"),
+    ],
+)
+def test_folders_of_the_same_names_are_named(folders: list[str], name: str, tmp_path: Path) -> None:
+    for folder in folders[:3]:
+        for i in range(9):
+            touch(tmp_path / folder / f"{name}{i}.png").write_text(folder)
+    for folder in folders[2:]:
+        touch(tmp_path / folder / "other.jpg")
+    same = ", ".join(str(tmp_path / folder) for folder in folders[:3])
+    remedy = f"call the folders {tmp_path}/images and {tmp_path}/masks"
+    for read in (find_cases, scan_cases):
+        assert_refused(tmp_path, f"{same} hold pictures of the same names", remedy, read=read)
+    for folder, end in zip((folders[0], folders[1]), ("images", "masks"), strict=True):
+        (tmp_path / folder).rename(tmp_path / end)
+    assert len(find_cases(tmp_path)) == 9
+
+
+def test_folders_of_patients_are_no_images_and_masks(tmp_path: Path) -> None:
+    for i in range(9):
+        for name in ("photo", "drawn"):
+            touch(tmp_path / f"p{i}" / f"{name}.png")
+    assert_refused(tmp_path, "holds no data set")
+
+
 def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     root = touch_pairs(tmp_path / "my data", os.fsdecode(b"l\xe4sion"), "two")
     command = f'convmv -f latin1 -t utf8 -r --notest "{root}"'

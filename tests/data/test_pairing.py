@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from seglab.core.errors import InputError
 from seglab.data.cases import Case
-from seglab.data.layouts import find_cases
+from seglab.data.layouts import find_cases, scan_cases
 
 
 @pytest.fixture
@@ -102,6 +102,66 @@ def test_two_masks_of_one_image_are_a_question(tmp_path: Path) -> None:
     assert [case.mask.name for case in cases] == ["one_mask.png", "three_mask.png", "two_mask.png"]
 
 
+@pytest.mark.parametrize(
+    ("image", "suffix", "others"),
+    [
+        ("c*", "_gt1", ["_gt2", "_overlay"]),
+        ("c*", "_gt2", ["_gt1"]),
+        ("benign/benign (*)", "_mask", ["_mask_1"]),
+        ("Image_*L", "_1stHO", ["_2ndHO"]),
+        ("c*", "gt", ["gtB"]),
+        ("ISIC_*", "_expert", ["_novice"]),
+        ("ISIC_*", "_segmentation", ["_overlay"]),
+    ],
+)
+def test_a_chosen_suffix_leaves_further_pictures_out(
+    image: str, suffix: str, others: list[str], tmp_path: Path
+) -> None:
+    """As in BUSI, CHASE, and where several people drew, in the folder of the images."""
+    names = [image.replace("*", number) for number in ("2", "20", "31")]
+    for name in names:
+        touch(tmp_path / f"{name}.jpg")
+        for end in (suffix, *others):
+            touch(tmp_path / f"{name}{end}.png")
+    scan = scan_cases(tmp_path, mask_suffix=suffix)
+    assert scan.errors == []
+    expected = [(tmp_path / f"{name}.jpg", tmp_path / f"{name}{suffix}.png") for name in names]
+    assert {(case.image, case.mask) for case in scan.cases} == {*expected}
+    (warning,) = scan.warnings
+    words = f"{3 * len(others)} pictures have a case's name and another suffix: {tmp_path}/"
+    assert warning.startswith(words)
+    # An image without its mask is one, though its name begins with that of another.
+    expected[1][1].unlink()
+    for end in others:
+        (tmp_path / f"{names[1]}{end}.png").unlink()
+    (error,) = scan_cases(tmp_path, mask_suffix=suffix).errors
+    assert error.startswith(f"{expected[1][0]}: case {names[1]} has no mask; expected")
+
+
+def test_a_further_picture_can_be_left_out(tmp_path: Path) -> None:
+    for end in (".jpg", "_mask.png", "_overlay.png"):
+        touch(tmp_path / f"c1{end}")
+    words = "case c1_overlay has no mask; to leave it out, set data.mask_suffix (--mask-suffix)"
+    assert_refused(tmp_path, words)
+    assert len(find_cases(tmp_path, mask_suffix="_mask")) == 1
+
+
+@pytest.mark.parametrize("folders", [("images", "masks"), (".", ".")])
+def test_masks_of_different_suffixes_are_to_be_renamed(
+    folders: tuple[str, str], tmp_path: Path
+) -> None:
+    """No suffix fits all: with each the other was asked for."""
+    for i, suffix in enumerate(("_mask", "_seg", "_mask", "_seg", "_mask")):
+        touch(tmp_path / folders[0] / f"c{i}.jpg")
+        touch(tmp_path / folders[1] / f"c{i}{suffix}.png")
+    masks = tmp_path / folders[1]
+    words = f"all need the same end: rename {masks}/c1_seg.png, {masks}/c3_seg.png"
+    assert_refused(tmp_path, f"{masks}/c1_seg.png: a mask that ends with '_seg', but", words)
+    for suffix, nearest in (("_mask", "c1_seg"), ("_seg", "c0_mask")):
+        words = f"{masks}/{nearest}.png is there: rename it, or set data.mask_suffix"
+        assert_refused(tmp_path, words, read=functools.partial(find_cases, mask_suffix=suffix))
+
+
 @pytest.mark.parametrize("name", ["läsion 'a' [1] (2) \"x\" #=,&$", "皮膚", "été"])
 def test_names_in_any_script(name: str, tmp_path: Path) -> None:
     """An image may be called as Linux does, its mask as macOS does, with accents apart."""
@@ -161,3 +221,15 @@ def test_the_nearest_file_is_named(tmp_path: Path) -> None:
     assert "is there" not in str(caught.value)
     touch(tmp_path / "masks" / "mask of LESION_03.png")
     assert_refused(tmp_path, f"{tmp_path}/masks/mask of LESION_03.png is there: rename it")
+
+
+@pytest.mark.parametrize("folder", ["", "a", "z"])
+def test_the_nearest_file_of_isic_is_named(folder: str, tmp_path: Path) -> None:
+    """Which counts as an image, because its suffix is not known."""
+    for i in range(3):
+        touch(tmp_path / "im" / f"ISIC_000000{i}.jpg")
+        touch(tmp_path / "im" / f"ISIC_000000{i}_superpixels.png")
+        touch(tmp_path / (folder or "im") / f"ISIC_000000{i}_expert.png")
+    words = f"{tmp_path}/{folder or 'im'}/ISIC_0000000_expert.png is there: rename it, or set data."
+    assert_refused(tmp_path, f"{tmp_path}/im/ISIC_0000000.jpg: case ISIC_0000000 has no", words)
+    assert len(find_cases(tmp_path, mask_suffix="_expert")) == 3

@@ -75,6 +75,8 @@ def test_patients_of_ph2_are_read_beside_its_table(root: Path) -> None:
     [
         codecs.BOM_UTF8 + b"ID;PATIENT_ID\r\none.JPG;P1\r\na/two.png;P1\r\n",
         b"image\tlesion_id\none\tP1\na/two\tP1",
+        b"image,pid\none,P1\na/two,P1\n",
+        b"MRN;file name\nP1;one.jpg\nP1;a/two.jpg\n",
         b" image_name , patient ,age\n one , P1 ,3\n\n,,\n a/two , P1 ,4\n",
         b"lesion_id,patient,patient_id,name,image\nL1,x,P1,n,one\nL2,y,P1,m,a/two\n",
         b"id,patient\none,P1\none,P1\na/two,\na/two,P1\nthree,\n",
@@ -86,7 +88,17 @@ def test_patients_of_ph2_are_read_beside_its_table(root: Path) -> None:
         b"image,patient_id\none,P1\na/two,P1\nthree,\n",
     ],
     ids=[
-        *("semicolons", "tabs", "blanks", "preference", "twice alike", "quotes", "Windows"),
+        *(
+            "semicolons",
+            "tabs",
+            "pid",
+            "MRN",
+            "blanks",
+            "preference",
+            "twice alike",
+            "quotes",
+            "Windows",
+        ),
         *("row numbers", "lesion of a patient", "long header", "missing"),
     ],
 )
@@ -216,8 +228,18 @@ def test_tables_that_are_not_read_are_named(
     touch(root / "PH2_dataset.xlsx")
     (root / "titled.csv").write_text("Patients of 2019\nimage,patient\none,P1\n")
     (root / "bars.csv").write_text("image|patient\none|P1\n")
+    (root / "german.csv").write_text("Bild,PID\none,P1\n")
+    (root / "fats.csv").write_text("lipids,rapid_pid_test\n1,2\n")
     assert patients(find_cases(root)) == {"one": ""}
     messages = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert len(messages) == 5
-    for name in ("demography.csv", "notes.csv", "titled.csv", "bars.csv", "patients.xlsx"):
+    assert len(messages) == 6
+    tables = (
+        "demography.csv",
+        "notes.csv",
+        "titled.csv",
+        "bars.csv",
+        "german.csv",
+        "patients.xlsx",
+    )
+    for name in tables:
         assert any(str(root / name) in message for message in messages), name
