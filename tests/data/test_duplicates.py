@@ -66,6 +66,7 @@ def test_similar_pictures_are_not_the_same() -> None:
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "equal": lambda image: image.copy(),
     "re-encoded": reencoded,
+    "JPEG, quality 50": lambda image: np.asarray(jpeg(Image.fromarray(image), 50)),
     "halved": halved,
     "256 x 256": lambda image: np.asarray(Image.fromarray(image).resize((256, 256))),
     "brightened": lambda image: np.clip(image * 1.2, 0, 255).astype(np.uint8),
@@ -151,6 +152,20 @@ def retina(seed: int) -> np.ndarray:
     return in_a_disc((np.asarray(drawn) + rng.normal(0, 2, (240, 320, 3))).clip(0, 255))
 
 
+def darkened(image: np.ndarray, share: float) -> np.ndarray:
+    return (image * share).astype(np.uint8)
+
+
+def fluorescent(seed: int) -> np.ndarray:
+    """Dim cells on black, with a scale bar that is in the same place in all pictures."""
+    rng = np.random.default_rng(seed)
+    grey = rng.poisson(4, (240, 320)).astype(float)
+    for y, x in rng.uniform(0, (240, 320), (25, 2)):
+        grey += 30 * np.exp(-((Y - y) ** 2 + (X - x) ** 2) / 72)
+    grey[220:228, 230:310] = 255
+    return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
 Y, X = np.mgrid[:240, :320]
 # Sets of different pictures that have much in common, by the seed of a picture.
 SETS: dict[str, Callable[[int], np.ndarray]] = {
@@ -173,10 +188,21 @@ PALE_SETS: dict[str, Callable[[int], np.ndarray]] = {
     "pale, rulers": lambda seed: ruled(lesion(seed, 6, 2)),
 }
 
+# Dark ones, of which JPEG at quality 30 leaves little, too.
+DARK_SETS: dict[str, Callable[[int], np.ndarray]] = {
+    "framed, at 25 %": lambda seed: darkened(in_a_disc(lesion(seed, 50)), 0.25),
+    "framed, at 15 %": lambda seed: darkened(in_a_disc(lesion(seed, 50)), 0.15),
+    "framed, at 5 %": lambda seed: darkened(in_a_disc(lesion(seed, 50)), 0.05),
+    "retinas, at 25 %": lambda seed: darkened(retina(seed), 0.25),
+    "rulers, at 25 %": lambda seed: darkened(SETS["rulers"](seed), 0.25),
+    "scale bar": fluorescent,
+    "scale bar, at 50 %": lambda seed: darkened(fluorescent(seed), 0.5),
+}
 
-@pytest.mark.parametrize("name", [*SETS, *PALE_SETS])
+
+@pytest.mark.parametrize("name", [*SETS, *PALE_SETS, *DARK_SETS])
 def test_what_all_pictures_have_in_common_makes_none_the_same(name: str) -> None:
-    draw = (SETS | PALE_SETS)[name]
+    draw = (SETS | PALE_SETS | DARK_SETS)[name]
     images = [draw(seed) for seed in range(12)]
     assert groups_of(images) == list(range(12))
 
@@ -186,6 +212,22 @@ def test_copies_are_found_in_a_set_that_has_much_in_common(name: str) -> None:
     images = [SETS[name](seed) for seed in range(4)]
     changes = ("re-encoded", "256 x 256", "brightened", "turned by 90", "mirrored", "much")
     copies = [np.ascontiguousarray(CHANGES[change](images[1])) for change in changes]
+    assert groups_of(images + copies) == [0, 1, 2, 3] + [1] * len(copies)
+
+
+DARK_CHANGES: dict[str, tuple[str, ...]] = {
+    "framed, at 25 %": ("JPEG, quality 50", "halved", "256 x 256", "brightened", "turned by 90"),
+    "framed, at 15 %": ("halved", "256 x 256", "turned by 90", "mirrored"),
+    "retinas, at 25 %": ("halved", "256 x 256", "brightened", "turned by 90"),
+    "rulers, at 25 %": ("JPEG, quality 50", "halved", "256 x 256", "brightened", "turned by 90"),
+    "scale bar": ("JPEG, quality 50", "256 x 256", "turned by 90", "mirrored"),
+}
+
+
+@pytest.mark.parametrize("name", DARK_CHANGES)
+def test_copies_are_found_in_a_dark_set(name: str) -> None:
+    images = [DARK_SETS[name](seed) for seed in range(4)]
+    copies = [np.ascontiguousarray(CHANGES[change](images[1])) for change in DARK_CHANGES[name]]
     assert groups_of(images + copies) == [0, 1, 2, 3] + [1] * len(copies)
 
 
