@@ -36,10 +36,9 @@ def same_pictures(thumbnails: np.ndarray) -> list[int]:
     Two pictures are the same if, in one of the eight orientations, the gradients of their
     thumbnails at half size correlate above `SAME_PICTURE` and so do their details, without what is
     in or near black or white: a common frame, ruler or shading makes no two pictures the same.
-    Where hardly anything else is in them, the thumbnails must be practically equal.
-    Encoding, resizing and brightening change these little; cropping by 2 % an edge or turning by
-    2 degrees mostly escapes, and JPEG at quality 30 of skin with hardly any contrast or 50 of
-    pictures darker than a fifth.
+    Where hardly anything else is in them, only practically equal thumbnails are the same. Encoding,
+    resizing and brightening change little; cropping by 2 % an edge or turning by 2 degrees mostly
+    escapes, and JPEG at quality 30 of skin with hardly any contrast, or at 50 of dark pictures.
 
     From thumbnails, uint8 (N, 64, 64), come N group numbers: the smallest index of the group.
     """
