@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.errors import check_number, quote_for_shell
+from seglab.core.errors import InputError, check_number, quote_for_shell
+from seglab.core.files import expand_user
 
 SIZE = 256  # as in conf/data/default.yaml
 
@@ -18,7 +19,7 @@ def check() -> None:
     )
     parser.add_argument("root", metavar="ROOT", help="folder of a data set of any layout")
     args = _parse(parser)
-    _check(Path(args.root), args)
+    _check(expand_user(args.root), args)
 
 
 @one_line_errors
@@ -69,6 +70,15 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def _check(root: Path, args: argparse.Namespace) -> None:
     """Print what is wrong with a data set, and how to train on it."""
+    from seglab.runs.paths import refuse_run_files
+
+    for file in filter(None, (args.json, args.figure)):
+        refuse_run_files(file)
+    figure = Path(args.figure)
+    if args.show and (figure.suffix != ".png" or root.resolve() in figure.resolve().parents):
+        raise InputError(
+            f"--figure {figure}: expected a .png file outside the data, such as ../check.png"
+        )
     from seglab.core.files import write_json
     from seglab.data.checker import check_data
     from seglab.data.classes import ONE_CLASS, make_classes
@@ -123,7 +133,7 @@ def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Pat
     from seglab.data.download import download, is_web_page, unpack_ph2
 
     if check is not None:
-        return Path(check)
+        return expand_user(check)
     if source is not None and Path(source).is_dir():
         return Path(source)
     if source is not None:

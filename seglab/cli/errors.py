@@ -91,9 +91,12 @@ def _explain_override_error(error: Exception) -> str | None:
     ambiguous = re.match(r"Ambiguous value for argument '(.+?)'", text)
     if ambiguous:
         key, _, value = ambiguous[1].partition("=")
+        other = f"a list is {quote_for_shell(f'{key}=[{value}]')}"
+        if re.fullmatch(r"-?\d+,\d+", value):
+            other = f"a decimal number has a point, {key}={value.replace(',', '.')}"
         return (
-            f"{ambiguous[1]}: a number has a point, not a comma; several values are a sweep, -m; "
-            f"one text is quoted twice: {quote_for_shell(f'{key}={quote_value(value)}')}"
+            f"{ambiguous[1]}: {other}; several values are a sweep, -m; one text is quoted twice: "
+            f"{quote_for_shell(f'{key}={quote_value(value)}')}"
         )
     return None
 

@@ -20,7 +20,12 @@ PARTIAL = ".partial"
 
 
 def expand_user(path: str | Path) -> Path:
-    """Returns a path with the home folder for ~; of a user that is not there the name stays."""
+    """Returns a path with the home folder for ~; of a user that is not there the name stays.
+
+    Raises an InputError for an empty text, as of a variable that is not set: it is no folder.
+    """
+    if path == "":
+        raise InputError("an empty path; expected a file or folder, '.' for the current one")
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 

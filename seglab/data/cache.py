@@ -33,7 +33,7 @@ from seglab.data.threads import map_in_threads
 log = logging.getLogger(__name__)
 
 # Part of the key: raise it when what is stored for the same files changes.
-VERSION = 4
+VERSION = 5
 
 
 def default_dir() -> str:

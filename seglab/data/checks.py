@@ -44,7 +44,9 @@ def check_case(case: Case, decoded: DecodedMask, small: np.ndarray) -> CaseCheck
     """
     oddities, mask = list[str](), decoded.mask
     if mask.max() == 0:
-        oddities.append(f"empty (background at every pixel){SEE}")
+        values = case.classes.lesion_values
+        reason = "background at every pixel" if values is None else f"no pixel of {values}"
+        oddities.append(f"empty ({reason}){SEE}")
     elif mask.min() == mask.max():
         oddities.append(f"full (one class at every pixel){SEE}")
     elif not case.classes.is_multiclass and looks_inverted(mask):

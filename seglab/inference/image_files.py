@@ -33,6 +33,8 @@ def find_images(images: Sequence[str | Path]) -> dict[str, Path]:
     for given in images:
         path = Path(os.path.abspath(expand_user(given)))  # noqa: PTH100
         if path.is_dir():
+            if (path / "images").is_dir() and (path / "masks").is_dir():
+                raise InputError(f"{given}: holds masks beside images; name {given}/images alone")
             folders.add(path)
             files |= {
                 file

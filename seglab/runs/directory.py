@@ -294,6 +294,8 @@ def refuse_early(cfg: DictConfig) -> None:
     try:
         check_values(cfg)
     except Exception:
+        if not isinstance(cfg.run_dir, str) or not cfg.run_dir:
+            raise  # there is no folder to say so in
         with RunDirectory(cfg.run_dir).recording(cfg, Interrupts()):
             raise
 

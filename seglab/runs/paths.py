@@ -69,7 +69,7 @@ def refuse_run_files(out: str | Path) -> None:
         if place[:1] in {*names, ("tensorboard",)} and not (has_free_folders and place[1:]):
             raise InputError(
                 f"{out}: belongs to the run {folder}, whose files stay as they are; name another "
-                "place with --out"
+                "place"
             )
 
 

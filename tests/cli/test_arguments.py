@@ -75,7 +75,9 @@ def test_what_is_no_override_is_named(command: str, word: str) -> None:
     ("override", "words"),
     [
         ("seed=1,2", ["a sweep, -m", '''"seed='1,2'"''']),
-        ("task.optimizer.lr=0,001", ["a number has a point"]),
+        ("task.optimizer.lr=0,001", ["a decimal number has a point, task.optimizer.lr=0.001"]),
+        ("callbacks=ema,early_stopping", ['"callbacks=[ema,early_stopping]"', "-m"]),
+        ("run_dir=null", ["run_dir=None: expected text"]),
         ("name=meine Läufe", ['''"name='meine Läufe'"''']),
         ("data=null", ["a group is left out by ~"]),
         ("data.classes=[a, b", ["data.classes=[a, b:", "[a,b]"]),

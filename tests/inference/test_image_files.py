@@ -55,3 +55,11 @@ def test_what_is_not_there_is_named(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match=r"bare: no image in it"):
         find_images([tmp_path / "bare"])
+
+
+def test_a_data_set_is_not_predicted_with_its_masks(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").touch()
+    with pytest.raises(InputError, match=r"holds masks beside images; name .*/images alone"):
+        find_images([tmp_path])
