@@ -18,7 +18,7 @@ SAME_PICTURE = 0.9
 # that share their shading, as retinas, below 0.70 in the second.
 SAME_DETAILS = (0.52, 0.76)
 # With less than this share of the picture to compare, pictures are the same only if practically
-# equal: copies differ by a mean square below 1, drawn sparse pictures with one scale bar by 2.
+# equal: copies (JPEG, quality 50) differ by a mean square below 1, drawn cells mostly above 2.
 LEAST_INSIDE = 0.02
 THUMBNAIL = 64
 _BLOCK = 128  # pictures compared at a time, which bounds the memory
