@@ -70,21 +70,12 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def _check(root: Path, args: argparse.Namespace) -> None:
     """Print what is wrong with a data set, and how to train on it."""
-    from seglab.runs.paths import refuse_run_files
-
-    for file in filter(None, (args.json, args.figure)):
-        refuse_run_files(file)
-    figure = Path(args.figure)
-    if args.show and (figure.suffix != ".png" or root.resolve() in figure.resolve().parents):
-        raise InputError(
-            f"--figure {figure}: expected a .png file outside the data, such as ../check.png"
-        )
     from seglab.core.files import write_json
     from seglab.data.checker import check_data
     from seglab.data.classes import ONE_CLASS, make_classes
     from seglab.runs.overrides import quote_value
 
-    options = list[str]()
+    _check_outputs(root, args)
     names, colours, values = (
         text and text.split(",") for text in (args.classes, args.colours, args.lesion_values)
     )
@@ -92,17 +83,6 @@ def _check(root: Path, args: argparse.Namespace) -> None:
         is_list = all(map(str.isdecimal, values))
         values = [*map(int, values)] if is_list else args.lesion_values
     classes = make_classes(names or ONE_CLASS.names, colours, values, "--")
-    if args.classes is not None:
-        options.append(f"data.classes=[{args.classes}]")
-        options += ["experiment=classes"] if classes.is_multiclass else []
-        if classes.colours is not None:
-            options.append(f"data.colours={[*classes.colours]}")
-    if values is not None:
-        options.append(f"data.lesion_values={values}".replace(" ", ""))
-    if args.no_duplicates:
-        options.append("data.find_duplicates=false")
-    if args.mask_suffix is not None:
-        options.append(f"data.mask_suffix={quote_value(args.mask_suffix)}")
     scan = check_data(
         root,
         classes,
@@ -117,15 +97,37 @@ def _check(root: Path, args: argparse.Namespace) -> None:
         from seglab.analysis.check_figure import draw_check
 
         n = draw_check(args.figure, scan, args.show)
-        print(
-            f"look at {args.figure}: {n} pairs, outlined as they are read" if n else "none to draw"
-        )
+        print(f"look at {args.figure}: {n} pairs, outlined as read" if n else "none to draw")
     if scan.errors:
         sys.exit(1)
+    options = [f"data={scan.layout}", f"data.root={quote_value(root)}"]
+    if args.classes is not None:
+        options.append(f"data.classes=[{args.classes}]")
+        options += ["experiment=classes"] if classes.is_multiclass else []
+        if classes.colours is not None:
+            options.append(f"data.colours={[*classes.colours]}")
+    if values is not None:
+        options.append(f"data.lesion_values={values}".replace(" ", ""))
+    if args.no_duplicates:
+        options.append("data.find_duplicates=false")
+    if args.mask_suffix is not None:
+        options.append(f"data.mask_suffix={quote_value(args.mask_suffix)}")
     if args.size != SIZE:
         options.append(f"data.size={args.size}")
-    data = (f"data={scan.layout}", f"data.root={quote_value(root)}", *options)
-    print(f"use it: {quote_for_shell('python', 'scripts/train.py', *data)}")
+    print(f"use it: {quote_for_shell('python', 'scripts/train.py', *options)}")
+
+
+def _check_outputs(root: Path, args: argparse.Namespace) -> None:
+    """Refuse to write over files of runs, or a figure among the pictures."""
+    from seglab.runs.paths import refuse_run_files
+
+    for file in filter(None, (args.json, args.figure)):
+        refuse_run_files(file)
+    figure = Path(args.figure)
+    if args.show and (figure.suffix != ".png" or root.resolve() in figure.resolve().parents):
+        raise InputError(
+            f"--figure {figure}: expected a .png file outside the data, such as ../check.png"
+        )
 
 
 def _get_data(source: str | None, check: str | None, out: Path, url: str) -> Path:
