@@ -78,6 +78,8 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
         if scans[-1].cases:
             break
     scan = max(scans, key=lambda scan: (bool(scan.cases), bool(scan.errors)))
+    if layout is not None and not scan.cases:
+        _refuse_other_layout(root, mask_suffix)
     if not scan.cases and (not scan.errors or scan.layout == "isic2018"):
         _refuse_same_names(scan)
     if not scan.cases and not scan.errors:
@@ -94,6 +96,16 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
     _warn_of_unlisted(scan)
     scan.warn_of_files_left_out()
     return scan
+
+
+def _refuse_other_layout(root: Path, mask_suffix: str | None) -> None:
+    """Raises an InputError if a folder is a data set of any layout."""
+    try:
+        other = scan_cases(root, None, mask_suffix)
+    except InputError:
+        return
+    if other.cases:
+        raise InputError(f"{root}: is of layout {other.layout}; use data={other.layout}")
 
 
 def _refuse_names(root: Path, files: list[Path]) -> None:

@@ -314,3 +314,10 @@ def test_a_layout_of_ones_own(
     assert ended.code == 0, ended.err
     split = read_split(tmp_path / "run" / "splits.json")
     assert len(split.train + split.val + split.test) == 20
+
+
+@pytest.mark.parametrize("layout", ["ph2", "isic2018", "nnunet"])
+def test_a_folder_of_another_layout_is_named_with_it(layout: str, tmp_path: Path) -> None:
+    touch_pairs(tmp_path, "a", "b")
+    with pytest.raises(InputError, match=r"is of layout pairs; use data=pairs$"):
+        find_cases(tmp_path, layout)
