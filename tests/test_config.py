@@ -283,6 +283,7 @@ def test_the_cache_is_in_a_folder_that_can_be_written(
     variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEGLAB_CACHE", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value.replace("FOLDER", str(tmp_path)))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))

@@ -351,7 +351,7 @@ def test_hair_comes_as_often_as_set() -> None:
 def test_settings_out_of_range_are_named(name: str, value: float | str) -> None:
     most = MOST.get(name, 1)
     value = value * most if isinstance(value, float) else value
-    told = re.escape(f"data.augment.{name}={value}: expected a number from 0 to {most}")
+    told = re.escape(f"data.augment.{name}={value!r}: expected a number from 0 to {most}")
     with pytest.raises(InputError, match=f"^{told}$"):
         Augment(**{name: value})
     assert Augment(**{name: most})
