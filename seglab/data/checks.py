@@ -51,8 +51,8 @@ def check_case(case: Case, decoded: DecodedMask, small: np.ndarray) -> CaseCheck
         oddities.append(f"full (one class at every pixel){SEE}")
     elif not case.classes.is_multiclass and looks_inverted(mask):
         oddities.append(
-            "as if inverted (more lesion in the corners than in the middle); if they are, "
-            "data.lesion_values=[0] takes 0 for lesion"
+            "as if inverted (more lesion in the corners than in the middle); if all masks "
+            "are, data.lesion_values=[0] takes 0 for lesion"
         )
     if small.max() == 0 < mask.max():
         oddities.append(f"without their lesion at data.size={len(small)}; raise data.size")

@@ -1,5 +1,6 @@
 """What several tests of data need: processes, and a small data set on disk."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -56,6 +57,13 @@ def write_pairs() -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def messages(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Messages of the search for cases so far."""
+    caplog.set_level(logging.INFO, "seglab.data.layouts")
+    return lambda: [record.getMessage() for record in caplog.records]
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ def test_masks_without_meaning_are_counted_and_named(
         "see whether that is right",
         "1 of 12 masks (p07) are full (one class at every pixel); see whether that is right",
         "1 of 12 masks (p08) are as if inverted (more lesion in the corners than in the middle); "
-        "if they are, data.lesion_values=[0] takes 0 for lesion",
+        "if all masks are, data.lesion_values=[0] takes 0 for lesion",
     ]
     root = tmp_path / "data"
     assert check_data(root, size=32).warnings == expected

@@ -1,7 +1,6 @@
 """Cases by the names of their files, as public data sets and people call them."""
 
 import functools
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -32,12 +31,6 @@ KINDS = ("python", "yaml")
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return touch_ph2(tmp_path / "PH2Dataset")
-
-
-@pytest.fixture
-def messages(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO, "seglab.data.layouts")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def touch_isic(root: Path) -> list[Case]:

@@ -1,6 +1,5 @@
 """PH2: its folders and its table of diagnoses."""
 
-import logging
 import re
 import shutil
 from collections import Counter
@@ -34,12 +33,6 @@ GOOD = txt_row("IMD016")
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return touch_ph2(tmp_path / "PH2Dataset")
-
-
-@pytest.fixture
-def messages(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO, "seglab.data.layouts")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def diagnoses(cases: list[Case]) -> dict[str, str]:
