@@ -175,8 +175,7 @@ def build_run(s: Settings) -> Any:
     """Build data, task and trainer of the baseline, as `seglab.training.train` does."""
     import logging
 
-    from hydra import compose, initialize_config_dir
-
+    from seglab.compose import compose
     from seglab.config import check_config
     from seglab.core.memory import keep_freed_memory
     from seglab.runs.overrides import quote_value
@@ -197,9 +196,7 @@ def build_run(s: Settings) -> Any:
         *(f"data.{key}={s[key]}" for key in ("size", "batch_size")),
         f"run_dir={quote_value(run_dir)}",
     ]
-    conf = Path(__file__).resolve().parents[1] / "conf"
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        config = check_config(compose("train", overrides))
+    config = check_config(compose(overrides))
     seed_everything(config["seed"])
     return build(config, run_dir)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -25,6 +24,7 @@ import seglab
 from seglab.analysis.compare import compare
 from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
 from seglab.analysis.statistics import paired_test
+from seglab.compose import compose
 from seglab.core.files import hash_json, read_csv, read_json
 from seglab.data.cases import read_pair
 from seglab.inference.drawing import draw_contours
@@ -63,8 +63,7 @@ def show(name: str, figure: Figure | None = None) -> None:
 
 def config(*overrides: str) -> DictConfig:
     """Compose conf/train.yaml as `python scripts/train.py` with these overrides would."""
-    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-        return compose("train", [*DATA, *SETTINGS, *overrides])
+    return compose([*DATA, *SETTINGS, *overrides])
 
 
 # %% [markdown]

@@ -1,73 +1,20 @@
 """What a config may hold: checked as a whole, before anything is built."""
 
 import inspect
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from seglab import schema
 from seglab.core.errors import InputError, check_number, quote_for_shell
 from seglab.core.files import expand_user, refuse_non_utf8
 from seglab.data.classes import make_classes
 from seglab.metrics.scores import network_metric_names
-
-
-@dataclass(frozen=True)
-class Inference:
-    """Settings of prediction: test-time augmentation, threshold tuning, post-processing.
-
-    Attributes:
-        tta: Predict with test-time augmentation.
-        tune_threshold: Choose the threshold on val, in place of `task.threshold`.
-        largest_component: Keep only the largest lesion.
-        fill_holes: Fill background that lesion encloses.
-    """
-
-    tta: bool = False
-    tune_threshold: bool = False
-    largest_component: bool = False
-    fill_holes: bool = False
-
-
-DEFAULT_INFERENCE = Inference()
-INFERENCE_KEYS = tuple(asdict(DEFAULT_INFERENCE))
-# In files under conf/: how many channels of logits a network gives. What is no list is refused
-# later, in seglab's words.
-OmegaConf.register_new_resolver(
-    "len", lambda value: len(value) if isinstance(value, ListConfig) else None, replace=True
-)
-
-
-def default_cache_dir() -> str:
-    """Returns SEGLAB_CACHE, or a folder in the home, or without one among temporary files."""
-    home = expand_user("~")
-    has_home = home.is_absolute() and home.is_dir() and os.access(home, os.W_OK)
-    caches = home / ".cache" if has_home else Path(tempfile.gettempdir())
-    return os.environ.get("SEGLAB_CACHE") or str(caches / "seglab")
-
-
-OmegaConf.register_new_resolver("default_cache_dir", default_cache_dir, replace=True)
-
-
-def read_inference(stored: Any, file: str | Path) -> Inference:
-    """Reads section `inference` of an untrusted file, which may be older than some of the keys.
-
-    Raises an InputError that names the file if a key is unknown or a value is not a bool.
-    """
-    if (
-        not isinstance(stored, Mapping)
-        or not stored.keys() <= {*INFERENCE_KEYS}
-        or not all(type(value) is bool for value in stored.values())
-    ):
-        raise InputError(f"{file}: holds a wrong key or value of inference; restore it")
-    return Inference(**stored)
+from seglab.schema import INFERENCE_KEYS, Inference
 
 
 def check_config(cfg: DictConfig) -> dict[str, Any]:

@@ -1,6 +1,12 @@
 """Sections and keys of a config, with the types, limits and examples of their values."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seglab.core.errors import InputError
 
 TARGET_SECTIONS = ("data", "model", "task", "trainer", "callbacks", "logger")
 SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *TARGET_SECTIONS)
@@ -57,3 +63,38 @@ TARGETS = {  # and examples
 }
 # Of Lightning's; the others change the type of the weights, which are float32 everywhere else.
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16, None)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Settings of prediction: test-time augmentation, threshold tuning, post-processing.
+
+    Attributes:
+        tta: Predict with test-time augmentation.
+        tune_threshold: Choose the threshold on val, in place of `task.threshold`.
+        largest_component: Keep only the largest lesion.
+        fill_holes: Fill background that lesion encloses.
+    """
+
+    tta: bool = False
+    tune_threshold: bool = False
+    largest_component: bool = False
+    fill_holes: bool = False
+
+
+DEFAULT_INFERENCE = Inference()
+INFERENCE_KEYS = tuple(asdict(DEFAULT_INFERENCE))
+
+
+def read_inference(stored: Any, file: str | Path) -> Inference:
+    """Reads section `inference` of an untrusted file, which may be older than some of the keys.
+
+    Raises an InputError that names the file if a key is unknown or a value is not a bool.
+    """
+    if (
+        not isinstance(stored, Mapping)
+        or not stored.keys() <= {*INFERENCE_KEYS}
+        or not all(type(value) is bool for value in stored.values())
+    ):
+        raise InputError(f"{file}: holds a wrong key or value of inference; restore it")
+    return Inference(**stored)

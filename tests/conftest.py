@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from helpers.tiny import REPO, TINY, Ended, train_command, write_tiny_ph2
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
+from seglab.compose import compose
 from seglab.data.layouts import find_cases
 
 # As many tests at once as there are cores (pytest -n), so one thread each, and in what they start.
@@ -39,17 +39,15 @@ def tiny_config(tiny_ph2: Path, cache_dir: Path) -> Callable[..., DictConfig]:
 
     def make(run_dir: Path, *overrides: str) -> DictConfig:
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-            return compose(
-                "train",
-                [
-                    f"run_dir={run_dir}",
-                    f"data.root={tiny_ph2}",
-                    f"data.cache_dir={cache_dir}",
-                    *TINY,
-                    *overrides,
-                ],
-            )
+        return compose(
+            [
+                f"run_dir={run_dir}",
+                f"data.root={tiny_ph2}",
+                f"data.cache_dir={cache_dir}",
+                *TINY,
+                *overrides,
+            ],
+        )
 
     return make
 

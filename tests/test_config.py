@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from helpers.tiny import REPO, Ended, refused, write_tiny_classes
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from seglab.compose import compose
 from seglab.config import check_config
 from seglab.core.errors import InputError
 from seglab.runs.loading import ALLOWED_TARGETS, read_config
@@ -212,8 +212,7 @@ NAMES = [f"{group}={name}" for group in GROUPS for name in shipped(group)]
 
 def composed(*overrides: str) -> DictConfig:
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", ["run_dir=nowhere", *overrides])
+    return compose(["run_dir=nowhere", *overrides])
 
 
 def small(choice: str) -> list[str]:

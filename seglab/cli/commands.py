@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import sys
-from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
 from seglab.core.errors import InputError
@@ -25,6 +24,7 @@ def train() -> None:
     from omegaconf import DictConfig
 
     from seglab.cli.arguments import prepare_arguments
+    from seglab.compose import CONF
     from seglab.core.signals import stop_with_launcher
     from seglab.sweeps.plugins import register
 
@@ -47,8 +47,7 @@ def train() -> None:
     stop_with_launcher()
     register()
     sys.argv[1:] = prepare_arguments(sys.argv[1:])
-    conf = Path(__file__).parents[2] / "conf"
-    hydra.main(version_base="1.3", config_path=str(conf), config_name="train")(train_run)()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_run)()
 
 
 @one_line_errors

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seglab.config import Inference, read_inference
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.runs.paths import RunPaths
+from seglab.schema import Inference, read_inference
 
 if TYPE_CHECKING:
     import torch

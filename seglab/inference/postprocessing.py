@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
-from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
+from seglab.schema import DEFAULT_INFERENCE, Inference
 
 # Maps an image, uint8 (H, W, 3), to the probability of each channel's class, float32 (C, H, W) in
 # [0, 1]. C is the number of logit channels: 1 in the binary case, else the number of classes. The

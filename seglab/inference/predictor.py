@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.data.cases import Case, read_pair
 from seglab.data.resizing import image_to_network_size
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.inference.tta import make_views, undo_views
 from seglab.metrics.scores import confusion_counts, scores
+from seglab.schema import Inference
 
 # Finer steps make no difference on the few cases of val.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))

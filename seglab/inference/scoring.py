@@ -10,7 +10,6 @@ import torch
 from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 
-from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.data.cases import Case
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.inference.predictor import predict_cases, resize_probabilities
@@ -26,6 +25,7 @@ from seglab.metrics.scores import (
     confusion_counts,
     scores,
 )
+from seglab.schema import DEFAULT_INFERENCE, Inference
 
 _CASE_METRICS = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
 

@@ -17,7 +17,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.core.logs import collect_warnings
 from seglab.core.signals import Interrupts
@@ -26,6 +25,7 @@ from seglab.losses import check_channels
 from seglab.networks import EncoderUNet
 from seglab.runs.checkpoints import ChecksummedCheckpointIO
 from seglab.runs.paths import FORMAT
+from seglab.schema import Inference
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.task import SegmentationTask
 

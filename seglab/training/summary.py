@@ -10,7 +10,6 @@ import numpy as np
 
 from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map, save_cases
 from seglab.analysis.tables import Table, format_plain
-from seglab.config import Inference
 from seglab.core.errors import quote_for_shell
 from seglab.core.files import read_json, write_csv
 from seglab.data.classes import Classes
@@ -22,6 +21,7 @@ from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
 from seglab.runs.loading import list_targets
 from seglab.runs.paths import RunPaths, refuse_damaged
+from seglab.schema import Inference
 from seglab.training.build import Components
 
 log = logging.getLogger(__name__)

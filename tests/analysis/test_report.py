@@ -21,7 +21,6 @@ from seglab.analysis.compare import compare
 from seglab.analysis.figures import error_map
 from seglab.analysis.gallery import draw_image, draw_prediction, trace_outlines
 from seglab.analysis.report import report
-from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json, write_json
 from seglab.data.classes import ONE_CLASS, Classes
@@ -32,6 +31,7 @@ from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.records import open_run
+from seglab.schema import Inference
 
 Script = Callable[..., Ended]
 pytestmark = pytest.mark.usefixtures("quick_report")

@@ -17,13 +17,13 @@ from helpers.tiny import Ended, skip_figures, write_tiny_ph2
 from PIL import Image
 
 import seglab.training.summary
-from seglab.config import INFERENCE_KEYS, Inference
 from seglab.data.cases import Case
 from seglab.data.layouts import find_cases
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.runs.checkpoints import hash_weights, load_network, load_run_network, read_checkpoint
 from seglab.runs.records import open_run
+from seglab.schema import INFERENCE_KEYS, Inference
 
 ON = [f"inference.{key}=true" for key in INFERENCE_KEYS]
 CLEAN = {"largest_component": True, "fill_holes": True}

@@ -14,8 +14,8 @@ import pytest
 from helpers.tiny import ONE_THREAD, REPO, Ended, written
 from PIL import Image
 
-from seglab.config import DEFAULT_INFERENCE
 from seglab.inference.onnx_predictor import make_exported_predictor
+from seglab.schema import DEFAULT_INFERENCE
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,13 +9,13 @@ import pytest
 from helpers.spoil import change_checkpoint, put_at
 from helpers.tiny import Ended, written
 
-from seglab.config import DEFAULT_INFERENCE
 from seglab.core.errors import InputError
 from seglab.data.images import read_image
 from seglab.inference.image_files import find_images
 from seglab.inference.models import ensemble, open_model
 from seglab.inference.postprocessing import clean
 from seglab.inference.predict import predict
+from seglab.schema import DEFAULT_INFERENCE
 
 
 def test_an_ensemble_is_the_mean(

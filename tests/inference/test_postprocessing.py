@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from seglab.config import Inference
 from seglab.core.errors import InputError
 from seglab.data.classes import Classes
 from seglab.inference.postprocessing import (
@@ -17,6 +16,7 @@ from seglab.inference.postprocessing import (
     number_instances,
     predicted_mask,
 )
+from seglab.schema import Inference
 
 
 def test_of_equal_instances_the_topmost_is_first() -> None:

@@ -11,11 +11,11 @@ from helpers.predicting import clean_by_skimage, make_lookup_predictor, write_ca
 from skimage.transform import resize
 from torch import Tensor, nn
 
-from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.core.errors import InputError
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.networks import UNet
+from seglab.schema import DEFAULT_INFERENCE, Inference
 
 POSTPROCESSING = Inference(largest_component=True, fill_holes=True)
 

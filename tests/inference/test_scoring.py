@@ -9,10 +9,10 @@ from helpers.predicting import make_lookup_predictor, write_cases
 from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 
-from seglab.config import DEFAULT_INFERENCE, Inference
 from seglab.data.cases import Case
 from seglab.inference.scoring import ScoredCase, baseline_predictors, score_cases
 from seglab.metrics.scores import calibration_error
+from seglab.schema import DEFAULT_INFERENCE, Inference
 
 # Sizes differ from case to case, and no image is square.
 SHAPES = ((20, 30), (21, 28), (18, 33), (25, 24))

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from helpers.tiny import REPO, Ended
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from seglab.compose import compose
 from seglab.config import check_config, config_differences
 from seglab.runs.overrides import job_names, varying_overrides
 from seglab.sweeps.launcher import SweepLauncher
@@ -64,8 +64,7 @@ def jobs_in_file(name: str) -> list[str]:
 def composed(*overrides: str) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     given = [override for override in overrides if not override.startswith("sweep=")]
-    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-        return check_config(compose("train", ["run_dir=nowhere", *given]))
+    return check_config(compose(["run_dir=nowhere", *given]))
 
 
 def changes(one: Sequence[str], other: Sequence[str]) -> list[str]:

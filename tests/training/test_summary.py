@@ -11,7 +11,6 @@ from helpers.predicting import clean_by_skimage
 from omegaconf import DictConfig
 
 import seglab.training.summary
-from seglab.config import Inference
 from seglab.data.classes import ONE_CLASS
 from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
@@ -19,6 +18,7 @@ from seglab.data.masks import read_mask
 from seglab.inference.predictor import make_predictor
 from seglab.inference.scoring import score_cases
 from seglab.runs.checkpoints import load_network
+from seglab.schema import Inference
 from seglab.training.train import train
 
 PLAIN = ["logger=none", "callbacks.pictures=null", "task.optimizer.lr=0.02"]
