@@ -24,7 +24,7 @@ import seglab
 from seglab.analysis.compare import compare
 from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
 from seglab.analysis.statistics import paired_test
-from seglab.compose import compose
+from seglab.composition import compose
 from seglab.core.files import hash_json, read_csv, read_json
 from seglab.data.cases import read_pair
 from seglab.inference.drawing import draw_contours

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from seglab.compose import compose
+from seglab.composition import compose
 from seglab.data.layouts import find_cases
 
 # As many tests at once as there are cores (pytest -n), so one thread each, and in what they start.

@@ -10,7 +10,7 @@ from helpers.tiny import REPO
 
 # Lowest first: a package imports from packages before it.
 ORDER = (
-    *("core", "metrics", "networks", "losses", "data", "schema", "config", "compose", "runs"),
+    *("core", "metrics", "networks", "losses", "data", "schema", "config", "composition", "runs"),
     *("inference", "analysis", "training", "sweeps", "cli"),
 )
 # Libraries that a package does not import.

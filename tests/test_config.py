@@ -12,7 +12,7 @@ from helpers.tiny import REPO, Ended, refused, write_tiny_classes
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from seglab.compose import compose
+from seglab.composition import compose
 from seglab.config import check_config
 from seglab.core.errors import InputError
 from seglab.runs.loading import ALLOWED_TARGETS, read_config

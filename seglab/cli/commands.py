@@ -24,7 +24,7 @@ def train() -> None:
     from omegaconf import DictConfig
 
     from seglab.cli.arguments import prepare_arguments
-    from seglab.compose import CONF
+    from seglab.composition import CONF
     from seglab.core.signals import stop_with_launcher
     from seglab.sweeps.plugins import register
 

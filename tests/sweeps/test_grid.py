@@ -9,7 +9,7 @@ from helpers.tiny import REPO, Ended
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from seglab.compose import compose
+from seglab.composition import compose
 from seglab.config import check_config, config_differences
 from seglab.runs.overrides import job_names, varying_overrides
 from seglab.sweeps.launcher import SweepLauncher
