@@ -84,7 +84,7 @@ def is_encoder_unet(model: Mapping[str, Any]) -> bool:
 
 
 def config_differences(then: Any, now: Any) -> list[str]:
-    """Describes keys with other values, 'seed: 1 then, 2 now', except where run and cache lie."""
+    """Describes keys with other values, 'seed: 1 then, 2 now', of what matters to a result."""
     then, now = _result_settings(then), _result_settings(now)
     return [
         f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
@@ -96,7 +96,7 @@ def config_differences(then: Any, now: Any) -> list[str]:
 
 def _result_settings(config: Any) -> dict[str, Any]:
     """Returns the values by dotted key that matter to a result."""
-    flat = flatten(config)
+    flat = flatten({key: value for key, value in config.items() if key != "logger"})
     flat.pop("data.cache_dir", None)
     run_dir = flat.get("run_dir", "run_dir")
     return flat | {key: "run_dir" for key, value in flat.items() if value == run_dir}
@@ -157,7 +157,7 @@ def _check_sections(config: dict[str, Any]) -> None:
     """Checks which keys there are, and that sections and what is built of them hold keys."""
     _check_keys(config, "", schema.SECTIONS, schema.SECTIONS)
     for section in schema.TARGET_SECTIONS:
-        if section != "logger" and not isinstance(config[section], dict):
+        if not isinstance(config[section], dict):
             raise InputError(f"{section}={config[section]}: expected keys, see conf/")
     _check_keys(config["data"], "data.", config["data"], ("root", "classes", "colours", "split"))
     split = config["data"]["split"]
@@ -170,9 +170,12 @@ def _check_sections(config: dict[str, Any]) -> None:
             raise InputError(
                 f"{key}={value}: expected keys, such as {quote_for_shell(example)}, see conf/"
             )
-    for key, value in config["callbacks"].items():
-        if not isinstance(value, dict | None):
-            raise InputError(f"callbacks.{key}={value}: expected keys or null, see conf/callbacks")
+    for section in ("callbacks", "logger"):
+        for key, value in config[section].items():
+            if not isinstance(value, dict | None):
+                raise InputError(
+                    f"{section}.{key}={value}: expected keys or null, see conf/{section}"
+                )
 
 
 def _check_scalars(config: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ ALLOWED_TARGETS: dict[str, frozenset[str]] = {
             "seglab.training.callbacks.Progress",
         }
     ),
-    "logger": frozenset({"seglab.training.tensorboard.TensorBoard"}),
+    "logger.*": frozenset({"seglab.training.tensorboard.TensorBoard"}),
 }
 
 
@@ -88,8 +88,8 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
                     f"{source}: holds an interpolation or a null character, "
                     f"{printable(text, 300)}; expected plain values"
                 )
-        # Users choose the names of callbacks.
-        section = "callbacks.*" if re.fullmatch(r"callbacks\.[^.]+", place) else place
+        # Users choose the names of callbacks and loggers.
+        section = re.sub(r"^(callbacks|logger)\.[^.]+$", r"\1.*", place)
         name = str(value)
         if key == "_target_" and name not in {*ALLOWED_TARGETS.get(section, ()), *trust}:
             name = printable(name, 300)

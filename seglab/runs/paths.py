@@ -21,8 +21,7 @@ _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, 
 class RunPaths:
     """Paths of the files and folders in a run directory, whether they exist or not.
 
-    TensorBoard's folder is not among them: `logger.save_dir` and `logger.name` of the config
-    place it.
+    TensorBoard's folder is not among them: `logger.tensorboard.save_dir` of the config places it.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -65,7 +65,7 @@ class Run:
         record: run.json, plain containers.
         provenance: What the run was made of.
         config: config.yaml, plain containers; empty where the run never had one.
-        settings: The config as text by dotted key, without seed, fold and paths.
+        settings: The config as text by dotted key, without seed, fold, loggers and paths.
         seed: As text; `UNKNOWN` without a config.
         fold: Number of the fold that is tested, as text; empty for holdout.
         folds: How many folds there are; 1 for holdout, 0 without a config.
@@ -268,7 +268,8 @@ def _describe(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Returns settings, seed, folds and the settings that a sweep varied, as fields of `Run`."""
     if not config:
         return {"settings": {}, "seed": UNKNOWN, "fold": "", "folds": 0, "varied_settings": []}
-    settings = {to_text(key): to_text(value) for key, value in flatten(config).items()}
+    flat = flatten({key: value for key, value in config.items() if key != "logger"})
+    settings = {to_text(key): to_text(value) for key, value in flat.items()}
     settings.pop("data.cache_dir", None)
     run_dir = settings.pop("run_dir", None)
     if run_dir:  # runs that differ in nothing else have the same settings

@@ -95,10 +95,11 @@ def build(
 
 
 def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
-    """Builds the trainer with the config's callbacks and logger, and the recorder."""
+    """Builds the trainer with the config's callbacks and loggers, and the recorder."""
     callbacks = [c for c in instantiate(config["callbacks"] or {}).values() if c is not None]
     # The bar shows what the others log.
     callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))
+    loggers = [logger for logger in instantiate(config["logger"]).values() if logger is not None]
     plugins: list[Any] = [ChecksummedCheckpointIO()]
     if SLURMEnvironment.detect():
         # SLURM's own --requeue starts the same command again, which resumes the run.
@@ -108,7 +109,7 @@ def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
     return instantiate(
         config["trainer"],
         callbacks=[*callbacks, recorder],
-        logger=instantiate(config["logger"]) if config["logger"] else False,
+        logger=loggers or False,
         plugins=plugins,
         default_root_dir=str(recorder.paths.folder),
     )

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from seglab.composition import CONF
 from seglab.core.errors import InputError, printable, quote_for_shell
 from seglab.core.files import expand_user, read_csv, write_json
 from seglab.data.cache import default_dir, hash_files
@@ -203,14 +204,8 @@ def _retraining_config(run: Run, out: Path) -> dict[str, Any]:
         data["split"] = data["split"] | {"file": str(run.paths.split)}
     config["data"] = data
     config["trainer"] = {k: v for k, v in config["trainer"].items() if k != "profiler"}
-    if config["logger"]:  # conf/logger/tensorboard.yaml
-        config["logger"] = {
-            "_target_": "seglab.training.tensorboard.TensorBoard",
-            "save_dir": str(out),
-            "name": "",
-            "version": "tensorboard",
-            "default_hp_metric": False,
-        }
+    if config["logger"]:  # the run's own may write anywhere, or to a server
+        config["logger"] = OmegaConf.load(CONF / "logger" / "tensorboard.yaml")
     return config
 
 

@@ -27,7 +27,7 @@ from seglab.runs.tables import read_val_scores
 from seglab.training.build import Components, build
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.summary import draw_training_pairs, log_summary, score_run
-from seglab.training.tensorboard import TensorBoard
+from seglab.training.tensorboard import find_tensorboard
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,11 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
         "%s, %d parameters; %s (%s)", type(net).__name__, parameters, sizes, data.split.protocol
     )
     checkpoint, step = run.checkpoint_to_resume(components.recorder.metadata)
-    if isinstance(trainer.logger, TensorBoard):
+    if tensorboard := find_tensorboard(trainer):
         if run.earlier_record:
-            trainer.logger.purge_after(step)
+            tensorboard.purge_after(step)
         if checkpoint is None:
-            trainer.logger.log_description(config, run.record)
+            tensorboard.log_description(config, run.record)
     return checkpoint
 
 
@@ -142,9 +142,8 @@ def finish(
     draw_training_pairs(figures / "pairs.png", components.data)
     curve = config["monitor"] or "val/dice_per_image_net"
     save_curves(figures / "curves.png", recorder.rows, curve)
-    logger = components.trainer.logger
-    if isinstance(logger, TensorBoard):
-        logger.log_hparams_and_close(config, summary["val"], run.record.get("varies", {}))
+    if tensorboard := find_tensorboard(components.trainer):
+        tensorboard.log_hparams_and_close(config, summary["val"], run.record.get("varies", {}))
     write_json(run.paths.summary, summary)
     try:
         write_atomic(run.paths.model_card, model_card.make_model_card(run.path))

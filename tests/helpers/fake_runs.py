@@ -58,7 +58,7 @@ def config_of(folder: Path, model: str, seed: int, fold: int | None, **more: Any
         },
         "model": {"_target_": f"seglab.networks.{model}", "width": 16},
         "task": {"loss": {"_target_": "seglab.losses.bce"}, "optimizer": {"lr": 0.001}},
-        "logger": {"save_dir": str(folder), "log": f"{folder}/log"},
+        "logger": {"tensorboard": {"save_dir": str(folder), "log": f"{folder}/log"}},
     }
     for key, value in more.items():
         *path, last = key.split("__")

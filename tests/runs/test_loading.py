@@ -41,7 +41,7 @@ def test_names_are_compared_as_they_are(run: Path) -> None:
 
 PLACES = (
     *("model", "model._args_", "task.optimizer", "callbacks.x", "data.cases", "data.cases.root"),
-    *("logger", "trainer.strategy", "unused"),
+    *("logger.x", "trainer.strategy", "unused"),
 )
 
 

@@ -107,8 +107,8 @@ def test_a_repetition_writes_to_no_path_of_the_config(
     elsewhere = tmp_path / "elsewhere"
 
     def lead_elsewhere(config: dict[str, Any]) -> None:
-        config["run_dir"] = config["logger"]["save_dir"] = str(elsewhere / "run")
-        config["logger"]["name"] = "../name"
+        config["run_dir"] = config["logger"]["tensorboard"]["save_dir"] = str(elsewhere / "run")
+        config["logger"]["tensorboard"]["name"] = "../name"
         config["trainer"]["profiler"] = {
             "_target_": "lightning.pytorch.profilers.PyTorchProfiler",
             "dirpath": str(elsewhere / "profile"),

@@ -331,7 +331,7 @@ def test_two_processes_train_and_test_as_one(
     # The two processes share the 4 cases of val.
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     config["trainer"] |= {"devices": 1, "strategy": "auto"}
-    config["logger"] = None
+    config["logger"] = {}
     components = build(config, tmp_path / "alone")
     components.trainer.validate(
         components.task,

@@ -12,7 +12,7 @@ from seglab.analysis.figures import colorize_mask, error_map, grid
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import probabilities
-from seglab.training.tensorboard import TensorBoard
+from seglab.training.tensorboard import find_tensorboard
 
 
 class Pictures(Callback):
@@ -40,9 +40,10 @@ class Pictures(Callback):
         epoch = trainer.current_epoch + 1
         is_last = epoch == trainer.max_epochs or trainer.should_stop
         is_due = is_last or epoch == 1 or epoch % self.every_n_epochs == 0
-        if not isinstance(trainer.logger, TensorBoard) or not is_due:
+        tensorboard = find_tensorboard(trainer)
+        if tensorboard is None or not is_due:
             return
-        writer = trainer.logger.experiment
+        writer = tensorboard.experiment
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         module.eval()
         if epoch == 1:
