@@ -11,7 +11,7 @@ from helpers.tiny import REPO
 # Lowest first: a package imports from packages before it.
 ORDER = (
     *("core", "metrics", "networks", "losses", "data", "schema", "config", "composition", "runs"),
-    *("inference", "analysis", "training", "sweeps", "cli"),
+    *("inference", "analysis", "training", "sweeps", "cli", "__main__"),
 )
 # Libraries that a package does not import.
 FORBIDDEN = {

@@ -17,6 +17,7 @@ import yaml
 
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Row, Score, format_score
+from seglab.core.commands import format_command
 from seglab.core.errors import quote_for_shell
 from seglab.metrics.scores import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
 from seglab.runs.records import Run, read_run
@@ -43,6 +44,7 @@ def make_model_card(run_dir: Path) -> str:
         "run_shell": quote_for_shell(run.label),
         "run_python": json.dumps(run.label, ensure_ascii=False),
     }
+    values |= {n: format_command(n) for n in ("predict", "export", "evaluate", "reproduce")}
     values |= _describe_run(run) | _describe_scores(run)
     return Template(Path(__file__).with_suffix(".md").read_text("utf-8")).substitute(values)
 

@@ -12,6 +12,7 @@ import shutil
 import sys
 
 from seglab.cli.errors import one_line_errors
+from seglab.core.commands import own_arguments, program_name
 from seglab.core.errors import InputError
 
 MOVED_TO = "the folder of the run's own data, if it was moved"
@@ -20,7 +21,8 @@ MOVED_TO = "the folder of the run's own data, if it was moved"
 @one_line_errors
 def train() -> None:
     """Train a run, or a sweep of runs with -m. Hydra parses the command line."""
-    import hydra
+    from hydra import version
+    from hydra._internal.utils import _run_hydra, get_args_parser
     from omegaconf import DictConfig
 
     from seglab.cli.arguments import prepare_arguments
@@ -46,8 +48,16 @@ def train() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     stop_with_launcher()
     register()
-    sys.argv[1:] = prepare_arguments(sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(train_run)()
+    # hydra.main() reads sys.argv, which is kept: Lightning starts other processes with it.
+    version.setbase("1.3")
+    parser = get_args_parser()
+    _run_hydra(
+        args=parser.parse_args(prepare_arguments(own_arguments())),
+        args_parser=parser,
+        task_function=train_run,
+        config_path=str(CONF),
+        config_name="train",
+    )
 
 
 @one_line_errors
@@ -73,7 +83,7 @@ def predict() -> None:
     add("--overwrite", action="store_true", help="replace existing files")
     _add_inference(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args())
+    args = vars(parser.parse_args(own_arguments()))
 
     from seglab.core.logs import log_to_console
     from seglab.inference.predict import predict
@@ -103,7 +113,7 @@ def evaluate() -> None:
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
     _add_inference(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args())
+    args = vars(parser.parse_args(own_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.inference.evaluate import evaluate
@@ -123,7 +133,7 @@ def export() -> None:
     add("--moved-to", metavar="ROOT", help=MOVED_TO)
     add("--overwrite", action="store_true", help="replace an existing file")
     _add_trust(parser)
-    args = vars(parser.parse_args())
+    args = vars(parser.parse_args(own_arguments()))
 
     from seglab.core.logs import log_to_console
     from seglab.inference.export import export
@@ -146,7 +156,7 @@ def compare() -> None:
     _add_versus(parser)
     add("--metric", metavar="NAME", help="of the paired tests (dice_per_image)")
     add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
-    args = vars(parser.parse_args())
+    args = vars(parser.parse_args(own_arguments()))
 
     from seglab.analysis.compare import compare
 
@@ -166,7 +176,7 @@ def report() -> None:
     add("--cases", metavar="N", type=int, help=text)
     _add_versus(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args())
+    args = vars(parser.parse_args(own_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.analysis.report import report
@@ -190,7 +200,7 @@ def reproduce() -> None:
     text = "greatest difference of a score on other hardware or versions (0.01)"
     add("--tolerance", metavar="X", type=float, help=text)
     _add_trust(parser)
-    args = vars(parser.parse_args())
+    args = vars(parser.parse_args(own_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.training.reproduce import reproduce
@@ -201,7 +211,7 @@ def reproduce() -> None:
 def _make_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a parser that leaves out options that are not given."""
     return argparse.ArgumentParser(
-        description=description, epilog=epilog, argument_default=argparse.SUPPRESS
+        program_name(), description=description, epilog=epilog, argument_default=argparse.SUPPRESS
     )
 
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.errors import InputError, check_number, quote_for_shell
+from seglab.core.commands import format_command, own_arguments, program_name
+from seglab.core.errors import InputError, check_number
 from seglab.core.files import expand_user
 
 SIZE = 256  # as in conf/data/default.yaml
@@ -15,7 +16,8 @@ SIZE = 256  # as in conf/data/default.yaml
 def check() -> None:
     """Check every case of a data set. The exit code is 1 if any case is bad."""
     parser = argparse.ArgumentParser(
-        description="Lists what is wrong with a data set, and what is odd, and draws what is read."
+        program_name(),
+        description="Lists what is wrong with a data set, and what is odd, and draws what is read.",
     )
     parser.add_argument("root", metavar="ROOT", help="folder of a data set of any layout")
     args = _parse(parser)
@@ -28,9 +30,10 @@ def prepare() -> None:
     from seglab.data.download import URL
 
     parser = argparse.ArgumentParser(
+        program_name(),
         description="Gets PH2 ready, or checks any data set:\n"
-        "python scripts/prepare_ph2.py [ARCHIVE or FOLDER] [--out DIR] [--url URL] [--json FILE]\n"
-        "python scripts/prepare_ph2.py --check ROOT [--show N] [--classes A,B,C]",
+        f"{format_command('prepare')} [ARCHIVE or FOLDER] [--out DIR] [--url URL] [--json FILE]\n"
+        f"{format_command('check')} ROOT [--show N] [--classes A,B,C]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -60,7 +63,7 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     text = "values in masks that are lesion, or nonzero; default: what is bright"
     add("--lesion-values", metavar="2,3", help=text)
     add("--json", metavar="FILE", help="also write the result to a JSON file")
-    args = parser.parse_args()
+    args = parser.parse_args(own_arguments())
     if args.colours is not None and args.classes is None:
         parser.error("--colours are those of --classes, which is missing")
     check_number("--show", args.show, int, 0, 200)  # rows of a picture that viewers still open
@@ -114,7 +117,7 @@ def _check(root: Path, args: argparse.Namespace) -> None:
         options.append(f"data.mask_suffix={quote_value(args.mask_suffix)}")
     if args.size != SIZE:
         options.append(f"data.size={args.size}")
-    print(f"use it: {quote_for_shell('python', 'scripts/train.py', *options)}")
+    print(f"use it: {format_command('train', *options)}")
 
 
 def _check_outputs(root: Path, args: argparse.Namespace) -> None:

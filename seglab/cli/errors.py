@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
+from seglab.core.commands import format_command
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated, quote_for_shell
 
 P = ParamSpec("P")
@@ -84,9 +85,9 @@ def _explain_override_error(error: Exception) -> str | None:
         # Hydra suggests '+key=value', which seglab allows for arguments of a class only.
         key, section = unknown_key[1], error.__cause__.parent_node
         return (
-            f"{key}: unknown config key; expected one of {', '.join(section)}; 'python "
-            f"scripts/train.py --cfg job' lists all keys; add an argument of a _target_ with "
-            f"+{key}=..."
+            f"{key}: unknown config key; expected one of {', '.join(section)}; "
+            f"'{format_command('train', '--cfg', 'job')}' lists all keys; add an argument of a "
+            f"_target_ with +{key}=..."
         )
     ambiguous = re.match(r"Ambiguous value for argument '(.+?)'", text)
     if ambiguous:

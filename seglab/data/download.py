@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
-from seglab.core.errors import InputError, quote_for_shell
+from seglab.core.commands import format_command
+from seglab.core.errors import InputError
 from seglab.data.ph2 import find_ph2_images
 from seglab.data.scan import list_files
 
@@ -39,7 +40,7 @@ def unpack_ph2(archive: str | Path, out: str | Path) -> None:
     """
     archive, out = Path(archive), Path(out)
     if out.exists():
-        command = quote_for_shell("python", "scripts/prepare_ph2.py", out)
+        command = format_command("prepare", out)
         raise InputError(f"{out}: already there; check it with {command}, or delete it")
     if not archive.is_file():
         raise InputError(f"{archive}: no such file; expected PH2Dataset.rar or a folder")
@@ -84,7 +85,7 @@ def download(url: str, file: str | Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(
             f"{url}: cannot be downloaded ({error}); fetch PH2Dataset.rar with a browser and name "
-            "it: python scripts/prepare_ph2.py PH2Dataset.rar"
+            f"it: {format_command('prepare', 'PH2Dataset.rar')}"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

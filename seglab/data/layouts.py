@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from seglab.core.commands import format_command
 from seglab.core.errors import InputError, name_some, quote_for_shell
 from seglab.core.files import expand_user, is_utf8, refuse_non_utf8
 from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
@@ -88,7 +89,7 @@ def scan_cases(root: str | Path, layout: str | None = None, mask_suffix: str | N
         raise InputError(
             f"{root.absolute()} {problem if root.is_dir() else 'is no folder'} (expected "
             f"{expected}); name the data's folder with data.root=..., the end of masks' names with "
-            "data.mask_suffix=..., unpack PH2 with 'python scripts/prepare_ph2.py', or go without "
+            f"data.mask_suffix=..., unpack PH2 with '{format_command('prepare')}', or go without "
             "it: data=synthetic"
         )
     scan.cases.sort(key=lambda case: case.id)

@@ -1,7 +1,6 @@
 """Scores a run's best checkpoint again, or an ensemble of several runs."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from seglab.core.errors import InputError, name_some, quote_for_shell
+from seglab.core.commands import format_own_command, own_arguments
+from seglab.core.errors import InputError, name_some
 from seglab.core.files import expand_user, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.cache import hash_cases, hash_files
@@ -149,7 +149,7 @@ def read_cases(run: Run) -> list[Case]:
     is_synthetic = data["cases"]["_target_"].endswith(".synthetic_cases")
     read = find_cases if is_synthetic else instantiate(data["cases"])
     if not Path(data["root"]).is_dir():
-        command = quote_for_shell("python", *sys.argv, "--moved-to", "FOLDER")
+        command = format_own_command(*own_arguments(), "--moved-to", "FOLDER")
         raise InputError(
             f"{data['root']}: no such folder; if the data of {run.folder} was moved, name its "
             f"folder: {command}"

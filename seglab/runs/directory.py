@@ -31,7 +31,7 @@ from seglab.core.signals import Interrupts
 from seglab.data.splits import Split, read_split
 from seglab.runs import provenance
 from seglab.runs.loading import parse_config
-from seglab.runs.overrides import format_command
+from seglab.runs.overrides import format_resumption
 from seglab.runs.paths import FORMAT, RunPaths, check_format, refuse_damaged
 from seglab.runs.records import read_data_files
 from seglab.runs.thumbnails import write_thumbnails
@@ -286,7 +286,7 @@ class RunDirectory:
     def _how_to_go_on(self) -> str:
         if not HydraConfig.initialized():
             return f"({self.path}; call train() with the same config to go on)"
-        return f"(to go on: {format_command('hydra.run.dir', self.path)})"
+        return f"(to go on: {format_resumption('hydra.run.dir', self.path)})"
 
 
 def refuse_early(cfg: DictConfig) -> None:

@@ -2,14 +2,14 @@
 
 import hashlib
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from seglab.core.errors import quote_for_shell
+from seglab.composition import CONF
+from seglab.core.commands import format_own_command, own_arguments
 
 _LONGEST_NAME = 120  # file systems take 255 bytes
 
@@ -24,20 +24,19 @@ def quote_value(text: str | Path) -> str:
     return f"'{text}{text[len(text.rstrip(chr(92))) :]}'"
 
 
-def format_command(key: str, folder: Path) -> str:
+def format_resumption(key: str, folder: Path) -> str:
     """Returns the command of this process, with a folder for hydra.run.dir or hydra.sweep.dir."""
-    arguments = (a for a in sys.argv if not a.startswith(f"{key}="))
-    return quote_for_shell("python", *arguments, f"{key}={quote_value(folder)}")
+    arguments = (a for a in own_arguments() if not a.startswith(f"{key}="))
+    return format_own_command(*arguments, f"{key}={quote_value(folder)}")
 
 
 def hydra_flags(config: DictConfig) -> list[str]:
     """Returns the flags of a sweep's command line that its jobs need too, such as --config-dir."""
-    shipped = Path(sys.argv[0]).absolute().parent.parent / "conf"
     options = {"command-line": "--config-dir", "main": "--config-path"}
     flags = [
         f"{options[source.provider]}={source.path}"
         for source in config.hydra.runtime.config_sources
-        if source.provider in options and source.path and Path(source.path) != shipped
+        if source.provider in options and source.path and Path(source.path) != CONF
     ]
     if config.hydra.job.config_name != "train":
         flags.append(f"--config-name={config.hydra.job.config_name}")

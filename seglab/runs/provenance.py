@@ -45,7 +45,8 @@ def read_code_state() -> tuple[dict[str, Any], str]:
         top, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
     except OSError:  # no git
         return state, ""
-    if top is None or commit is None:
+    # An environment may lie in a checkout of something else.
+    if top is None or commit is None or not git("ls-files", "__init__.py"):
         return state, ""
     top, diff = top.strip(), git("diff", "HEAD") or ""
     untracked = git("ls-files", "--others", "--exclude-standard", "-z", where=top) or ""

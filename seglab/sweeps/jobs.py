@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seglab.core.commands import make_command
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
 from seglab.core.files import read_json, write_json
 from seglab.runs.overrides import quote_value
@@ -69,9 +69,8 @@ class Job:
 
     def command(self) -> list[str]:
         """Return the command that runs this job alone."""
-        script = str(Path(sys.argv[0]).absolute())
         place = ["hydra.mode=RUN", f"hydra.run.dir={quote_value(self.path)}"]
-        return [sys.executable, script, *self.flags, *self.overrides, *place]
+        return make_command([*self.flags, *self.overrides, *place])
 
     def value(self, monitor: str | None) -> float | None:
         """Return the monitored value of val of a finished job."""

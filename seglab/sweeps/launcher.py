@@ -16,13 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from seglab.config import config_differences, resolve_config
-from seglab.core.errors import InputError, quote_for_shell
+from seglab.core.commands import format_command
+from seglab.core.errors import InputError
 from seglab.core.files import expand_user, lock_folder, read_csv, write_csv
 from seglab.core.logs import log_to_console
 from seglab.core.signals import Interrupts
 from seglab.runs.loading import parse_config
 from seglab.runs.overrides import (
-    format_command,
+    format_resumption,
     hydra_flags,
     job_names,
     parse_overrides,
@@ -109,7 +110,7 @@ class SweepLauncher(Launcher):
             self.interrupts.deferrable = True  # `run` looks at them
             yield
             self.log_job_table()
-            hint = f"to go on: {format_command('hydra.sweep.dir', self.folder)}"
+            hint = f"to go on: {format_resumption('hydra.sweep.dir', self.folder)}"
             if self.interrupts.received_signal:
                 raise type(self.interrupts.error())(f"({hint})")
             ends = (*DONE, "failed") if may_fail else DONE
@@ -193,7 +194,7 @@ class SweepLauncher(Launcher):
         counts = sorted(Counter(job.status for job in self.jobs).items())
         lines += [
             f"{len(self.jobs)} jobs: {', '.join(f'{n} {status}' for status, n in counts)}",
-            f"compare      {quote_for_shell('python', 'scripts/compare.py', self.folder)}",
+            f"compare      {format_command('compare', self.folder)}",
         ]
         log.info("%s", "\n".join(lines))
         rows = [

@@ -10,6 +10,7 @@ import numpy as np
 
 from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map, save_cases
 from seglab.analysis.tables import Table, format_plain
+from seglab.core.commands import format_command
 from seglab.core.errors import quote_for_shell
 from seglab.core.files import read_json, write_csv
 from seglab.data.classes import Classes
@@ -152,6 +153,6 @@ def log_summary(paths: RunPaths) -> None:
     notes = [
         f"run directory  {paths.folder}",
         f"look at it     {quote_for_shell('tensorboard', '--logdir', paths.folder)}",
-        f"score again    {quote_for_shell('python', 'scripts/evaluate.py', paths.folder)}",
+        f"score again    {format_command('evaluate', paths.folder)}",
     ]
     log.info("%s", format_plain(Table(title, ["", *columns], 1, body, notes), width=None))

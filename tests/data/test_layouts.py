@@ -235,7 +235,7 @@ def test_no_data_says_how_to_go_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     read = functools.partial(find_cases, layout=layout)
-    words = ("scripts/prepare_ph2.py", "data=synthetic")
+    words = ("seglab prepare", "data=synthetic")
     assert_refused(Path("data"), f"{tmp_path / 'data'} is no folder", *words, read=read)
     touch(tmp_path / "data" / "other" / "one.jpg")
     (tmp_path / "data" / IMAGES).mkdir()

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seglab.runs.overrides import (
-    format_command,
+    format_resumption,
     job_names,
     parse_overrides,
     quote_value,
@@ -44,11 +44,11 @@ def test_the_same_command_holds_the_folder_and_all_else_that_was_given(
     folder: Path, arguments: list[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        given = ["scripts/train.py", *arguments, "hydra.sweep.dir=elsewhere"]
+        given = ["/bin/seglab", "train", *arguments, "hydra.sweep.dir=elsewhere"]
         patched.setattr(sys, "argv", given)
-        command = format_command("hydra.sweep.dir", folder)
-    python, script, *others = shlex.split(command)
-    assert (python, script) == ("python", "scripts/train.py")
+        command = format_resumption("hydra.sweep.dir", folder)
+    seglab, train, *others = shlex.split(command)
+    assert (seglab, train) == ("seglab", "train")
     (place,) = (other for other in others if other not in arguments)
     assert [other for other in others if other != place] == arguments
     override = PARSER.parse_override(place)
@@ -66,8 +66,8 @@ def test_the_same_command_holds_the_folder_and_all_else_that_was_given(
 def test_the_same_command_is_one_that_hydra_takes(
     given: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["train.py", *given])
-    _, _, *arguments = shlex.split(format_command("hydra.sweep.dir", Path("/runs")))
+    monkeypatch.setattr(sys, "argv", ["/bin/seglab", "train", *given])
+    _, _, *arguments = shlex.split(format_resumption("hydra.sweep.dir", Path("/runs")))
     then, now = (get_args_parser().parse_args(a) for a in (given, arguments))
     assert {*now.overrides} == {*then.overrides, "hydra.sweep.dir=/runs"}
     assert (now.multirun, now.config_dir) == (then.multirun, then.config_dir)

@@ -52,9 +52,15 @@ def test_a_clean_checkout_is_its_commit_and_without_git_its_hash(checkout: Path)
     assert with_git["commit"] == git(checkout, "rev-parse", "HEAD").strip()
     assert (with_git["dirty"], diff) == (False, "")
     shutil.rmtree(checkout / ".git")
-    found, diff = state(checkout)
+    without_git = state(checkout)
+    found, diff = without_git
     assert found["source_sha256"] == with_git["source_sha256"]
     assert (found["commit"], found["dirty"], diff) == (None, None, "")
+    # Installed into an environment in a checkout of something else.
+    git(checkout, "init", "-q")
+    git(checkout, "add", ".gitignore")
+    git(checkout, "commit", "-qm", "other")
+    assert state(checkout) == without_git
 
 
 def test_the_diff_brings_all_code_back(checkout: Path, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_gpu_that_is_not_there_is_named(
 
 def no_root(root: Path) -> tuple[str, ...]:
     shutil.rmtree(root)
-    return str(root), "scripts/prepare_ph2.py", "data=synthetic"
+    return str(root), "seglab prepare", "data=synthetic"
 
 
 def no_mask(root: Path) -> tuple[str, ...]:
