@@ -175,7 +175,7 @@ def build_run(s: Settings) -> Any:
     """Build data, task and trainer of the baseline, as `seglab.training.train` does."""
     import logging
 
-    from seglab.composition import compose
+    from seglab import compose
     from seglab.config import check_config
     from seglab.core.memory import keep_freed_memory
     from seglab.runs.overrides import quote_value

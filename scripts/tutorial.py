@@ -21,14 +21,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 import seglab
+from seglab import compose
 from seglab.analysis.compare import compare
 from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
 from seglab.analysis.statistics import paired_test
-from seglab.composition import compose
 from seglab.core.files import hash_json, read_csv, read_json
 from seglab.data.cases import read_pair
 from seglab.inference.drawing import draw_contours
-from seglab.inference.models import open_model
+from seglab.inference.models import load_model
 from seglab.inference.postprocessing import number_instances
 from seglab.losses import bce, double_sigmoid_bce
 from seglab.networks import SegNet, UNet
@@ -248,7 +248,7 @@ difference(double, plain, ["dice_per_image"])
 
 # %% [markdown]
 # ## 6. Targets beside predictions
-# `open_model` opens a run directory; its `predict` takes an image of any size and gives the
+# `load_model` opens a run directory; its `predict` takes an image of any size and gives the
 # probability of each of its pixels, (1, H, W), which the threshold makes a mask. We take the case
 # of the least, the greatest and two middling Dice: the best alone would flatter.
 
@@ -256,12 +256,12 @@ difference(double, plain, ["dice_per_image"])
 # %%
 def show_predictions(name: str, path: Path, ids: Sequence[str]) -> None:
     """Show targets, predictions and errors of a run for some test cases."""
-    model, dice = open_model(path), per_case(path, "dice_per_image")
+    model, dice = load_model(path), per_case(path, "dice_per_image")
     titles = ("image", "target", "probability", "prediction", "errors")
     columns: dict[str, list[np.ndarray]] = {title: [] for title in titles}
     for id in ids:
         image, target = read_pair(by_id[id])
-        prob = model.predict(image)
+        prob = model.probabilities(image)
         pred = model.make_mask(prob)
         pictures = (image, target > 0, prob[0], pred > 0, error_map(pred, target))
         for title, picture in zip(titles, pictures, strict=True):

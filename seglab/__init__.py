@@ -1,3 +1,29 @@
 """seglab: lesion segmentation experiments on PH2 that can be trusted."""
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["compose", "load_model", "train"]
+
+if TYPE_CHECKING:
+    from seglab.cli.compose import compose
+    from seglab.inference.models import load_model
+    from seglab.training.train import train
+else:
+    # The module of each name, imported when the name is used: torch and Hydra take seconds. No
+    # submodule of seglab may have one of these names, as it would take the function's place.
+    _MODULES = {
+        "compose": "seglab.cli.compose",
+        "load_model": "seglab.inference.models",
+        "train": "seglab.training.train",
+    }
+
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        if name not in _MODULES:
+            raise AttributeError(f"module 'seglab' has no attribute '{name}'")
+        return getattr(import_module(_MODULES[name]), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,12 +1,10 @@
-"""Composes configs outside a command line, and finds conf/."""
+"""Finds conf/, and defines what its files may call in `${...}`."""
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from seglab.core.files import expand_user
 
@@ -30,9 +28,3 @@ def default_cache_dir() -> str:
 
 
 OmegaConf.register_new_resolver("default_cache_dir", default_cache_dir, replace=True)
-
-
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """Composes conf/train.yaml as `python scripts/train.py` with these overrides would."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", [*overrides])

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from seglab.composition import compose
+from seglab import compose
 from seglab.data.layouts import find_cases
 
 # As many tests at once as there are cores (pytest -n), so one thread each, and in what they start.
@@ -38,7 +38,6 @@ def tiny_config(tiny_ph2: Path, cache_dir: Path) -> Callable[..., DictConfig]:
     """Composes conf/train.yaml for the tiny PH2: tiny_config(run_dir, *overrides)."""
 
     def make(run_dir: Path, *overrides: str) -> DictConfig:
-        GlobalHydra.instance().clear()
         return compose(
             [
                 f"run_dir={run_dir}",

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from helpers.tiny import REPO, Ended, refused, write_tiny_classes
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from seglab.composition import compose
+from seglab import compose
 from seglab.config import check_config
 from seglab.core.errors import InputError
 from seglab.runs.loading import ALLOWED_TARGETS, read_config
@@ -211,8 +210,7 @@ NAMES = [f"{group}={name}" for group in GROUPS for name in shipped(group)]
 
 
 def composed(*overrides: str) -> DictConfig:
-    GlobalHydra.instance().clear()
-    return compose(["run_dir=nowhere", *overrides])
+    return compose(["run_dir=nowhere", "hydra.mode=RUN", *overrides])  # of a sweep, too
 
 
 def small(choice: str) -> list[str]:

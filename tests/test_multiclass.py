@@ -17,7 +17,7 @@ from seglab.core.files import read_csv
 from seglab.data.classes import Classes
 from seglab.data.masks import read_mask
 from seglab.inference.evaluate import evaluate
-from seglab.inference.models import open_model
+from seglab.inference.models import load_model
 from seglab.inference.predict import predict
 from seglab.runs.checkpoints import hash_weights
 from seglab.runs.records import find_runs
@@ -202,9 +202,9 @@ def test_an_export_predicts_the_same(
     assert ended.code == 0, ended.err
     image = np.array(Image.open(data / "images" / "case07.png"))
     for tta in (False, True):
-        model, other = (open_model(path, tta=tta) for path in (run, out))
+        model, other = (load_model(path, tta=tta) for path in (run, out))
         assert other.classes == model.classes == THREE
-        one, two = model.predict(image), other.predict(image)
+        one, two = model.probabilities(image), other.probabilities(image)
         assert one.shape == two.shape == (3, *image.shape[:2])
         assert np.abs(one - two).max() < 1e-5
         assert one.sum(0) == pytest.approx(1, abs=1e-5)

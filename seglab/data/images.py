@@ -9,6 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin
 
 from seglab.core.errors import InputError
+from seglab.core.files import expand_user
 
 # Lossless first: copies of PH2 carry JPEG versions beside the BMPs.
 _USUAL_SUFFIXES = (".bmp", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -16,6 +17,7 @@ _OTHER_SUFFIXES = ".gif .jp2 .pgm .ppm .webp .dib .j2k .jfif .jpe .pbm .pnm"
 SUFFIXES = (*_USUAL_SUFFIXES, *_OTHER_SUFFIXES.split())
 # Whatever the suffix says. Of others, EPS starts a program: Ghostscript.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+ImageLike = np.ndarray | Image.Image | str | Path
 # A header may claim any size; beyond this the file is refused before memory is allocated.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -34,7 +36,34 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         InputError: The file is missing, damaged or no image.
     """
-    image = open_image(path)
+    return _to_rgb(open_image(path), path)
+
+
+def to_array(image: ImageLike) -> np.ndarray:
+    """Returns an image as `read_image` does, whether it is a file or in memory.
+
+    Args:
+        image: A path; a Pillow image, whose pixels are taken as they stand, without its EXIF
+            orientation; or an array, uint8 (H, W, 3), in the order red, green, blue.
+
+    Raises:
+        InputError: The file is no image, or the array is of another kind.
+    """
+    if isinstance(image, str | Path):
+        return read_image(expand_user(image))
+    if isinstance(image, Image.Image):
+        return _to_rgb(image, "image")
+    is_array = isinstance(image, np.ndarray)
+    if is_array and image.dtype == np.uint8 and image.shape[2:] == (3,):
+        return image
+    kind = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
+    raise InputError(
+        "image: expected a path, a Pillow image or an array uint8 (H, W, 3), red, green and blue "
+        f"from 0 to 255, not {kind}; PIL.Image.fromarray takes grey and RGBA arrays"
+    )
+
+
+def _to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
     if not is_deep(image):
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     values = np.asarray(image)

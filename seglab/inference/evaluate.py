@@ -54,7 +54,7 @@ def evaluate(
         out: The folder to write to; by default a new one under the first run's `evaluations`.
         trust: See `open_run`.
         moved_to: Where the runs' own data is today; None for where it was.
-        inference: See `open_model`.
+        inference: See `load_model`.
 
     Returns:
         The content of summary.json.
@@ -79,7 +79,7 @@ def evaluate(
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
     thumbnails: list[np.ndarray] = []
     scored = score_cases(
-        model.predict,
+        model.predictor,
         cases,
         model.threshold,
         model.inference,

@@ -19,7 +19,7 @@ from seglab.core.files import expand_user, write_atomic
 from seglab.data.images import read_image
 from seglab.inference.evaluate import read_cases
 from seglab.inference.image_files import find_images
-from seglab.inference.models import ONNX_SUFFIX, Model, find_network, make_model, open_onnx_model
+from seglab.inference.models import ONNX_SUFFIX, Model, find_network, load_onnx_model, make_model
 from seglab.inference.onnx_predictor import (
     HASH_PLACEHOLDER,
     IMAGE,
@@ -66,7 +66,7 @@ def export(
         images: Images to compare on, see `seglab.inference.image_files.find_images`; by default
             up to 20 of the run's test cases.
         overwrite: Replace the file if it exists.
-        trust: See `seglab.inference.models.open_model`.
+        trust: See `seglab.inference.models.load_model`.
         moved_to: Where the run's data is today; None for where it was.
 
     Returns:
@@ -101,7 +101,7 @@ def export(
     }
     log.info("exporting %s", file)
     content = _to_onnx(net, metadata, file)
-    difference = _compare(model, open_onnx_model(out, content), files)
+    difference = _compare(model, load_onnx_model(out, content), files)
     if difference > TOLERANCE:
         raise InputError(
             f"{file}: predictions of ONNX Runtime differ from those of torch by up to "
@@ -162,7 +162,8 @@ def _compare(torch_model: Model, onnx_model: Model, files: Sequence[Path]) -> fl
     differences = []
     for file in tqdm(files, "comparing", unit="image", disable=None, leave=False):
         image = read_image(file)
-        differences.append(np.abs(onnx_model.predict(image) - torch_model.predict(image)).max())
+        first, second = (model.probabilities(image) for model in (onnx_model, torch_model))
+        differences.append(np.abs(first - second).max())
     return float(max(differences))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
+from seglab.data.images import ImageLike, to_array
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.runs.paths import RunPaths
 from seglab.schema import Inference, read_inference
@@ -31,7 +32,7 @@ class Model:
 
     Attributes:
         path: Where it was read from.
-        predict: Maps an image, uint8 (H, W, 3), to probabilities, float32 (C, H, W).
+        predictor: Maps an image, uint8 (H, W, 3), to probabilities, float32 (C, H, W).
         classes: Its classes.
         threshold: Probability above which a pixel is of class 1; not used with several classes.
         inference: Test-time augmentation and post-processing.
@@ -39,18 +40,33 @@ class Model:
     """
 
     path: Path
-    predict: Predictor
+    predictor: Predictor
     classes: Classes
     threshold: float
     inference: Inference
     sha256: tuple[str, ...]
+
+    def predict(self, image: ImageLike) -> np.ndarray:
+        """Predict the mask of an image, of the same height and width.
+
+        Args:
+            image: See `seglab.data.images.to_array`.
+
+        Returns:
+            Class numbers, uint8 (H, W), with this model's threshold and post-processing.
+        """
+        return self.make_mask(self.probabilities(image))
+
+    def probabilities(self, image: ImageLike) -> np.ndarray:
+        """Predict the probability of each channel's class, float32 (C, H, W) in [0, 1]."""
+        return self.predictor(to_array(image))
 
     def make_mask(self, prob: np.ndarray) -> np.ndarray:
         """Turn probabilities, float32 (C, H, W), into class numbers, uint8 (H, W)."""
         return predicted_mask(prob, self.threshold, self.inference)
 
 
-def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:
+def load_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:
     """Open a trained network, which may be a stranger's: nothing in its files is executed.
 
     Args:
@@ -66,7 +82,7 @@ def open_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
     """
     file = find_network(path)
     if file.suffix.lower() == ONNX_SUFFIX:
-        return open_onnx_model(file, file.read_bytes(), **inference)
+        return load_onnx_model(file, file.read_bytes(), **inference)
     import torch
 
     from seglab.runs.checkpoints import load_network
@@ -87,12 +103,12 @@ def make_model(
     from seglab.inference.predictor import make_predictor
 
     settings = _replace_settings(stored["config"].get("inference"), file, inference)
-    predict = make_predictor(net, stored["config"]["data"]["size"], device, settings.tta)
+    predictor = make_predictor(net, stored["config"]["data"]["size"], device, settings.tta)
     classes, threshold = stored["classes"], stored["threshold"]
-    return Model(file, predict, classes, threshold, settings, (hash_file(file),))
+    return Model(file, predictor, classes, threshold, settings, (hash_file(file),))
 
 
-def open_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Model:
+def load_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Model:
     """Open the content of an ONNX file, which need not be written yet."""
     from seglab.inference.onnx_predictor import make_exported_predictor, open_exported
 
@@ -100,9 +116,9 @@ def open_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Mod
     settings = _replace_settings(metadata.get("inference"), file, inference)
     names, colours, values = map(metadata.get, ("classes", "colours", "lesion_values"))
     classes = make_classes(names, colours, values, f"{file}: ")
-    predict = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
+    predictor = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
     sha256 = (hashlib.sha256(content).hexdigest(),)
-    return Model(file, predict, classes, metadata["threshold"], settings, sha256)
+    return Model(file, predictor, classes, metadata["threshold"], settings, sha256)
 
 
 def find_network(path: str | Path) -> Path:
@@ -143,16 +159,16 @@ def ensemble(models: Sequence[Model]) -> Model:
                     f" {value}, not {not value}); choose --{option} or --no-{option}"
                 )
 
-    def predict(image: np.ndarray) -> np.ndarray:
+    def mean(image: np.ndarray) -> np.ndarray:
         # Summed one by one: a large image's probabilities are large, too.
-        total = first.predict(image)
+        total = first.predictor(image)
         for model in others:
-            total = total + model.predict(image)
+            total = total + model.predictor(image)
         return total / np.float32(len(models))
 
     return replace(
         first,
-        predict=predict,
+        predictor=mean,
         threshold=statistics.fmean(model.threshold for model in models),
         sha256=tuple(sha256 for model in models for sha256 in model.sha256),
     )

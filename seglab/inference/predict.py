@@ -33,7 +33,7 @@ from seglab.inference.manifest import (
     TABLE,
     open_manifest,
 )
-from seglab.inference.models import Model, ensemble, open_model
+from seglab.inference.models import Model, ensemble, load_model
 from seglab.inference.postprocessing import measure_instances, number_instances
 from seglab.runs.paths import refuse_run_files
 
@@ -55,15 +55,15 @@ def predict(
     The README of this package lists the files in `out`. Started again, it goes on where it stopped.
 
     Args:
-        paths: Networks, see `seglab.inference.models.open_model`; several are an ensemble.
+        paths: Networks, see `seglab.inference.models.load_model`; several are an ensemble.
         images: See `seglab.inference.image_files.find_images`.
         out: The folder to write to.
         extras: Of `seglab.inference.manifest.EXTRAS`.
         background: An image to put behind each cut-out, scaled and cropped to fill it.
         overwrite: Replace what was made with other networks or settings, or of another version of
             an image.
-        trust: See `open_model`.
-        inference: `tta`, `largest_component` and `fill_holes`, see `open_model`.
+        trust: See `load_model`.
+        inference: `tta`, `largest_component` and `fill_holes`, see `load_model`.
 
     Returns:
         How many images were `predicted`, were `there` already, and were `skipped` because they
@@ -76,7 +76,7 @@ def predict(
     out = expand_user(out)
     refuse_run_files(out)
     files = find_images(images)
-    model = ensemble([open_model(path, trust, **inference) for path in paths])
+    model = ensemble([load_model(path, trust, **inference) for path in paths])
     kinds = {MASKS, *extras, *([] if background is None else [CUTOUTS])}
     settings = {
         "networks": list(model.sha256),
@@ -129,7 +129,7 @@ def _make_outputs(
     model: Model, image: np.ndarray, kinds: Collection[str], background: np.ndarray | None
 ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """Predict an image: the content of its PNG files by folder, and its rows of instances.csv."""
-    prob, classes = model.predict(image), model.classes
+    prob, classes = model.probabilities(image), model.classes
     mask = model.make_mask(prob)
     pngs, rows = dict[str, bytes](), list[dict[str, Any]]()
     if PROBABILITIES in kinds:

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seglab.core.errors import InputError
-from seglab.data.images import read_image, read_orientation
+from seglab.data.images import read_image, read_orientation, to_array
 from seglab.data.masks import read_mask
 
 QUICK = settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -258,3 +258,31 @@ def test_files_with_a_preview_and_planar_files_are_read(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", planar.astype(np.uint16) * 257, photometric="rgb")
     with pytest.raises(InputError, match=r"x\.tif: holds channels of 16 bits one after the other"):
         read_image(tmp_path / "x.tif")
+
+
+def test_an_image_in_memory_is_as_one_in_a_file(tmp_path: Path) -> None:
+    pixels = photograph()
+    file = tmp_path / "image.png"
+    Image.fromarray(pixels).save(file)
+    grey = Image.fromarray(pixels).convert("L")
+    for image, expected in (
+        (pixels, pixels),
+        (file, pixels),
+        (str(file), pixels),
+        (Image.open(file), pixels),
+        (Image.fromarray(pixels).convert("RGBA"), pixels),
+        (grey, np.repeat(np.asarray(grey)[..., None], 3, 2)),
+        (Image.fromarray(pixels[..., 0].astype(np.uint16) * 257), pixels[..., [0] * 3]),
+    ):
+        assert np.array_equal(to_array(image), expected)
+    for image, kind in (
+        (pixels / 255, "float64"),
+        (pixels[..., 0], r"uint8 \(\d+, \d+\)"),
+        (pixels.transpose(2, 0, 1), "uint8 "),
+        (np.dstack([pixels, pixels[..., 0]]), r"uint8 .*, 4\)"),
+        (pixels.tolist(), "list"),
+    ):
+        with pytest.raises(InputError, match=rf"expected a path, a Pillow .* not {kind}"):
+            to_array(image)
+    with pytest.raises(InputError, match=r"nowhere\.png: no such file"):
+        to_array("nowhere.png")

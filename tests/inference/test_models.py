@@ -12,7 +12,7 @@ from helpers.tiny import Ended, written
 from seglab.core.errors import InputError
 from seglab.data.images import read_image
 from seglab.inference.image_files import find_images
-from seglab.inference.models import ensemble, open_model
+from seglab.inference.models import ensemble, load_model
 from seglab.inference.postprocessing import clean
 from seglab.inference.predict import predict
 from seglab.schema import DEFAULT_INFERENCE
@@ -27,16 +27,18 @@ def test_an_ensemble_is_the_mean(
     assert ended.code == 1 and "has another post-processing than" in line
     same = {"largest_component": True, "fill_holes": False}
     predict([on, off], [pictures], tmp_path / "out", ["probabilities"], **same)
-    members = [open_model(run, **same) for run in predicting_runs]
+    members = [load_model(run, **same) for run in predicting_runs]
     both = ensemble(members)
     assert both.threshold == sum(member.threshold for member in members) / 2
     for name, path in find_images([pictures]).items():
         image = read_image(path)
-        mean = (members[0].predict(image)[0].astype(float) + members[1].predict(image)[0]) / 2
+        first, second = (member.probabilities(image)[0].astype(float) for member in members)
+        mean = (first + second) / 2
         files = written(tmp_path / "out")
         assert abs(files[f"probabilities/{name}.png"] / 65535 - mean).max() < 1e-5
         expected = clean(mean > both.threshold, **same)
         assert np.count_nonzero((files[f"masks/{name}.png"] > 0) ^ expected) <= 1
+        assert np.array_equal(both.predict(path), files[f"masks/{name}.png"] > 0)
 
 
 @pytest.mark.parametrize("section", [{}, {"new": True}, {"tta": 1}, None])
@@ -47,10 +49,10 @@ def test_keys_of_inference_may_be_missing_but_not_wrong(
     shutil.copytree(predicting_runs[0], run)
     change_checkpoint(run, put_at("seglab.config.inference", section))
     if section == {}:
-        assert open_model(run).inference == DEFAULT_INFERENCE
+        assert load_model(run).inference == DEFAULT_INFERENCE
     else:
         with pytest.raises(InputError, match=r"best\.ckpt: .*inference"):
-            open_model(run)
+            load_model(run)
 
 
 def test_a_checkpoint_alone_is_enough(

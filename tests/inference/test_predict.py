@@ -23,7 +23,7 @@ from seglab.data.masks import read_mask
 from seglab.inference.evaluate import evaluate
 from seglab.inference.image_files import find_images
 from seglab.inference.manifest import KINDS
-from seglab.inference.models import open_model
+from seglab.inference.models import load_model
 from seglab.inference.predict import predict
 
 
@@ -43,7 +43,7 @@ def test_nothing_but_masks_is_written_unasked(
     }
     manifest = json.loads((out / "manifest.json").read_text())
     assert sorted(manifest["images"]) == names
-    model = open_model(predicting_runs[0])
+    model = load_model(predicting_runs[0])
     assert manifest["networks"] == [*model.sha256] and manifest["threshold"] == model.threshold
     assert manifest["inference"] == asdict(model.inference)
     assert manifest["images"]["a/one"] == {
@@ -59,12 +59,12 @@ def test_every_kind_is_what_it_says(
     kinds = ["--probabilities", "--overlays", "--instances", "--cutouts"]
     ended = script("predict", predicting_runs[1], pictures, "--out", out, *kinds)
     assert ended.code == 0, ended.err
-    files, model = written(out), open_model(predicting_runs[1])
+    files, model = written(out), load_model(predicting_runs[1])
     assert len(files) == 5 * 4
     rows = read_csv(out / "instances.csv")
     for name, path in find_images([pictures]).items():
         image = read_image(path)
-        prob = model.predict(image)[0]
+        prob = model.probabilities(image)[0]
         mask = prob > model.threshold
         images = {kind: files[f"{kind}/{name}.png"] for kind in KINDS}
         assert np.array_equal(images["masks"], mask * 255)

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 from helpers.tiny import REPO, Ended
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from seglab.composition import compose
+from seglab import compose
 from seglab.config import check_config, config_differences
 from seglab.runs.overrides import job_names, varying_overrides
 from seglab.sweeps.launcher import SweepLauncher
@@ -62,7 +61,6 @@ def jobs_in_file(name: str) -> list[str]:
 
 @cache
 def composed(*overrides: str) -> dict[str, Any]:
-    GlobalHydra.instance().clear()
     given = [override for override in overrides if not override.startswith("sweep=")]
     return check_config(compose(["run_dir=nowhere", *given]))
 

@@ -1,0 +1,69 @@
+"""What `import seglab` offers: nothing heavy is imported before it is used; READMEs' Python."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.tiny import REPO, TINY, skip_figures
+from PIL import Image
+
+import seglab
+
+
+def test_importing_seglab_imports_none_of_the_libraries() -> None:
+    code = """
+        import sys
+        known = {*sys.modules}
+        import seglab
+        assert {*seglab.__all__} <= {*dir(seglab)}
+        assert not hasattr(seglab, "trane")
+        print(*{name.partition(".")[0] for name in {*sys.modules} - known})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", "if True:" + code], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert {*done.stdout.split()} - {*sys.stdlib_module_names} == {"seglab"}
+
+
+def test_no_module_hides_a_function() -> None:
+    # `import seglab.train` would make the module the package's attribute.
+    modules = {path.stem for path in (REPO / "seglab").iterdir()}
+    assert not modules & {*seglab.__all__}
+    for name in seglab.__all__:
+        assert callable(getattr(seglab, name)) and getattr(seglab, name).__name__ == name
+
+
+# What makes the Python of a README small, by what stands there.
+QUICK = [*TINY, "data.cases.n=10", "data.batch_size=4", "logger=none"]
+
+
+def test_python_of_the_readmes_runs_as_it_stands(
+    tiny_ph2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_python(package: str, text: str = "", quick: str = "") -> dict[str, Any]:
+        page = (REPO / "seglab" / package / "README.md").read_text()
+        (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        assert text in code
+        found: dict[str, Any] = {}
+        exec(code.replace(text, quick) if text else code, found)
+        return found
+
+    skip_figures(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path / "cache"))
+    run_dir = '"run_dir=runs/notebook"'
+    found = run_python("training", run_dir, f"{run_dir}, *{QUICK}")
+    assert found["scores"]["val/dice_per_image"] >= 0
+    run = Path(found["cfg"].run_dir)
+    assert (run / "summary.json").is_file()
+
+    run.rename(run.with_name("mine"))
+    (image,) = tiny_ph2.rglob("IMD003.bmp")
+    Path("pictures").symlink_to(image.parent)
+    found = run_python("inference")
+    assert found["mask"].shape == found["prob"].shape[1:] == np.asarray(Image.open(image)).shape[:2]
