@@ -155,7 +155,7 @@ def _check_keys(given: Any, where: str, known: Any, needed: Any = ()) -> None:
 
 def _check_sections(config: dict[str, Any]) -> None:
     """Checks which keys there are, and that sections and what is built of them hold keys."""
-    _check_keys(config, "", schema.SECTIONS, schema.SECTIONS)
+    _check_keys(config, "", (*schema.SECTIONS, *schema.OPTIONAL_SECTIONS), schema.SECTIONS)
     for section in schema.TARGET_SECTIONS:
         if not isinstance(config[section], dict):
             raise InputError(f"{section}={config[section]}: expected keys, see conf/")
@@ -194,6 +194,11 @@ def _check_scalars(config: dict[str, Any]) -> None:
             )
     for key in schema.PATHS:
         refuse_non_utf8(key, values.get(key))
+    init = values.get("init")
+    if not (init is None or (isinstance(init, str) and init)):
+        raise InputError(
+            f"init={init}: expected the path of a run directory or checkpoint, or null"
+        )
 
 
 def _check_data(data: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from seglab.core.errors import InputError
 
 TARGET_SECTIONS = ("data", "model", "task", "trainer", "callbacks", "logger")
 SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *TARGET_SECTIONS)
+OPTIONAL_SECTIONS = ("init",)  # which older run directories lack
 SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
 
 # Arguments of Lightning's Trainer that `build` gives it.
@@ -47,7 +48,7 @@ OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
     ("task.lr_scheduler.warmup", float, 0, 1, False, 0.1),
 )
 # run_dir comes first: others may be interpolated from it.
-PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file")
+PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file", "init")
 TEXTS = {  # and examples
     "name": "baseline",
     "run_dir": "runs/a",

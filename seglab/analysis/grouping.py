@@ -35,7 +35,11 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
             notes.append(f"{run.label}: {run.status} before it had a config: {reason}")
     if not by_settings:
         raise InputError("; ".join(notes))
-    rows = [_make_row(group, notes) for group in by_settings.values()]
+    joined: dict[frozenset[tuple[str, str]], list[Run]] = defaultdict(list)
+    for group in by_settings.values():
+        settings = group[0].settings | {"init": _name_init(group)}
+        joined[frozenset(settings.items())] += group
+    rows = [_make_row(dict(settings), group, notes) for settings, group in joined.items()]
     by_protocol = defaultdict(list)
     for row in rows:
         by_protocol[row.protocol_key].append(row)
@@ -48,14 +52,23 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     return rows + _make_baseline_rows(rows), notes
 
 
-def _make_row(group: Sequence[Run], notes: list[str]) -> Row:
+def _name_init(runs: Sequence[Run]) -> str:
+    """Name what runs start from, with * for their fold or seed if another one starts elsewhere."""
+    init = runs[0].settings["init"]
+    for name, values in (("fold", {r.fold for r in runs}), ("seed", {r.seed for r in runs})):
+        if len(values) == 1:
+            init = re.sub(rf"(?<={name}-){re.escape(*values)}(?!\d)", "*", init)
+    return init
+
+
+def _make_row(settings: dict[str, str], group: Sequence[Run], notes: list[str]) -> Row:
     cells: dict[tuple[str, str], Run | None] = {}
     for run in sorted(group, key=lambda run: (STATUSES.index(run.status), run.label)):
         first = cells.setdefault((run.seed, run.fold), run)
         if first and first is not run and run.status == "finished":
             notes.append(f"{first.label} and {run.label} have the same config: the first is used")
     run = next(run for run in cells.values() if run)
-    return Row(run.settings, run.classes if len(run.classes) > 1 else (), cells, {})
+    return Row(settings, run.classes if len(run.classes) > 1 else (), cells, {})
 
 
 def _add_missing_cells(rows: Sequence[Row]) -> None:
@@ -100,13 +113,16 @@ def _label_rows(rows: Sequence[Row]) -> None:
     for key, column in _name_columns(_choose_keys(rows)).items():
         values = {row.settings.get(key, UNKNOWN) for row in rows}
         is_target = key.endswith("._target_")
-        is_unique = len({value.rpartition(".")[2] for value in values}) == len(values)
+        short = {value: value.rpartition(".")[2] for value in values if is_target}
+        if key == "init":  # of paths the last two parts
+            short = {value: "/".join(value.split("/")[-2:]) for value in values}
+        is_unique = len({*short.values()}) == len(values)
         for row in rows:
             value = row.settings.get(key, UNKNOWN)
-            row.labels[column] = value.rpartition(".")[2] if is_target and is_unique else value
+            row.labels[column] = short[value] if is_unique else value
             if key in row.settings:
                 is_plain = is_target or key in ("name", "protocol")
-                part = row.labels[column] if is_plain else f"{column}={value}"
+                part = row.labels[column] if is_plain else f"{column}={row.labels[column]}"
                 row.label += f", {part}" if row.label else part
 
 

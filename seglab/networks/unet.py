@@ -59,7 +59,7 @@ class EncoderUNet(nn.Module):
             The constructor reads nothing. BatchNorm of a pretrained encoder keeps its statistics:
             those of small batches are worse.
         freeze: Number of the encoder's five stages, from the image on, that keep their pretrained
-            weights.
+            weights; from scratch none does.
         classes: Channels of the logits; 1 for lesion against background.
 
     Raises:
@@ -84,6 +84,7 @@ class EncoderUNet(nn.Module):
         if not 0 <= freeze <= 5:
             raise ValueError(f"freeze={freeze}: expected a number of stages from 0 to 5")
         self.weights = weights
+        self.freeze = freeze
         self.encoder = ENCODERS[encoder]()
         *skips, deepest = self.encoder.channels  # type: ignore[misc]
         inputs = [deepest, *decoder[:-1]]
@@ -92,8 +93,8 @@ class EncoderUNet(nn.Module):
             for channels, skip, out in zip(inputs, reversed(skips), decoder, strict=True)
         )
         self.head = nn.Conv2d(decoder[-1], classes, 1)
-        for stage in self.encoder.stages[: freeze if weights else 0]:
-            stage.requires_grad_(False)
+        if weights:
+            self.freeze_stages()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; BatchNorm of a pretrained encoder stays in eval mode."""
@@ -115,6 +116,11 @@ class EncoderUNet(nn.Module):
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             x = block(x, skip)
         return upsample(self.head(x))
+
+    def freeze_stages(self) -> None:
+        """Let the first `freeze` stages of the encoder keep their weights in training."""
+        for stage in self.encoder.stages[: self.freeze]:  # type: ignore[index]
+            stage.requires_grad_(False)
 
     def load_weights(self) -> None:
         """Load the encoder's pretrained weights, if any; a ValueError if they cannot be read."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -35,6 +35,9 @@ from seglab.runs.overrides import format_resumption
 from seglab.runs.paths import FORMAT, RunPaths, check_format, refuse_damaged
 from seglab.runs.records import read_data_files
 from seglab.runs.thumbnails import write_thumbnails
+
+if TYPE_CHECKING:
+    from seglab.runs.initial_weights import InitialWeights  # imports torch
 
 log = logging.getLogger("seglab")
 
@@ -131,6 +134,7 @@ class RunDirectory:
         files: dict[str, str],
         modules: dict[str, str],
         warnings: Sequence[logging.LogRecord],
+        initial: "InitialWeights | None" = None,
     ) -> None:
         """Writes what is known before the first step, or compares it with what is written.
 
@@ -144,6 +148,7 @@ class RunDirectory:
             files: SHA-256 of every file that was read as data, by its path below the data's root.
             modules: SHA-256 of modules and weights outside seglab that the config names.
             warnings: Warnings about the data, logged before.
+            initial: Weights that training starts from; None where it starts anew or goes on.
         """
         code, diff = provenance.read_code_state()
         environment = {
@@ -161,8 +166,16 @@ class RunDirectory:
             self._record_resumption(environment)
             return
         write_json(self.paths.split, split.to_json())
+        data: dict[str, Any] = {"root": config["data"]["root"], "files": files}
+        if initial:
+            data["seen_before"] = {part: [*cases] for part, cases in initial.seen.items()}
+            seen = [pictures for cases in initial.seen.values() for pictures in cases.values()]
+            thumbnails = np.concatenate(
+                [thumbnails, np.array(seen, np.uint8).reshape(-1, *thumbnails.shape[1:])]
+            )
+            self.record["init"] = initial.record
         write_thumbnails(self.paths, thumbnails)
-        write_json(self.paths.data, {"root": config["data"]["root"], "files": files})
+        write_json(self.paths.data, data)
         if diff:
             write_atomic(self.paths.code_diff, diff)
         self.update(
@@ -232,11 +245,13 @@ class RunDirectory:
     ) -> None:
         """Refuses to go on with other weights, data or split than the run was begun with."""
         advice = "restore it to go on, or name another directory with hydra.run.dir=..."
-        key = "model.weights"
-        if self.earlier_record["modules"].get(key) != modules.get(key):
-            raise InputError(
-                f"{self.path}: {key} is another file than when this run began; {advice}"
-            )
+        for key in ("model.weights", "init"):
+            then, now = self.earlier_record["modules"].get(key), modules.get(key)
+            # What training started from need not be there any more.
+            if then != now and not (key == "init" and now is None):
+                raise InputError(
+                    f"{self.path}: {key} is another file than when this run began; {advice}"
+                )
         changed = provenance.describe_changed_files(read_data_files(self.path), files)
         if changed:
             more = "; ..." if len(changed) > 5 else ""

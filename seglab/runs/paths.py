@@ -51,6 +51,12 @@ class RunPaths:
         self.reproduction = folder / "reproduction.json"  # how it differs from the original
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """Returns the checkpoint of a run directory with the chosen weights; another path as it is."""
+    path = Path(path)
+    return RunPaths(path).best_checkpoint if path.is_dir() else path
+
+
 def refuse_run_files(out: str | Path) -> None:
     """Refuses a file or folder as --out if writing there would overwrite or mix with a run's files.
 

@@ -16,6 +16,7 @@ from seglab.config import is_encoder_unet
 from seglab.core.errors import InputError
 from seglab.core.files import hash_file, hash_json
 from seglab.runs.loading import list_targets
+from seglab.runs.paths import checkpoint_file
 
 # Files of these kinds are the code of an experiment even before git tracks them.
 _CODE = (".py", ".toml", ".yaml", ".yml")
@@ -61,7 +62,8 @@ def hash_modules(config: dict[str, Any]) -> dict[str, str]:
 
     Returns:
         SHA-256 by module name of each module outside seglab that a `_target_` names, or in which
-        the object is defined that it names; and that of the weights, under 'model.weights'.
+        the object is defined that it names; and that of the weights, under 'model.weights', and
+        of the checkpoint that training starts from, under 'init', if it is there.
     """
     names = list_targets(config)
     modules = {name.rpartition(".")[0] for name in names}
@@ -71,6 +73,9 @@ def hash_modules(config: dict[str, Any]) -> dict[str, str]:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and name.split(".")[0] != "seglab" and Path(file).is_file():
             hashes[name] = hash_file(file)
+    if config.get("init"):
+        file = checkpoint_file(config["init"])
+        return hashes | ({"init": hash_file(file)} if file.is_file() else {})
     return hashes | hash_pretrained_weights(config["model"])
 
 

@@ -6,29 +6,43 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from seglab.core.files import write_atomic
-from seglab.data.duplicates import THUMBNAIL, same_pictures
+from seglab.data.duplicates import THUMBNAIL, equal_files, same_pictures
 from seglab.runs.paths import RunPaths, refuse_damaged
-from seglab.runs.records import Run
+from seglab.runs.records import Run, read_seen_before
 
 _MAX_BYTES = 2**30  # a few kilobytes a picture
 
+# For 'train' and 'val' the thumbnails of cases, uint8 (S, S), by the hash of each case's files.
+SeenCases = dict[str, dict[str, np.ndarray]]
+
 
 def write_thumbnails(paths: RunPaths, thumbnails: np.ndarray) -> None:
-    """Writes thumbnails, uint8 (N, S, S), of train and val in the order of splits.json."""
+    """Writes thumbnails, uint8 (N, S, S), of train and val in the order of splits.json.
+
+    Those of cases that its initial weights have seen follow in the order of data.json.
+    """
     content = io.BytesIO()
     np.save(content, thumbnails, allow_pickle=False)
     write_atomic(paths.thumbnails, content.getvalue())
 
 
-def read_thumbnails(run: Run) -> np.ndarray:
-    """Reads what `write_thumbnails` wrote; raises an InputError if it is missing or damaged."""
+def read_seen_cases(run: Run) -> SeenCases:
+    """Reads which cases a run, or the weights that it started from, has seen in train and val.
+
+    Raises an InputError if a file is missing or damaged.
+    """
+    own = {part: [run.sha256[id] for id in run.ids[part]] for part in ("train", "val")}
+    before = read_seen_before(run.folder) if run.record.get("init") else {}
+    keys = [(part, sha) for hashes in (own, before) for part in hashes for sha in hashes[part]]
     with refuse_damaged(run.paths.thumbnails, _MAX_BYTES) as file:
         # Mapped: a header that promises more than the file holds allocates nothing.
         thumbnails = np.lib.format.open_memmap(file, mode="r")
-        n = len(run.ids["train"]) + len(run.ids["val"])
-        if thumbnails.dtype != np.uint8 or thumbnails.shape != (n, THUMBNAIL, THUMBNAIL):
-            raise ValueError(f"expected {n} thumbnails")
-        return np.array(thumbnails)
+        if thumbnails.dtype != np.uint8 or thumbnails.shape != (len(keys), THUMBNAIL, THUMBNAIL):
+            raise ValueError(f"expected {len(keys)} thumbnails")
+        seen: SeenCases = {"train": {}, "val": {}}
+        for (part, sha256), thumbnail in zip(keys, np.array(thumbnails), strict=True):
+            seen[part][sha256] = thumbnail
+        return seen
 
 
 def find_trained_on(
@@ -36,9 +50,8 @@ def find_trained_on(
 ) -> list[str]:
     """Returns the ids of the cases that any of some runs has seen in train or val.
 
-    They are found by their files, and by their pictures as `same_pictures` does for splits, so that
-    another format, size or orientation hides none; of runs with `data.find_duplicates=false` by
-    their files alone.
+    So has what their initial weights have seen. Of runs with `data.find_duplicates=false` equal
+    pictures are found alone.
 
     Args:
         runs: At least one.
@@ -48,15 +61,38 @@ def find_trained_on(
     Raises:
         InputError: The thumbnails of a run are missing or damaged.
     """
-    seen_files = {run.sha256[id] for run in runs for id in (*run.ids["train"], *run.ids["val"])}
-    of_runs = [
-        read_thumbnails(run) for run in runs if run.config["data"].get("find_duplicates", True)
-    ]
-    seen = np.unique(np.concatenate(of_runs), axis=0) if of_runs else thumbnails[:0]
-    groups = same_pictures(np.concatenate([seen, thumbnails]))
+    found: set[str] = set()
+    for find_duplicates in (True, False):
+        seen: dict[str, np.ndarray] = {}
+        for run in runs:
+            if run.config["data"].get("find_duplicates", True) == find_duplicates:
+                for cases in read_seen_cases(run).values():
+                    seen |= cases
+        found |= find_seen(seen, sha256, thumbnails, find_duplicates)
+    return [id for id in sha256 if id in found]
+
+
+def find_seen(
+    seen: Mapping[str, np.ndarray],
+    sha256: Mapping[str, str],
+    thumbnails: np.ndarray,
+    find_duplicates: bool,
+) -> set[str]:
+    """Returns the ids of the cases that are among those that were seen.
+
+    They are found by their files, and by their pictures as `same_pictures` does for splits, so that
+    another format, size or orientation hides none; without `find_duplicates` by equal thumbnails.
+    """
+    if not seen:
+        return set()
+    pictures = np.concatenate([np.stack([*seen.values()]), thumbnails])
+    if find_duplicates:
+        groups = same_pictures(pictures)
+    else:
+        groups = equal_files([picture.tobytes().hex() for picture in pictures])
     seen_groups, new_groups = {*groups[: len(seen)]}, groups[len(seen) :]
-    return [
+    return {
         id
         for (id, hash), group in zip(sha256.items(), new_groups, strict=True)
-        if hash in seen_files or group in seen_groups
-    ]
+        if hash in seen or group in seen_groups
+    }

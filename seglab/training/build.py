@@ -16,6 +16,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
 
 from seglab.core.errors import InputError
 from seglab.core.logs import collect_warnings
@@ -24,7 +25,8 @@ from seglab.data.datamodule import SegmentationDataModule
 from seglab.losses import check_channels
 from seglab.networks import EncoderUNet
 from seglab.runs.checkpoints import ChecksummedCheckpointIO
-from seglab.runs.paths import FORMAT
+from seglab.runs.initial_weights import InitialWeights, open_initial_weights
+from seglab.runs.paths import FORMAT, RunPaths
 from seglab.schema import Inference
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.task import SegmentationTask
@@ -39,6 +41,7 @@ class Components:
     trainer: Trainer
     recorder: RunRecorder
     warnings: list[logging.LogRecord]  # about the data
+    initial: InitialWeights | None = None  # those that training starts from
 
 
 def build(
@@ -60,10 +63,7 @@ def build(
             f"trainer.accelerator={config['trainer']['accelerator']}: torch {torch.__version__} "
             "finds no GPU; train with trainer=cpu, or install a torch that fits the GPU's driver"
         )
-    with name_in_errors("model"):
-        net = instantiate(config["model"])
-        if isinstance(net, EncoderUNet):
-            net.load_weights()
+    net, initial = build_network(config, run_dir)
     with name_in_errors("data"):
         data = instantiate(config["data"])
     with name_in_errors("task"):
@@ -73,6 +73,8 @@ def build(
         task.configure_optimizers()
     with collect_warnings(logging.getLogger("seglab")) as warnings:
         data.setup()
+        if initial:
+            initial.check_cases(data, data.classes.names)
     metadata = {
         "format": FORMAT,
         "config": config,
@@ -91,7 +93,24 @@ def build(
     limit = trainer.limit_train_batches  # type: ignore[attr-defined]
     if isinstance(limit, float) and limit == 1:  # all batches; the integer 1 is one batch
         check_smallest_batch(task, data, trainer.world_size)
-    return Components(data, task, trainer, recorder, warnings)
+    return Components(data, task, trainer, recorder, warnings, initial)
+
+
+def build_network(config: dict[str, Any], run_dir: Path) -> tuple[nn.Module, InitialWeights | None]:
+    """Builds the network with the weights that training starts from.
+
+    In a run directory with a last.ckpt it goes on with those, and `init` is not read.
+    """
+    initial = None
+    if config.get("init") and not RunPaths(run_dir).last_checkpoint.exists():
+        initial = open_initial_weights(config["init"])
+    with name_in_errors("model"):
+        net = instantiate(config["model"])
+        if initial:
+            initial.load_into(net, config["model"]["_target_"], config["data"]["classes"])
+        if isinstance(net, EncoderUNet):
+            net.freeze_stages() if config.get("init") else net.load_weights()
+    return net, initial
 
 
 def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:

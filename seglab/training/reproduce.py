@@ -138,6 +138,11 @@ def _compare_inputs(run: Run) -> dict[str, list[str]]:
     # Another commit may hold the same code.
     is_same = code["source_sha256"] == git.get("source_sha256")
     modules = provenance.hash_modules(run.config)
+    if modules.get("init") != record["modules"].get("init"):
+        raise InputError(
+            f"init={run.config['init']}: is missing or another file than the run started from, of "
+            f"SHA-256 {record['modules'].get('init')}; put that back there"
+        )
     machine = provenance.describe_machine()
     inputs = {
         "code": [] if is_same else _describe_pairs(git, code, ["commit", "source_sha256"]),

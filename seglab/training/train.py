@@ -106,6 +106,7 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
             data.files(),
             modules,
             components.warnings,
+            components.initial,
         )
         run.update(device=trainer.strategy.root_device.type)
     net = components.task.net

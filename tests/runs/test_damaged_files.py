@@ -10,7 +10,7 @@ from seglab.core.errors import InputError
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.records import find_runs, open_run, read_data_files
 from seglab.runs.tables import read_metric_history, read_val_scores
-from seglab.runs.thumbnails import read_thumbnails
+from seglab.runs.thumbnails import read_seen_cases
 
 FILES = (
     *("run.json", "config.yaml", "splits.json", "data.json", "summary.json", "metrics.csv"),
@@ -29,7 +29,7 @@ def test_a_damaged_file_is_read_or_refused(file: str, run: Path) -> None:
             lambda: read_data_files(run),
             lambda: read_metric_history(run, "val/loss"),
             lambda: read_val_scores(run),
-            lambda: read_thumbnails(open_run(run)),
+            lambda: read_seen_cases(open_run(run)),
         ):
             try:
                 read()

@@ -13,7 +13,7 @@ from seglab.data.duplicates import THUMBNAIL
 from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
 from seglab.runs.records import open_run
-from seglab.runs.thumbnails import find_trained_on, read_thumbnails, write_thumbnails
+from seglab.runs.thumbnails import find_trained_on, read_seen_cases, write_thumbnails
 
 
 def small(image: np.ndarray) -> np.ndarray:
@@ -26,7 +26,12 @@ def test_a_run_keeps_the_pictures_of_train_and_val(run: Path, tiny_ph2: Path) ->
     images = {case.id: read_image(case.image) for case in find_cases(tiny_ph2)}
     expected = [small(images[id]) for id in (*split["train"], *split["val"])]
     assert np.array_equal(np.load(run / "thumbnails.npy", allow_pickle=False), expected)
-    assert np.array_equal(read_thumbnails(open_run(run)), expected)
+    opened = open_run(run)
+    seen = read_seen_cases(opened)
+    for part, pictures in (("train", expected), ("val", expected[len(split["train"]) :])):
+        for id, picture in zip(split[part], pictures, strict=False):
+            assert np.array_equal(seen[part][opened.sha256[id]], picture)
+        assert len(seen[part]) == len(split[part])
 
 
 def test_cases_are_found_by_file_or_picture(run: Path, tiny_ph2: Path) -> None:
@@ -41,13 +46,15 @@ def test_cases_are_found_by_file_or_picture(run: Path, tiny_ph2: Path) -> None:
     seen.config["data"]["find_duplicates"] = False
     assert find_trained_on([seen], hashes, thumbnails) == ["a"]
     # Of several runs any one may have seen it.
-    write_thumbnails(seen.paths, small(new)[None])
     other = replace(
         seen,
+        folder=run / "other",
         config={"data": {}},
         ids={"train": ["x"], "val": [], "test": []},
         sha256={"x": "of test"},
     )
+    other.folder.mkdir()
+    write_thumbnails(other.paths, small(new)[None])
     assert find_trained_on([other], hashes, thumbnails) == ["a", "c", "d"]
     assert find_trained_on([seen, other], hashes, thumbnails) == ["a", "c", "d"]
 
@@ -65,7 +72,7 @@ def test_cases_are_found_by_file_or_picture(run: Path, tiny_ph2: Path) -> None:
 def test_other_arrays_are_refused(content: np.ndarray, run: Path) -> None:
     np.save(run / "thumbnails.npy", content)
     with pytest.raises(InputError, match=rf"\A{run}/thumbnails.npy: damaged "):
-        read_thumbnails(open_run(run))
+        read_seen_cases(open_run(run))
 
 
 def test_an_array_larger_than_its_file_takes_no_memory(run: Path) -> None:
@@ -73,4 +80,4 @@ def test_an_array_larger_than_its_file_takes_no_memory(run: Path) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (18, 2**20, 2**20)}
         np.lib.format.write_array_header_1_0(file, header)
     with pytest.raises(InputError, match=r"thumbnails.npy: damaged"):
-        read_thumbnails(open_run(run))
+        read_seen_cases(open_run(run))
