@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["compose", "load_model", "train"]
+__all__ = ["compose", "load_model", "load_results", "train"]
 
 if TYPE_CHECKING:
+    from seglab.analysis.results import load_results
     from seglab.cli.compose import compose
     from seglab.inference.models import load_model
     from seglab.training.train import train
@@ -15,6 +16,7 @@ else:
     _MODULES = {
         "compose": "seglab.cli.compose",
         "load_model": "seglab.inference.models",
+        "load_results": "seglab.analysis.results",
         "train": "seglab.training.train",
     }
 

@@ -67,3 +67,7 @@ def test_python_of_the_readmes_runs_as_it_stands(
     Path("pictures").symlink_to(image.parent)
     found = run_python("inference")
     assert found["mask"].shape == found["prob"].shape[1:] == np.asarray(Image.open(image)).shape[:2]
+
+    pytest.importorskip("pandas")
+    found = run_python("analysis")
+    assert [*found["runs"]["directory"]] == [str(tmp_path / "runs" / "mine")]

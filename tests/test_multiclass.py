@@ -12,6 +12,7 @@ from helpers.tiny import Ended, write_tiny_classes
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from seglab import load_results
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv
 from seglab.data.classes import Classes
@@ -162,6 +163,14 @@ def test_pictures(run: Path, data: Path, tmp_path: Path) -> None:
         assert disc.dtype == np.uint16
         assert (square[mask == 2] >= disc[mask == 2]).all()
     assert {row["class"] for row in read_csv(tmp_path / "instances.csv")} == {"disc", "square"}
+
+
+def test_results_are_those_of_the_files(run: Path) -> None:
+    written = read_csv(run / "test_cases.csv")
+    rows = load_results(run).cases
+    assert len(rows) == len(written) and {row["class"] for row in rows} == {*NAMES}
+    for row, line in zip(rows, written, strict=True):
+        assert {name: str(row[name]) for name in line} == line  # to the last digit
 
 
 def test_files_of_another_networks_classes_are_removed(

@@ -12,13 +12,14 @@ from seglab.analysis.notes import (
     describe_status,
 )
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
+from seglab.analysis.results import list_runs
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, write_atomic, write_csv
 from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
 from seglab.runs.paths import refuse_run_files
-from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
+from seglab.runs.records import COSTS, UNKNOWN, find_runs
 
 # Columns after the metrics: headings, and formats of `COSTS`.
 COST_HEADINGS = ("parameters", "multiply-adds", "train s", "images/s")
@@ -82,7 +83,7 @@ def compare(
     pairs = find_pairs(versus, rows)
     lines = make_lines(rows, METRICS if out else column_metrics, by_diagnosis)
     tables = {"table": make_table(rows, lines, notes, column_metrics, by_diagnosis)}
-    records = {"table": [*map(_make_record, lines)], "runs": _list_runs(runs, rows)}
+    records = {"table": [*map(_make_record, lines)], "runs": list_runs(runs, rows)}
     if pairs:
         records["versus"] = run_paired_tests(pairs, metric)
         tables["versus"] = make_versus_table(records["versus"], pairs, metric)
@@ -182,18 +183,6 @@ def _make_record(line: TableLine) -> dict[str, Any]:
         for suffix, value in zip(("", "_sd", "_low", "_high"), values, strict=True):
             record[f"{name}{suffix}"] = "" if value is None else value
     return record
-
-
-def _list_runs(runs: Sequence[Run], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every run directory that was found, for runs.csv; one that is in no row has no label."""
-    row_by_run = {run.label: row for row in rows for run in row.runs}
-    records = []
-    for run in runs:
-        row = row_by_run.get(run.label)
-        record = {"run": run.label, "row": row.label if row else "", "used": row is not None}
-        record |= {"seed": run.seed, "fold": run.fold, "status": run.status, "error": run.error}
-        records.append(record | (row.labels if row else {}) | run.values)
-    return records
 
 
 def _write(
