@@ -116,7 +116,7 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
     if not all(w.isfinite().all() for w in weights.values()):
         raise InputError(f"{path}: holds weights that are not finite; restore it")
     try:
-        net = instantiate(model)
+        net = instantiate(model, _convert_="all")  # libraries ask isinstance(..., dict)
         net.load_state_dict(weights)
     except Exception as error:  # whatever a network raises for wrong arguments
         reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__

@@ -21,15 +21,17 @@ MAX_CONFIG_BYTES = 2**17  # a run's config has a few kilobytes
 # fetches and runs code. The key counts because synthetic_cases as the model would write images
 # into any folder. The option --trust adds a name.
 _OPTIM = "torch.optim"
+_NETWORKS = frozenset(
+    f"seglab.networks.{name}" for name in ("EncoderUNet", "SMPNetwork", "SegNet", "UNet")
+)
 ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),
     "data.cases": frozenset(
         {"seglab.data.layouts.find_cases", "seglab.data.synthetic.synthetic_cases"}
     ),
     "data.augment": frozenset({"seglab.data.augment.Augment"}),
-    "model": frozenset(
-        {"seglab.networks.EncoderUNet", "seglab.networks.SegNet", "seglab.networks.UNet"}
-    ),
+    "model": _NETWORKS | {"seglab.networks.Normalized"},
+    "model.net": _NETWORKS,
     "task": frozenset({"seglab.training.task.SegmentationTask"}),
     "task.loss": frozenset(
         {

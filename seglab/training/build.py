@@ -105,11 +105,14 @@ def build_network(config: dict[str, Any], run_dir: Path) -> tuple[nn.Module, Ini
     if config.get("init") and not RunPaths(run_dir).last_checkpoint.exists():
         initial = open_initial_weights(config["init"])
     with name_in_errors("model"):
-        net = instantiate(config["model"])
+        net = instantiate(config["model"], _convert_="all")
         if initial:
             initial.load_into(net, config["model"]["_target_"], config["data"]["classes"])
-        if isinstance(net, EncoderUNet):
-            net.freeze_stages() if config.get("init") else net.load_weights()
+        if config.get("init"):
+            if isinstance(net, EncoderUNet):
+                net.freeze_stages()
+        elif hasattr(net, "load_weights"):
+            net.load_weights()
     return net, initial
 
 

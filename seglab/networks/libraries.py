@@ -1,0 +1,122 @@
+"""Networks of libraries, fed with the normalised images that their weights expect."""
+
+import inspect
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalized(nn.Module):
+    """Network that gets `(image - mean) / std` for an image in [0, 1].
+
+    Mean and std are buffers in the state dict: what a checkpoint was trained with comes with it,
+    and nothing needs to be looked up or downloaded to open it.
+
+    Args:
+        net: From normalised images (N, 3, H, W) to logits (N, C, H, W).
+        mean: One value a channel, for images in [0, 1].
+        std: One value a channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Encoder of the network, whose learning rate `task.encoder_lr_factor` divides."""
+        return self.net.encoder  # type: ignore[return-value]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """From images (N, 3, H, W) in [0, 1] to logits (N, C, H, W)."""
+        return self.net((image - self.mean) / self.std)
+
+
+class SMPNetwork(Normalized):
+    """Network of segmentation_models.pytorch (SMP), with the normalisation of its encoder.
+
+    Args:
+        arch: As in SMP's `create_model`: 'unet', 'unetplusplus', 'fpn', 'deeplabv3plus', ...
+        encoder_name: SMP's name of the encoder, such as 'resnet34' or timm's 'tu-convnext_tiny'.
+        encoder_weights: 'imagenet' or another name of SMP's for `load_weights`; None to train
+            from scratch, on images as they are. The constructor downloads nothing.
+        classes: Channels of the logits; 1 for lesion against background.
+        options: Further arguments of the architecture, such as `decoder_channels`. Those that SMP
+            would pass on to timm are refused, because some of them read files.
+
+    Raises:
+        ValueError: SMP is not installed, or an argument is not one of its own.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        encoder_name: str,
+        encoder_weights: str | None = None,
+        classes: int = 1,
+        **options: Any,
+    ) -> None:
+        smp, timm = _import_smp()
+        # Exact names, or 'tu-hf-hub:NAME' would download a stranger's model.
+        is_timm = encoder_name.startswith("tu-") and timm.is_model(encoder_name[3:])
+        if not is_timm and encoder_name not in smp.encoders.encoders:
+            raise ValueError(
+                f"encoder_name={encoder_name}: expected tu- and a name of timm's, or one of "
+                f"{', '.join(smp.encoders.encoders)}"
+            )
+        architectures = smp.MODEL_ARCHITECTURES_MAPPING
+        if arch not in architectures:
+            raise ValueError(f"arch={arch}: expected one of {', '.join(architectures)}")
+        # Activations come with loss and prediction; a second head would not be trained.
+        known = {*inspect.signature(architectures[arch]).parameters}
+        known -= {"activation", "aux_params", "kwargs"}
+        for option in options.keys() - known:
+            raise ValueError(f"{option}: expected one of {', '.join(sorted(known))}")
+        self._arguments = options | {"arch": arch, "encoder_name": encoder_name, "classes": classes}
+        self._encoder_weights = encoder_weights
+        net = smp.create_model(**self._arguments, encoder_weights=None)
+        super().__init__(net, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def load_weights(self) -> None:
+        """Download the encoder's pretrained weights, with the mean and std that they expect."""
+        weights = self._encoder_weights
+        if weights is None:
+            return
+        smp, _ = _import_smp()
+        name = self._arguments["encoder_name"]
+        try:
+            pretrained = smp.create_model(**self._arguments, encoder_weights=weights)
+            params = smp.encoders.get_preprocessing_params(name, weights)
+        except Exception as error:  # the client of the Hugging Face Hub raises many kinds
+            raise ValueError(
+                f"encoder_weights={weights}: cannot be loaded for encoder_name={name} "
+                f"({' '.join(str(error).split())}); download them once where there is a network, "
+                "or train from scratch with encoder_weights=null"
+            ) from error
+        if params["input_space"] != "RGB":
+            raise ValueError(
+                f"encoder_name={name}: expects {params['input_space']} images, not RGB"
+            )
+        self.encoder.load_state_dict(pretrained.encoder.state_dict())
+        for buffer, values in ((self.mean, params["mean"]), (self.std, params["std"])):
+            buffer.copy_(torch.tensor(values).view(-1, 1, 1) / params["input_range"][1])
+
+
+def _import_smp() -> tuple[ModuleType, ModuleType]:
+    try:
+        import segmentation_models_pytorch
+        import timm
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
+        raise ValueError(
+            f"segmentation_models_pytorch cannot be imported ({error}); pip install -e '.[smp]', "
+            "and torchvision from where torch was installed"
+        ) from error
+    return segmentation_models_pytorch, timm
