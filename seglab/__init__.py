@@ -1,6 +1,10 @@
 """seglab: lesion segmentation experiments on PH2 that can be trusted."""
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":  # it lacks the signals and locks that runs rely on
+    sys.exit("seglab runs on Linux and macOS; on Windows, install it within WSL2: wsl --install")
 
 __version__ = "0.1.0"
 __all__ = ["compose", "load_model", "load_results", "train"]

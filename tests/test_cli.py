@@ -76,6 +76,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/run.json")
         (caused(InstantiationException("call"), KeyError("bug")), None),
         (ValueError("bug"), None),
         (OSError("no file"), None),
+        (ModuleNotFoundError("No hydra", name="hydra"), "No hydra; install what seglab needs: "),
     ],
 )
 def test_errors_of_users_are_told_from_bugs(error: Exception, line: str | None) -> None:
@@ -120,6 +121,7 @@ def test_main_functions_end_with_one_line(
         (b"# @package _global_\nname: [a\nseed: 1\n", ["own.yaml", "line 3"]),
         (b"# @package _global_\nname: M\xfcller\n", ["own.yaml, line 2: is no UTF-8"]),
         (b"seed: 5\n", ["experiment=own: own.yaml does not begin with '# @package _global_'"]),
+        (b"# @package _global_\ndefaults: [own]\n", ["names itself in its defaults"]),
         ("\ufeff# @package _global_\nseed: 5\n".encode(), ["own.yaml does not begin", "no BOM"]),
     ],
 )
@@ -188,6 +190,44 @@ def test_seglab_runs_the_commands_of_scripts(seglab: Callable[..., Ended]) -> No
     assert (
         "--show=201: expected an integer from 0 to 200" in seglab("check", "x", "--show", 201).err
     )
+
+
+COMPLETE = """
+eval "$(seglab train -sc install=bash)"
+for COMP_LINE in "seglab train data.size=9 model=se" "seglab co" "seglab predict "; do
+  words=($COMP_LINE)
+  COMP_POINT=${#COMP_LINE} COMP_CWORD=$((${#words[@]} - 1)) hydra_bash_completion
+  echo "${COMPREPLY[@]}"
+done
+"""
+
+
+def test_bash_completes_commands_and_overrides(tmp_path: Path) -> None:
+    entry = tmp_path / "seglab"
+    entry.write_text(f"#!{sys.executable}\nfrom seglab.cli.main import main\nmain()\n")
+    entry.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    ended = subprocess.run(
+        ["bash", "-c", COMPLETE],
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr == ""
+    assert ended.stdout == "model=segnet\ncompare\n\n"
+
+
+@pytest.mark.parametrize("command", ["import seglab", "runpy.run_path(SCRIPT, {}, '__main__')"])
+def test_windows_is_refused_in_one_line(command: str) -> None:
+    setting = f"import runpy, sys; sys.platform = 'win32'; SCRIPT = '{REPO}/scripts/train.py'"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{setting}; {command}"],
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1 and "WSL2" in ended.stderr
 
 
 def test_seglab_check_is_the_check_of_prepare(

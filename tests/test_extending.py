@@ -103,21 +103,23 @@ data:
 def test_an_extension_trains(name: str, tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> None:
     extension, run = EXTENSIONS[name], tmp_path / "run"
     (tmp_path / "mine.py").write_text(extension.code)
-    config = tmp_path / "conf" / extension.group / "mine.yaml"
+    # Hydra looks into conf/ of the working directory without being told.
+    folder, options = ("own", ["--config-dir", "own"]) if name == "loss" else ("conf", [])
+    config = tmp_path / folder / extension.group / "mine.yaml"
     config.parent.mkdir(parents=True)
     config.write_text(extension.yaml)
     command = [
-        *(sys.executable, str(REPO / "scripts" / "train.py"), "--config-dir", tmp_path / "conf"),
+        *(sys.executable, str(REPO / "scripts" / "train.py"), *options),
         *(f"{extension.group}=mine", "trainer.max_epochs=1", "data.size=32"),
         *([] if extension.group == "model" else TINY[:2]),
         *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", f"hydra.run.dir={run}"),
     ]
-    path = os.pathsep.join([str(tmp_path), str(REPO)])
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
-        env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": str(REPO)},
+        cwd=tmp_path,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr

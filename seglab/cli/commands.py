@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import sys
+from typing import Any
 
 from seglab.cli.errors import one_line_errors
 from seglab.core.commands import own_arguments, program_name
@@ -45,6 +46,7 @@ def train() -> None:
         gc.enable()
         train(cfg)
 
+    sys.path.append("")  # for modules beside the user's conf/; last, so that no module is hidden
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     stop_with_launcher()
     register()
@@ -83,7 +85,7 @@ def predict() -> None:
     add("--overwrite", action="store_true", help="replace existing files")
     _add_inference(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = _parse(parser)
 
     from seglab.core.logs import log_to_console
     from seglab.inference.predict import predict
@@ -113,7 +115,7 @@ def evaluate() -> None:
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
     _add_inference(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = _parse(parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.inference.evaluate import evaluate
@@ -133,7 +135,7 @@ def export() -> None:
     add("--moved-to", metavar="ROOT", help=MOVED_TO)
     add("--overwrite", action="store_true", help="replace an existing file")
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = _parse(parser)
 
     from seglab.core.logs import log_to_console
     from seglab.inference.export import export
@@ -156,7 +158,7 @@ def compare() -> None:
     _add_versus(parser)
     add("--metric", metavar="NAME", help="of the paired tests (dice_per_image)")
     add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
-    args = vars(parser.parse_args(own_arguments()))
+    args = _parse(parser)
 
     from seglab.analysis.compare import compare
 
@@ -176,7 +178,7 @@ def report() -> None:
     add("--cases", metavar="N", type=int, help=text)
     _add_versus(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = _parse(parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.analysis.report import report
@@ -200,7 +202,7 @@ def reproduce() -> None:
     text = "greatest difference of a score on other hardware or versions (0.01)"
     add("--tolerance", metavar="X", type=float, help=text)
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = _parse(parser)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.training.reproduce import reproduce
@@ -213,6 +215,14 @@ def _make_parser(description: str, epilog: str | None = None) -> argparse.Argume
     return argparse.ArgumentParser(
         program_name(), description=description, epilog=epilog, argument_default=argparse.SUPPRESS
     )
+
+
+def _parse(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Parse the command line; code that it trusts may lie in the working directory."""
+    args = vars(parser.parse_args(own_arguments()))
+    if "trust" in args:
+        sys.path.append("")  # last, so that no module is hidden
+    return args
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,9 @@ def find_input_error(error: BaseException) -> str | None:
 
     Hydra wraps what a constructor raises, so the chain of causes is searched.
     """
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("seglab"):
+        return f"{error}; install what seglab needs: pip install -e . in its checkout"
+
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -46,6 +49,9 @@ def find_input_error(error: BaseException) -> str | None:
             if "full_path" in frame.f_locals:  # of Hydra 1.3, which reads configs as UTF-8
                 line = error.object[: error.start].count(b"\n") + 1
                 return f"{frame.f_locals['full_path']}, line {line}: is no UTF-8; save it as UTF-8"
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, RecursionError) and "create_defaults_list" in frames:  # of Hydra 1.3
+        return "a config file names itself in its defaults; give a file of your own another name"
     if str(error).startswith("Only one of --"):  # raised by Hydra about its own options
         return str(error)
     if str(error).startswith("Config group override must be"):  # Hydra 1.3, of group=null
