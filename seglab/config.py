@@ -29,11 +29,8 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
     config = check_values(cfg)
     for section in schema.TARGET_SECTIONS:
         _check_arguments(config[section], section)
-    values = flatten(config)
-    for key, name in values.items():
-        if key.split(".")[-1] == "monitor" and name is not None:
-            mode = values.get(f"{key.removesuffix('monitor')}mode") or config["monitor_mode"]
-            _check_monitor(key, name, mode, config["data"])
+    _check_monitors(config)
+    _check_lr_scheduler(config)
     return config
 
 
@@ -65,6 +62,9 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(value, str) and value:
             OmegaConf.update(cfg, key, _absolute(value))
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for key in ("optimizer", "lr_scheduler"):  # the task gives them what they lack
+        if isinstance(config.get("task"), dict) and isinstance(config["task"].get(key), dict):
+            config["task"][key].setdefault("_partial_", True)
     model = config.get("model")
     if isinstance(model, dict) and is_encoder_unet(model):
         weights = model.get("weights")
@@ -279,15 +279,52 @@ def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
             yield from _texts(value, f"{where}.{key}")
 
 
-def _check_monitor(where: str, name: Any, mode: Any, data: dict[str, Any]) -> None:
+def _check_monitors(config: dict[str, Any]) -> None:
+    data = config["data"]
+    if config["monitor"] is not None:
+        _check_monitor("monitor", config["monitor"], "monitor_mode", config["monitor_mode"], data)
+    for name, callback in config["callbacks"].items():
+        if callback and callback.get("monitor") is not None:
+            key, mode = f"callbacks.{name}", _mode_of(callback)
+            _check_monitor(f"{key}.monitor", callback["monitor"], f"{key}.mode", mode, data)
+
+
+def _check_lr_scheduler(config: dict[str, Any]) -> None:
+    key, scheduler = "task.lr_scheduler_config", config["task"]["lr_scheduler"]
+    settings = config["task"].get("lr_scheduler_config") or {}
+    is_plateau = str((scheduler or {}).get("_target_")).endswith("ReduceLROnPlateau")
+    intervals = ("epoch",) if is_plateau else ("epoch", "step")
+    if settings.get("interval") not in (None, *intervals):
+        raise InputError(
+            f"{key}.interval={settings['interval']}: expected {' or '.join(intervals)}"
+        )
+    if not is_plateau:
+        return
+    monitor = settings.get("monitor")
+    if monitor is None:
+        raise InputError(f"{key}.monitor=null: ReduceLROnPlateau needs one, such as train/loss")
+    mode = _mode_of(scheduler)
+    _check_monitor(f"{key}.monitor", monitor, "task.lr_scheduler.mode", mode, config["data"])
+    every = config["trainer"].get("check_val_every_n_epoch", 1)
+    if monitor.startswith("val/") and settings.get("frequency", 1) % every:
+        raise InputError(f"{key}.frequency: val has values every {every} epochs; set it to {every}")
+
+
+def _mode_of(node: dict[str, Any]) -> Any:
+    """Returns argument `mode` of what a config names, or its default there; None without one."""
+    parameter = inspect.signature(get_object(node["_target_"])).parameters.get("mode")
+    return node.get("mode", parameter.default) if parameter else None
+
+
+def _check_monitor(where: str, name: Any, mode_key: str, mode: Any, data: dict[str, Any]) -> None:
     split, metrics = data["split"], [*network_metric_names(data["classes"]), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
     if name not in known:
         raise InputError(f"{where}={name}: no such value; expected one of {', '.join(known)}")
     best = "min" if name.endswith(("/loss", "/ece_net")) else "max"
-    if mode != best:
+    if mode not in (best, None):
         raise InputError(
-            f"{where}={name}: its best value is the {best}, not the {mode}; set monitor_mode={best}"
+            f"{where}={name}: its best value is the {best}, not the {mode}; set {mode_key}={best}"
         )
     if name.startswith("val/") and split["val"] == 0 and split["file"] is None:
         raise InputError(

@@ -46,6 +46,7 @@ OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
     ("task.optimizer.weight_decay", float, 0, math.inf, False, 1e-6),
     ("task.lr_scheduler.epochs", int, 1, math.inf, False, 30),
     ("task.lr_scheduler.warmup", float, 0, 1, False, 0.1),
+    ("task.lr_scheduler_config.frequency", int, 1, math.inf, False, 1),
 )
 # run_dir comes first: others may be interpolated from it.
 PATHS = ("run_dir", "data.root", "data.cache_dir", "data.split.file", "init")
@@ -60,7 +61,7 @@ TARGETS = {  # and examples
     "task.loss": "task.loss._target_=seglab.losses.bce_dice",
     "task.optimizer": "task.optimizer._target_=torch.optim.AdamW",
     "task.lr_scheduler": "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, "
-    "_partial_: true, epochs: 30}",
+    "epochs: 30}",
 }
 # Of Lightning's; the others change the type of the weights, which are float32 everywhere else.
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", 32, 16, None)

@@ -16,6 +16,7 @@ from seglab.config import check_config
 from seglab.core.errors import InputError
 from seglab.runs.loading import ALLOWED_TARGETS, read_config
 
+PLATEAU = "task.lr_scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau"
 COSINE = "task.lr_scheduler={_target_: seglab.training.lr_schedulers.cosine, _partial_: true, "
 # Values by key, each refused with key and value.
 BAD_VALUES = {
@@ -26,6 +27,7 @@ BAD_VALUES = {
     "task.optimizer.lr": ("abc", "null", "-1", "'0,001'", "'1e-3'", "0.001.", "[1,2]"),
     "task.optimizer.weight_decay": ("abc", "null"),
     "task.lr_scheduler": ("cosine",),
+    "task.lr_scheduler_config.frequency": ("0",),
     "data.cache_dir": ("[a]", ""),
     "name": ("5", ""),
     "trainer.precision": ("64", "64-true", "bf16-true", "16-true", "transformer-engine", "8"),
@@ -84,6 +86,37 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
     (["+trainer.callbacks=[]"], ["trainer.callbacks", "built from the rest"]),
     (["+trainer.barebones=true"], ["trainer.barebones", "metrics"]),
     (["monitor=val/loss"], ["monitor=val/loss", "monitor_mode=min"]),
+    (
+        [
+            "+callbacks.s._target_=lightning.pytorch.callbacks.EarlyStopping",
+            "+callbacks.s.monitor=val/dice_pooled_net",
+        ],
+        ["callbacks.s.monitor=val/dice_pooled_net", "not the min; set callbacks.s.mode=max"],
+    ),
+    (
+        [PLATEAU + "}"],
+        ["task.lr_scheduler_config.monitor=val/dice", "set task.lr_scheduler.mode=max"],
+    ),
+    ([PLATEAU + "}", "monitor=null"], ["task.lr_scheduler_config.monitor=null"]),
+    (
+        [
+            PLATEAU + "}",
+            "monitor=null",
+            "task.lr_scheduler_config.monitor=val/loss",
+            "data.split.val=0",
+        ],
+        ["data.split.val=0", "task.lr_scheduler_config.monitor=val/loss"],
+    ),
+    (
+        ["task.lr_scheduler_config.monitor=test/loss"],
+        ["task.lr_scheduler_config.monitor=test/loss"],
+    ),
+    ([PLATEAU + "}", "task.lr_scheduler_config.interval=step"], ["interval=step: expected epoch"]),
+    (["task.lr_scheduler_config.interval=batch"], ["interval=batch: expected epoch or step"]),
+    (
+        [PLATEAU + ", mode: max}", "+trainer.check_val_every_n_epoch=2"],
+        ["task.lr_scheduler_config.frequency: val has values every 2 epochs"],
+    ),
     (["callbacks=early_stopping", "monitor=null"], ["callbacks.early_stopping.monitor=null"]),
     (["data.split.val=0"], ["data.split.val", "val/dice_per_image_net"]),
     (["inference.tta=1"], ["inference.tta=1", "expected true or false"]),

@@ -90,6 +90,8 @@ def _explain_override_error(error: Exception) -> str | None:
     if unknown_key and isinstance(error.__cause__, OmegaConfBaseException):
         # Hydra suggests '+key=value', which seglab allows for arguments of a class only.
         key, section = unknown_key[1], error.__cause__.parent_node
+        if not section:
+            return f"{key}: {key.rpartition('.')[0]} has no keys; add them with +{key}=..."
         return (
             f"{key}: unknown config key; expected one of {', '.join(section)}; "
             f"'{format_command('train', '--cfg', 'job')}' lists all keys; add an argument of a "

@@ -24,6 +24,8 @@ _OPTIM = "torch.optim"
 _NETWORKS = frozenset(
     f"seglab.networks.{name}" for name in ("EncoderUNet", "SMPNetwork", "SegNet", "UNet")
 )
+_LR_SCHEDULERS = """ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR
+LinearLR MultiStepLR OneCycleLR PolynomialLR ReduceLROnPlateau StepLR"""
 ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),
     "data.cases": frozenset(
@@ -50,7 +52,7 @@ ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "task.lr_scheduler": frozenset(
         {
             "seglab.training.lr_schedulers.cosine",
-            *(f"{_OPTIM}.lr_scheduler.{n}LR" for n in ("CosineAnnealing", "MultiStep", "Step")),
+            *(f"{_OPTIM}.lr_scheduler.{name}" for name in _LR_SCHEDULERS.split()),
         }
     ),
     "trainer": frozenset({"lightning.Trainer"}),

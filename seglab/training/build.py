@@ -90,6 +90,9 @@ def build(
     with name_in_errors("trainer, callbacks or logger"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
+    task.n_steps = {"epoch": trainer.max_epochs, "step": count_steps(data, trainer)}
+    with name_in_errors("task.lr_scheduler"):
+        task.configure_optimizers()
     limit = trainer.limit_train_batches  # type: ignore[attr-defined]
     if isinstance(limit, float) and limit == 1:  # all batches; the integer 1 is one batch
         check_smallest_batch(task, data, trainer.world_size)
@@ -135,6 +138,19 @@ def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
         plugins=plugins,
         default_root_dir=str(recorder.paths.folder),
     )
+
+
+def count_steps(data: SegmentationDataModule, trainer: Trainer) -> int:
+    """Returns how many steps the optimizer takes in the whole run.
+
+    Trainer.estimated_stepping_batches makes loaders, before a resumed run knows its epoch.
+    """
+    n = math.ceil(len(data.subset_indices("train")) / trainer.world_size)
+    batches = math.ceil(n / (data.batch_size // trainer.world_size))
+    limit = trainer.limit_train_batches  # type: ignore[attr-defined]
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 
 @torch.no_grad()

@@ -1,12 +1,13 @@
 """LightningModule that trains and validates a segmentation network."""
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from seglab.core.errors import InputError
@@ -28,13 +29,18 @@ class SegmentationTask(LightningModule):
             one class.
         loss: Function from logits and mask to one loss per image, (N,), as in `seglab.losses`.
         optimizer: Function from parameters to an optimizer.
-        lr_scheduler: Function from the optimizer to a learning rate scheduler, which is stepped
-            once per epoch; None for a constant rate.
+        lr_scheduler: Function from the optimizer to a learning rate scheduler; None for a constant
+            rate. An argument `total_steps` that it lacks is filled in.
+        lr_scheduler_config: Lightning's `interval` ('epoch' or 'step'; None for 'step' where the
+            scheduler counts steps, as OneCycleLR and CyclicLR do, else 'epoch'), `frequency`, and
+            `monitor`, the metric of ReduceLROnPlateau.
         threshold: Probability above which a pixel is of the class, in (0, 1); not used with
             several classes.
         encoder_lr_factor: Learning rate of `net.encoder` divided by that of the rest, in [0, 1].
-            A scheduler that sets all rates itself, such as OneCycleLR, overwrites it.
         classes: Class names, as in `seglab.data.classes.Classes`.
+
+    Attributes:
+        n_steps: How often a scheduler of each interval is stepped in the whole run.
 
     Raises:
         InputError: `encoder_lr_factor` is not 1, and the network has no `encoder`; in training,
@@ -48,7 +54,8 @@ class SegmentationTask(LightningModule):
         net: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor],
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
-        lr_scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        lr_scheduler: Callable[..., Any] | None = None,
+        lr_scheduler_config: Mapping[str, Any] | None = None,
         threshold: float = 0.5,
         encoder_lr_factor: float = 1,
         classes: Sequence[str] = ONE_CLASS.names,
@@ -64,6 +71,8 @@ class SegmentationTask(LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_config = {"interval": None, **(lr_scheduler_config or {})}
+        self.n_steps = {"epoch": 1, "step": 1}
         self.threshold = threshold
         self.encoder_lr_factor = encoder_lr_factor
         metrics = segmentation_metrics(threshold, classes)
@@ -96,7 +105,7 @@ class SegmentationTask(LightningModule):
                 torch.distributed.broadcast(buffer, 0)
 
     def configure_optimizers(self) -> Any:
-        """Builds both; raises an InputError if the scheduler needs a metric."""
+        """Builds both; raises an InputError if the scheduler does not fit the run."""
         if self.encoder_lr_factor == 1:
             optimizer = self.optimizer(self.net.parameters())
         else:
@@ -107,13 +116,31 @@ class SegmentationTask(LightningModule):
             optimizer.param_groups[1]["lr"] *= self.encoder_lr_factor
         if self.lr_scheduler is None:
             return optimizer
-        lr_scheduler = self.lr_scheduler(optimizer)
-        if isinstance(lr_scheduler, ReduceLROnPlateau):
+        return {"optimizer": optimizer, "lr_scheduler": self._make_lr_scheduler(optimizer)}
+
+    def _make_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Returns what Lightning calls an lr_scheduler_config."""
+        make, config = cast(Callable[..., Any], self.lr_scheduler), self.lr_scheduler_config
+        parameters = inspect.signature(make).parameters
+        counts_steps = not parameters.keys().isdisjoint(("total_steps", "step_size_up"))
+        interval = config["interval"] or ("step" if counts_steps else "epoch")
+        n_steps = math.ceil(self.n_steps[interval] / config.get("frequency", 1))
+        given = getattr(make, "keywords", {})  # of a functools.partial
+        fill = "total_steps" in parameters and not {"total_steps", "epochs"} & given.keys()
+        lr_scheduler = make(optimizer, **({"total_steps": n_steps} if fill else {}))
+        if getattr(lr_scheduler, "total_steps", n_steps) < n_steps:
             raise InputError(
-                "task.lr_scheduler: ReduceLROnPlateau needs a metric, and schedulers are stepped "
-                "without one; expected another, such as seglab.training.lr_schedulers.cosine"
+                f"task.lr_scheduler: ends after {lr_scheduler.total_steps} steps of {n_steps}; "
+                "leave out total_steps, epochs and steps_per_epoch"
             )
-        return [optimizer], [lr_scheduler]
+        rate, *encoder_rate = (group["lr"] for group in optimizer.param_groups)
+        if encoder_rate and not math.isclose(encoder_rate[0], rate * self.encoder_lr_factor):
+            raise InputError(
+                f"task.encoder_lr_factor={self.encoder_lr_factor}: {type(lr_scheduler).__name__} "
+                "sets the rates itself; give it both, of the rest and of the encoder, such as "
+                f"max_lr: [0.01, {0.01 * self.encoder_lr_factor:g}]"
+            )
+        return {**config, "scheduler": lr_scheduler, "interval": interval}
 
     def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> Tensor:
         logits = self(batch["image"]).float()  # loss and metrics in float32 under autocast too

@@ -82,6 +82,10 @@ def test_what_is_no_override_is_named(command: str, word: str) -> None:
         ("data=null", ["a group is left out by ~"]),
         ("data.classes=[a, b", ["data.classes=[a, b:", "[a,b]"]),
         ("model=Unet", ["model=Unet: expected one of segnet, unet"]),
+        (
+            "task.lr_scheduler._target_=x",
+            ["lr_scheduler has no keys", "+task.lr_scheduler._target_="],
+        ),
         ("task.schedule=cosine", ["task.schedule: unknown", "loss, optimizer, lr_scheduler,"]),
     ],
 )

@@ -129,6 +129,29 @@ def test_the_smallest_batch_is_tried_where_all_are_trained(
     assert bool(tried) == is_tried
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["+trainer.accumulate_grad_batches=3"],
+        ["+trainer.max_steps=5"],
+        ["trainer.limit_train_batches=3"],
+        ["trainer.limit_train_batches=0.6"],
+        ["+trainer.overfit_batches=2"],
+        ["+trainer.fast_dev_run=true"],
+    ],
+    ids=" ".join,
+)
+def test_steps_are_counted_as_by_lightning(
+    overrides: list[str], tiny_config: Compose, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path / "run", "data.batch_size=3", "logger=none", *overrides)
+    components = build(check_config(config), tmp_path / "run")
+    components.trainer.fit(components.task, components.data)
+    estimate = components.trainer.estimated_stepping_batches
+    assert components.task.n_steps["step"] == estimate == components.trainer.global_step
+
+
 class OneIsTooFew(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         raise ValueError("Expected more than 1 value per channel when training, got input size ...")

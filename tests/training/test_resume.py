@@ -72,6 +72,16 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
 
 
 BY_LOSS = ["monitor=val/loss", "monitor_mode=min"]
+# No epoch is ten times as good as the one before: the rate is halved after each or every second.
+PLATEAU = [
+    *("monitor=val/loss", "monitor_mode=min", "task.optimizer.lr=0.02"),
+    "task.lr_scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, factor: 0.5, "
+    "patience: 0, threshold: 0.9}",
+]
+ONE_CYCLE = [
+    *BY_LOSS,
+    "task.lr_scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.05}",
+]
 CONFIGS: dict[str, list[str]] = {
     "baseline": ["task.optimizer.lr=0.02", *BY_LOSS],
     "augmented": [AUGMENT, "trainer.max_epochs=3", *BY_LOSS],
@@ -88,6 +98,19 @@ CONFIGS: dict[str, list[str]] = {
         *("+task.lr_scheduler.epochs=3", "+task.lr_scheduler.warmup=0.3"),
     ],
     "recipe": ["experiment=recipe", "trainer.max_epochs=3"],
+    "plateau": [*PLATEAU, "task.lr_scheduler.patience=1", "trainer.max_epochs=5"],
+    "plateau, steps": [*PLATEAU, "+trainer.max_steps=13", "trainer.max_epochs=5"],
+    "plateau, ema, val twice": [
+        *(*PLATEAU, "callbacks=ema", "callbacks.ema.decay=0.9", "+trainer.val_check_interval=0.5"),
+    ],
+    "plateau, val of every second epoch": [
+        *(*PLATEAU, "trainer.max_epochs=5", "+trainer.check_val_every_n_epoch=2"),
+        "task.lr_scheduler_config.frequency=2",
+    ],
+    "one cycle, two batches a step": [
+        *(*ONE_CYCLE, "data.num_workers=1", "+trainer.accumulate_grad_batches=2"),
+    ],
+    "one cycle, steps": [*ONE_CYCLE, "+trainer.max_steps=10"],
     "two batches a step": [
         *("+trainer.accumulate_grad_batches=2", "+trainer.check_val_every_n_epoch=2"),
     ],
@@ -101,6 +124,10 @@ STEPS = {
     "baseline": [(0, 3), (1, 0), (1, 2), (2, 3)],
     "random": [(0, 1), (1, 2)],
     "steps": [(1, 1), (2, 0)],
+    "plateau": [(1, 1), (2, 1), (3, 1), (4, 3)],
+    "plateau, ema, val twice": [(1, 1), (2, 3)],
+    "plateau, val of every second epoch": [(1, 1), (2, 1), (3, 1), (4, 1)],
+    "one cycle, steps": [(1, 1), (2, 1)],
 }
 
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from seglab.core.errors import InputError
 from seglab.losses import bce, double_sigmoid_bce
@@ -248,6 +247,34 @@ def test_the_lr_scheduler_steps_once_an_epoch() -> None:
         assert [rate for (rate,) in steps.rates] == pytest.approx(expected_rates)
 
 
+def test_schedules_of_steps_are_torchs() -> None:
+    """OneCycleLR and CyclicLR, and others by `interval`; steps of several batches count once."""
+    six = 3 * 2  # epochs of four batches, two a step
+    one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
+    cyclic = partial(torch.optim.lr_scheduler.CyclicLR, base_lr=0.1, max_lr=0.3, step_size_up=4)
+    exponential = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    for lr_scheduler, interval, filled in (
+        (one_cycle, None, {"total_steps": six}),
+        (partial(one_cycle, epochs=3, steps_per_epoch=2), None, {}),
+        (cyclic, None, {}),
+        (exponential, "step", {}),
+        (exponential, None, None),
+    ):
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-2)
+        reference, expected_rates = lr_scheduler(optimizer, **(filled or {})), []
+        for step in range(six):
+            expected_rates += [optimizer.param_groups[0]["lr"]] * 2
+            optimizer.step()
+            if filled is not None or step % 2:
+                reference.step()
+        steps, make = Steps(), partial(torch.optim.SGD, lr=1e-2)
+        task = SegmentationTask(pixelwise(), bce, make, lr_scheduler, {"interval": interval})
+        task.n_steps = {"epoch": 3, "step": six}
+        trainer = trainer_of(3, callbacks=[steps], accumulate_grad_batches=2)
+        trainer.fit(task, Loader(batches(0, (1,) * 4)))
+        assert [rate for (rate,) in steps.rates] == expected_rates
+
+
 @pytest.mark.parametrize("batches_a_step", [1, 2])
 def test_the_average_is_that_of_the_steps(batches_a_step: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -313,8 +340,17 @@ def test_an_encoder_without_a_rate_stays_as_it_is() -> None:
 def test_rates_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match=r"^task.encoder_lr_factor=0\.5: Conv2d "):
         SegmentationTask(pixelwise(), bce, still, encoder_lr_factor=0.5)
-    with pytest.raises(InputError, match=r"^task\.lr_scheduler: ReduceLROnPlateau "):
-        SegmentationTask(pixelwise(), bce, still, ReduceLROnPlateau).configure_optimizers()
+    one_cycle, net = torch.optim.lr_scheduler.OneCycleLR, UNet(width=2, depth=2)
+    short = SegmentationTask(net, bce, still, partial(one_cycle, max_lr=0.1, total_steps=5))
+    short.configure_optimizers()
+    short.n_steps = {"epoch": 3, "step": 6}
+    with pytest.raises(InputError, match=r"^task\.lr_scheduler: ends after 5 steps of 6"):
+        short.configure_optimizers()
+    same = SegmentationTask(net, bce, still, partial(one_cycle, max_lr=0.1), None, 0.5, 0.1)
+    with pytest.raises(InputError, match=r"^task\.encoder_lr_factor=0\.1: OneCycleLR .*0\.001\]"):
+        same.configure_optimizers()
+    rates = partial(one_cycle, max_lr=[0.1, 0.01])
+    SegmentationTask(net, bce, still, rates, None, 0.5, 0.1).configure_optimizers()
 
 
 def test_loss_and_metrics_are_float32_under_autocast() -> None:

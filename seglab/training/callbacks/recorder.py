@@ -67,12 +67,18 @@ class RunRecorder(Checkpoint):
         """Restores the random state of a resumed run; from here on signals are deferred."""
         if self._random_states:
             _set_random_state(self._random_states[trainer.global_rank])
+            for schedule in trainer.lr_scheduler_configs:
+                # Lightning 2.6 steps ReduceLROnPlateau after a checkpoint is saved.
+                if schedule.reduce_on_plateau and len(self.rows) % schedule.frequency == 0:
+                    schedule.scheduler.step(self.rows[-1][str(schedule.monitor)])
             if trainer.max_steps != -1:
-                # Else Lightning 2.6 repeats the end of the saved epoch.
+                # Else Lightning 2.6 repeats the end of the saved epoch, and steps no
+                # ReduceLROnPlateau at the end of the next one.
                 loop = trainer.fit_loop
                 loop.epoch_progress.increment_completed()
                 loop.epoch_loop.restarting = False
                 loop.reset_restart_stage()
+                loop._restarting = False  # with max_steps its setter leaves it true
         self.interrupts.install()
         self.interrupts.deferrable = True
 
