@@ -128,7 +128,7 @@ PAGES = [
 
 @pytest.mark.parametrize(
     "page",
-    PAGES,
+    [*PAGES, *sorted((REPO / ".github").glob("*.md"))],
     ids=lambda page: page.relative_to(REPO).as_posix(),
 )
 def test_links_lead_somewhere(page: Path) -> None:
