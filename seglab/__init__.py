@@ -1,6 +1,7 @@
 """seglab: lesion segmentation experiments on PH2 that can be trusted."""
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if sys.platform == "win32":  # it lacks the signals and locks that runs rely on
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from seglab.inference.models import load_model
     from seglab.training.train import train
 else:
-    # The module of each name, imported when the name is used: torch and Hydra take seconds. No
-    # submodule of seglab may have one of these names, as it would take the function's place.
+    # Imported when they are used. A module of such a name would take the function's place.
     _MODULES = {
         "compose": "seglab.cli.compose",
         "load_model": "seglab.inference.models",
@@ -25,8 +25,6 @@ else:
     }
 
     def __getattr__(name: str) -> Any:
-        from importlib import import_module
-
         if name not in _MODULES:
             raise AttributeError(f"module 'seglab' has no attribute '{name}'")
         return getattr(import_module(_MODULES[name]), name)

@@ -12,14 +12,13 @@ from seglab.analysis.notes import (
     describe_status,
 )
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
-from seglab.analysis.results import list_runs
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, write_atomic, write_csv
 from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
 from seglab.runs.paths import refuse_run_files
-from seglab.runs.records import COSTS, UNKNOWN, find_runs
+from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
 
 # Columns after the metrics: headings, and formats of `COSTS`.
 COST_HEADINGS = ("parameters", "multiply-adds", "train s", "images/s")
@@ -183,6 +182,24 @@ def _make_record(line: TableLine) -> dict[str, Any]:
         for suffix, value in zip(("", "_sd", "_low", "_high"), values, strict=True):
             record[f"{name}{suffix}"] = "" if value is None else value
     return record
+
+
+def list_runs(runs: Sequence[Run], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every run directory that was found, for runs.csv; one that is in no row has no label."""
+    row_by_run = {run.label: row for row in rows for run in row.runs}
+    records = []
+    for run in runs:
+        row = row_by_run.get(run.label)
+        record: dict[str, Any] = {"run": run.label, "row": row.label if row else ""}
+        record |= {"used": row is not None, "seed": run.seed, "fold": run.fold}
+        record |= {"status": run.status, "error": run.error}
+        record["experiment"] = run.settings.get("name", "")
+        record["model"] = run.settings.get("model._target_", "").rpartition(".")[2]
+        record |= (row.labels if row else {}) | run.values
+        for name, scores in run.baselines.items():
+            record |= {f"{name}/{metric}": value for metric, value in scores.items()}
+        records.append(record | run.costs)
+    return records
 
 
 def _write(

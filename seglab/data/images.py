@@ -40,26 +40,20 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def to_array(image: ImageLike) -> np.ndarray:
-    """Returns an image as `read_image` does, whether it is a file or in memory.
+    """Returns an image as `read_image` does; raises an InputError for anything else.
 
-    Args:
-        image: A path; a Pillow image, whose pixels are taken as they stand, without its EXIF
-            orientation; or an array, uint8 (H, W, 3), in the order red, green, blue.
-
-    Raises:
-        InputError: The file is no image, or the array is of another kind.
+    The pixels of a Pillow image are taken as they stand: what turns a file, EXIF, is left out.
     """
     if isinstance(image, str | Path):
         return read_image(expand_user(image))
     if isinstance(image, Image.Image):
         return _to_rgb(image, "image")
-    is_array = isinstance(image, np.ndarray)
-    if is_array and image.dtype == np.uint8 and image.shape[2:] == (3,):
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,):
         return image
-    kind = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
+    kind, shape = (getattr(image, key, "") for key in ("dtype", "shape"))
     raise InputError(
-        "image: expected a path, a Pillow image or an array uint8 (H, W, 3), red, green and blue "
-        f"from 0 to 255, not {kind}; PIL.Image.fromarray takes grey and RGBA arrays"
+        "image: expected a path, a Pillow image (Image.fromarray makes one) or an RGB array, uint8 "
+        f"(H, W, 3), not {kind or type(image).__name__} {shape}"
     )
 
 

@@ -47,14 +47,7 @@ class Model:
     sha256: tuple[str, ...]
 
     def predict(self, image: ImageLike) -> np.ndarray:
-        """Predict the mask of an image, of the same height and width.
-
-        Args:
-            image: See `seglab.data.images.to_array`.
-
-        Returns:
-            Class numbers, uint8 (H, W), with this model's threshold and post-processing.
-        """
+        """Predict class numbers, uint8 (H, W), of an image of this height and width."""
         return self.make_mask(self.probabilities(image))
 
     def probabilities(self, image: ImageLike) -> np.ndarray:

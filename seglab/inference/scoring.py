@@ -17,7 +17,7 @@ from seglab.metrics.boundary import boundary_scores
 from seglab.metrics.scores import (
     BOUNDARY_METRICS,
     CALIBRATION_BINS,
-    CASE_METRICS,
+    COUNT_METRICS,
     PIXEL_COUNTS,
     calibration_counts,
     calibration_error,
@@ -26,6 +26,8 @@ from seglab.metrics.scores import (
     scores,
 )
 from seglab.schema import DEFAULT_INFERENCE, Inference
+
+_CASE_METRICS = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[s
                 "diagnosis": case.diagnosis,
                 **({"class": class_name} if case.classes.is_multiclass else {}),
                 **dict(zip(PIXEL_COUNTS, counts.tolist(), strict=True)),
-                **{metric: overlap[metric] for metric in CASE_METRICS},
+                **{metric: overlap[metric] for metric in _CASE_METRICS},
                 **boundary_scores(pred_k, target_k),
             }
         )

@@ -40,8 +40,6 @@ COUNT_METRICS = (
     "specificity",
     "thresholded_iou",
 )
-# Of them those that one image has too.
-CASE_METRICS = tuple(name for name in COUNT_METRICS if not name.endswith("_pooled"))
 # One value per image, from its masks: the keys of `seglab.metrics.boundary.boundary_scores`.
 BOUNDARY_METRICS = ("hd95", "surface_dice")
 # Means over images of one value per image.

@@ -21,7 +21,8 @@ from seglab.core.errors import InputError
         ["hydra.run.dir=FOLDER/a", "model=segnet", "~callbacks"],
         ["run_dir=FOLDER/b", "experiment=best", "logger=none"],
         ["run_dir=~/c", "data.root=~/d e"],
-        ["hydra.run.dir=FOLDER/${name}-${hydra:job.name}-${hydra:runtime.choices.model}"],
+        ["hydra.run.dir=FOLDER/${name}/${seed}", "name=mine"],
+        ["run_dir=FOLDER/${name}"],
     ],
 )
 def test_it_is_the_config_of_the_command_line(
@@ -50,7 +51,7 @@ def test_each_run_has_a_new_directory_by_default(
     assert not [*tmp_path.iterdir()]  # train() makes it
     cfg = seglab.compose()
     cfg.run_dir = "elsewhere"  # what is derived of it follows
-    assert cfg.logger.save_dir == "elsewhere"
+    assert cfg.logger.tensorboard.save_dir == "elsewhere"
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_an_image_in_memory_is_as_one_in_a_file(tmp_path: Path) -> None:
         (np.dstack([pixels, pixels[..., 0]]), r"uint8 .*, 4\)"),
         (pixels.tolist(), "list"),
     ):
-        with pytest.raises(InputError, match=rf"expected a path, a Pillow .* not {kind}"):
+        with pytest.raises(InputError, match=rf"expected a path, .* not {kind}"):
             to_array(image)
     with pytest.raises(InputError, match=r"nowhere\.png: no such file"):
         to_array("nowhere.png")
