@@ -155,7 +155,7 @@ def _check_keys(given: Any, where: str, known: Any, needed: Any = ()) -> None:
 
 def _check_sections(config: dict[str, Any]) -> None:
     """Checks which keys there are, and that sections and what is built of them hold keys."""
-    _check_keys(config, "", (*schema.SECTIONS, *schema.OPTIONAL_SECTIONS), schema.SECTIONS)
+    _check_keys(config, "", (*schema.SECTIONS, "init"), schema.SECTIONS)  # older runs lack init
     for section in schema.TARGET_SECTIONS:
         if not isinstance(config[section], dict):
             raise InputError(f"{section}={config[section]}: expected keys, see conf/")
@@ -193,12 +193,10 @@ def _check_scalars(config: dict[str, Any]) -> None:
                 f"{key}={value}: expected text, such as {quote_for_shell(f'{key}={text}')}"
             )
     for key in schema.PATHS:
-        refuse_non_utf8(key, values.get(key))
-    init = values.get("init")
-    if not (init is None or (isinstance(init, str) and init)):
-        raise InputError(
-            f"init={init}: expected the path of a run directory or checkpoint, or null"
-        )
+        value = values.get(key)
+        if not isinstance(value, str | None) or value == "":
+            raise InputError(f"{key}={value}: expected a path or null")
+        refuse_non_utf8(key, value)
 
 
 def _check_data(data: dict[str, Any]) -> None:
@@ -206,8 +204,6 @@ def _check_data(data: dict[str, Any]) -> None:
     if not isinstance(data.get("find_duplicates", True), bool):
         raise InputError(f"data.find_duplicates={data['find_duplicates']}: expected true or false")
     file, fold = data["split"]["file"], data["split"]["fold"]
-    if file is not None and not isinstance(file, str):
-        raise InputError(f"data.split.file={file}: expected the path of a splits.json, or null")
     if file is not None and fold is not None:
         raise InputError(
             f"data.split.fold={fold}: a split from data.split.file={file} has no folds to choose "

@@ -10,7 +10,6 @@ from seglab.core.errors import InputError
 
 TARGET_SECTIONS = ("data", "model", "task", "trainer", "callbacks", "logger")
 SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *TARGET_SECTIONS)
-OPTIONAL_SECTIONS = ("init",)  # which older run directories lack
 SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
 
 # Arguments of Lightning's Trainer that `build` gives it.

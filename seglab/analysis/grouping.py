@@ -29,7 +29,7 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     by_settings = defaultdict(list)
     for run in runs:
         if run.config:
-            by_settings[frozenset(run.settings.items())].append(run)
+            by_settings[frozenset(run.settings.items()), run.sweep].append(run)
         else:
             reason = run.error or "trainer.fast_dev_run"
             notes.append(f"{run.label}: {run.status} before it had a config: {reason}")

@@ -52,7 +52,9 @@ def make_model_card(run_dir: Path) -> str:
 def _make_front_matter(run: Run) -> str:
     """YAML in the format of the Hugging Face Hub's model cards."""
     license = {"license": "other", "license_name": "terms-of-the-training-data"}
-    if _data_limits(run) == SYNTHETIC_LIMITS and not run.provenance.weights:
+    if _data_limits(run) == SYNTHETIC_LIMITS and not (
+        run.provenance.weights or run.provenance.init
+    ):
         license = {"license": "mit"}
     dataset = _dataset(run)
     result = {
@@ -116,7 +118,24 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "best_epoch": run.best_epoch,
         "changes": ", with uncommitted changes" if provenance.dirty else "",
         "limits": _data_limits(run),
+        "init": _describe_init(provenance.init),
     }
+
+
+def _describe_init(init: dict[str, str]) -> str:
+    """A paragraph on the weights that training started from, if any."""
+    if not init:
+        return ""
+    cases = "unknown: test cases may be among them"
+    if init.get("trained_on") == "known":
+        cases = "known: no test case is among them"
+    network, data, sha256, new = (
+        code_span(init.get(key, "")) for key in ("model", "data", "sha256", "new")
+    )
+    return (
+        f"\nStarts from the weights of {network}, trained on {data} (SHA-256 of the checkpoint: "
+        f"{sha256}). Its training cases are {cases}. Tensors that started anew: {new}.\n"
+    )
 
 
 def _describe_scores(run: Run) -> dict[str, Any]:

@@ -93,11 +93,8 @@ def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
     if len(sources) > 1:
         notes.append(f"runs of {len(sources)} states of seglab's code stand in one table")
     for row in rows:
-        if any(run.provenance.init_trained_on not in ("", "known") for run in row.finished_runs):
-            notes.append(
-                f"{row.label}: starts from weights whose training cases are unknown: test cases "
-                "may be among them"
-            )
+        if any(run.provenance.init.get("trained_on") == "unknown" for run in row.finished_runs):
+            notes.append(f"{row.label}: starts from weights that were trained on unknown cases")
     by_protocol: dict[frozenset[tuple[str, str]], list[Row]] = defaultdict(list)
     for row in rows:
         if row.finished_runs:

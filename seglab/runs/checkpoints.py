@@ -89,6 +89,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a network's tensors by name and the metadata of `load_network`; builds nothing.
+
+    Raises an InputError if the file is missing or damaged, or a weight is not finite.
+    """
+    checkpoint = read_checkpoint(path)
+    metadata = checkpoint["seglab"] | {"epoch": checkpoint["epoch"] + 1}
+    names, colours, values = map(metadata.get, ("classes", "colours", "lesion_values"))
+    metadata["classes"] = make_classes(names, colours, values, f"{path}: ")
+    state = checkpoint["state_dict"]
+    weights = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+    if not all(w.isfinite().all() for w in weights.values()):
+        raise InputError(f"{path}: holds weights that are not finite; restore it")
+    return weights, metadata
+
+
 def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuilds a network from its checkpoint alone.
 
@@ -104,17 +120,9 @@ def load_network(path: str | Path, trust: tuple[str, ...] = ()) -> tuple[nn.Modu
         InputError: The file is missing or damaged, names code that is not trusted, or its weights
             are not finite or not those of its network.
     """
-    checkpoint = read_checkpoint(path)
-    metadata = checkpoint["seglab"] | {"epoch": checkpoint["epoch"] + 1}
-    names, colours, values = map(metadata.get, ("classes", "colours", "lesion_values"))
-    classes = make_classes(names, colours, values, f"{path}: ")
-    metadata["classes"] = classes
+    weights, metadata = read_weights(path)
     check_targets(metadata["config"], path, trust)
     model = OmegaConf.create(metadata["config"]["model"])
-    state = checkpoint["state_dict"]
-    weights = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
-    if not all(w.isfinite().all() for w in weights.values()):
-        raise InputError(f"{path}: holds weights that are not finite; restore it")
     try:
         net = instantiate(model, _convert_="all")  # libraries ask isinstance(..., dict)
         net.load_state_dict(weights)

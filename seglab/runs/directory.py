@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -34,10 +34,7 @@ from seglab.runs.loading import parse_config
 from seglab.runs.overrides import format_resumption
 from seglab.runs.paths import FORMAT, RunPaths, check_format, refuse_damaged
 from seglab.runs.records import read_data_files
-from seglab.runs.thumbnails import write_thumbnails
-
-if TYPE_CHECKING:
-    from seglab.runs.initial_weights import InitialWeights  # imports torch
+from seglab.runs.thumbnails import SeenCases, write_thumbnails
 
 log = logging.getLogger("seglab")
 
@@ -134,7 +131,7 @@ class RunDirectory:
         files: dict[str, str],
         modules: dict[str, str],
         warnings: Sequence[logging.LogRecord],
-        initial: "InitialWeights | None" = None,
+        seen_before: SeenCases,
     ) -> None:
         """Writes what is known before the first step, or compares it with what is written.
 
@@ -148,7 +145,7 @@ class RunDirectory:
             files: SHA-256 of every file that was read as data, by its path below the data's root.
             modules: SHA-256 of modules and weights outside seglab that the config names.
             warnings: Warnings about the data, logged before.
-            initial: Weights that training starts from; None where it starts anew or goes on.
+            seen_before: Cases that the weights that it starts from have seen.
         """
         code, diff = provenance.read_code_state()
         environment = {
@@ -166,15 +163,10 @@ class RunDirectory:
             self._record_resumption(environment)
             return
         write_json(self.paths.split, split.to_json())
-        data: dict[str, Any] = {"root": config["data"]["root"], "files": files}
-        if initial:
-            data["seen_before"] = {part: [*cases] for part, cases in initial.seen.items()}
-            seen = [pictures for cases in initial.seen.values() for pictures in cases.values()]
-            thumbnails = np.concatenate(
-                [thumbnails, np.array(seen, np.uint8).reshape(-1, *thumbnails.shape[1:])]
-            )
-            self.record["init"] = initial.record
-        write_thumbnails(self.paths, thumbnails)
+        pictures = [picture for cases in seen_before.values() for picture in cases.values()]
+        write_thumbnails(self.paths, np.stack([*thumbnails, *pictures]))
+        before = {part: [*cases] for part, cases in seen_before.items()}
+        data = {"root": config["data"]["root"], "files": files, "seen_before": before}
         write_json(self.paths.data, data)
         if diff:
             write_atomic(self.paths.code_diff, diff)

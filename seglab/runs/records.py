@@ -39,8 +39,7 @@ class RunProvenance:
         device: Type of the device that it was trained on, 'cpu' or 'cuda'.
         machine: Name of the accelerators, or of the CPU with its cores.
         weights: SHA-256 of the file of pretrained weights; empty without.
-        init_trained_on: Whether it is 'known' or 'unknown' what the weights that it started from,
-            `init`, were trained on; empty without.
+        init: What it started from: section `init` of run.json, as text; empty without.
     """
 
     started: str = ""
@@ -53,7 +52,7 @@ class RunProvenance:
     device: str = ""
     machine: str = ""
     weights: str = ""
-    init_trained_on: str = ""
+    init: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,16 +237,6 @@ def read_data_files(folder: Path) -> dict[str, str]:
         return {str(name): str(sha256) for name, sha256 in read_json(file)["files"].items()}
 
 
-def read_seen_before(folder: Path) -> dict[str, list[str]]:
-    """Reads from data.json the hashes of the cases that a run's initial weights have seen.
-
-    They are in the order of `train` and `val`, as their thumbnails are.
-    """
-    with refuse_damaged(RunPaths(folder).data) as file:
-        stored = read_json(file)["seen_before"]
-        return {part: [str(sha256) for sha256 in stored[part]] for part in ("train", "val")}
-
-
 def to_text(value: Any) -> str:
     """Returns a value as YAML writes it, with '?' for characters that are not printable."""
     return printable(json.dumps(value) if value is None or isinstance(value, bool) else str(value))
@@ -274,7 +263,7 @@ def _read_provenance(record: dict[str, Any]) -> RunProvenance:
         device=device,
         machine=to_text(hardware),
         weights=to_text((record.get("modules") or {}).get("model.weights") or ""),
-        init_trained_on=to_text((record.get("init") or {}).get("trained_on") or ""),
+        init={to_text(k): to_text(v) for k, v in (record.get("init") or {}).items()},
     )
 
 

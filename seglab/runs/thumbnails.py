@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from seglab.core.files import write_atomic
+from seglab.core.files import read_json, write_atomic
 from seglab.data.duplicates import THUMBNAIL, equal_files, same_pictures
 from seglab.runs.paths import RunPaths, refuse_damaged
-from seglab.runs.records import Run, read_seen_before
+from seglab.runs.records import Run
 
 _MAX_BYTES = 2**30  # a few kilobytes a picture
 
@@ -19,7 +19,7 @@ SeenCases = dict[str, dict[str, np.ndarray]]
 def write_thumbnails(paths: RunPaths, thumbnails: np.ndarray) -> None:
     """Writes thumbnails, uint8 (N, S, S), of train and val in the order of splits.json.
 
-    Those of cases that its initial weights have seen follow in the order of data.json.
+    Those of `seen_before` in data.json follow.
     """
     content = io.BytesIO()
     np.save(content, thumbnails, allow_pickle=False)
@@ -27,13 +27,15 @@ def write_thumbnails(paths: RunPaths, thumbnails: np.ndarray) -> None:
 
 
 def read_seen_cases(run: Run) -> SeenCases:
-    """Reads which cases a run, or the weights that it started from, has seen in train and val.
+    """Reads what a run, or the weights that it started from, has seen in train and val.
 
     Raises an InputError if a file is missing or damaged.
     """
-    own = {part: [run.sha256[id] for id in run.ids[part]] for part in ("train", "val")}
-    before = read_seen_before(run.folder) if run.record.get("init") else {}
-    keys = [(part, sha) for hashes in (own, before) for part in hashes for sha in hashes[part]]
+    keys = [(part, run.sha256[id]) for part in ("train", "val") for id in run.ids[part]]
+    if run.provenance.init:
+        with refuse_damaged(run.paths.data) as file:
+            before = read_json(file)["seen_before"]
+            keys += [(part, str(sha)) for part in ("train", "val") for sha in before[part]]
     with refuse_damaged(run.paths.thumbnails, _MAX_BYTES) as file:
         # Mapped: a header that promises more than the file holds allocates nothing.
         thumbnails = np.lib.format.open_memmap(file, mode="r")
@@ -48,28 +50,15 @@ def read_seen_cases(run: Run) -> SeenCases:
 def find_trained_on(
     runs: Sequence[Run], sha256: Mapping[str, str], thumbnails: np.ndarray
 ) -> list[str]:
-    """Returns the ids of the cases that any of some runs has seen in train or val.
+    """Returns the ids of the cases that any of some runs has seen, as `find_seen` finds them.
 
-    So has what their initial weights have seen. Of runs with `data.find_duplicates=false` equal
-    pictures are found alone.
-
-    Args:
-        runs: At least one.
-        sha256: Of each case's files, by id, see `seglab.data.cache.hash_cases`.
-        thumbnails: Of each case's picture, uint8 (N, S, S), see `duplicates.thumbnail`.
-
-    Raises:
-        InputError: The thumbnails of a run are missing or damaged.
+    Raises an InputError if the thumbnails of a run are missing or damaged.
     """
-    found: set[str] = set()
-    for find_duplicates in (True, False):
-        seen: dict[str, np.ndarray] = {}
-        for run in runs:
-            if run.config["data"].get("find_duplicates", True) == find_duplicates:
-                for cases in read_seen_cases(run).values():
-                    seen |= cases
-        found |= find_seen(seen, sha256, thumbnails, find_duplicates)
-    return [id for id in sha256 if id in found]
+    seen = {
+        k: v for run in runs for cases in read_seen_cases(run).values() for k, v in cases.items()
+    }
+    near = any(run.config["data"].get("find_duplicates", True) for run in runs)
+    return find_seen(seen, sha256, thumbnails, near)
 
 
 def find_seen(
@@ -77,22 +66,26 @@ def find_seen(
     sha256: Mapping[str, str],
     thumbnails: np.ndarray,
     find_duplicates: bool,
-) -> set[str]:
-    """Returns the ids of the cases that are among those that were seen.
+) -> list[str]:
+    """Returns the ids of the cases that were seen.
 
     They are found by their files, and by their pictures as `same_pictures` does for splits, so that
     another format, size or orientation hides none; without `find_duplicates` by equal thumbnails.
+
+    Args:
+        seen: Thumbnails by the hash of each case's files, as in `SeenCases`.
+        sha256: Of each case's files, by id, see `seglab.data.cache.hash_cases`.
+        thumbnails: Of each case's picture, uint8 (N, S, S), see `duplicates.thumbnail`.
+        find_duplicates: As of `SegmentationDataModule`.
     """
-    if not seen:
-        return set()
-    pictures = np.concatenate([np.stack([*seen.values()]), thumbnails])
+    pictures = np.stack([*seen.values(), *thumbnails])
     if find_duplicates:
         groups = same_pictures(pictures)
     else:
         groups = equal_files([picture.tobytes().hex() for picture in pictures])
     seen_groups, new_groups = {*groups[: len(seen)]}, groups[len(seen) :]
-    return {
+    return [
         id
         for (id, hash), group in zip(sha256.items(), new_groups, strict=True)
         if hash in seen or group in seen_groups
-    }
+    ]

@@ -74,7 +74,7 @@ def build(
     with collect_warnings(logging.getLogger("seglab")) as warnings:
         data.setup()
         if initial:
-            initial.check_cases(data, data.classes.names)
+            initial.check_cases(data)
     metadata = {
         "format": FORMAT,
         "config": config,

@@ -98,6 +98,8 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
     data, trainer = components.data, components.trainer
     if trainer.is_global_zero:
         modules = provenance.hash_modules(config)
+        if components.initial:
+            run.record["init"] = components.initial.record
         seen = data.subset_indices("train") + data.subset_indices("val")
         run.begin(
             config,
@@ -106,7 +108,7 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
             data.files(),
             modules,
             components.warnings,
-            components.initial,
+            components.initial.seen if components.initial else {},
         )
         run.update(device=trainer.strategy.root_device.type)
     net = components.task.net

@@ -363,3 +363,24 @@ def test_columns_are_what_tells_rows_apart(tmp_path: Path) -> None:
         for a, b, c in ((1, 1, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2))
     ]
     assert columns("sizes", *sizes)[0] == ["data.n", "data.size", "model.size"]
+
+
+def test_runs_that_start_from_the_run_of_their_fold_and_seed_are_one_row(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for fold in (0, 1):
+            for name, init in (
+                ("own", f"/runs/first/seed-{seed}_fold-{fold}"),
+                ("fixed", "/runs/first/seed-0_fold-1"),
+                ("other", f"/runs/second/fold-{fold}"),
+                ("older", None),  # without the key
+            ):
+                more: dict[str, Any] = {"init": init} if init else {}
+                more["varies"] = {"seed": seed, "data.split.fold": fold}
+                write_run(tmp_path / name / f"{seed}{fold}", seed=seed, fold=fold, **more)
+    labels = {row.label: row for row in make_rows(find_runs([tmp_path]))[0] if row.finished_runs}
+    assert {label: len(row.finished_runs) for label, row in labels.items()} == {
+        "init=first/seed-*_fold-*": 4,
+        "init=first/seed-0_fold-1": 4,
+        "init=null": 4,
+        "init=second/fold-*": 4,
+    }
