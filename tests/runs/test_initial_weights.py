@@ -395,26 +395,20 @@ def test_a_run_repeats_while_what_it_started_from_is_there(
 
 @pytest.mark.slow
 def test_each_fold_of_a_sweep_starts_from_the_run_of_its_fold(
-    tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+    trained: Callable[..., Path], built: Script, tiny_ph2: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
-    data = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY, *PLAIN]
-    folds = [*data, "data.split.fold=0,1", "data.split.folds=2", "-m"]
-    init = "init=first/fold-${data.split.fold}"
-    for folder, more in (("first", []), ("second", [init]), ("third", ["init=first/fold-0"])):
-        command = [sys.executable, REPO / "scripts/train.py", *folds, *more]
-        command += [f"hydra.sweep.dir={folder}"]
-        ended = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **ONE_THREAD}
-        )
-        jobs = [json.loads((tmp_path / folder / f"fold-{k}/run.json").read_text()) for k in (0, 1)]
-        if folder == "third":
-            assert [job["status"] for job in jobs] == ["finished", "failed"], ended.stderr
-            assert "was trained on" in jobs[1]["error"] and "init=" in jobs[1]["error"]
-            continue
-        assert ended.returncode == 0, ended.stderr
-    hashes = [hash_file(tmp_path / f"first/fold-{k}" / BEST) for k in (0, 1)]
-    records = [json.loads((tmp_path / f"second/fold-{k}/run.json").read_text()) for k in (0, 1)]
-    assert [record["init"]["sha256"] for record in records] == hashes
+    for fold in (0, 1):
+        trained(f"first/fold-{fold}", f"data.split.fold={fold}", "data.split.folds=2")
+    command = [sys.executable, REPO / "scripts/train.py", *TINY, *PLAIN, "-m"]
+    command += [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "data.split.folds=2"]
+    command += ["init=first/fold-${data.split.fold}", "data.split.fold=0,1"]
+    command += ["hydra.sweep.dir=second"]
+    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, **ONE_THREAD})
+    for fold in (0, 1):
+        record = json.loads((tmp_path / f"second/fold-{fold}/run.json").read_text())
+        assert record["init"]["sha256"] == hash_file(tmp_path / f"first/fold-{fold}" / BEST)
     rows, _ = make_rows(find_runs([tmp_path / "first", tmp_path / "second"]))
     labels = [row.label for row in rows if row.finished_runs]
     assert labels == ["init=first/fold-*", "init=null"]
+    with pytest.raises(InputError, match="was trained on"):
+        built(f"init={tmp_path}/first/fold-0", "data.split.fold=1", "data.split.folds=2")
