@@ -85,7 +85,7 @@ def is_encoder_unet(model: Mapping[str, Any]) -> bool:
 
 def config_differences(then: Any, now: Any) -> list[str]:
     """Describes keys with other values, 'seed: 1 then, 2 now', of what matters to a result."""
-    then, now = _result_settings(then), _result_settings(now)
+    then, now = result_settings(then), result_settings(now)
     return [
         f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
         # What was given comes before what is derived of it.
@@ -94,7 +94,7 @@ def config_differences(then: Any, now: Any) -> list[str]:
     ]
 
 
-def _result_settings(config: Any) -> dict[str, Any]:
+def result_settings(config: Any) -> dict[str, Any]:
     """Returns the values by dotted key that matter to a result."""
     flat = flatten({key: value for key, value in config.items() if key != "logger"})
     flat.pop("data.cache_dir", None)

@@ -67,7 +67,12 @@ ALLOWED_TARGETS: dict[str, frozenset[str]] = {
             "seglab.training.callbacks.Progress",
         }
     ),
-    "logger.*": frozenset({"seglab.training.tensorboard.TensorBoard"}),
+    "logger.*": frozenset(
+        {
+            *(f"lightning.pytorch.loggers.{n}Logger" for n in ("CSV", "MLFlow", "Wandb")),
+            "seglab.training.tensorboard.TensorBoard",
+        }
+    ),
 }
 
 

@@ -14,6 +14,8 @@ from seglab.core.files import expand_user
 # In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
 FORMAT = 1
 MAX_RECORD_BYTES = 2**26  # data.json of 100,000 files has 20 MB
+# Folders that are named by conf/logger.
+_LOGGERS = (("csv",), ("tensorboard",), ("wandb",))
 # What a value raises that is not of the expected kind.
 _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
@@ -21,7 +23,7 @@ _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, 
 class RunPaths:
     """Paths of the files and folders in a run directory, whether they exist or not.
 
-    TensorBoard's folder is not among them: `logger.tensorboard.save_dir` of the config places it.
+    Folders of loggers are not among them: `logger.NAME.save_dir` of the config places them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,7 +73,7 @@ def refuse_run_files(out: str | Path) -> None:
         place = target.relative_to(folder).parts
         names = {path.relative_to(folder).parts[:1] for path in vars(paths).values()}
         has_free_folders = place[:1] in ((paths.evaluations.name,), (paths.reproductions.name,))
-        if place[:1] in {*names, ("tensorboard",)} and not (has_free_folders and place[1:]):
+        if place[:1] in {*names, *_LOGGERS} and not (has_free_folders and place[1:]):
             raise InputError(
                 f"{out}: belongs to the run {folder}, whose files stay as they are; name another "
                 "place"

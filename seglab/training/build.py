@@ -25,10 +25,12 @@ from seglab.data.datamodule import SegmentationDataModule
 from seglab.losses import check_channels
 from seglab.networks import EncoderUNet
 from seglab.runs.checkpoints import ChecksummedCheckpointIO
+from seglab.runs.directory import RunDirectory
 from seglab.runs.initial_weights import InitialWeights, open_initial_weights
 from seglab.runs.paths import FORMAT, RunPaths
 from seglab.schema import Inference
 from seglab.training.callbacks.recorder import RunRecorder
+from seglab.training.loggers import RunLoggers
 from seglab.training.task import SegmentationTask
 
 
@@ -45,7 +47,10 @@ class Components:
 
 
 def build(
-    config: dict[str, Any], run_dir: Path, interrupts: Interrupts | None = None
+    config: dict[str, Any],
+    run_dir: Path,
+    interrupts: Interrupts | None = None,
+    loggers: RunLoggers | None = None,
 ) -> Components:
     """Builds the components of a run. Reads the data, writes nothing but its cache.
 
@@ -53,6 +58,7 @@ def build(
         config: Checked and resolved, plain containers (`check_config`).
         run_dir: Directory that the recorder writes to.
         interrupts: Signals that stop training; None for no signals.
+        loggers: Loggers of the config; None for no loggers.
 
     Raises:
         InputError: The data is bad, or network, loss, optimizer, devices and data do not fit.
@@ -85,9 +91,14 @@ def build(
         "split_hash": data.split.hash,
     }
     recorder = RunRecorder(
-        run_dir, metadata, config["monitor"], config["monitor_mode"], interrupts or Interrupts()
+        run_dir,
+        metadata,
+        config["monitor"],
+        config["monitor_mode"],
+        interrupts or Interrupts(),
+        loggers or RunLoggers(RunDirectory(run_dir)),
     )
-    with name_in_errors("trainer, callbacks or logger"):
+    with name_in_errors("trainer or callbacks"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
     task.n_steps = {"epoch": trainer.max_epochs, "step": count_steps(data, trainer)}
@@ -120,11 +131,10 @@ def build_network(config: dict[str, Any], run_dir: Path) -> tuple[nn.Module, Ini
 
 
 def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
-    """Builds the trainer with the config's callbacks and loggers, and the recorder."""
+    """Builds the trainer with the config's callbacks, the recorder and its loggers."""
     callbacks = [c for c in instantiate(config["callbacks"] or {}).values() if c is not None]
     # The bar shows what the others log.
     callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))
-    loggers = [logger for logger in instantiate(config["logger"]).values() if logger is not None]
     plugins: list[Any] = [ChecksummedCheckpointIO()]
     if SLURMEnvironment.detect():
         # SLURM's own --requeue starts the same command again, which resumes the run.
@@ -134,7 +144,7 @@ def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
     return instantiate(
         config["trainer"],
         callbacks=[*callbacks, recorder],
-        logger=loggers or False,
+        logger=[*recorder.loggers.by_name.values()] or False,
         plugins=plugins,
         default_root_dir=str(recorder.paths.folder),
     )

@@ -62,13 +62,14 @@ class TensorBoard(TensorBoardLogger):
             self.experiment.add_text(title, f"```\n{OmegaConf.to_yaml(content)}```", 0)
 
     def log_hparams_and_close(
-        self, config: Mapping[str, Any], val: Mapping[str, float], varies: Mapping[str, str]
+        self, config: Mapping[str, Any], scores: Mapping[str, float], varies: Mapping[str, str]
     ) -> None:
         """Logs one row of TensorBoard's HParams page, and closes the file.
 
         Args:
             config: Resolved, plain containers.
-            val: Scores of val; what is chosen on the page must not have seen the test.
+            scores: Those of val are shown, or without val the last ones of train; what is chosen
+                on the page must not have seen the test.
             varies: Overrides, by key, that differ between the jobs of the run's sweep, if any.
         """
         values = flatten(config)
@@ -77,5 +78,7 @@ class TensorBoard(TensorBoardLogger):
             names = shorten_keys(varies)
             # A group, such as model, has the name of its file.
             params = {names[key]: values.get(key, text) for key, text in varies.items()}
-        self.log_hyperparams(params, {f"hp/val_{k}": val[k] for k in _METRICS if k in val})
+        val = {f"hp/val_{k}": scores[f"val/{k}"] for k in _METRICS if f"val/{k}" in scores}
+        train = {f"hp/train_{k}": scores[f"train/{k}_net"] for k in _METRICS}
+        self.log_hyperparams(params, val or train)
         self.experiment.close()

@@ -26,8 +26,8 @@ from seglab.runs.directory import RunDirectory
 from seglab.runs.tables import read_val_scores
 from seglab.training.build import Components, build
 from seglab.training.callbacks.recorder import RunRecorder
+from seglab.training.loggers import RunLoggers
 from seglab.training.summary import draw_training_pairs, log_summary, score_run
-from seglab.training.tensorboard import find_tensorboard
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +52,18 @@ def train(cfg: DictConfig) -> dict[str, float]:
         KeyboardInterrupt: Ctrl-C, or as `Terminated` SIGTERM; finished epochs are saved.
     """
     run, interrupts = RunDirectory(cfg.run_dir), Interrupts()
-    with run.recording(cfg, interrupts), _quiet():
+    loggers = RunLoggers(run)
+    with run.recording(cfg, interrupts), _quiet(), loggers.closing():
         config = check_config(cfg)
         run.check_same_config(config)
         if run.is_finished:
             log.info("finished already, %s", run.record.get("end"))
             log_summary(run.paths)
             return read_val_scores(run.path)
+        loggers.build(config)
         keep_freed_memory()
         seed_everything(cfg.seed)
-        components = build(config, run.path, interrupts)
+        components = build(config, run.path, interrupts, loggers)
         task, data, trainer = components.task, components.data, components.trainer
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.fit(task, data)
@@ -118,11 +120,8 @@ def begin(run: RunDirectory, config: dict[str, Any], components: Components) -> 
         "%s, %d parameters; %s (%s)", type(net).__name__, parameters, sizes, data.split.protocol
     )
     checkpoint, step = run.checkpoint_to_resume(components.recorder.metadata)
-    if tensorboard := find_tensorboard(trainer):
-        if run.earlier_record:
-            tensorboard.purge_after(step)
-        if checkpoint is None:
-            tensorboard.log_description(config, run.record)
+    if trainer.is_global_zero:
+        components.recorder.loggers.begin(config, step)
     return checkpoint
 
 
@@ -138,20 +137,26 @@ def check_trained(recorder: RunRecorder) -> None:
 def finish(
     run: RunDirectory, config: dict[str, Any], components: Components, summary: dict[str, Any]
 ) -> None:
-    """Writes the summary, the model card and the figures that describe training."""
+    """Writes and logs the summary, the model card and the figures that describe training."""
     recorder, figures = components.recorder, run.paths.figures
     summary["images_per_second"] = recorder.images / recorder.train_seconds
     recorder.write_rows()  # again: the run may have been killed before they were written
     draw_training_pairs(figures / "pairs.png", components.data)
     curve = config["monitor"] or "val/dice_per_image_net"
     save_curves(figures / "curves.png", recorder.rows, curve)
-    if tensorboard := find_tensorboard(components.trainer):
-        tensorboard.log_hparams_and_close(config, summary["val"], run.record.get("varies", {}))
     write_json(run.paths.summary, summary)
     try:
         write_atomic(run.paths.model_card, model_card.make_model_card(run.path))
     except InputError as error:  # such as a table too large for it: no reason to lose the run
         log.warning("%s is left out: %s", run.paths.model_card.name, error)
+    loggers, rows = recorder.loggers, recorder.rows
+    scores = {f"val/{k}": v for k, v in summary["val"].items() if not k.endswith("_net")}
+    files = [figures / "pairs.png", figures / "curves.png"]
+    if not loggers.is_in_sweep:
+        scores |= {f"test/{name}": value for name, value in summary["test"].items()}
+        files = [*sorted(figures.glob("*")), run.paths.model_card]
+    loggers.log_rows(rows)
+    loggers.log_results(config, rows[-1], scores, [file for file in files if file.exists()])
 
 
 @contextmanager
@@ -173,6 +178,7 @@ def _quiet() -> Iterator[None]:
             ".*isinstance.treespec, LeafSpec.*",
             ".*Total length of `list` across ranks is zero.*",
             ".*`srun` command is available.*",
+            ".*Experiment logs directory .* exists.*",  # CSVLogger gets all rows again
         ):
             warnings.filterwarnings("ignore", hint)
         try:

@@ -16,6 +16,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import link_atomic, write_csv
 from seglab.core.signals import Interrupts
 from seglab.runs.paths import RunPaths
+from seglab.training.loggers import RunLoggers
 
 
 class RunRecorder(Checkpoint):
@@ -32,6 +33,7 @@ class RunRecorder(Checkpoint):
         monitor: Metric that chooses best.ckpt; None for the last epoch.
         mode: 'max' or 'min'.
         interrupts: Signals that were received, looked at after each step and each epoch.
+        loggers: Get the rows of metrics.csv.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class RunRecorder(Checkpoint):
         monitor: str | None,
         mode: str,
         interrupts: Interrupts,
+        loggers: RunLoggers,
     ) -> None:
         self.paths = RunPaths(run_dir)
         self.metadata = metadata
         self.monitor = monitor
         self.sign = 1 if mode == "max" else -1
         self.interrupts = interrupts
+        self.loggers = loggers
         self.rows: list[dict[str, Any]] = []
         self.images = 0
         self.train_seconds = 0.0
@@ -120,11 +124,10 @@ class RunRecorder(Checkpoint):
         self._validated = False
         self._check_finite(epoch, metrics, module)
         self.rows.append({"epoch": epoch, "step": step, "lr": self._learning_rate} | metrics)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics | {"lr": self._learning_rate}, step)
-            logger.save()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if trainer.is_global_zero:
+            self.loggers.log_rows(self.rows)
         best, last = self.paths.best_checkpoint, self.paths.last_checkpoint
         is_best = self.best_epoch == epoch
         trainer.save_checkpoint(best if is_best else last)
