@@ -90,14 +90,9 @@ def build(
         "threshold": config["task"]["threshold"],
         "split_hash": data.split.hash,
     }
-    recorder = RunRecorder(
-        run_dir,
-        metadata,
-        config["monitor"],
-        config["monitor_mode"],
-        interrupts or Interrupts(),
-        loggers or RunLoggers(RunDirectory(run_dir)),
-    )
+    monitor = (config["monitor"], config["monitor_mode"])
+    loggers = loggers or RunLoggers(RunDirectory(run_dir))
+    recorder = RunRecorder(run_dir, metadata, *monitor, interrupts or Interrupts(), loggers)
     with name_in_errors("trainer or callbacks"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
