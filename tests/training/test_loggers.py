@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,13 +31,24 @@ ALL = "logger=[csv,mlflow,tensorboard,wandb]"
 WITHOUT = [option for option in PLAIN if option != "logger=none"]
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, which take seconds to make."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def place(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The folder where the command is started, without a server and a login."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs")
     skip_figures(monkeypatch)
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("MLFLOW", "WANDB"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -127,6 +139,7 @@ def break_off(
         run()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_same_runs_with_the_same_bits(
     tiny_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
