@@ -50,6 +50,7 @@ def test_bad_input_is_one_line(
     assert words in err and err.startswith("error: ")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")
 def test_ctrl_c_ends_the_contenders_too(tiny_ph2: Path) -> None:
     command = [sys.executable, SCRIPT, "train", "--data", tiny_ph2, "--size", "32"]
     process = subprocess.Popen(

@@ -1,5 +1,6 @@
 """A tiny PH2 on disk, and what tests share besides fixtures."""
 
+import fcntl
 import functools
 import itertools
 import json
@@ -322,7 +323,11 @@ def _strike(blow: Blow, folders: tuple[str, ...], log: int | None) -> None:
 
     @functools.wraps(fsync)
     def observed_fsync(descriptor: int) -> None:
-        happened("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()), descriptor)
+        if sys.platform == "darwin":
+            path = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0").decode()
+        else:
+            path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        happened("fsync", path, descriptor)
         fsync(descriptor)
 
     def observed_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
