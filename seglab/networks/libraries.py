@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ class Normalized(nn.Module):
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
 
     @property
     def encoder(self) -> nn.Module:
@@ -64,59 +64,43 @@ class SMPNetwork(Normalized):
         classes: int = 1,
         **options: Any,
     ) -> None:
-        smp, timm = _import_smp()
-        # Exact names, or 'tu-hf-hub:NAME' would download a stranger's model.
-        is_timm = encoder_name.startswith("tu-") and timm.is_model(encoder_name[3:])
-        if not is_timm and encoder_name not in smp.encoders.encoders:
-            raise ValueError(
-                f"encoder_name={encoder_name}: expected tu- and a name of timm's, or one of "
-                f"{', '.join(smp.encoders.encoders)}"
-            )
+        try:
+            import segmentation_models_pytorch as smp
+            import timm
+        except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
+            remedy = "pip install -e '.[smp]', and torchvision from where torch came from"
+            raise ValueError(f"segmentation_models_pytorch: {error}; {remedy}") from error
         architectures = smp.MODEL_ARCHITECTURES_MAPPING
         if arch not in architectures:
             raise ValueError(f"arch={arch}: expected one of {', '.join(architectures)}")
+        # Exact names, or 'tu-hf-hub:NAME' would download a stranger's model.
+        is_timm = encoder_name.startswith("tu-") and timm.is_model(encoder_name[3:])
+        if not is_timm and encoder_name not in smp.encoders.encoders:
+            names = f"{', '.join(smp.encoders.encoders)}, or tu- and a name of timm's"
+            raise ValueError(f"encoder_name={encoder_name}: expected {names}")
         # Activations come with loss and prediction; a second head would not be trained.
         known = {*inspect.signature(architectures[arch]).parameters}
         known -= {"activation", "aux_params", "kwargs"}
         for option in options.keys() - known:
             raise ValueError(f"{option}: expected one of {', '.join(sorted(known))}")
-        self._arguments = options | {"arch": arch, "encoder_name": encoder_name, "classes": classes}
-        self._encoder_weights = encoder_weights
-        net = smp.create_model(**self._arguments, encoder_weights=None)
-        super().__init__(net, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        create = partial(smp.create_model, arch, encoder_name, classes=classes, **options)
+        super().__init__(create(encoder_weights=None), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        self.create, self.encoder_name, self.weights = create, encoder_name, encoder_weights
 
     def load_weights(self) -> None:
         """Download the encoder's pretrained weights, with the mean and std that they expect."""
-        weights = self._encoder_weights
-        if weights is None:
+        if self.weights is None:
             return
-        smp, _ = _import_smp()
-        name = self._arguments["encoder_name"]
+        import segmentation_models_pytorch as smp
+
         try:
-            pretrained = smp.create_model(**self._arguments, encoder_weights=weights)
-            params = smp.encoders.get_preprocessing_params(name, weights)
+            encoder = self.create(encoder_weights=self.weights).encoder
+            params = smp.encoders.get_preprocessing_params(self.encoder_name, self.weights)
         except Exception as error:  # the client of the Hugging Face Hub raises many kinds
             raise ValueError(
-                f"encoder_weights={weights}: cannot be loaded for encoder_name={name} "
-                f"({' '.join(str(error).split())}); download them once where there is a network, "
-                "or train from scratch with encoder_weights=null"
+                f"encoder_weights={self.weights}: not found for {self.encoder_name}: {error}; "
+                "download them once where there is a network, or train with encoder_weights=null"
             ) from error
-        if params["input_space"] != "RGB":
-            raise ValueError(
-                f"encoder_name={name}: expects {params['input_space']} images, not RGB"
-            )
-        self.encoder.load_state_dict(pretrained.encoder.state_dict())
+        self.encoder.load_state_dict(encoder.state_dict())
         for buffer, values in ((self.mean, params["mean"]), (self.std, params["std"])):
             buffer.copy_(torch.tensor(values).view(-1, 1, 1) / params["input_range"][1])
-
-
-def _import_smp() -> tuple[ModuleType, ModuleType]:
-    try:
-        import segmentation_models_pytorch
-        import timm
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
-        raise ValueError(
-            f"segmentation_models_pytorch cannot be imported ({error}); pip install -e '.[smp]', "
-            "and torchvision from where torch was installed"
-        ) from error
-    return segmentation_models_pytorch, timm
