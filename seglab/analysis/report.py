@@ -78,7 +78,7 @@ def report(
     finished = [row for row in rows if row.finished_runs]
     if not finished:
         raise InputError(
-            f"{dirs[0]}: holds no finished run; name a folder of runs that train.py has ended"
+            f"{dirs[0]}: holds no finished run; name a folder of runs that train has ended"
         )
     pairs = find_pairs(versus, rows)
     report_rows = _choose_rows(finished, pairs)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
 
+from seglab.core.commands import format_command
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user
 
@@ -24,7 +25,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         if not _OVERRIDE.match(word):
             raise InputError(
                 f"{word}: expected an override, written KEY=VALUE without dashes and blanks, such "
-                "as data=ph2 or data.size=128, or an option of train.py --help"
+                f"as data=ph2 or data.size=128, or an option of {format_command('train', '--help')}"
             )
     home = str(expand_user("~"))
     # Where a value begins, also the next one of a sweep.

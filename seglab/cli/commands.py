@@ -67,7 +67,7 @@ def predict() -> None:
     """Run `seglab.inference.predict.predict`."""
     parser = _make_parser("Writes a lesion mask for each image.")
     add = parser.add_argument
-    add("run", metavar="RUN", help="run directory, checkpoint, or .onnx of export.py")
+    add("run", metavar="RUN", help="run directory, checkpoint, or .onnx of seglab export")
     add("images", metavar="IMAGES", nargs="+", help="files or folders")
     add("--out", metavar="DIR", required=True, help="masks go to DIR/masks")
     text = "one more network: the mean probability of all"

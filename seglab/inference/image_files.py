@@ -52,7 +52,7 @@ def find_images(images: Sequence[str | Path]) -> dict[str, Path]:
     outputs = {file for file in files if file.parent in written}
     if outputs:
         names = name_some(sorted(outputs), 1)
-        log.info("left out, as predict.py has written them: %s", names)
+        log.info("left out, as seglab predict has written them: %s", names)
     if not files - outputs:
         given = ", ".join(map(str, images))
         raise InputError(f"{given}: no image in it ({', '.join(SUFFIXES)})")

@@ -72,7 +72,7 @@ def open_manifest(out: Path, settings: dict[str, Any], overwrite: bool) -> Manif
             or not isinstance(stored["images"], dict)
         ):
             raise InputError(
-                f"{file}: is no manifest of predict.py; name another folder with --out"
+                f"{file}: is no manifest of seglab predict; name another folder with --out"
             )
         images = stored.pop("images")
         if stored == settings:
@@ -86,7 +86,7 @@ def open_manifest(out: Path, settings: dict[str, Any], overwrite: bool) -> Manif
         _delete_outputs(outputs, images)
     elif outputs:
         raise InputError(
-            f"{outputs[0]}: is there already, without a {MANIFEST} of predict.py; name another "
+            f"{outputs[0]}: is there already, without a {MANIFEST} of seglab predict; name another "
             "folder with --out"
         )
     manifest = Manifest(out, settings)

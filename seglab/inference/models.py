@@ -123,7 +123,7 @@ def find_network(path: str | Path) -> Path:
     if not paths.record.is_file():
         raise InputError(
             f"{path}: expected a run directory, which holds {paths.record.name}, a checkpoint, or "
-            "a file of export.py"
+            "a file of seglab export"
         )
     return paths.best_checkpoint
 

@@ -56,7 +56,8 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
             raise ValueError("its content does not have the SHA-256 in its metadata")
     except Exception as error:  # the exceptions of ONNX Runtime have no common class
         raise InputError(
-            f"{path}: is no network of export.py, or damaged ({first_line(error)}); export it again"
+            f"{path}: is no network of seglab export, or damaged ({first_line(error)}); export it "
+            "again"
         ) from error
     return session, metadata
 

@@ -74,7 +74,7 @@ def open_initial_weights(path: str) -> InitialWeights:
     """
     file = checkpoint_file(path)
     if not file.is_file() or file.suffix.lower() == ".onnx":
-        raise InputError(f"init={path}: expected a run directory or checkpoint of train.py")
+        raise InputError(f"init={path}: expected a run directory or checkpoint of seglab train")
     weights, metadata = read_weights(file)
     config, seen = metadata["config"], SeenCases({"train": {}, "val": {}})
     record = {"path": path, "sha256": hash_file(file), "trained_on": "unknown", "new": []}

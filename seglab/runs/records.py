@@ -190,7 +190,7 @@ def open_run(
     paths = RunPaths(expand_user(path))
     if not paths.record.is_file():
         raise InputError(
-            f"{path}: no run directory (it holds no run.json); expected one of train.py's"
+            f"{path}: no run directory (it holds no run.json); expected one that train wrote"
         )
     read_config(paths.config, trust)
     run = read_run(paths.folder)
@@ -224,7 +224,7 @@ def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
                 folders.add(Path(folder))
         if not any(folder.is_relative_to(root) for folder in folders):
             raise InputError(
-                f"{root}: holds no run, no folder with a {record_name}; name one that train.py "
+                f"{root}: holds no run, no folder with a {record_name}; name one that train "
                 "wrote to"
             )
     runs = [read_run(f, to_text(f.relative_to(base).as_posix())) for f in folders]

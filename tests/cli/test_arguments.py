@@ -81,7 +81,7 @@ def test_what_is_no_override_is_named(command: str, word: str) -> None:
         ("name=meine Läufe", ['''"name='meine Läufe'"''']),
         ("data=null", ["a group is left out by ~"]),
         ("data.classes=[a, b", ["data.classes=[a, b:", "[a,b]"]),
-        ("model=Unet", ["model=Unet: expected one of segnet, unet"]),
+        ("model=Unet", ["model=Unet: expected one of segnet, "]),
         (
             "task.lr_scheduler._target_=x",
             ["lr_scheduler has no keys", "+task.lr_scheduler._target_="],

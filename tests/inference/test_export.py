@@ -97,7 +97,7 @@ def test_a_file_in_the_way_and_bad_files_are_refused(
         ended = script("predict", bad, tmp_path / "picture.png", "--out", tmp_path / "out")
         (line,) = ended.err.splitlines()
         assert ended.code == 1
-        assert line.startswith(f"error: {bad}: is no network of export.py, or damaged (")
+        assert line.startswith(f"error: {bad}: is no network of seglab export, or damaged (")
 
 
 def test_weights_in_another_file_are_not_read(
@@ -110,7 +110,7 @@ def test_weights_in_another_file_are_not_read(
     onnx.save(onnx.load(exported), file, save_as_external_data=True, location="w", size_threshold=0)
     monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for them
     ended = script("predict", file, picture, "--out", tmp_path / "out")
-    assert ended.code == 1 and "is no network of export.py" in ended.err
+    assert ended.code == 1 and "is no network of seglab export" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_what_was_predicted_into_the_folder_of_pictures_is_no_picture(
         ended = script("predict", predicting_runs[1], pictures, "--out", out, *options)
         assert ended.code == 0, ended.err
         assert sorted(json.loads((out / "manifest.json").read_text())["images"]) == names
-    assert "left out, as predict.py has written them: " in ended.err
+    assert "left out, as seglab predict has written them: " in ended.err
     assert f"{pictures}/a/more/" in ended.err and "and 19 more" in ended.err
     ended = script("predict", predicting_runs[1], pictures / "masks", "--out", tmp_path / "new")
     assert ended.code == 1 and "no image in it" in ended.err.splitlines()[-1]
