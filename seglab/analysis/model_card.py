@@ -52,9 +52,8 @@ def make_model_card(run_dir: Path) -> str:
 def _make_front_matter(run: Run) -> str:
     """YAML in the format of the Hugging Face Hub's model cards."""
     license = {"license": "other", "license_name": "terms-of-the-training-data"}
-    if _data_limits(run) == SYNTHETIC_LIMITS and not (
-        run.provenance.weights or run.provenance.init
-    ):
+    is_from_scratch = not (run.provenance.weights or run.provenance.init)
+    if _data_limits(run) == SYNTHETIC_LIMITS and is_from_scratch:
         license = {"license": "mit"}
     dataset = _dataset(run)
     result = {
@@ -108,6 +107,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "started": provenance.started[:10],
         "device": f"{provenance.device}: {provenance.machine}",
     }
+    init = ", ".join(f"{k} {v}" for k, v in provenance.init.items() if k != "path" and v != "[]")
     mask = f"probability above {run.threshold:g}"
     return {name: code_span(text) for name, text in texts.items()} | {
         "mask": mask if len(run.classes) == 1 else "class of the highest probability",
@@ -118,24 +118,8 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "best_epoch": run.best_epoch,
         "changes": ", with uncommitted changes" if provenance.dirty else "",
         "limits": _data_limits(run),
-        "init": _describe_init(provenance.init),
+        "init": f"\nStarts from the weights of another run: {code_span(init)}.\n" if init else "",
     }
-
-
-def _describe_init(init: dict[str, str]) -> str:
-    """A paragraph on the weights that training started from, if any."""
-    if not init:
-        return ""
-    cases = "unknown: test cases may be among them"
-    if init.get("trained_on") == "known":
-        cases = "known: no test case is among them"
-    network, data, sha256, new = (
-        code_span(init.get(key, "")) for key in ("model", "data", "sha256", "new")
-    )
-    return (
-        f"\nStarts from the weights of {network}, trained on {data} (SHA-256 of the checkpoint: "
-        f"{sha256}). Its training cases are {cases}. Tensors that started anew: {new}.\n"
-    )
 
 
 def _describe_scores(run: Run) -> dict[str, Any]:

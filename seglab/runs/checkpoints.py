@@ -90,10 +90,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a network's tensors by name and the metadata of `load_network`; builds nothing.
-
-    Raises an InputError if the file is missing or damaged, or a weight is not finite.
-    """
+    """Reads a network's tensors by name, all finite, and its metadata as `load_network` does."""
     checkpoint = read_checkpoint(path)
     metadata = checkpoint["seglab"] | {"epoch": checkpoint["epoch"] + 1}
     names, colours, values = map(metadata.get, ("classes", "colours", "lesion_values"))

@@ -27,10 +27,7 @@ class InitialWeights(NamedTuple):
     record: dict[str, Any]  # section `init` of run.json
 
     def load_into(self, net: nn.Module, model: str, classes: Sequence[str]) -> None:
-        """Copies the weights; for other classes all but those of the last layer.
-
-        Raises an InputError if the network, whose `_target_` is `model`, is another one.
-        """
+        """Copies the weights, for other classes all but the last layer's; refuses another net."""
         own = net.state_dict()
         if self.record["classes"] != list(classes):
             head = takewhile(lambda name: len(classes) in own[name].shape[:2], reversed(own))
@@ -40,7 +37,7 @@ class InitialWeights(NamedTuple):
         except RuntimeError as error:
             difference = printable(str(error).splitlines()[1].strip(), 200)
             raise InputError(
-                f"init={self.record['path']}: is of another network, {self.record['model']}, than "
+                f"init={self.record['path']}: holds {self.record['model']}, another network than "
                 f"this {model} ({difference}); give both the same model"
             ) from error
 
@@ -48,8 +45,7 @@ class InitialWeights(NamedTuple):
         """Warns of what is new or unknown; refuses cases of val and test that were seen."""
         path, names, new = (self.record[key] for key in ("path", "classes", "new"))
         if names != list(data.classes.names):
-            layer = f"{', '.join(new)} start anew" if new else "no tensor starts anew"
-            log.warning("init=%s: of other classes (%s): %s", path, ", ".join(names), layer)
+            log.warning("init=%s: of other classes, %s; start anew: %s", path, names, new)
         if self.record["trained_on"] == "unknown":
             log.warning("init=%s: its training cases are unknown, test may hold some", path)
         found: set[str] = set()
@@ -68,10 +64,7 @@ class InitialWeights(NamedTuple):
 
 
 def open_initial_weights(path: str) -> InitialWeights:
-    """Reads the weights of a run directory or checkpoint; builds nothing that its config names.
-
-    Raises an InputError if it holds none, is damaged, or is a run that is not finished.
-    """
+    """Reads a run directory or checkpoint; builds nothing that its config names."""
     file = checkpoint_file(path)
     if not file.is_file() or file.suffix.lower() == ".onnx":
         raise InputError(f"init={path}: expected a run directory or checkpoint of seglab train")
@@ -85,10 +78,7 @@ def open_initial_weights(path: str) -> InitialWeights:
     if file.parent == paths.best_checkpoint.parent and paths.record.exists():
         run = read_run(paths.folder)
         if run.status != "finished" and Path(path).is_dir():
-            raise InputError(
-                f"init={path}: is not finished (status {run.status}); go on with it by its own "
-                f"command, or name {file}"
-            )
+            raise InputError(f"init={path}: is not finished; go on with it first, or name {file}")
         if run.provenance.split_hash != metadata["split_hash"]:
             raise InputError(f"{file}: is not of the run that it lies in; put its own file back")
         record |= {"run": run.label, "data_fingerprint": run.provenance.data}

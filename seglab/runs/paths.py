@@ -54,9 +54,8 @@ class RunPaths:
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """Returns the checkpoint of a run directory with the chosen weights; another path as it is."""
-    path = Path(path)
-    return RunPaths(path).best_checkpoint if path.is_dir() else path
+    """Returns best.ckpt of a run directory; another path as it is."""
+    return RunPaths(Path(path)).best_checkpoint if Path(path).is_dir() else Path(path)
 
 
 def refuse_run_files(out: str | Path) -> None:

@@ -1,6 +1,7 @@
 """Keeps small copies of the pictures that a run has seen, and finds these among others."""
 
 import io
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,20 +18,14 @@ SeenCases = dict[str, dict[str, np.ndarray]]
 
 
 def write_thumbnails(paths: RunPaths, thumbnails: np.ndarray) -> None:
-    """Writes thumbnails, uint8 (N, S, S), of train and val in the order of splits.json.
-
-    Those of `seen_before` in data.json follow.
-    """
+    """Writes thumbnails, uint8 (N, S, S), in the order of splits.json and then of data.json."""
     content = io.BytesIO()
     np.save(content, thumbnails, allow_pickle=False)
     write_atomic(paths.thumbnails, content.getvalue())
 
 
 def read_seen_cases(run: Run) -> SeenCases:
-    """Reads what a run, or the weights that it started from, has seen in train and val.
-
-    Raises an InputError if a file is missing or damaged.
-    """
+    """Reads the cases that a run, or the weights that it started from, was trained on."""
     keys = [(part, run.sha256[id]) for part in ("train", "val") for id in run.ids[part]]
     if run.provenance.init:
         with refuse_damaged(run.paths.data) as file:
@@ -50,13 +45,8 @@ def read_seen_cases(run: Run) -> SeenCases:
 def find_trained_on(
     runs: Sequence[Run], sha256: Mapping[str, str], thumbnails: np.ndarray
 ) -> list[str]:
-    """Returns the ids of the cases that any of some runs has seen, as `find_seen` finds them.
-
-    Raises an InputError if the thumbnails of a run are missing or damaged.
-    """
-    seen = {
-        k: v for run in runs for cases in read_seen_cases(run).values() for k, v in cases.items()
-    }
+    """Returns the ids of the cases that any of some runs has seen, by `find_seen`."""
+    seen = dict(ChainMap(*(cases for run in runs for cases in read_seen_cases(run).values())))
     near = any(run.config["data"].get("find_duplicates", True) for run in runs)
     return find_seen(seen, sha256, thumbnails, near)
 
@@ -67,16 +57,11 @@ def find_seen(
     thumbnails: np.ndarray,
     find_duplicates: bool,
 ) -> list[str]:
-    """Returns the ids of the cases that were seen.
+    """Returns the ids of the cases that were seen, by their files and by their pictures.
 
-    They are found by their files, and by their pictures as `same_pictures` does for splits, so that
-    another format, size or orientation hides none; without `find_duplicates` by equal thumbnails.
-
-    Args:
-        seen: Thumbnails by the hash of each case's files, as in `SeenCases`.
-        sha256: Of each case's files, by id, see `seglab.data.cache.hash_cases`.
-        thumbnails: Of each case's picture, uint8 (N, S, S), see `duplicates.thumbnail`.
-        find_duplicates: As of `SegmentationDataModule`.
+    Another format, size or orientation hides none, by `same_pictures`; without `find_duplicates`
+    only equal thumbnails, uint8 (N, S, S), are the same picture. `sha256` holds the hash of each
+    case's files by id, as `seglab.data.cache.hash_cases` does.
     """
     pictures = np.stack([*seen.values(), *thumbnails])
     if find_duplicates:

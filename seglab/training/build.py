@@ -106,21 +106,16 @@ def build(
 
 
 def build_network(config: dict[str, Any], run_dir: Path) -> tuple[nn.Module, InitialWeights | None]:
-    """Builds the network with the weights that training starts from.
-
-    In a run directory with a last.ckpt it goes on with those, and `init` is not read.
-    """
-    initial = None
-    if config.get("init") and not RunPaths(run_dir).last_checkpoint.exists():
-        initial = open_initial_weights(config["init"])
+    """Builds the network with the weights that it starts from; a run that goes on reads none."""
+    init, goes_on = config.get("init"), RunPaths(run_dir).last_checkpoint.exists()
+    initial = open_initial_weights(init) if init and not goes_on else None
     with name_in_errors("model"):
         net = instantiate(config["model"], _convert_="all")
         if initial:
             initial.load_into(net, config["model"]["_target_"], config["data"]["classes"])
-        if config.get("init"):
-            if isinstance(net, EncoderUNet):
-                net.freeze_stages()
-        elif hasattr(net, "load_weights"):
+        if init and isinstance(net, EncoderUNet):
+            net.freeze_stages()
+        elif not init and hasattr(net, "load_weights"):
             net.load_weights()
     return net, initial
 

@@ -219,7 +219,7 @@ def test_a_head_of_other_classes_starts_anew_and_says_so(
         components = built(f"init={run}", *classes)
     assert components.initial.record["new"] == ["head.weight", "head.bias"]
     (warning,) = (r.getMessage() for r in components.warnings if "init=" in r.getMessage())
-    assert "lesion" in warning and "head.weight, head.bias start anew" in warning
+    assert "['lesion']; start anew: ['head.weight', 'head.bias']" in warning
     found, fresh, expected = (
         components.task.net.state_dict(),
         built(*classes).task.net.state_dict(),
