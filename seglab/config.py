@@ -1,7 +1,8 @@
 """What a config may hold: checked as a whole, before anything is built."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ def check_config(cfg: DictConfig) -> dict[str, Any]:
     for section in schema.TARGET_SECTIONS:
         _check_arguments(config[section], section)
     _check_monitors(config)
-    _check_lr_scheduler(config)
     return config
 
 
@@ -145,12 +145,18 @@ def _check_arguments(node: Any, where: str) -> None:
 def _check_keys(given: Any, where: str, known: Any, needed: Any = ()) -> None:
     for key in given:
         if key not in known:
-            raise InputError(
-                f"{where}{key}: unknown config key; expected one of {', '.join(known)}"
-            )
+            raise InputError(describe_unknown_key(f"{where}{key}", known))
     for key in needed:
         if key not in given:
             raise InputError(f"{where}{key}: missing; conf/ has its default")
+
+
+def describe_unknown_key(key: str, known: Iterable[Any]) -> str:
+    """Returns which keys there are, or what to type here for a key of another project."""
+    for pattern, instead in schema.ELSEWHERE.items():
+        if re.match(rf"({pattern})(\.|$)", key):
+            return f"{key}: unknown config key; {instead}"
+    return f"{key}: unknown config key; expected one of {', '.join(map(str, known))}"
 
 
 def _check_sections(config: dict[str, Any]) -> None:
@@ -167,6 +173,7 @@ def _check_sections(config: dict[str, Any]) -> None:
     for key, example in schema.TARGETS.items():
         value = config["task"].get(key.removeprefix("task."))
         if not isinstance(value, dict) and (value is not None or key != "task.lr_scheduler"):
+            example = f"{key}={{_target_: {value}}}" if "." in str(value) else example
             raise InputError(
                 f"{key}={value}: expected keys, such as {quote_for_shell(example)}, see conf/"
             )
@@ -176,6 +183,10 @@ def _check_sections(config: dict[str, Any]) -> None:
                 raise InputError(
                     f"{section}.{key}={value}: expected keys or null, see conf/{section}"
                 )
+    for key, value in config["callbacks"].items():
+        name = str((value or {}).get("_target_")).rpartition(".")[2]
+        if name in schema.REFUSED_CALLBACKS:
+            raise InputError(f"callbacks.{key}: {name} {schema.REFUSED_CALLBACKS[name]}")
 
 
 def _check_scalars(config: dict[str, Any]) -> None:
@@ -276,34 +287,22 @@ def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_monitors(config: dict[str, Any]) -> None:
-    data = config["data"]
-    if config["monitor"] is not None:
-        _check_monitor("monitor", config["monitor"], "monitor_mode", config["monitor_mode"], data)
-    for name, callback in config["callbacks"].items():
-        if callback and callback.get("monitor") is not None:
-            key, mode = f"callbacks.{name}", _mode_of(callback)
-            _check_monitor(f"{key}.monitor", callback["monitor"], f"{key}.mode", mode, data)
-
-
-def _check_lr_scheduler(config: dict[str, Any]) -> None:
-    key, scheduler = "task.lr_scheduler_config", config["task"]["lr_scheduler"]
-    settings = config["task"].get("lr_scheduler_config") or {}
-    is_plateau = str((scheduler or {}).get("_target_")).endswith("ReduceLROnPlateau")
-    intervals = ("epoch",) if is_plateau else ("epoch", "step")
-    if settings.get("interval") not in (None, *intervals):
-        raise InputError(
-            f"{key}.interval={settings['interval']}: expected {' or '.join(intervals)}"
-        )
-    if not is_plateau:
-        return
-    monitor = settings.get("monitor")
-    if monitor is None:
-        raise InputError(f"{key}.monitor=null: ReduceLROnPlateau needs one, such as train/loss")
-    mode = _mode_of(scheduler)
-    _check_monitor(f"{key}.monitor", monitor, "task.lr_scheduler.mode", mode, config["data"])
-    every = config["trainer"].get("check_val_every_n_epoch", 1)
-    if monitor.startswith("val/") and settings.get("frequency", 1) % every:
-        raise InputError(f"{key}.frequency: val has values every {every} epochs; set it to {every}")
+    """Checks what chooses the best epoch, and what callbacks and ReduceLROnPlateau watch."""
+    task = config["task"]
+    watched = [("monitor", config["monitor"], "monitor_mode", config["monitor_mode"])]
+    for key, node in config["callbacks"].items():
+        if node and "monitor" in node:
+            key = f"callbacks.{key}"
+            watched.append((f"{key}.monitor", node["monitor"], f"{key}.mode", _mode_of(node)))
+    if str((task["lr_scheduler"] or {}).get("_target_")).endswith("ReduceLROnPlateau"):
+        key, mode = "task.lr_scheduler_config.monitor", _mode_of(task["lr_scheduler"])
+        name = (task.get("lr_scheduler_config") or {}).get("monitor")
+        if name is None:
+            raise InputError(f"{key}=null: ReduceLROnPlateau needs a value, such as train/loss")
+        watched.append((key, name, "task.lr_scheduler.mode", mode))
+    for key, name, mode_key, mode in watched:
+        if name is not None:
+            _check_monitor(key, name, mode_key, mode, config["data"])
 
 
 def _mode_of(node: dict[str, Any]) -> Any:

@@ -15,6 +15,29 @@ SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
 # Arguments of Lightning's Trainer that `build` gives it.
 BUILT_ARGUMENTS = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
 
+# Lightning's callbacks that cannot work here, and why.
+_FIXED = "changes a value that the config fixes; try several with"
+REFUSED_CALLBACKS = {
+    "BatchSizeFinder": f"{_FIXED} -m data.batch_size=8,16",
+    "LearningRateFinder": f"{_FIXED} -m task.optimizer.lr=0.001,0.01",
+    "StochasticWeightAveraging": "averages after the last epoch, when checkpoints are saved; "
+    "callbacks=ema averages in each epoch",
+}
+
+# What other projects call it, lightning-hydra-template above all, and what to type here.
+ELSEWHERE = {
+    r"callbacks\.early_stopping": "type callbacks=early_stopping, too",
+    r"ckpt_path": "hydra.run.dir=RUN goes on with a run, init=RUN starts from its weights",
+    r"debug": "type trainer=debug",
+    r"extras": "--cfg job prints the config",
+    r"hparams_search": "type -m sweep=tpe",
+    r"lr|(model\.)?optimizer": "type task.optimizer.lr=..., see task.optimizer",
+    r"(model\.)?scheduler": "see task.lr_scheduler",
+    r"paths|data\.data_dir": "data.root is the folder of the data, hydra.run.dir that of the run",
+    r"tags|task_name": "type name=..., which names the run",
+    r"train|test": "a run trains and scores the test set once; evaluate scores it again",
+}
+
 # Key, type, least, greatest, whether null is a value too, and an example.
 NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
     ("seed", int, 0, 2**63 - 1, False, 42),

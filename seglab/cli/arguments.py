@@ -13,7 +13,7 @@ _OVERRIDE = re.compile(r"[+~]*[A-Za-z_][\w./@-]*=|~[A-Za-z]")
 
 
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return arguments as Hydra takes them: options before overrides, the home folder for ~.
+    """Return arguments as Hydra takes them: options first, the home for ~, callbacks=none for null.
 
     Raises:
         InputError: One is neither an option nor an override `key=value`.
@@ -27,6 +27,11 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
                 f"{word}: expected an override, written KEY=VALUE without dashes and blanks, such "
                 f"as data=ph2 or data.size=128, or an option of {format_command('train', '--help')}"
             )
+    # Hydra 1.3 takes no null for a group.
+    arguments = [
+        re.sub(r"\bnull\b", "none", word) if re.match("(callbacks|logger)=", word) else word
+        for word in arguments
+    ]
     home = str(expand_user("~"))
     # Where a value begins, also the next one of a sweep.
     return [re.sub(r"(?<=[=,'\"])~(?=/|$)", lambda _: home, word) for word in arguments]

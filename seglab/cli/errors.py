@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
-from seglab.core.commands import format_command
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated, quote_for_shell
 
 P = ParamSpec("P")
@@ -41,6 +40,8 @@ def find_input_error(error: BaseException) -> str | None:
             is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = _MAKE_ROOM if is_full else "choose a place that can be read and written"
             return f"{cause.filename}: {cause.strerror}; {remedy}"
+    if type(error).__name__ == "MisconfigurationException":  # of Lightning, about its callbacks
+        return str(error)
     if isinstance(error, YAMLError):  # its text names file and line
         tab = "; indent by blanks" if "'\\t'" in str(error) else ""
         return f"no YAML: {error}{tab}"
@@ -74,12 +75,14 @@ def _explain_override_error(error: Exception) -> str | None:
     from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
+    from seglab.config import describe_unknown_key
     from seglab.runs.overrides import quote_value
 
     text = str(error)
-    if isinstance(error, MissingConfigException) and error.options:
+    if isinstance(error, MissingConfigException):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={name}: expected one of {', '.join(error.options)}"
+        options = error.options or [f"the files of conf/{group}"]  # none of a list's items
+        return f"{group}={name}: expected one of {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         if value.startswith(("[", "{")):  # no text, but a mistake in a list or dictionary
@@ -92,11 +95,8 @@ def _explain_override_error(error: Exception) -> str | None:
         key, section = unknown_key[1], error.__cause__.parent_node
         if not section:
             return f"{key}: {key.rpartition('.')[0]} has no keys; add them with +{key}=..."
-        return (
-            f"{key}: unknown config key; expected one of {', '.join(section)}; "
-            f"'{format_command('train', '--cfg', 'job')}' lists all keys; add an argument of a "
-            f"_target_ with +{key}=..."
-        )
+        line = describe_unknown_key(key, section)
+        return f"{line}; add an argument with +{key}=..." if "_target_" in section else line
     ambiguous = re.match(r"Ambiguous value for argument '(.+?)'", text)
     if ambiguous:
         key, _, value = ambiguous[1].partition("=")

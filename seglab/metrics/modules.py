@@ -105,7 +105,7 @@ class PerImageMean(Metric):
 
     def compute(self) -> Tensor:
         """Return the mean of all values that were added, exactly rounded."""
-        values = dim_zero_cat(self.values).double().tolist()
+        values = dim_zero_cat(self.values).tolist()
         return torch.tensor(fmean(values), dtype=torch.float64)
 
 

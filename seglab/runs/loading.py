@@ -26,6 +26,9 @@ _NETWORKS = frozenset(
 )
 _LR_SCHEDULERS = """ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR
 LinearLR MultiStepLR OneCycleLR PolynomialLR ReduceLROnPlateau StepLR"""
+# Not ModelCheckpoint, which writes into any folder.
+_CALLBACKS = """DeviceStatsMonitor EarlyStopping EMAWeightAveraging GradientAccumulationScheduler
+LearningRateMonitor ModelSummary RichModelSummary RichProgressBar Timer TQDMProgressBar"""
 ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),
     "data.cases": frozenset(
@@ -59,8 +62,7 @@ ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "trainer.profiler": frozenset({"lightning.pytorch.profilers.PyTorchProfiler"}),
     "callbacks.*": frozenset(
         {
-            "lightning.pytorch.callbacks.EarlyStopping",
-            "lightning.pytorch.callbacks.LearningRateMonitor",
+            *(f"lightning.pytorch.callbacks.{name}" for name in _CALLBACKS.split()),
             "seglab.training.callbacks.ExponentialAverage",
             "seglab.training.callbacks.LogTestLoss",
             "seglab.training.callbacks.Pictures",

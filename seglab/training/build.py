@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
@@ -29,6 +29,7 @@ from seglab.runs.directory import RunDirectory
 from seglab.runs.initial_weights import InitialWeights, open_initial_weights
 from seglab.runs.paths import FORMAT, RunPaths
 from seglab.schema import Inference
+from seglab.training.callbacks.progress import Progress
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.loggers import RunLoggers
 from seglab.training.task import SegmentationTask
@@ -63,10 +64,12 @@ def build(
     Raises:
         InputError: The data is bad, or network, loss, optimizer, devices and data do not fit.
     """
-    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if config["trainer"].get("accelerator") in ("gpu", "cuda") and not has_gpu:
+    accelerator = config["trainer"].get("accelerator")
+    has_cuda = accelerator != "mps" and torch.cuda.is_available()
+    has_gpu = has_cuda or torch.backends.mps.is_available()
+    if accelerator in ("gpu", "cuda", "mps") and not has_gpu:
         raise InputError(
-            f"trainer.accelerator={config['trainer']['accelerator']}: torch {torch.__version__} "
+            f"trainer.accelerator={accelerator}: torch {torch.__version__} "
             "finds no GPU; train with trainer=cpu, or install a torch that fits the GPU's driver"
         )
     net, initial = build_network(config, run_dir)
@@ -96,9 +99,6 @@ def build(
     with name_in_errors("trainer or callbacks"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
-    task.n_steps = {"epoch": trainer.max_epochs, "step": count_steps(data, trainer)}
-    with name_in_errors("task.lr_scheduler"):
-        task.configure_optimizers()
     limit = trainer.limit_train_batches  # type: ignore[attr-defined]
     if isinstance(limit, float) and limit == 1:  # all batches; the integer 1 is one batch
         check_smallest_batch(task, data, trainer.world_size)
@@ -123,8 +123,18 @@ def build_network(config: dict[str, Any], run_dir: Path) -> tuple[nn.Module, Ini
 def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
     """Builds the trainer with the config's callbacks, the recorder and its loggers."""
     callbacks = [c for c in instantiate(config["callbacks"] or {}).values() if c is not None]
+    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+    bars.sort(key=lambda bar: isinstance(bar, Progress))  # the user's takes the place of ours
+    if config["trainer"].get("enable_progress_bar") is False:
+        bars = []
     # The bar shows what the others log.
-    callbacks.sort(key=lambda callback: isinstance(callback, ProgressBar))
+    callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + bars[:1]
+    folders = (None, str(recorder.paths.best_checkpoint.parent))
+    if any(isinstance(c, ModelCheckpoint) and c.dirpath in folders for c in callbacks):
+        raise InputError(
+            "callbacks: ModelCheckpoint needs a folder beside checkpoints/, where best.ckpt and "
+            "last.ckpt are saved in any case; expected dirpath: ${run_dir}/more"
+        )
     plugins: list[Any] = [ChecksummedCheckpointIO()]
     if SLURMEnvironment.detect():
         # SLURM's own --requeue starts the same command again, which resumes the run.
@@ -138,19 +148,6 @@ def build_trainer(config: dict[str, Any], recorder: RunRecorder) -> Trainer:
         plugins=plugins,
         default_root_dir=str(recorder.paths.folder),
     )
-
-
-def count_steps(data: SegmentationDataModule, trainer: Trainer) -> int:
-    """Returns how many steps the optimizer takes in the whole run.
-
-    Trainer.estimated_stepping_batches makes loaders, before a resumed run knows its epoch.
-    """
-    n = math.ceil(len(data.subset_indices("train")) / trainer.world_size)
-    batches = math.ceil(n / (data.batch_size // trainer.world_size))
-    limit = trainer.limit_train_batches  # type: ignore[attr-defined]
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
-    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 
 @torch.no_grad()

@@ -39,9 +39,6 @@ class SegmentationTask(LightningModule):
         encoder_lr_factor: Learning rate of `net.encoder` divided by that of the rest, in [0, 1].
         classes: Class names, as in `seglab.data.classes.Classes`.
 
-    Attributes:
-        n_steps: How often a scheduler of each interval is stepped in the whole run.
-
     Raises:
         InputError: `encoder_lr_factor` is not 1, and the network has no `encoder`; in training,
             the loss of an image is not finite.
@@ -71,8 +68,7 @@ class SegmentationTask(LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.lr_scheduler_config = {"interval": None, **(lr_scheduler_config or {})}
-        self.n_steps = {"epoch": 1, "step": 1}
+        self.lr_scheduler_config = lr_scheduler_config or {}
         self.threshold = threshold
         self.encoder_lr_factor = encoder_lr_factor
         metrics = segmentation_metrics(threshold, classes)
@@ -120,15 +116,17 @@ class SegmentationTask(LightningModule):
 
     def _make_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Returns what Lightning calls an lr_scheduler_config."""
-        make, config = cast(Callable[..., Any], self.lr_scheduler), self.lr_scheduler_config
-        parameters = inspect.signature(make).parameters
-        counts_steps = not parameters.keys().isdisjoint(("total_steps", "step_size_up"))
-        interval = config["interval"] or ("step" if counts_steps else "epoch")
-        n_steps = math.ceil(self.n_steps[interval] / config.get("frequency", 1))
-        given = getattr(make, "keywords", {})  # of a functools.partial
-        fill = "total_steps" in parameters and not {"total_steps", "epochs"} & given.keys()
-        lr_scheduler = make(optimizer, **({"total_steps": n_steps} if fill else {}))
-        if getattr(lr_scheduler, "total_steps", n_steps) < n_steps:
+        make, config = cast(Callable[..., Any], self.lr_scheduler), {**self.lr_scheduler_config}
+        parameters, given = inspect.signature(make).parameters, getattr(make, "keywords", {})
+        if config.get("interval") is None:
+            counts_steps = "total_steps" in parameters or "step_size_up" in parameters
+            config["interval"] = "step" if counts_steps else "epoch"
+        # Before training there is no trainer yet.
+        n_steps = int(self.trainer.estimated_stepping_batches) if self._trainer else 1
+        is_lacking = "total_steps" in parameters and not {"total_steps", "epochs"} & given.keys()
+        filled = {"total_steps": n_steps} if is_lacking and config["interval"] == "step" else {}
+        lr_scheduler = make(optimizer, **filled)
+        if config["interval"] == "step" and getattr(lr_scheduler, "total_steps", n_steps) < n_steps:
             raise InputError(
                 f"task.lr_scheduler: ends after {lr_scheduler.total_steps} steps of {n_steps}; "
                 "leave out total_steps, epochs and steps_per_epoch"
@@ -137,10 +135,10 @@ class SegmentationTask(LightningModule):
         if encoder_rate and not math.isclose(encoder_rate[0], rate * self.encoder_lr_factor):
             raise InputError(
                 f"task.encoder_lr_factor={self.encoder_lr_factor}: {type(lr_scheduler).__name__} "
-                "sets the rates itself; give it both, of the rest and of the encoder, such as "
+                "sets the rates itself; give both, of the rest and of the encoder, such as "
                 f"max_lr: [0.01, {0.01 * self.encoder_lr_factor:g}]"
             )
-        return {**config, "scheduler": lr_scheduler, "interval": interval}
+        return {**config, "scheduler": lr_scheduler}
 
     def _step(self, batch: dict[str, Any], batch_idx: int, stage: str) -> Tensor:
         logits = self(batch["image"]).float()  # loss and metrics in float32 under autocast too

@@ -165,6 +165,7 @@ def _quiet() -> Iterator[None]:
     lightning = logging.getLogger("lightning.pytorch")
     level, excepthook = lightning.level, threading.excepthook
     lightning.setLevel(logging.WARNING)
+    lightning.getChild("callbacks.model_summary").setLevel(logging.INFO)
     # TensorBoard's thread hands the error of a full disk on to whoever logs next.
     threading.excepthook = lambda args: (
         None if isinstance(args.exc_value, OSError) else excepthook(args)

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seglab.cli.arguments import prepare_arguments
+from seglab.cli.compose import compose
 from seglab.cli.errors import find_input_error
 from seglab.core.errors import InputError, quote_for_shell
 
@@ -56,6 +57,23 @@ def test_overrides_may_stand_on_both_sides_of_an_option() -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "section"),
+    [
+        *(
+            (f"{group}={name}", group)
+            for group in ("callbacks", "logger")
+            for name in ("null", "none")
+        ),
+        *((f"~{group}", group) for group in ("callbacks", "logger")),
+    ],
+)
+def test_callbacks_and_loggers_can_be_left_out(override: str, section: str) -> None:
+    assert compose([override])[section] == {}
+    assert compose()[section] != {}
+    assert prepare_arguments(["-m", "callbacks=null,ema"]) == ["-m", "callbacks=none,ema"]
+
+
+@pytest.mark.parametrize(
     ("command", "word"),
     [
         ("--data x", "--data"),
@@ -85,6 +103,24 @@ def test_what_is_no_override_is_named(command: str, word: str) -> None:
         (
             "task.lr_scheduler._target_=x",
             ["lr_scheduler has no keys", "+task.lr_scheduler._target_="],
+        ),
+        ("trainer.max_steps=10", ["trainer.max_steps: unknown", "with +trainer.max_steps=..."]),
+        ("logger=[tensorboard,x]", ["logger=x: expected one of the files of conf/logger"]),
+        *(
+            (override, [f"{override.partition('=')[0]}: unknown config key; ", instead])
+            for override, instead in {
+                "tags=[a,b]": "name=",
+                "ckpt_path=x": "init=RUN",
+                "debug=default": "trainer=debug",
+                "model.optimizer.lr=0.1": "task.optimizer.lr=",
+                "lr=0.1": "task.optimizer.lr=",
+                "model.scheduler.patience=3": "task.lr_scheduler",
+                "hparams_search=mnist_optuna": "sweep=tpe",
+                "paths.data_dir=x": "data.root",
+                "extras.print_config=true": "--cfg job",
+                "test=false": "evaluate",
+                "callbacks.early_stopping.patience=3": "callbacks=early_stopping",
+            }.items()
         ),
         ("task.schedule=cosine", ["task.schedule: unknown", "loss, optimizer, lr_scheduler,"]),
     ],

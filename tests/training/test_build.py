@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.tiny import AUGMENT, Ended, files_below, refused, write_tiny_ph2
+from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig
 
 from seglab.config import check_config
 from seglab.core.errors import InputError
 from seglab.training.build import build, check_smallest_batch
+from seglab.training.callbacks import Pictures
+from seglab.training.callbacks.recorder import RunRecorder
 
 Compose = Callable[..., DictConfig]
 
@@ -129,29 +132,6 @@ def test_the_smallest_batch_is_tried_where_all_are_trained(
     assert bool(tried) == is_tried
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        [],
-        ["+trainer.accumulate_grad_batches=3"],
-        ["+trainer.max_steps=5"],
-        ["trainer.limit_train_batches=3"],
-        ["trainer.limit_train_batches=0.6"],
-        ["+trainer.overfit_batches=2"],
-        ["+trainer.fast_dev_run=true"],
-    ],
-    ids=" ".join,
-)
-def test_steps_are_counted_as_by_lightning(
-    overrides: list[str], tiny_config: Compose, tmp_path: Path
-) -> None:
-    config = tiny_config(tmp_path / "run", "data.batch_size=3", "logger=none", *overrides)
-    components = build(check_config(config), tmp_path / "run")
-    components.trainer.fit(components.task, components.data)
-    estimate = components.trainer.estimated_stepping_batches
-    assert components.task.n_steps["step"] == estimate == components.trainer.global_step
-
-
 class OneIsTooFew(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         raise ValueError("Expected more than 1 value per channel when training, got input size ...")
@@ -162,10 +142,30 @@ def test_a_gpu_that_is_not_there_is_named(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    for name in ("gpu", "cuda"):
+    for name in ("gpu", "cuda", "mps"):
         config = tiny_config(tmp_path / "run", f"trainer.accelerator={name}", "data.root=nowhere")
         line = refusal_of(config, tmp_path / "run")
         assert line.startswith(f"trainer.accelerator={name}: torch") and "trainer=cpu" in line
+
+
+def test_a_progress_bar_of_lightning_replaces_ours(tiny_config: Compose, tmp_path: Path) -> None:
+    bar = "+callbacks.bar={_target_: lightning.pytorch.callbacks.TQDMProgressBar}"
+    config = tiny_config(tmp_path / "run", bar, "+callbacks.after=${callbacks.pictures}")
+    callbacks = build(check_config(config), tmp_path / "run").trainer.callbacks
+    assert [type(callback) for callback in callbacks] == [
+        *(Pictures, Pictures, TQDMProgressBar, RunRecorder)
+    ]
+    hidden = tiny_config(tmp_path / "run", "+trainer.enable_progress_bar=false")
+    callbacks = build(check_config(hidden), tmp_path / "run").trainer.callbacks
+    assert [type(callback) for callback in callbacks] == [Pictures, RunRecorder]
+
+
+def test_more_checkpoints_have_a_folder_of_their_own(tiny_config: Compose, tmp_path: Path) -> None:
+    run, more = tmp_path / "run", "+callbacks.more={_target_: lightning.pytorch.callbacks."
+    for folder in ("null", "${run_dir}/checkpoints"):
+        config = tiny_config(run, more + "ModelCheckpoint, dirpath: " + folder + "}")
+        assert "dirpath: ${run_dir}/more" in refusal_of(config, run)
+    build(check_config(tiny_config(run, more + "ModelCheckpoint, dirpath: ${run_dir}/more}")), run)
 
 
 def no_root(root: Path) -> tuple[str, ...]:

@@ -82,6 +82,15 @@ ONE_CYCLE = [
     *BY_LOSS,
     "task.lr_scheduler={_target_: torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.05}",
 ]
+LIGHTNING = "={_target_: lightning.pytorch.callbacks."
+CALLBACKS_OF_LIGHTNING = [
+    "+callbacks.more" + LIGHTNING + "ModelCheckpoint, dirpath: '${run_dir}/more', save_last: true}",
+    "+callbacks.average" + LIGHTNING + "EMAWeightAveraging, decay: 0.9}",
+    "+callbacks.accumulate"
+    + LIGHTNING
+    + "GradientAccumulationScheduler, scheduling: {0: 1, 1: 2}}",
+    "+callbacks.timer" + LIGHTNING + "Timer, duration: '01:00:00:00'}",
+]
 CONFIGS: dict[str, list[str]] = {
     "baseline": ["task.optimizer.lr=0.02", *BY_LOSS],
     "augmented": [AUGMENT, "trainer.max_epochs=3", *BY_LOSS],
@@ -107,6 +116,7 @@ CONFIGS: dict[str, list[str]] = {
         *(*PLATEAU, "trainer.max_epochs=5", "+trainer.check_val_every_n_epoch=2"),
         "task.lr_scheduler_config.frequency=2",
     ],
+    "callbacks of lightning": [*BY_LOSS, *CALLBACKS_OF_LIGHTNING],
     "one cycle, two batches a step": [
         *(*ONE_CYCLE, "data.num_workers=1", "+trainer.accumulate_grad_batches=2"),
     ],

@@ -269,7 +269,6 @@ def test_schedules_of_steps_are_torchs() -> None:
                 reference.step()
         steps, make = Steps(), partial(torch.optim.SGD, lr=1e-2)
         task = SegmentationTask(pixelwise(), bce, make, lr_scheduler, {"interval": interval})
-        task.n_steps = {"epoch": 3, "step": six}
         trainer = trainer_of(3, callbacks=[steps], accumulate_grad_batches=2)
         trainer.fit(task, Loader(batches(0, (1,) * 4)))
         assert [rate for (rate,) in steps.rates] == expected_rates
@@ -342,10 +341,8 @@ def test_rates_that_cannot_be_are_refused() -> None:
         SegmentationTask(pixelwise(), bce, still, encoder_lr_factor=0.5)
     one_cycle, net = torch.optim.lr_scheduler.OneCycleLR, UNet(width=2, depth=2)
     short = SegmentationTask(net, bce, still, partial(one_cycle, max_lr=0.1, total_steps=5))
-    short.configure_optimizers()
-    short.n_steps = {"epoch": 3, "step": 6}
     with pytest.raises(InputError, match=r"^task\.lr_scheduler: ends after 5 steps of 6"):
-        short.configure_optimizers()
+        trainer_of(3).fit(short, Loader(batches(0, (1, 1))))
     same = SegmentationTask(net, bce, still, partial(one_cycle, max_lr=0.1), None, 0.5, 0.1)
     with pytest.raises(InputError, match=r"^task\.encoder_lr_factor=0\.1: OneCycleLR .*0\.001\]"):
         same.configure_optimizers()

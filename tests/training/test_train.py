@@ -51,6 +51,9 @@ def run(folder: Path, tiny_train: Callable[..., Ended]) -> Path:
     return path
 
 
+PLATEAU = "task.lr_scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, mode: max}"
+
+
 def test_every_file_is_there_and_nothing_else(run: Path) -> None:
     found = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     events = {name for name in found if name.startswith("tensorboard/events.")}
@@ -370,3 +373,25 @@ def test_it_trains_on_real_ph2(script: Callable[..., Ended], tmp_path: Path) -> 
     assert script("evaluate", run, "--out", tmp_path / "again").code == 0
     test_scores = json.loads((tmp_path / "again" / "summary.json").read_text())["test"]
     assert test_scores == summary["test"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([PLATEAU, "task.lr_scheduler_config.interval=batch"], ["interval", "batch"]),
+        (
+            [PLATEAU, "task.lr_scheduler_config.interval=step", "data.batch_size=4"],
+            ["ReduceLROnPlateau", "val/"],
+        ),
+        (
+            ["+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"],
+            ["LearningRateMonitor", "no logger"],
+        ),
+    ],
+)
+def test_what_lightning_refuses_when_training_begins_is_one_line(
+    overrides: list[str], words: list[str], tiny_train: Callable[..., Ended], tmp_path: Path
+) -> None:
+    ended = tiny_train(tmp_path / "run", "logger=none", *overrides)
+    assert ended.code == 1 and "Traceback" not in ended.err
+    assert all(word in ended.err.splitlines()[-1] for word in words), ended.err

@@ -73,7 +73,8 @@ class RunRecorder(Checkpoint):
             _set_random_state(self._random_states[trainer.global_rank])
             for schedule in trainer.lr_scheduler_configs:
                 # Lightning 2.6 steps ReduceLROnPlateau after a checkpoint is saved.
-                if schedule.reduce_on_plateau and len(self.rows) % schedule.frequency == 0:
+                is_due = schedule.interval == "epoch" and len(self.rows) % schedule.frequency == 0
+                if schedule.reduce_on_plateau and is_due:
                     schedule.scheduler.step(self.rows[-1][str(schedule.monitor)])
             if trainer.max_steps != -1:
                 # Else Lightning 2.6 repeats the end of the saved epoch, and steps no
@@ -158,6 +159,10 @@ class RunRecorder(Checkpoint):
     ) -> None:
         """Reads the random states, and whether training had been stopped early."""
         self._random_states = checkpoint["random_states"]
+        # A schedule that asks for the number of steps lets Lightning make the loaders before it
+        # restores this, and the order of batches depends on it.
+        progress = trainer.fit_loop.epoch_progress.current
+        progress.processed = checkpoint["epoch"] + 1  # type: ignore[attr-defined]
         trainer.should_stop = checkpoint["stopped"]
 
     def state_dict(self) -> dict[str, Any]:
