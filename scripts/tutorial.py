@@ -1,9 +1,9 @@
 # %% [markdown]
 # # SegNet, U-Net, and how to tell which is better
 # A published recipe trains SegNet and U-Net to find skin lesions in dermoscopic images. This
-# tutorial walks it step by step with seglab, small enough for a CPU. It opens as a notebook in VS
-# Code, and with jupytext in Jupyter; `python scripts/tutorial.py` runs it from start to end.
-# Nothing below says a number or a winner that your own run does not print.
+# tutorial walks it step by step with seglab, small enough for a CPU. `tutorial.ipynb` is this text
+# with what it printed once; `python scripts/tutorial.py` runs it from start to end. Nothing in the
+# text says a number or a winner that your own run does not print.
 
 # %%
 """The lesson on segmentation, as cells: open it as a notebook or run it."""
@@ -17,23 +17,19 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 from torch import Tensor
 
 import seglab
-from seglab import compose
 from seglab.analysis.compare import compare
 from seglab.analysis.figures import ERROR_LEGEND, error_map, save_cases
 from seglab.analysis.statistics import paired_test
-from seglab.core.files import hash_json, read_csv, read_json
+from seglab.core.files import hash_json, read_csv
 from seglab.data.cases import read_pair
 from seglab.inference.drawing import draw_contours
-from seglab.inference.models import load_model
 from seglab.inference.postprocessing import number_instances
 from seglab.losses import bce, double_sigmoid_bce
 from seglab.networks import SegNet, UNet
 from seglab.networks.encoders import EfficientNetLite0
-from seglab.training.train import train
 
 DATA = ["data=synthetic"]
 # For PH2, after scripts/prepare_ph2.py: DATA = ["data=ph2", "data.root=data/PH2Dataset"]
@@ -41,10 +37,8 @@ SETTINGS = ["experiment=fast", "data.size=96", "trainer.max_epochs=12", "data.sp
 # Any of Hydra's overrides, such as SEGLAB_TUTORIAL="trainer.max_epochs=20 seed=1".
 SETTINGS += os.environ.get("SEGLAB_TUTORIAL", "").split()
 NOTEBOOK = "ipykernel" in sys.modules
-
-REPO = Path(seglab.__file__).resolve().parents[1]  # a notebook has no __file__
-if NOTEBOOK:
-    os.chdir(REPO)  # a kernel starts beside its notebook
+if NOTEBOOK and Path("tutorial.ipynb").exists():
+    os.chdir("..")  # a kernel starts beside its notebook
 OUT = Path("runs/tutorial")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -61,11 +55,6 @@ def show(name: str, figure: Figure | None = None) -> None:
         display(Image(filename=str(path)))
 
 
-def config(*overrides: str) -> DictConfig:
-    """Compose conf/train.yaml as `python scripts/train.py` with these overrides would."""
-    return compose([*DATA, *SETTINGS, *overrides])
-
-
 # %% [markdown]
 # ## 1. The data
 # A case is an image and a mask of equal size: 1 where a dermatologist (here, unless you changed
@@ -73,9 +62,13 @@ def config(*overrides: str) -> DictConfig:
 # *train* is learnt from, *val* chooses the epoch, *test* is scored once at the end. So we look at
 # train alone. What makes it hard: lesions of any size, some that hardly differ from skin, and hair,
 # dark corners and pale areas that mislead a threshold on grey level.
+#
+# `seglab.compose` makes a config of what the command line calls overrides; its section `data` says
+# how the data is read.
 
 # %%
-data = instantiate(config().data, _convert_="all")
+config = seglab.compose([*DATA, *SETTINGS])
+data = instantiate(config.data, _convert_="all")
 data.setup()
 rows = data.subset_indices("train")
 cases, images, masks = data.subset_cases("train"), data.cache.images[rows], data.cache.masks[rows]
@@ -194,25 +187,25 @@ for loss in (bce, double_sigmoid_bce):
 # %% [markdown]
 # What does it cost? Both losses train the same SegNet: same weights at the start, same batches,
 # same epochs. Adam divides each gradient by its own running size (Kingma and Ba 2015), so gradients
-# that are small everywhere cost less than it seems. `train(cfg)` leaves a run directory; a run that
-# is finished is recognised and not trained again. A *paired* difference is taken case by case;
-# where its 95 % interval holds 0, these cases do not decide.
+# that are small everywhere cost less than it seems. `seglab.train` leaves a run directory; a run
+# that is finished is recognised and not trained again. `seglab.load_results` loads its scores. A
+# *paired* difference is taken case by case; where its 95 % interval holds 0, these cases do not
+# decide.
 
 
 # %%
 def run(name: str, *overrides: str) -> Path:
     """Train, unless that has been done, and return the run directory."""
-    cfg = config(*overrides)
+    overrides = (*DATA, *SETTINGS, *overrides)
     # Other settings, another directory: seglab refuses to mix two configs in one.
-    path = OUT / f"{name}-{hash_json([*DATA, *SETTINGS, *overrides])[:6]}"
-    cfg.run_dir = str(path)
-    train(cfg)
+    path = OUT / f"{name}-{hash_json(overrides)[:6]}"
+    seglab.train(seglab.compose([*overrides, f"run_dir={path}"]))
     return path
 
 
 def per_case(path: Path, metric: str) -> dict[str, float]:
-    """Read a metric of each test case, by its id."""
-    return {row["id"]: float(row[metric]) for row in read_csv(path / "test_cases.csv")}
+    """Load a metric of each test case, by its id."""
+    return {case["id"]: case[metric] for case in seglab.load_results(path).cases}
 
 
 def difference(first: Path, second: Path, metrics: Sequence[str]) -> None:
@@ -236,9 +229,9 @@ assert min(losses[double]) > least
 figure = Figure(figsize=(6, 3.2), layout="constrained")
 axis = figure.subplots()
 for path, label in ((plain, "bce"), (double, "double_sigmoid_bce")):
-    values = read_json(path / "summary.json")["test"]
+    (values,) = seglab.load_results(path).runs
     print(f"{label:20} last train loss {losses[path][-1]:.3f}, test: ", end="")
-    print(f"Dice {values['dice_per_image']:.3f}, calibration error {values['ece']:.3f}")
+    print(f"Dice {values['test/dice_per_image']:.3f}, calibration error {values['test/ece']:.3f}")
     axis.plot(range(1, len(losses[path]) + 1), losses[path], "o-", label=label, markersize=3)
 axis.axhline(least, color="grey", linestyle=":", label=f"double_sigmoid_bce's least, {least:.3f}")
 axis.set(xlabel="epoch", ylabel="train loss", ylim=(0, None))
@@ -248,21 +241,20 @@ difference(double, plain, ["dice_per_image"])
 
 # %% [markdown]
 # ## 6. Targets beside predictions
-# `load_model` opens a run directory; its `predict` takes an image of any size and gives the
-# probability of each of its pixels, (1, H, W), which the threshold makes a mask. We take the case
-# of the least, the greatest and two middling Dice: the best alone would flatter.
+# `seglab.load_model` opens a run directory. `predict` takes an image of any size and gives its
+# mask; `probabilities` gives what is thresholded, (1, H, W). We take the case of the least, the
+# greatest and two middling Dice: the best alone would flatter.
 
 
 # %%
 def show_predictions(name: str, path: Path, ids: Sequence[str]) -> None:
     """Show targets, predictions and errors of a run for some test cases."""
-    model, dice = load_model(path), per_case(path, "dice_per_image")
+    model, dice = seglab.load_model(path), per_case(path, "dice_per_image")
     titles = ("image", "target", "probability", "prediction", "errors")
     columns: dict[str, list[np.ndarray]] = {title: [] for title in titles}
     for id in ids:
         image, target = read_pair(by_id[id])
-        prob = model.probabilities(image)
-        pred = model.make_mask(prob)
+        prob, pred = model.probabilities(image), model.predict(image)
         pictures = (image, target > 0, prob[0], pred > 0, error_map(pred, target))
         for title, picture in zip(titles, pictures, strict=True):
             columns[title].append(picture)
@@ -286,19 +278,17 @@ show_predictions("6-segnet", plain, chosen)
 # different numbers, and papers seldom say which.
 
 # %%
-counts = np.array(
-    [[int(r[k]) for k in ("tp", "fp", "fn", "tn")] for r in read_csv(plain / "test_cases.csv")]
-)
-tp, fp, fn, tn = counts.T
-summary = read_json(plain / "summary.json")
+(summary,), scored = seglab.load_results(plain)
+tp, fp, fn = (np.array([case[name] for case in scored]) for name in ("tp", "fp", "fn"))
 iou = tp / (tp + fp + fn)
 pooled_iou = tp.sum() / (tp + fp + fn).sum()
-assert np.isclose(iou.mean(), summary["test"]["iou_per_image"])
-assert np.isclose(pooled_iou, summary["test"]["iou_pooled"])
+assert np.isclose(iou.mean(), summary["test/iou_per_image"])
+assert np.isclose(pooled_iou, summary["test/iou_pooled"])
 metrics = ("pixel_accuracy", "dice_per_image", "iou_per_image", "iou_pooled")
 print(f"{'':16}" + "".join(f"{metric:>16}" for metric in metrics))
-for name, values in {**summary["baselines"], "SegNet": summary["test"]}.items():
-    print(f"{name:16}" + "".join(f"{values[metric]:16.3f}" for metric in metrics))
+for name in ("all_background", "mean_mask", "otsu", "test"):
+    line = "".join(f"{summary[f'{name}/{metric}']:16.3f}" for metric in metrics)
+    print(f"{name.replace('test', 'SegNet'):16}{line}")
 
 # %% [markdown]
 # ## 8. What pooling loses and skips restore
