@@ -11,7 +11,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from seglab import schema
-from seglab.core.errors import InputError, check_number, quote_for_shell
+from seglab.core.commands import quote_for_shell
+from seglab.core.errors import InputError, check_number
 from seglab.core.files import expand_user, refuse_non_utf8
 from seglab.data.classes import make_classes
 from seglab.metrics.scores import network_metric_names

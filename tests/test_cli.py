@@ -32,7 +32,7 @@ finally:
     ("command", "code", "words"),
     [
         *(
-            (f"{name}.py --help", 0, f"usage: {name}.py")
+            (f"{name}.py --help", 0, f"scripts/{name}.py [-h]")
             for name in ("predict", "evaluate", "export", "compare", "report", "reproduce")
         ),
         ("prepare_ph2.py --help", 0, "--check ROOT"),

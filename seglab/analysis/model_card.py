@@ -17,8 +17,7 @@ import yaml
 
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Row, Score, format_score
-from seglab.core.commands import format_command
-from seglab.core.errors import quote_for_shell
+from seglab.core.commands import format_command, quote_for_shell
 from seglab.metrics.scores import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
 from seglab.runs.records import Run, read_run
 

@@ -10,10 +10,9 @@ import logging
 import os
 import shutil
 import sys
-from typing import Any
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.commands import own_arguments, program_name
+from seglab.core.commands import own_arguments, own_words
 from seglab.core.errors import InputError
 
 MOVED_TO = "the folder of the run's own data, if it was moved"
@@ -46,20 +45,15 @@ def train() -> None:
         gc.enable()
         train(cfg)
 
-    sys.path.append("")  # for modules beside the user's conf/; last, so that no module is hidden
+    sys.path.append("")  # for modules beside the user's conf/; last, to hide no other
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     stop_with_launcher()
     register()
-    # hydra.main() reads sys.argv, which is kept: Lightning starts other processes with it.
     version.setbase("1.3")
     parser = get_args_parser()
-    _run_hydra(
-        args=parser.parse_args(prepare_arguments(own_arguments())),
-        args_parser=parser,
-        task_function=train_run,
-        config_path=str(CONF),
-        config_name="train",
-    )
+    args = parser.parse_args(prepare_arguments(own_arguments()))
+    # hydra.main() would take them from sys.argv, with which Lightning starts further processes.
+    _run_hydra(args, parser, train_run, str(CONF), "train")
 
 
 @one_line_errors
@@ -85,7 +79,7 @@ def predict() -> None:
     add("--overwrite", action="store_true", help="replace existing files")
     _add_inference(parser)
     _add_trust(parser)
-    args = _parse(parser)
+    args = vars(parser.parse_args(own_arguments()))
 
     from seglab.core.logs import log_to_console
     from seglab.inference.predict import predict
@@ -115,7 +109,7 @@ def evaluate() -> None:
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
     _add_inference(parser)
     _add_trust(parser)
-    args = _parse(parser)
+    args = vars(parser.parse_args(own_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.inference.evaluate import evaluate
@@ -135,7 +129,7 @@ def export() -> None:
     add("--moved-to", metavar="ROOT", help=MOVED_TO)
     add("--overwrite", action="store_true", help="replace an existing file")
     _add_trust(parser)
-    args = _parse(parser)
+    args = vars(parser.parse_args(own_arguments()))
 
     from seglab.core.logs import log_to_console
     from seglab.inference.export import export
@@ -158,7 +152,7 @@ def compare() -> None:
     _add_versus(parser)
     add("--metric", metavar="NAME", help="of the paired tests (dice_per_image)")
     add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
-    args = _parse(parser)
+    args = vars(parser.parse_args(own_arguments()))
 
     from seglab.analysis.compare import compare
 
@@ -178,7 +172,7 @@ def report() -> None:
     add("--cases", metavar="N", type=int, help=text)
     _add_versus(parser)
     _add_trust(parser)
-    args = _parse(parser)
+    args = vars(parser.parse_args(own_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.analysis.report import report
@@ -202,7 +196,7 @@ def reproduce() -> None:
     text = "greatest difference of a score on other hardware or versions (0.01)"
     add("--tolerance", metavar="X", type=float, help=text)
     _add_trust(parser)
-    args = _parse(parser)
+    args = vars(parser.parse_args(own_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.training.reproduce import reproduce
@@ -212,23 +206,20 @@ def reproduce() -> None:
 
 def _make_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a parser that leaves out options that are not given."""
-    return argparse.ArgumentParser(
-        program_name(), description=description, epilog=epilog, argument_default=argparse.SUPPRESS
-    )
-
-
-def _parse(parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """Parse the command line; code that it trusts may lie in the working directory."""
-    args = vars(parser.parse_args(own_arguments()))
-    if "trust" in args:
-        sys.path.append("")  # last, so that no module is hidden
-    return args
+    program = " ".join(own_words()[:2])
+    suppress = argparse.SUPPRESS
+    return argparse.ArgumentParser(program, None, description, epilog, argument_default=suppress)
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the option of commands that open runs of other people."""
     text = "_target_ outside seglab that the run's config may name, such as my_networks.MyNet"
-    parser.add_argument("--trust", metavar="NAME", action="append", help=text)
+
+    def trust(name: str) -> str:
+        sys.path.append("")  # its module may lie in the working directory; last, to hide no other
+        return name
+
+    parser.add_argument("--trust", metavar="NAME", action="append", type=trust, help=text)
 
 
 def _add_inference(parser: argparse.ArgumentParser) -> None:

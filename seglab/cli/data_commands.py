@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.commands import format_command, own_arguments, program_name
+from seglab.core.commands import format_command, own_arguments, own_words
 from seglab.core.errors import InputError, check_number
 from seglab.core.files import expand_user
 
@@ -16,7 +16,7 @@ SIZE = 256  # as in conf/data/default.yaml
 def check() -> None:
     """Check every case of a data set. The exit code is 1 if any case is bad."""
     parser = argparse.ArgumentParser(
-        program_name(),
+        " ".join(own_words()[:2]),
         description="Lists what is wrong with a data set, and what is odd, and draws what is read.",
     )
     parser.add_argument("root", metavar="ROOT", help="folder of a data set of any layout")
@@ -30,11 +30,8 @@ def prepare() -> None:
     from seglab.data.download import URL
 
     parser = argparse.ArgumentParser(
-        program_name(),
-        description="Gets PH2 ready, or checks any data set:\n"
-        f"{format_command('prepare')} [ARCHIVE or FOLDER] [--out DIR] [--url URL] [--json FILE]\n"
-        f"{format_command('check')} ROOT [--show N] [--classes A,B,C]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        " ".join(own_words()[:2]),
+        description="Gets PH2 ready and checks it, or checks any data set (--check).",
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()

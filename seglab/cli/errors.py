@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import NoReturn, ParamSpec, TypeVar
 
-from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated, quote_for_shell
+from seglab.core.commands import quote_for_shell
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, Terminated
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,7 +51,7 @@ def find_input_error(error: BaseException) -> str | None:
             if "full_path" in frame.f_locals:  # of Hydra 1.3, which reads configs as UTF-8
                 line = error.object[: error.start].count(b"\n") + 1
                 return f"{frame.f_locals['full_path']}, line {line}: is no UTF-8; save it as UTF-8"
-    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = str(traceback.extract_tb(error.__traceback__))
     if isinstance(error, RecursionError) and "create_defaults_list" in frames:  # of Hydra 1.3
         return "a config file names itself in its defaults; give a file of your own another name"
     if str(error).startswith("Only one of --"):  # raised by Hydra about its own options

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import sys
 
 from seglab.cli import commands, data_commands
@@ -22,8 +21,12 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names, with the others as its command line."""
-    if sys.argv[1:2] == ["-sc"]:
-        _prepare_completion()
+    if sys.argv[1:2] == ["-sc"]:  # Hydra's shell completion takes commands to have one word
+        _, name, *words = os.environ.get("COMP_LINE", "seglab train ").split(" ", 2)
+        if name != "train" or not words:
+            return print(*() if words else COMMANDS)
+        os.environ["COMP_LINE"] = f"seglab {words[0]}"
+        sys.argv.insert(1, "train")
     parser = argparse.ArgumentParser(
         prog="seglab",
         usage="seglab COMMAND ...  (seglab COMMAND --help lists its options)",
@@ -33,16 +36,3 @@ def main() -> None:
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of these:")
     function, _ = COMMANDS[parser.parse_args(sys.argv[1:2]).command]
     function()
-
-
-def _prepare_completion() -> None:
-    """Pass `seglab -sc ...`, by which Hydra's shell completion asks, on to `seglab train`.
-
-    The shell's completion of file names is left for the other commands.
-    """
-    line = re.match(r"\s*\S+\s+(\S+)\s(.*)", os.environ.get("COMP_LINE", "seglab train "))
-    if line is None or line[1] != "train":
-        print(*COMMANDS if line is None else ())
-        sys.exit()
-    os.environ["COMP_LINE"] = f"seglab {line[2]}"
-    sys.argv.insert(1, "train")

@@ -1,16 +1,22 @@
-"""Command lines of this process and of others, to print and to start again.
+"""Command lines to print and to start; `sys.argv` stays as the user typed it."""
 
-A process is started by a file of scripts/ or by the command `seglab`; `sys.argv` stays as typed.
-"""
-
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from seglab.core.errors import quote_for_shell
-
 _SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 _WORDS_OF_SCRIPTS = {"check": ("prepare_ph2.py", "--check"), "prepare": ("prepare_ph2.py",)}
+
+
+def quote_for_shell(*words: object) -> str:
+    """Returns words as a command line of a POSIX shell, in double quotes where these are enough."""
+
+    def quote(word: str) -> str:
+        is_literal = {*'"$`!\\'}.isdisjoint(word) and shlex.quote(word) != word
+        return f'"{word}"' if is_literal else shlex.quote(word)
+
+    return " ".join(quote(str(word)) for word in words)
 
 
 def is_script() -> bool:
@@ -26,26 +32,20 @@ def format_command(name: str, *arguments: object) -> str:
     return quote_for_shell("python", f"scripts/{script}", *options, *arguments)
 
 
-def format_own_command(*arguments: object) -> str:
-    """Returns the command line of this process without arguments, followed by others."""
-    words = ("python", sys.argv[0]) if is_script() else ("seglab", *sys.argv[1:2])
-    return quote_for_shell(*words, *arguments)
-
-
-def program_name() -> str | None:
-    """Returns what argparse prints before the options: `seglab NAME`, or None for the script."""
-    return None if is_script() else " ".join(["seglab", *sys.argv[1:2]])
+def own_words() -> list[str]:
+    """Returns the command line of this process: `seglab NAME ...` or `python SCRIPT ...`."""
+    return ["python", *sys.argv] if is_script() else ["seglab", *sys.argv[1:]]
 
 
 def own_arguments() -> list[str]:
-    """Returns what follows the script's name, or `seglab NAME`, on the command line."""
-    return sys.argv[1 if is_script() else 2 :]
+    """Returns what follows the name or the script on the command line."""
+    return own_words()[2:]
 
 
 def make_command(arguments: Iterable[str]) -> list[str]:
     """Returns a command that starts what this process runs, with other arguments."""
     if is_script():
         return [sys.executable, str(Path(sys.argv[0]).absolute()), *arguments]
-    # Python looks for modules in the working directory first, as `seglab` does not, unless -P.
+    # -P: Python does not look for modules in the working directory first, as in `seglab` itself.
     flags = [] if Path(sys.argv[0]).name == "__main__.py" else ["-P"]
-    return [sys.executable, *flags, "-m", "seglab", sys.argv[1], *arguments]
+    return [sys.executable, *flags, "-m", "seglab", *sys.argv[1:2], *arguments]

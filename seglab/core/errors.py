@@ -1,7 +1,6 @@
 """Errors that a user can cause, interruptions, and text that is safe in messages."""
 
 import math
-import shlex
 import sys
 from collections.abc import Collection
 from itertools import islice
@@ -55,13 +54,3 @@ def name_some(names: Collection[object], most: int = 5) -> str:
     """Joins the first names of a list and counts the others: 'a, b, c, d, e and 7 more'."""
     text = ", ".join(map(str, islice(names, most)))
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
-
-
-def quote_for_shell(*words: object) -> str:
-    """Returns words as a command line of a POSIX shell, in double quotes where these are enough."""
-
-    def quote(word: str) -> str:
-        is_literal = {*'"$`!\\'}.isdisjoint(word) and shlex.quote(word) != word
-        return f'"{word}"' if is_literal else shlex.quote(word)
-
-    return " ".join(quote(str(word)) for word in words)

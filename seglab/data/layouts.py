@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from seglab.core.commands import format_command
-from seglab.core.errors import InputError, name_some, quote_for_shell
+from seglab.core.commands import format_command, quote_for_shell
+from seglab.core.errors import InputError, name_some
 from seglab.core.files import expand_user, is_utf8, refuse_non_utf8
 from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
 from seglab.data.images import SUFFIXES

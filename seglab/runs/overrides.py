@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from seglab.composition import CONF
-from seglab.core.commands import format_own_command, own_arguments
+from seglab.core.commands import own_words, quote_for_shell
 
 _LONGEST_NAME = 120  # file systems take 255 bytes
 
@@ -26,8 +26,8 @@ def quote_value(text: str | Path) -> str:
 
 def format_resumption(key: str, folder: Path) -> str:
     """Returns the command of this process, with a folder for hydra.run.dir or hydra.sweep.dir."""
-    arguments = (a for a in own_arguments() if not a.startswith(f"{key}="))
-    return format_own_command(*arguments, f"{key}={quote_value(folder)}")
+    words = (word for word in own_words() if not word.startswith(f"{key}="))
+    return quote_for_shell(*words, f"{key}={quote_value(folder)}")
 
 
 def hydra_flags(config: DictConfig) -> list[str]:

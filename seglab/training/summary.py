@@ -10,8 +10,7 @@ import numpy as np
 
 from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map, save_cases
 from seglab.analysis.tables import Table, format_plain
-from seglab.core.commands import format_command
-from seglab.core.errors import quote_for_shell
+from seglab.core.commands import format_command, quote_for_shell
 from seglab.core.files import read_json, write_csv
 from seglab.data.classes import Classes
 from seglab.data.datamodule import SegmentationDataModule

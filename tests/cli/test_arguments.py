@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from seglab.cli.arguments import prepare_arguments
 from seglab.cli.compose import compose
 from seglab.cli.errors import find_input_error
-from seglab.core.errors import InputError, quote_for_shell
+from seglab.core.commands import quote_for_shell
+from seglab.core.errors import InputError
 
 PARSER = OverridesParser.create()
 # Signs of Hydra's grammar, and of none: a comma alone separates the values of a sweep.

@@ -85,12 +85,13 @@ def test_hydra_is_left_as_it_was(tmp_path: Path) -> None:
     """Somebody's notebook may compose configs of its own."""
     (tmp_path / "mine.yaml").write_text("a: 1")
     GlobalHydra.instance().clear()
+    before = HydraConfig.instance().cfg
     hydra.initialize_config_dir(str(tmp_path), version_base="1.3")
     try:
         seglab.compose()
         with pytest.raises(InputError):
             seglab.compose(["model=unett"])
         assert hydra.compose("mine") == {"a": 1}
-        assert HydraConfig.instance().cfg is None
+        assert HydraConfig.instance().cfg is before
     finally:
         GlobalHydra.instance().clear()

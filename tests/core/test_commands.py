@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.tiny import REPO
 
-from seglab.core.commands import format_command, format_own_command, make_command, own_arguments
+from seglab.core.commands import format_command, make_command, own_arguments, own_words
 
 SCRIPT = str(REPO / "scripts" / "predict.py")
 
@@ -34,7 +34,7 @@ def test_commands_name_what_was_started(
         word = script if "scripts" in printed else name
         assert format_command(name, "my run") == f'{printed.format(word)} "my run"'
     assert own_arguments() == ["a"]
-    assert format_own_command("b c") == f'{own} "b c"'
+    assert " ".join(own_words()) == f"{own} a"
 
 
 def test_a_script_is_known_from_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_jobs_that_the_cluster_has_still_are_not_sent_again(
     (folder / "jobs.json").write_text('{"a": "7_0", "b": "7_1"}')
     launcher = SubmititLauncher()
     launcher.folder = tmp_path / "sweep"
-    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setattr("sys.argv", ["seglab", "train"])
     launcher.start(jobs)
     assert [job.handle for job in jobs] == ["7_0", "11"]
     assert read_json(folder / "jobs.json") == {"a": "7_0", "b": "11"}
