@@ -51,7 +51,7 @@ def make_model_card(run_dir: Path) -> str:
 def _make_front_matter(run: Run) -> str:
     """YAML in the format of the Hugging Face Hub's model cards."""
     license = {"license": "other", "license_name": "terms-of-the-training-data"}
-    is_from_scratch = not (run.provenance.weights or run.provenance.init)
+    is_from_scratch = _pretrained_weights(run) == "none" and not run.provenance.init
     if _data_limits(run) == SYNTHETIC_LIMITS and is_from_scratch:
         license = {"license": "mit"}
     dataset = _dataset(run)
@@ -77,6 +77,12 @@ def _make_front_matter(run: Run) -> str:
     return yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True).rstrip()
 
 
+def _pretrained_weights(run: Run) -> str:
+    """SHA-256 of their file, the name by which SMP downloads them, or 'none'."""
+    name = run.settings.get("model.encoder_weights", "null")
+    return run.provenance.weights or (name if name != "null" else "none")
+
+
 def _describe_run(run: Run) -> dict[str, Any]:
     """Values of the placeholders on model, data, training and provenance."""
     provenance, settings = run.provenance, run.settings
@@ -86,7 +92,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "dataset": _dataset(run),
         "seed": run.seed,
         "model": _constructor(run, "model"),
-        "weights": provenance.weights or "none",
+        "weights": _pretrained_weights(run),
         "size": settings["data.size"],
         "classes": ", ".join(run.classes),
         "inference": _constructor(run, "inference"),

@@ -255,6 +255,11 @@ def test_where_weights_patients_and_code_come_from(holdout: Path) -> None:
     assert "pretrained weights | `cd34` |" in text
     assert "jane" not in text
 
+    model = {"_target_": "seglab.networks.SMPNetwork", "encoder_weights": "imagenet"}
+    edit(holdout / "config.yaml", lambda config: config.update(model=model))
+    edit(holdout / "run.json", lambda record: record.update(modules={}))
+    assert "pretrained weights | `imagenet` |" in card.make_model_card(holdout)
+
     model = {"_target_": "lib.nets.Net", "inner": {"_target_": "lib.Block", "n": 3}}
     edit(holdout / "config.yaml", lambda config: config.update(model=model))
     edit(holdout / "run.json", lambda r: r["git"].update(commit="a1b2c3", dirty=True))
