@@ -14,8 +14,6 @@ from seglab.core.files import expand_user
 # In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
 FORMAT = 1
 MAX_RECORD_BYTES = 2**26  # data.json of 100,000 files has 20 MB
-# Folders that are named by conf/logger.
-_LOGGERS = (("csv",), ("tensorboard",), ("wandb",))
 # What a value raises that is not of the expected kind.
 _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
@@ -71,8 +69,9 @@ def refuse_run_files(out: str | Path) -> None:
             continue
         place = target.relative_to(folder).parts
         names = {path.relative_to(folder).parts[:1] for path in vars(paths).values()}
+        names |= {("csv",), ("tensorboard",), ("wandb",)}  # folders in conf/logger
         has_free_folders = place[:1] in ((paths.evaluations.name,), (paths.reproductions.name,))
-        if place[:1] in {*names, *_LOGGERS} and not (has_free_folders and place[1:]):
+        if place[:1] in names and not (has_free_folders and place[1:]):
             raise InputError(
                 f"{out}: belongs to the run {folder}, whose files stay as they are; name another "
                 "place"

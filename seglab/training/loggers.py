@@ -19,15 +19,11 @@ from seglab.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
 
+Values = Mapping[str, Any]
 # Lightning's loggers of libraries that may be missing; extras have the names of the libraries.
 _LIBRARIES = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
-_MLFLOW_ENVIRONMENT = {
-    # By default a client tries for minutes to reach a server that is gone.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-_SQLITE = "sqlite:///"
+# By default a client waits for minutes for a server that is gone.
+_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class RunLoggers:
@@ -51,58 +47,49 @@ class RunLoggers:
         """Whether the run is a job of a sweep, of which no logger gets a test value."""
         return SWEEP_JOB_VARIABLE in os.environ or bool(self._run.record.get("varies"))
 
-    def build(self, config: Mapping[str, Any]) -> None:
+    def build(self, config: Values) -> None:
         """Builds the loggers of a config; raises an InputError if one cannot be written to."""
         ids = self._run.earlier_record.get("loggers", {})
         for name, settings in config["logger"].items():
             if settings is None:
                 continue
             library = _LIBRARIES.get(str(settings.get("_target_")).rpartition(".")[2])
-            if library and importlib.util.find_spec(library) is None:
-                raise InputError(
-                    f"logger.{name}: needs {library}; install it with pip install "
-                    f"'seglab[{library}]', or choose another, such as logger=csv"
-                )
-            with _name_in_errors(name):
+            with self._handle_errors(name, are_fatal=True):
+                if library and importlib.util.find_spec(library) is None:
+                    raise InputError(f"install it with pip install 'seglab[{library}]'")
                 if library == "mlflow":
                     settings = _prepare_mlflow(settings, self._run.path.name, ids.get(name))
                 elif library == "wandb":
-                    _check_wandb(settings)
-                    group = self._run.path.parent.name if self.is_in_sweep else None
-                    settings = {"group": group} | settings | {"id": ids.get(name)}
-                    settings["name"] = settings.get("name") or self._run.path.name
+                    settings = _prepare_wandb(settings, self._run.path.name, ids.get(name))
+                    if self.is_in_sweep:
+                        settings.setdefault("group", self._run.path.parent.name)
                 self.by_name[name] = logger = instantiate(settings)
             if library == "mlflow":
                 logger.finalize = lambda status: None  # at the end of fit; `closing` does it
 
-    def begin(self, config: Mapping[str, Any], step: int) -> None:
+    def begin(self, config: Values, step: int) -> None:
         """Logs hyperparameters, or goes on after the step of a checkpoint (-1: none)."""
         ids = dict(self._run.earlier_record.get("loggers", {}))
-        params = {
-            key: value if isinstance(value, int | float | str) else str(value)
-            for key, value in result_settings(config).items()
-            if key != "run_dir"
-        }
+        params, run_dir = result_settings(config), self._run.path
         for name, logger in self.by_name.items():
-            with _name_in_errors(name):
+            with self._handle_errors(name, are_fatal=True):
                 if isinstance(logger, TensorBoard):
-                    if name in ids:
-                        logger.purge_after(step)
+                    logger.purge_after(step)
                     if name not in ids or step < 0:
                         logger.log_description(config, self._run.record)
                 elif isinstance(logger, MLFlowLogger):
-                    _open_mlflow_run(logger, self._run.path, self.is_in_sweep)
-                    logger.log_hyperparams(params)  # which never change there
+                    _open_mlflow_run(logger, run_dir, self.is_in_sweep)
+                    logger.log_hyperparams(params)  # which cannot change there
                 else:
-                    logger.log_hyperparams(params | {"run_dir": str(self._run.path)})
+                    logger.log_hyperparams(params | {"run_dir": str(run_dir)})
                 self._steps[name] = _last_step(logger, step if name in ids else -1)
                 ids[name] = str(logger.version)
                 self._run.update(loggers=ids)
 
-    def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_rows(self, rows: Sequence[Values]) -> None:
         """Logs those rows of metrics.csv that a logger does not have."""
         for name, logger in self.by_name.items():
-            with self._tolerate_failure(name):
+            with self._handle_errors(name):
                 for row in rows:
                     if row["step"] > self._steps[name]:
                         metrics = {key: value for key, value in row.items() if key != "step"}
@@ -111,15 +98,11 @@ class RunLoggers:
                 logger.save()
 
     def log_results(
-        self,
-        config: Mapping[str, Any],
-        row: Mapping[str, Any],
-        scores: dict[str, float],
-        files: Sequence[Path],
+        self, config: Values, row: Values, scores: dict[str, float], files: Sequence[Path]
     ) -> None:
-        """Logs final scores at the last row's step, and files of the run directory, if it can."""
+        """Logs final scores, at the step of the last row, and files of the run directory."""
         for name, logger in self.by_name.items():
-            with self._tolerate_failure(name):
+            with self._handle_errors(name):
                 logger.log_metrics(scores, row["step"])
                 logger.save()
                 if isinstance(logger, TensorBoard):
@@ -127,73 +110,75 @@ class RunLoggers:
                     logger.log_hparams_and_close(config, {**row, **scores}, varies)
                 for file in files:
                     if isinstance(logger, MLFlowLogger):
-                        folder = file.parent.relative_to(self._run.path).as_posix()
-                        path = None if folder == "." else folder
-                        logger.experiment.log_artifact(logger.run_id, str(file), path)
+                        folder = os.path.relpath(file.parent, self._run.path).strip(".")
+                        logger.experiment.log_artifact(logger.run_id, str(file), folder or None)
                     elif isinstance(logger, WandbLogger):
                         logger.experiment.save(str(file), str(self._run.path), policy="now")
 
     @contextmanager
     def closing(self) -> Iterator[None]:
         """Ends the runs of MLflow and W&B after the body, with its status."""
-        status = "FAILED"
+        status = "FAILED"  # a signal's too, as Lightning has it
         try:
             yield
             status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):
-            status = "KILLED"
-            raise
         finally:
             for name in self._steps:
                 logger = self.by_name[name]
-                with self._tolerate_failure(name):
+                with self._handle_errors(name):
                     if isinstance(logger, MLFlowLogger):
                         logger.experiment.set_terminated(logger.run_id, status)
                     elif isinstance(logger, WandbLogger):
                         logger.experiment.finish(exit_code=int(status != "FINISHED"))
 
     @contextmanager
-    def _tolerate_failure(self, name: str) -> Iterator[None]:
-        """Warns, once a logger, where MLflow or W&B fail: no reason to lose a run."""
+    def _handle_errors(self, name: str, are_fatal: bool = False) -> Iterator[None]:
+        """Turns errors into an InputError or, of MLflow and W&B in training, into one warning."""
         try:
             yield
         except Exception as error:
+            text = f"logger.{name}: {printable(' '.join(str(error).split()), 300)}"
+            if are_fatal:
+                raise InputError(f"{text}; without it: ~logger.{name}") from error
             if not isinstance(self.by_name[name], MLFlowLogger | WandbLogger):
                 raise
             if name not in self._failing:
-                text = printable(" ".join(str(error).split()), 300)
-                log.warning("logger.%s failed, training goes on: %s", name, text)
+                log.warning("%s; training goes on", text)
             self._failing.add(name)
 
 
-def _prepare_mlflow(
-    settings: Mapping[str, Any], run_name: str, run_id: str | None
-) -> dict[str, Any]:
+def _prepare_mlflow(settings: Values, run_name: str, run_id: str | None) -> dict[str, Any]:
     """Returns arguments of an MLFlowLogger, once its experiment is there."""
-    for key, value in _MLFLOW_ENVIRONMENT.items():
+    for key, value in {**_MLFLOW_PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     uri, location = settings["tracking_uri"], settings.get("artifact_location")
-    if uri.startswith(_SQLITE):
-        file = Path(uri.removeprefix(_SQLITE)).absolute()
-        uri = f"{_SQLITE}{file}"  # MLflow keeps what it has opened by this name
+    _, sqlite, path = str(uri).partition("sqlite:///")
+    if sqlite:
+        file = Path(path).absolute()
+        uri, location = f"{sqlite}{file}", location or str(file.parent / "mlflow_artifacts")
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):  # two processes that make its tables at once fail
             file.open("ab").close()  # says at once what SQLAlchemy says after minutes
             MlflowClient(uri).search_experiments(max_results=1)
-        location = location or str(file.parent / "mlflow_artifacts")
-    client, name = MlflowClient(uri), settings["experiment_name"]
-    if client.get_experiment_by_name(name) is None:
+    client, experiment = MlflowClient(uri), settings["experiment_name"]
+    if client.get_experiment_by_name(experiment) is None:
         with suppress(MlflowException):  # another process has just made it
-            client.create_experiment(name, location)
-    experiment: Any = client.get_experiment_by_name(name)
-    query = f"attributes.run_id = '{run_id}'"
-    if run_id and not client.search_runs([experiment.experiment_id], query):
-        run_id = None  # it was deleted: all goes to a new one
+            client.create_experiment(experiment, location)
     run_name = settings.get("run_name") or run_name
     return {**settings, "tracking_uri": uri, "run_name": run_name, "run_id": run_id}
+
+
+def _prepare_wandb(settings: Values, run_name: str, run_id: str | None) -> dict[str, Any]:
+    """Returns arguments of a WandbLogger; refuses where W&B would ask for a login."""
+    import wandb
+
+    mode = settings.get("mode") or wandb.setup().settings.mode
+    if not settings.get("offline") and mode == "online" and not wandb.login(prompt=False):
+        raise InputError("not logged in; run `wandb login`, or set WANDB_MODE=offline")
+    return {**settings, "name": settings.get("name") or run_name, "id": run_id}
 
 
 def _open_mlflow_run(logger: MLFlowLogger, run_dir: Path, is_in_sweep: bool) -> None:
@@ -201,17 +186,14 @@ def _open_mlflow_run(logger: MLFlowLogger, run_dir: Path, is_in_sweep: bool) -> 
     client, run_id = logger.experiment, logger.run_id
     client.update_run(run_id, status="RUNNING")
     client.set_tag(run_id, "seglab.run_dir", str(run_dir))
-    if not is_in_sweep:
-        return
-    folder, tag = run_dir.parent, "seglab.sweep_dir"
-    with FileLock(folder / ".mlflow.lock"):  # the first job makes the parent
-        parents = client.search_runs([logger.experiment_id], f"tags.`{tag}` != ''")
-        parent = next((run for run in parents if run.data.tags[tag] == str(folder)), None)
-        if parent is None:
-            tags = {tag: str(folder)}
-            parent = client.create_run(logger.experiment_id, tags=tags, run_name=folder.name)
-            client.set_terminated(parent.info.run_id)  # nobody knows which job is the last
-    client.set_tag(run_id, "mlflow.parentRunId", parent.info.run_id)
+    if is_in_sweep:
+        experiment, folder = logger.experiment_id, run_dir.parent
+        with FileLock(folder / ".mlflow.lock"):  # the first job makes the parent
+            options = {"tags": {"seglab.sweep_dir": str(folder)}, "run_name": folder.name}
+            found = client.search_runs([experiment], f'tags.`seglab.sweep_dir` = "{folder}"')
+            parent = (found or [client.create_run(experiment, **options)])[0].info.run_id
+            client.set_terminated(parent)  # nobody knows which job is the last
+        client.set_tag(run_id, "mlflow.parentRunId", parent)
 
 
 def _last_step(logger: Logger, step: int) -> int:
@@ -222,22 +204,3 @@ def _last_step(logger: Logger, step: int) -> int:
     if isinstance(logger, WandbLogger):  # offline, each process writes a run of its own
         return logger.experiment.summary.get("trainer/global_step", -1)
     return -1 if isinstance(logger, CSVLogger) else step  # which writes its file anew
-
-
-@contextmanager
-def _name_in_errors(name: str) -> Iterator[None]:
-    """Turns any error of a logger, or of its server, into an InputError that names its key."""
-    try:
-        yield
-    except Exception as error:
-        text = printable(" ".join(str(error).split()), 300)
-        raise InputError(f"logger.{name}: {text}; without it: ~logger.{name}") from error
-
-
-def _check_wandb(settings: Mapping[str, Any]) -> None:
-    """Raises an InputError if W&B would ask for a login, and an error if it cannot be reached."""
-    import wandb
-
-    mode = settings.get("mode") or wandb.setup().settings.mode
-    if not settings.get("offline") and mode == "online" and not wandb.login(prompt=False):
-        raise InputError("not logged in; run `wandb login`, or set WANDB_MODE=offline")

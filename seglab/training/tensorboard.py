@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
@@ -30,11 +29,6 @@ _PARAMETERS = (
     "trainer.precision",
 )
 _METRICS = ("dice_per_image", "iou_per_image", "pixel_accuracy")
-
-
-def find_tensorboard(trainer: Trainer) -> "TensorBoard | None":
-    """Returns the trainer's TensorBoard logger, if it has one."""
-    return next((x for x in trainer.loggers if isinstance(x, TensorBoard)), None)
 
 
 class TensorBoard(TensorBoardLogger):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.sweeps import repeat_alone, result_of, states_of
 from helpers.tiny import Ended, end_of, wait_until
+from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -87,6 +88,29 @@ def test_tensorboard_compares_the_jobs_by_val_alone(mixed: tuple[Path, Ended]) -
     assert tags == ["hp/val_dice_per_image", "hp/val_iou_per_image", "hp/val_pixel_accuracy"]
     # What is chosen here must not have seen the test.
     assert not any("test" in tag for tag in events.Tags()["scalars"])
+
+
+@pytest.mark.slow
+def test_mlflow_shows_the_jobs_as_children_of_the_sweep_and_no_test(
+    start_sweep: StartSweep, tmp_path: Path
+) -> None:
+    folder, uri = tmp_path / "a sweep", f"sqlite:///{tmp_path}/mlflow.db"
+    options = ["logger=mlflow", f"logger.mlflow.tracking_uri={uri}", "callbacks.pictures=null"]
+    ended = end_of(start_sweep(folder, "seed=0,1", "hydra.launcher.n_jobs=2", *options))
+    assert ended.code == 0, ended.err
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("baseline")
+    by_name = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {run.info.status for run in by_name.values()} == {"FINISHED"}
+    parent = by_name.pop("a sweep")
+    assert {*by_name} == {"seed-0", "seed-1"}
+    for run in by_name.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert not [name for name in run.data.metrics if "test" in name]
+        assert "val/dice_per_image" in run.data.metrics
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["figures"]
+        artifacts = client.list_artifacts(run.info.run_id, "figures")
+        assert [file.path for file in artifacts] == ["figures/curves.png", "figures/pairs.png"]
 
 
 SEEDS = [

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from seglab.config import flatten
 from seglab.core.errors import InputError
@@ -103,6 +104,7 @@ def test_each_gets_the_same(tiny_config: Compose, tmp_path: Path) -> None:
     for name, value in flatten({key: config[key] for key in ("model", "task", "seed")}).items():
         assert logged.data.params[name] == str(value), name
     hparams = yaml.safe_load((run / "csv" / "hparams.yaml").read_text())
+    assert hparams["run_dir"] == str(run)
     assert {k: str(v) for k, v in hparams.items()} == logged.data.params | {"run_dir": str(run)}
 
     (folder,) = wandb_folders(run)
@@ -202,7 +204,7 @@ def test_training_goes_on_without_mlflow_which_gets_the_rest_later(
 
     monkeypatch.setattr(MlflowClient, "log_batch", fail_twice)
     train(tiny_config(run, *WITHOUT, "logger=mlflow"))
-    assert capsys.readouterr().err.count("logger.mlflow failed, training goes on: API req") == 1
+    assert capsys.readouterr().err.count("logger.mlflow: API request failed; training goes on") == 1
     client, (logged,) = mlflow_runs()
     expected = as_columns(read_csv(run / "metrics.csv"))
     found = logged_by_mlflow(client, logged)
@@ -250,3 +252,19 @@ def test_what_is_not_installed_is_named_with_its_extra(
     config = tiny_config(tmp_path / "run", f"logger={name}", f"data.root={tmp_path}/missing")
     with pytest.raises(InputError, match=rf"^logger.{name}: .* pip install 'seglab\[{name}\]'"):
         train(config)
+
+
+def test_the_hparams_page_shows_train_where_there_is_no_val(
+    tiny_config: Compose, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(run, *WITHOUT, "logger=tensorboard", "data.split.val=0", "monitor=null"))
+    last = read_csv(run / "metrics.csv")[-1]
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    for name in ("dice_per_image", "iou_per_image", "pixel_accuracy"):
+        (point,) = events.Scalars(f"hp/train_{name}")
+        assert point.value == pytest.approx(float(last[f"train/{name}_net"]), rel=1e-6)
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith(("hp/test", "hp/val"))]
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["seed"].number_value == 42

@@ -12,7 +12,7 @@ from seglab.analysis.figures import colorize_mask, error_map, grid
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import probabilities
-from seglab.training.tensorboard import find_tensorboard
+from seglab.training.tensorboard import TensorBoard
 
 
 class Pictures(Callback):
@@ -40,7 +40,7 @@ class Pictures(Callback):
         epoch = trainer.current_epoch + 1
         is_last = epoch == trainer.max_epochs or trainer.should_stop
         is_due = is_last or epoch == 1 or epoch % self.every_n_epochs == 0
-        tensorboard = find_tensorboard(trainer)
+        tensorboard = next((x for x in trainer.loggers if isinstance(x, TensorBoard)), None)
         if tensorboard is None or not is_due:
             return
         writer = tensorboard.experiment
