@@ -19,10 +19,7 @@ _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, 
 
 
 class RunPaths:
-    """Paths of the files and folders in a run directory, whether they exist or not.
-
-    Folders of loggers are not among them: `logger.NAME.save_dir` of the config places them.
-    """
+    """Paths of the files and folders in a run directory, whether they exist or not."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,6 +36,9 @@ class RunPaths:
         self.best_checkpoint = folder / "checkpoints" / "best.ckpt"  # weights of the best epoch
         self.last_checkpoint = folder / "checkpoints" / "last.ckpt"  # where a run is resumed
         self.metrics = folder / "metrics.csv"  # one row per epoch
+        self.tensorboard = folder / "tensorboard"  # these three: as conf/logger has them
+        self.csv = folder / "csv"
+        self.wandb = folder / "wandb"
         # Written when it is scored.
         self.test_cases = folder / "test_cases.csv"  # one row per test case and class
         self.baseline_cases = folder / "baseline_cases.csv"  # the same of each baseline
@@ -69,7 +69,6 @@ def refuse_run_files(out: str | Path) -> None:
             continue
         place = target.relative_to(folder).parts
         names = {path.relative_to(folder).parts[:1] for path in vars(paths).values()}
-        names |= {("csv",), ("tensorboard",), ("wandb",)}  # folders in conf/logger
         has_free_folders = place[:1] in ((paths.evaluations.name,), (paths.reproductions.name,))
         if place[:1] in names and not (has_free_folders and place[1:]):
             raise InputError(

@@ -149,9 +149,9 @@ def log_summary(paths: RunPaths) -> None:
             f"native resolution, {len(split.val)} val and {len(split.test)} test cases; "
             f"weights of epoch {summary['best_epoch']}; baselines on test"
         )
-    notes = [
-        f"run directory  {paths.folder}",
-        f"look at it     {quote_for_shell('tensorboard', '--logdir', paths.folder)}",
-        f"score again    {format_command('evaluate', paths.folder)}",
-    ]
+    notes = [f"run directory  {paths.folder}"]
+    if paths.tensorboard.exists():
+        look = quote_for_shell("tensorboard", "--logdir", paths.folder)
+        notes.append(f"look at it     {look}")
+    notes.append(f"score again    {format_command('evaluate', paths.folder)}")
     log.info("%s", format_plain(Table(title, ["", *columns], 1, body, notes), width=None))

@@ -41,7 +41,7 @@ def test_every_printed_command_can_be_pasted(
     assert (python, train) == ("python", "scripts/train.py")
     assert read_overrides(overrides) == {"data": "ph2", "data.root": str(root)}
 
-    more = [*TINY, "trainer.max_epochs=1", "logger=none", f"data.cache_dir={cache_dir}"]
+    more = [*TINY, "trainer.max_epochs=1", "callbacks.pictures=null", f"data.cache_dir={cache_dir}"]
     ended = script("train", *overrides, *more, f"hydra.run.dir={quote_value(run)}")
     assert ended.code == 0, ended.err
     config = read_config(run / "config.yaml")
