@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -289,21 +290,17 @@ def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
 
 def _check_monitors(config: dict[str, Any]) -> None:
     """Checks what chooses the best epoch, and what callbacks and ReduceLROnPlateau watch."""
-    task = config["task"]
-    watched = [("monitor", config["monitor"], "monitor_mode", config["monitor_mode"])]
-    for key, node in config["callbacks"].items():
-        if node and "monitor" in node:
-            key = f"callbacks.{key}"
-            watched.append((f"{key}.monitor", node["monitor"], f"{key}.mode", _mode_of(node)))
+    task, check = config["task"], partial(_check_monitor, config["data"])
+    if config["monitor"] is not None:
+        check("monitor", config["monitor"], "monitor_mode", config["monitor_mode"])
+    for name, node in config["callbacks"].items():
+        if node and node.get("monitor") is not None:
+            key = f"callbacks.{name}"
+            check(f"{key}.monitor", node["monitor"], f"{key}.mode", _mode_of(node))
     if str((task["lr_scheduler"] or {}).get("_target_")).endswith("ReduceLROnPlateau"):
-        key, mode = "task.lr_scheduler_config.monitor", _mode_of(task["lr_scheduler"])
-        name = (task.get("lr_scheduler_config") or {}).get("monitor")
-        if name is None:
-            raise InputError(f"{key}=null: ReduceLROnPlateau needs a value, such as train/loss")
-        watched.append((key, name, "task.lr_scheduler.mode", mode))
-    for key, name, mode_key, mode in watched:
-        if name is not None:
-            _check_monitor(key, name, mode_key, mode, config["data"])
+        monitor = (task.get("lr_scheduler_config") or {}).get("monitor")
+        mode_key, mode = "task.lr_scheduler.mode", _mode_of(task["lr_scheduler"])
+        check("task.lr_scheduler_config.monitor", monitor, mode_key, mode)
 
 
 def _mode_of(node: dict[str, Any]) -> Any:
@@ -312,7 +309,7 @@ def _mode_of(node: dict[str, Any]) -> Any:
     return node.get("mode", parameter.default) if parameter else None
 
 
-def _check_monitor(where: str, name: Any, mode_key: str, mode: Any, data: dict[str, Any]) -> None:
+def _check_monitor(data: dict[str, Any], where: str, name: Any, mode_key: str, mode: Any) -> None:
     split, metrics = data["split"], [*network_metric_names(data["classes"]), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
     if name not in known:

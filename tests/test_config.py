@@ -103,7 +103,10 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
         [PLATEAU + "}"],
         ["task.lr_scheduler_config.monitor=val/dice", "set task.lr_scheduler.mode=max"],
     ),
-    ([PLATEAU + "}", "monitor=null"], ["task.lr_scheduler_config.monitor=null"]),
+    (
+        [PLATEAU + "}", "monitor=null"],
+        ["task.lr_scheduler_config.monitor=None: no such value; expected"],
+    ),
     (
         [
             PLATEAU + "}",

@@ -28,10 +28,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
                 f"as data=ph2 or data.size=128, or an option of {format_command('train', '--help')}"
             )
     # Hydra 1.3 takes no null for a group.
-    arguments = [
-        re.sub(r"\bnull\b", "none", word) if re.match("(callbacks|logger)=", word) else word
-        for word in arguments
-    ]
+    null = re.compile(r"^((?:callbacks|logger)=.*)\bnull\b")
+    arguments = [null.sub(r"\1none", word) for word in arguments]
     home = str(expand_user("~"))
     # Where a value begins, also the next one of a sweep.
     return [re.sub(r"(?<=[=,'\"])~(?=/|$)", lambda _: home, word) for word in arguments]

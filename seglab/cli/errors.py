@@ -97,7 +97,8 @@ def _explain_override_error(error: Exception) -> str | None:
         if not section:
             return f"{key}: {key.rpartition('.')[0]} has no keys; add them with +{key}=..."
         line = describe_unknown_key(key, section)
-        return f"{line}; add an argument with +{key}=..." if "_target_" in section else line
+        is_argument = "_target_" in section and "expected one of" in line
+        return f"{line}; add an argument with +{key}=..." if is_argument else line
     ambiguous = re.match(r"Ambiguous value for argument '(.+?)'", text)
     if ambiguous:
         key, _, value = ambiguous[1].partition("=")
