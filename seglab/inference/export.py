@@ -132,7 +132,7 @@ def _to_onnx(net: nn.Module, metadata: dict[str, Any], path: Path) -> bytes:
     try:
         import onnx
     except ImportError:
-        raise InputError(f"{path}: needs onnx; install it with pip install -e '.[onnx]'") from None
+        raise InputError(f"{path}: needs onnx: pip install 'seglab[onnx]'") from None
     content: Any = io.BytesIO()  # accepted by the exporter, unlike its annotation says
     image = torch.zeros(1, 3, metadata["size"], metadata["size"], dtype=torch.uint8)
     free_axes = {0: "n", 2: "h", 3: "w"}

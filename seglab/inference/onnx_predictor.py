@@ -38,7 +38,7 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
         import onnxruntime
     except ImportError:
         raise InputError(
-            f"{path}: needs ONNX Runtime; install it with pip install -e '.[onnx]'"
+            f"{path}: needs ONNX Runtime; install it with pip install 'seglab[onnx]'"
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, so they need not be printed, too

