@@ -47,6 +47,7 @@ BAD_VALUES = {
     "data.split.val": ("abc", "null", "[0.1]", "1.5"),
     "model._target_": ("seglab.networks", "seglab.networks.unet", "seglab.networks.UNett"),
     "monitor": ("5", "val/dice"),
+    "init": ("5", "[a]", ""),
     "seed": ("18446744073709551616", "-1", "null"),
     "task": ("null",),
     "task.encoder_lr_factor": ("2", "abc"),

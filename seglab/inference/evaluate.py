@@ -89,7 +89,7 @@ def evaluate(
     if data_root is not None:  # the split has kept a run's own test cases apart
         hashes = hash_cases(cases, hash_files(cases))
         trained_on = find_trained_on(runs, hashes, np.stack(thumbnails))
-    summary = {
+    summary: dict[str, Any] = {
         "test": scored.values,
         "calibration": {"test": scored.calibration.tolist()},
         **({"classes": scored.classes} if scored.classes else {}),
@@ -101,6 +101,8 @@ def evaluate(
         "data": str(expand_user(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
+    if any(run.provenance.init.get("trained_on") == "unknown" for run in runs):
+        summary["warnings"].append("weights that training started from may have seen these cases")
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
         out = runs[0].paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"

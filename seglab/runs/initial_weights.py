@@ -27,11 +27,16 @@ class InitialWeights(NamedTuple):
     record: dict[str, Any]  # section `init` of run.json
 
     def load_into(self, net: nn.Module, model: str, classes: Sequence[str]) -> None:
-        """Copies the weights, for other classes all but the last layer's; refuses another net."""
-        own = net.state_dict()
-        if self.record["classes"] != list(classes):
+        """Copies the weights, for other classes all but the head's; refuses another network."""
+        own, counts = net.state_dict(), (len(self.record["classes"]), len(classes))
+        if counts[0] != counts[1]:
+            for name in (name for name in own if name in self.weights):
+                sizes = zip(self.weights[name].shape, own[name].shape, strict=False)
+                if {pair for pair in sizes if pair[0] != pair[1]} == {counts}:
+                    self.record["new"].append(name)
+        elif self.record["classes"] != list(classes):  # shapes do not tell: the last layer
             head = takewhile(lambda name: len(classes) in own[name].shape[:2], reversed(own))
-            self.record["new"] = [*head][::-1]
+            self.record["new"] += [*head][::-1]
         try:
             net.load_state_dict(self.weights | {name: own[name] for name in self.record["new"]})
         except RuntimeError as error:

@@ -28,6 +28,7 @@ from helpers.tiny import (
 from lightning import Trainer
 from omegaconf import DictConfig
 from PIL import Image
+from torch import nn
 
 from seglab.analysis.compare import compare
 from seglab.analysis.grouping import make_rows
@@ -39,6 +40,7 @@ from seglab.inference.evaluate import evaluate
 from seglab.inference.models import load_model
 from seglab.networks import EncoderUNet
 from seglab.runs.checkpoints import ChecksummedCheckpointIO
+from seglab.runs.initial_weights import InitialWeights
 from seglab.runs.paths import FORMAT
 from seglab.runs.provenance import hash_modules
 from seglab.runs.records import find_runs
@@ -227,6 +229,18 @@ def test_a_head_of_other_classes_starts_anew_and_says_so(
     )
     for name, value in found.items():
         assert torch.equal(value, (fresh if name.startswith("head.") else expected)[name]), name
+
+
+def test_a_head_of_several_layers_starts_anew() -> None:
+    def make(n: int) -> nn.Module:  # as the last blocks of MONAI's UNet
+        head = [nn.ConvTranspose2d(4, n, 2), nn.PReLU(), nn.Conv2d(n, n, 3)]
+        return nn.Sequential(nn.Conv2d(3, 4, 3), *head)
+
+    first, net = make(1), make(3)
+    record = {"path": "first", "model": "a", "classes": ["lesion"], "new": []}
+    InitialWeights(first.state_dict(), {}, record).load_into(net, "a", ["background", "b", "c"])
+    assert record["new"] == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    assert torch.equal(net.state_dict()["0.weight"], first.state_dict()["0.weight"])
 
 
 @pytest.mark.parametrize(
