@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers.tiny import REPO, TINY, skip_figures
 from PIL import Image
@@ -38,36 +37,32 @@ def test_no_module_hides_a_function() -> None:
         assert callable(getattr(seglab, name)) and getattr(seglab, name).__name__ == name
 
 
-# What makes the Python of a README small, by what stands there.
+# What makes the Python of a README small.
 QUICK = [*TINY, "data.cases.n=10", "data.batch_size=4", "logger=none"]
 
 
 def test_python_of_the_readmes_runs_as_it_stands(
     tiny_ph2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_python(package: str, text: str = "", quick: str = "") -> dict[str, Any]:
-        page = (REPO / "seglab" / package / "README.md").read_text()
-        (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-        assert text in code
+    def run_python(page: str) -> dict[str, Any]:
+        (code,) = re.findall(r"```python\n(.*?)```", (REPO / page).read_text(), re.DOTALL)
         found: dict[str, Any] = {}
-        exec(code.replace(text, quick) if text else code, found)
+        exec(code.replace('"run_dir=', f'*{QUICK}, "run_dir='), found)
         return found
 
     skip_figures(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path / "cache"))
-    run_dir = '"run_dir=runs/notebook"'
-    found = run_python("training", run_dir, f"{run_dir}, *{QUICK}")
-    assert found["scores"]["val/dice_per_image"] >= 0
-    run = Path(found["cfg"].run_dir)
-    assert (run / "summary.json").is_file()
-
-    run.rename(run.with_name("mine"))
     (image,) = tiny_ph2.rglob("IMD003.bmp")
+    size = Image.open(image).size
+    Image.open(image).save("picture.jpg")
     Path("pictures").symlink_to(image.parent)
-    found = run_python("inference")
-    assert found["mask"].shape == found["prob"].shape[1:] == np.asarray(Image.open(image)).shape[:2]
-
+    assert run_python("README.md")["mask"].shape == size[::-1]
+    found = run_python("seglab/training/README.md")
+    assert found["scores"]["val/dice_per_image"] >= 0
+    assert (Path(found["cfg"].run_dir) / "summary.json").is_file()
+    found = run_python("seglab/inference/README.md")
+    assert found["mask"].shape == found["prob"].shape[1:] == size[::-1]
     pytest.importorskip("pandas")
-    found = run_python("analysis")
-    assert [*found["runs"]["directory"]] == [str(tmp_path / "runs" / "mine")]
+    found = run_python("seglab/analysis/README.md")
+    assert [Path(run).name for run in found["runs"]["directory"]] == ["mine", "notebook"]
