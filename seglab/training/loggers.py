@@ -175,10 +175,12 @@ def _prepare_wandb(settings: Values, run_name: str, run_id: str | None) -> dict[
     """Returns arguments of a WandbLogger; refuses where W&B would ask for a login."""
     import wandb
 
-    mode = settings.get("mode") or wandb.setup().settings.mode
-    if not settings.get("offline") and mode == "online" and not wandb.login(prompt=False):
+    # As an argument: `offline` sets a variable that W&B has read by now.
+    mode = "offline" if settings.get("offline") else settings.get("mode")
+    mode = mode or wandb.setup().settings.mode
+    if mode == "online" and not wandb.login(prompt=False):
         raise InputError("not logged in; run `wandb login`, or set WANDB_MODE=offline")
-    return {**settings, "name": settings.get("name") or run_name, "id": run_id}
+    return {**settings, "name": settings.get("name") or run_name, "id": run_id, "mode": mode}
 
 
 def _open_mlflow_run(logger: MLFlowLogger, run_dir: Path, is_in_sweep: bool) -> None:
