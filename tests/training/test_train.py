@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_run_json_tells_what_ran(run: Path, tiny_ph2: Path) -> None:
     assert record["seed"] == 42
     assert "trainer.max_epochs=3" in record["command"]
     assert record["start"] <= record["end"]
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == metadata.version("torch")
     assert record["machine"]["cores"] == os.cpu_count()
     assert record["device"] == "cpu"
     assert record["split_hash"] == json.loads((run / "splits.json").read_text())["hash"]
