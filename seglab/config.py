@@ -163,7 +163,7 @@ def describe_unknown_key(key: str, known: Iterable[Any]) -> str:
 
 def _check_sections(config: dict[str, Any]) -> None:
     """Checks which keys there are, and that sections and what is built of them hold keys."""
-    _check_keys(config, "", (*schema.SECTIONS, "init"), schema.SECTIONS)  # older runs lack init
+    _check_keys(config, "", schema.SECTIONS, schema.SECTIONS)
     for section in schema.TARGET_SECTIONS:
         if not isinstance(config[section], dict):
             raise InputError(f"{section}={config[section]}: expected keys, see conf/")

@@ -9,7 +9,10 @@ from typing import Any
 from seglab.core.errors import InputError
 
 TARGET_SECTIONS = ("data", "model", "task", "trainer", "callbacks", "logger")
-SECTIONS = ("name", "seed", "monitor", "monitor_mode", "run_dir", "inference", *TARGET_SECTIONS)
+SECTIONS = (
+    *("name", "seed", "init", "monitor", "monitor_mode", "run_dir", "inference"),
+    *TARGET_SECTIONS,
+)
 SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
 
 # Arguments of Lightning's Trainer that `build` gives it.

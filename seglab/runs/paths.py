@@ -12,7 +12,7 @@ from seglab.core.errors import InputError, printable
 from seglab.core.files import expand_user
 
 # In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
-FORMAT = 1
+FORMAT = 2
 MAX_RECORD_BYTES = 2**26  # data.json of 100,000 files has 20 MB
 # What a value raises that is not of the expected kind.
 _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)

@@ -73,7 +73,7 @@ def hash_modules(config: dict[str, Any]) -> dict[str, str]:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and name.split(".")[0] != "seglab" and Path(file).is_file():
             hashes[name] = hash_file(file)
-    if config.get("init"):
+    if config["init"]:
         file = checkpoint_file(config["init"])
         return hashes | ({"init": hash_file(file)} if file.is_file() else {})
     return hashes | hash_pretrained_weights(config["model"])

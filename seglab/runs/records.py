@@ -274,7 +274,6 @@ def _describe(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     flat = flatten({key: value for key, value in config.items() if key != "logger"})
     settings = {to_text(key): to_text(value) for key, value in flat.items()}
     settings.pop("data.cache_dir", None)
-    settings.setdefault("init", "null")  # older runs lack it
     run_dir = settings.pop("run_dir", None)
     if run_dir:  # runs that differ in nothing else have the same settings
         settings = {k: v for k, v in settings.items() if not v.startswith(run_dir)}

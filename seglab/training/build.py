@@ -107,7 +107,7 @@ def build(
 
 def build_network(config: dict[str, Any], run_dir: Path) -> tuple[nn.Module, InitialWeights | None]:
     """Builds the network with the weights that it starts from; a run that goes on reads none."""
-    init, goes_on = config.get("init"), RunPaths(run_dir).last_checkpoint.exists()
+    init, goes_on = config["init"], RunPaths(run_dir).last_checkpoint.exists()
     initial = open_initial_weights(init) if init and not goes_on else None
     with name_in_errors("model"):
         net = instantiate(config["model"], _convert_="all")

@@ -30,6 +30,7 @@ from seglab.data.masks import read_mask
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor
 from seglab.runs.checkpoints import load_run_network
+from seglab.runs.paths import FORMAT
 from seglab.runs.records import open_run
 from seglab.schema import Inference
 
@@ -307,7 +308,7 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
     run = swept / "one" / "0"
     failed = tmp_path / "failed" / "0"
     failed.mkdir(parents=True)
-    write_json(failed / "run.json", {"format": 1, "status": "failed", "error": "X: full"})
+    write_json(failed / "run.json", {"format": FORMAT, "status": "failed", "error": "X: full"})
     (tmp_path / "file").write_text("")
     for arguments, said in {
         (tmp_path / "file",): "cannot be searched for runs",

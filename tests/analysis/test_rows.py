@@ -36,6 +36,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import read_csv, write_csv, write_json
 from seglab.metrics.scores import BOUNDARY_METRICS, PIXEL_COUNTS
 from seglab.runs import tables
+from seglab.runs.paths import FORMAT
 from seglab.runs.records import find_runs
 
 Script = Callable[..., Ended]
@@ -174,7 +175,7 @@ def test_values_are_of_seeds_that_tested_the_same_cases(tmp_path: Path) -> None:
 def test_runs_without_a_config_are_notes(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "a")
     (tmp_path / "runs" / "b").mkdir()
-    record = {"format": 1, "status": "failed", "error": "E", "overrides": ["model=nets"]}
+    record = {"format": FORMAT, "status": "failed", "error": "E", "overrides": ["model=nets"]}
     write_json(tmp_path / "runs" / "b" / "run.json", record)
     table = table_of(tmp_path / "out", tmp_path / "runs")
     assert list(table) == ["baseline, UNet", "all_background", "otsu"]
@@ -185,7 +186,7 @@ def test_runs_without_a_config_are_notes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="failed before it had a config: E"):
         compare([tmp_path / "runs" / "b"])
     # A job of a sweep with trainer.fast_dev_run leaves what was planned, and that it finished.
-    debug = {"format": 1, "status": "finished", "config": {"seed": 0}, "varies": {"seed": "0"}}
+    debug = {"format": FORMAT, "status": "finished", "config": {"seed": 0}, "varies": {"seed": "0"}}
     write_json(tmp_path / "runs" / "b" / "run.json", debug)
     assert "b: finished before it had a config: trainer.fast" in compare([tmp_path / "runs"])
 

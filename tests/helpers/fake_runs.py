@@ -14,6 +14,7 @@ import yaml
 from seglab.analysis.compare import compare
 from seglab.core.files import write_csv, write_json
 from seglab.metrics.scores import METRICS
+from seglab.runs.paths import FORMAT
 
 CASES = {f"C{i}": ("common nevus", "melanoma")[i % 3 == 2] for i in range(9)}
 SEEDS = (0, 1, 2)
@@ -42,6 +43,7 @@ def config_of(folder: Path, model: str, seed: int, fold: int | None, **more: Any
         "name": "baseline",
         "seed": seed,
         "monitor": "val/dice_per_image_net",
+        "init": None,
         "run_dir": str(folder),
         "data": {
             "root": "/data/PH2",
@@ -89,7 +91,7 @@ def write_run(
     """A run directory: `more` changes its config, `task__optimizer__lr=...`."""
     folder.mkdir(parents=True)
     config = config_of(folder, model, seed, fold, **more)
-    record: dict[str, Any] = {"format": 1, "status": status, "error": error}
+    record: dict[str, Any] = {"format": FORMAT, "status": status, "error": error}
     if varies is not None:
         record["varies"] = varies
     record |= {"git": {"source_sha256": source}, "data_fingerprint": data}

@@ -32,7 +32,7 @@ def test_scripts_refuse_a_payload_in_one_line(
 def test_another_format_or_no_record_is_refused(
     file: str, run: Path, refuses: Callable[..., None]
 ) -> None:
-    for content in ("[1]", '{"format": 2}', "", "[" * 10**5):
+    for content in ("[1]", '{"format": 1}', "", "[" * 10**5):
         (run / file).write_text(content)
         refuses(run, file)
     (run / file).write_bytes(b"\xff")
