@@ -1,8 +1,7 @@
 """What a config may hold: checked as a whole, before anything is built."""
 
 import inspect
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,15 +63,26 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(value, str) and value:
             OmegaConf.update(cfg, key, _absolute(value))
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for key in ("optimizer", "lr_scheduler"):  # the task gives them what they lack
-        if isinstance(config.get("task"), dict) and isinstance(config["task"].get(key), dict):
-            config["task"][key].setdefault("_partial_", True)
+    task = config.get("task")
+    if isinstance(task, dict):
+        _fill_in(task)
     model = config.get("model")
     if isinstance(model, dict) and is_encoder_unet(model):
         weights = model.get("weights")
         if isinstance(weights, str) and weights != "imagenet":
             model["weights"] = _absolute(weights)
     return config
+
+
+def _fill_in(task: dict[str, Any]) -> None:
+    """Adds what optimizer and scheduler need in any case, so that their `_target_` is enough."""
+    for key in ("optimizer", "lr_scheduler"):  # the task gives them what they lack
+        if isinstance(task.get(key), dict):
+            task[key].setdefault("_partial_", True)
+    settings = task.get("lr_scheduler_config")
+    monitor = settings.get("monitor") if isinstance(settings, dict) else None
+    if isinstance(monitor, str) and _is_plateau(task.get("lr_scheduler")):
+        task["lr_scheduler"].setdefault("mode", _best_mode(monitor))  # torch's default is min
 
 
 def _absolute(path: str) -> str:
@@ -147,18 +157,10 @@ def _check_arguments(node: Any, where: str) -> None:
 def _check_keys(given: Any, where: str, known: Any, needed: Any = ()) -> None:
     for key in given:
         if key not in known:
-            raise InputError(describe_unknown_key(f"{where}{key}", known))
+            raise InputError(schema.describe_unknown_key(f"{where}{key}", known))
     for key in needed:
         if key not in given:
             raise InputError(f"{where}{key}: missing; conf/ has its default")
-
-
-def describe_unknown_key(key: str, known: Iterable[Any]) -> str:
-    """Returns which keys there are, or what to type here for a key of another project."""
-    for pattern, instead in schema.ELSEWHERE.items():
-        if re.match(rf"({pattern})(\.|$)", key):
-            return f"{key}: unknown config key; {instead}"
-    return f"{key}: unknown config key; expected one of {', '.join(map(str, known))}"
 
 
 def _check_sections(config: dict[str, Any]) -> None:
@@ -297,10 +299,24 @@ def _check_monitors(config: dict[str, Any]) -> None:
         if node and node.get("monitor") is not None:
             key = f"callbacks.{name}"
             check(f"{key}.monitor", node["monitor"], f"{key}.mode", _mode_of(node))
-    if str((task["lr_scheduler"] or {}).get("_target_")).endswith("ReduceLROnPlateau"):
-        monitor = (task.get("lr_scheduler_config") or {}).get("monitor")
-        mode_key, mode = "task.lr_scheduler.mode", _mode_of(task["lr_scheduler"])
-        check("task.lr_scheduler_config.monitor", monitor, mode_key, mode)
+    settings = task.get("lr_scheduler_config") or {}
+    interval = settings.get("interval")
+    if interval not in (None, "epoch", "step"):
+        raise InputError(f"task.lr_scheduler_config.interval={interval}: expected epoch or step")
+    if _is_plateau(task["lr_scheduler"]):
+        monitor, mode = settings.get("monitor"), task["lr_scheduler"].get("mode")
+        if monitor is None or interval == "step":
+            raise InputError(
+                "task.lr_scheduler: ReduceLROnPlateau watches a value of each epoch; set "
+                "task.lr_scheduler_config.interval=epoch and task.lr_scheduler_config.monitor=..., "
+                "such as val/loss"
+            )
+        check("task.lr_scheduler_config.monitor", monitor, "task.lr_scheduler.mode", mode)
+
+
+def _is_plateau(lr_scheduler: Any) -> bool:
+    name = lr_scheduler.get("_target_") if isinstance(lr_scheduler, dict) else None
+    return str(name).endswith("ReduceLROnPlateau")
 
 
 def _mode_of(node: dict[str, Any]) -> Any:
@@ -309,12 +325,16 @@ def _mode_of(node: dict[str, Any]) -> Any:
     return node.get("mode", parameter.default) if parameter else None
 
 
+def _best_mode(metric: str) -> str:
+    return "min" if metric.endswith(("/loss", "/ece_net")) else "max"
+
+
 def _check_monitor(data: dict[str, Any], where: str, name: Any, mode_key: str, mode: Any) -> None:
     split, metrics = data["split"], [*network_metric_names(data["classes"]), "loss"]
     known = [f"{stage}/{metric}" for stage in ("train", "val") for metric in metrics]
     if name not in known:
         raise InputError(f"{where}={name}: no such value; expected one of {', '.join(known)}")
-    best = "min" if name.endswith(("/loss", "/ece_net")) else "max"
+    best = _best_mode(name)
     if mode not in (best, None):
         raise InputError(
             f"{where}={name}: its best value is the {best}, not the {mode}; set {mode_key}={best}"

@@ -1,7 +1,8 @@
 """Sections and keys of a config, with the types, limits and examples of their values."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ ELSEWHERE = {
     r"ckpt_path": "hydra.run.dir=RUN goes on with a run, init=RUN starts from its weights",
     r"debug": "type trainer=debug",
     r"extras": "--cfg job prints the config",
-    r"hparams_search": "type -m sweep=tpe",
+    r"hparams_search": "type sweep=tpe",
     r"lr|(model\.)?optimizer": "type task.optimizer.lr=..., see task.optimizer",
     r"(model\.)?scheduler": "see task.lr_scheduler",
     r"paths|data\.data_dir": "data.root is the folder of the data, hydra.run.dir that of the run",
@@ -125,3 +126,11 @@ def read_inference(stored: Any, file: str | Path) -> Inference:
     ):
         raise InputError(f"{file}: holds a wrong key or value of inference; restore it")
     return Inference(**stored)
+
+
+def describe_unknown_key(key: str, known: Iterable[Any]) -> str:
+    """Returns which keys there are, or what to type here for a key of another project."""
+    for pattern, instead in ELSEWHERE.items():
+        if re.match(rf"({pattern})(\.|$)", key):
+            return f"{key}: unknown config key; {instead}"
+    return f"{key}: unknown config key; expected one of {', '.join(map(str, known))}"

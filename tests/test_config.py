@@ -101,13 +101,18 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
         ["callbacks.s.monitor=val/dice_pooled_net", "not the min; set callbacks.s.mode=max"],
     ),
     (
-        [PLATEAU + "}"],
+        [PLATEAU + ", mode: min}"],
         ["task.lr_scheduler_config.monitor=val/dice", "set task.lr_scheduler.mode=max"],
     ),
     (
         [PLATEAU + "}", "monitor=null"],
-        ["task.lr_scheduler_config.monitor=None: no such value; expected"],
+        ["ReduceLROnPlateau", "task.lr_scheduler_config.monitor=..."],
     ),
+    (
+        [PLATEAU + "}", "task.lr_scheduler_config.interval=step"],
+        ["ReduceLROnPlateau", "task.lr_scheduler_config.interval=epoch"],
+    ),
+    (["task.lr_scheduler_config.interval=batch"], ["interval=batch", "epoch or step"]),
     (
         [
             PLATEAU + "}",

@@ -8,7 +8,7 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -112,7 +112,6 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "started": provenance.started[:10],
         "device": f"{provenance.device}: {provenance.machine}",
     }
-    init = ", ".join(f"{k} {v}" for k, v in provenance.init.items() if k != "path" and v != "[]")
     mask = f"probability above {run.threshold:g}"
     return {name: code_span(text) for name, text in texts.items()} | {
         "mask": mask if len(run.classes) == 1 else "class of the highest probability",
@@ -123,8 +122,25 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "best_epoch": run.best_epoch,
         "changes": ", with uncommitted changes" if provenance.dirty else "",
         "limits": _data_limits(run),
-        "init": f"\nStarts from the weights of another run: {code_span(init)}.\n" if init else "",
+        "init": _describe_init(provenance.init),
     }
+
+
+def _describe_init(init: Mapping[str, str]) -> str:
+    """Return a paragraph on the weights that training started from; empty if there were none."""
+    if not init:
+        return ""
+    name = Path(init["path"]).name
+    text = (
+        f"\nTraining started from the weights of {code_span(init.get('run', name))}, trained on "
+        f"{code_span(init['data'])} (SHA-256 of the checkpoint: {code_span(init['sha256'])})."
+    )
+    if init["new"] != "[]":
+        text += f" Started anew, as the classes differ: {code_span(init['new'])}."
+    if init["trained_on"] == "unknown":
+        text += " On which cases these were trained is unknown: test cases may be among them, and "
+        text += "the scores above too high."
+    return f"{text}\n"
 
 
 def _describe_scores(run: Run) -> dict[str, Any]:

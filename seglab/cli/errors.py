@@ -76,8 +76,8 @@ def _explain_override_error(error: Exception) -> str | None:
     from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
-    from seglab.config import describe_unknown_key
     from seglab.runs.overrides import quote_value
+    from seglab.schema import describe_unknown_key
 
     text = str(error)
     if isinstance(error, MissingConfigException):

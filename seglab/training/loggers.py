@@ -114,6 +114,8 @@ class RunLoggers:
                         logger.experiment.log_artifact(logger.run_id, str(file), folder or None)
                     elif isinstance(logger, WandbLogger):
                         logger.experiment.save(str(file), str(self._run.path), policy="now")
+            if name in self._failing:
+                log.warning("logger.%s lacks a part of this run; metrics.csv has it all", name)
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -133,9 +135,10 @@ class RunLoggers:
 
     @contextmanager
     def _handle_errors(self, name: str, are_fatal: bool = False) -> Iterator[None]:
-        """Turns errors into an InputError or, of MLflow and W&B in training, into one warning."""
+        """Turns errors into an InputError; where MLflow or W&B begin to fail in training, warns."""
         try:
             yield
+            self._failing.discard(name)
         except Exception as error:
             text = f"logger.{name}: {printable(' '.join(str(error).split()), 300)}"
             if are_fatal:
@@ -192,7 +195,11 @@ def _open_mlflow_run(logger: MLFlowLogger, run_dir: Path, is_in_sweep: bool) -> 
         experiment, folder = logger.experiment_id, run_dir.parent
         with FileLock(folder / ".mlflow.lock"):  # the first job makes the parent
             options = {"tags": {"seglab.sweep_dir": str(folder)}, "run_name": folder.name}
-            found = client.search_runs([experiment], f'tags.`seglab.sweep_dir` = "{folder}"')
+            found = [  # compared here: MLflow's filters have no escape for quotes
+                run
+                for run in client.search_runs([experiment], "tags.`seglab.sweep_dir` != ''")
+                if run.data.tags["seglab.sweep_dir"] == str(folder)
+            ]
             parent = (found or [client.create_run(experiment, **options)])[0].info.run_id
             client.set_terminated(parent)  # nobody knows which job is the last
         client.set_tag(run_id, "mlflow.parentRunId", parent)

@@ -68,7 +68,7 @@ class RunRecorder(Checkpoint):
         return max(values, key=lambda epoch: self.sign * values[epoch], default=None)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Restores the random state of a resumed run; from here on signals are deferred."""
+        """Restores what Lightning does not of a resumed run; from here on signals are deferred."""
         if self._random_states:
             _set_random_state(self._random_states[trainer.global_rank])
             for schedule in trainer.lr_scheduler_configs:
