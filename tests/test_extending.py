@@ -126,3 +126,5 @@ def test_an_extension_trains(name: str, tiny_ph2: Path, cache_dir: Path, tmp_pat
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     assert "mine." in (run / "config.yaml").read_text()
     assert (tmp_path / "called").exists()
+    # The commands to go on with can be pasted.
+    assert done.stderr.count(" --trust=mine.") == 2

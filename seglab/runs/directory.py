@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.config import check_values, config_differences, resolve_config
-from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError
+from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, name_some
 from seglab.core.files import (
     expand_user,
     hash_json,
@@ -260,10 +260,14 @@ class RunDirectory:
         """Notes in the record that the run goes on, and what has changed since it began."""
         changes = {k: now for k, now in environment.items() if now != self.earlier_record.get(k)}
         if changes:
+            names = []
+            for key, now in changes.items():
+                then = self.earlier_record.get(key) or {}
+                names.append(f"{key} ({name_some([k for k in now if now[k] != then.get(k)])})")
             log.warning(
                 "changed since this run began: %s; the result may differ from that of a run "
                 "without interruption",
-                ", ".join(changes),
+                ", ".join(names),
             )
         resumed = [*self.earlier_record.get("resumed", []), {"time": _now(), **changes}]
         self.update(status="running", end=None, error=None, resumed=resumed)

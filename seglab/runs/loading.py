@@ -91,7 +91,7 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
             where it stands.
     """
     _check_plain(config, source)
-    for place, key, value in _entries(config):
+    for _, key, value in _entries(config):
         for text in (key, value):
             # A stored config is resolved; oc.create and oc.env in an interpolation would run.
             if isinstance(text, str) and ("${" in text or text == "???" or "\0" in text):
@@ -99,16 +99,24 @@ def check_targets(config: Any, source: str | Path, trust: tuple[str, ...] = ()) 
                     f"{source}: holds an interpolation or a null character, "
                     f"{printable(text, 300)}; expected plain values"
                 )
-        # Users choose the names of callbacks and loggers.
-        section = re.sub(r"^(callbacks|logger)\.[^.]+$", r"\1.*", place)
-        name = str(value)
-        if key == "_target_" and name not in {*ALLOWED_TARGETS.get(section, ()), *trust}:
+    for name, place in untrusted_targets(config).items():
+        if name not in trust:
             name = printable(name, 300)
             raise InputError(
                 f"{source}: names code that is not trusted, _target_: {name}, in "
-                f"{printable(place, 300)}; put the run's own file back, or, if you know what this "
-                f"code does, add --trust {name}"
+                f"{printable(place, 300)}; if you know what this code does, add --trust {name}"
             )
+
+
+def untrusted_targets(config: Any) -> dict[str, str]:
+    """Returns the `_target_`s that need --trust to be opened, and the keys where they stand."""
+    found = {}
+    for place, key, value in _entries(config):
+        # Users choose the names of callbacks and loggers.
+        section = re.sub(r"^(callbacks|logger)\.[^.]+$", r"\1.*", place)
+        if key == "_target_" and str(value) not in ALLOWED_TARGETS.get(section, ()):
+            found[str(value)] = place
+    return found
 
 
 def list_targets(config: Any) -> tuple[str, ...]:

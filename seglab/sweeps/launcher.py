@@ -195,6 +195,7 @@ class SweepLauncher(Launcher):
         lines += [
             f"{len(self.jobs)} jobs: {', '.join(f'{n} {status}' for status, n in counts)}",
             f"compare      {format_command('compare', self.folder)}",
+            f"look at it   {format_command('report', self.folder)}",
         ]
         log.info("%s", "\n".join(lines))
         rows = [

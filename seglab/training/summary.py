@@ -11,7 +11,7 @@ import numpy as np
 from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map, save_cases
 from seglab.analysis.tables import Table, format_plain
 from seglab.core.commands import format_command, quote_for_shell
-from seglab.core.files import read_json, write_csv
+from seglab.core.files import read_csv, read_json, write_csv
 from seglab.data.classes import Classes
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
@@ -19,7 +19,7 @@ from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import ScoredCase, baseline_predictors, score_cases
 from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
-from seglab.runs.loading import list_targets
+from seglab.runs.loading import list_targets, parse_config, untrusted_targets
 from seglab.runs.paths import RunPaths, refuse_damaged
 from seglab.schema import Inference
 from seglab.training.build import Components
@@ -153,5 +153,15 @@ def log_summary(paths: RunPaths) -> None:
     if paths.tensorboard.exists():
         look = quote_for_shell("tensorboard", "--logdir", paths.folder)
         notes.append(f"look at it     {look}")
-    notes.append(f"score again    {format_command('evaluate', paths.folder)}")
+    trust = [f"--trust={name}" for name in untrusted_targets(parse_config(paths.config))]
+    predict = format_command("predict", paths.folder, *trust, "IMAGES", "--out", "masks")
+    notes += [
+        f"predict        {predict}",
+        f"score again    {format_command('evaluate', paths.folder, *trust)}",
+    ]
     log.info("%s", format_plain(Table(title, ["", *columns], 1, body, notes), width=None))
+    if not any(int(row["tp"]) + int(row["fp"]) for row in read_csv(paths.test_cases)):
+        log.warning(
+            "nothing was found in any test case, all masks are empty; train longer, with "
+            "trainer.max_epochs=..., and look at figures/curves.png"
+        )

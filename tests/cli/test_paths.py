@@ -46,9 +46,10 @@ def test_every_printed_command_can_be_pasted(
     assert ended.code == 0, ended.err
     config = read_config(run / "config.yaml")
     assert (config["data"]["root"], config["run_dir"]) == (str(root), str(run))
-    commands = re.findall("^(?:look at it|score again) +(.*)$", ended.err, re.M)
-    look, score = map(shlex.split, commands)
+    commands = re.findall("^(?:look at it|predict|score again) +(.*)$", ended.err, re.M)
+    look, predict, score = map(shlex.split, commands)
     assert look == ["tensorboard", "--logdir", str(run)]
+    assert predict[1:3] == ["scripts/predict.py", str(run)]
     assert score == ["python", "scripts/evaluate.py", str(run)]
     assert script("evaluate", *score[2:]).code == 0
 

@@ -17,7 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import seglab.training.train
-from seglab.core.files import read_csv, read_json
+from seglab.core.files import read_csv, read_json, write_json
 from seglab.runs import provenance
 from seglab.runs.checkpoints import ChecksummedCheckpointIO, read_checkpoint
 from seglab.training.callbacks.recorder import RunRecorder
@@ -281,8 +281,13 @@ def test_half_written_files_are_cleared_away_and_a_moved_run_goes_on(
     for name in (".run.json.1.partial", "checkpoints/.last.ckpt.77.partial"):
         (moved / name).write_bytes(b"half of it")
     (moved / ".lock").touch()
+    record = read_json(moved / "run.json")
+    record["versions"]["torch"] = "1.0"
+    write_json(moved / "run.json", record)
     for run in (begun_no_further, moved):
-        assert tiny_train(run, *SECOND_IS_BEST).code == 0
+        ended = tiny_train(run, *SECOND_IS_BEST)
+        assert ended.code == 0
+        assert ("changed since this run began: versions (torch);" in ended.err) == (run == moved)
         assert_same(run, reference)
 
 

@@ -24,6 +24,19 @@ from seglab.training.train import train
 PLAIN = ["logger=none", "callbacks.pictures=null", "task.optimizer.lr=0.02"]
 
 
+@pytest.mark.parametrize(("threshold", "is_empty"), [(0.999, True), (0.001, False)])
+def test_a_network_that_finds_nothing_is_pointed_out(
+    threshold: float,
+    is_empty: bool,
+    tiny_config: Callable[..., DictConfig],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    overrides = [*PLAIN, "trainer.max_epochs=1", f"task.threshold={threshold}"]
+    train(tiny_config(tmp_path / "run", *overrides))
+    assert ("nothing was found in any test case" in capsys.readouterr().err) == is_empty
+
+
 def test_the_worst_cases_come_first(
     tiny_config: Callable[..., DictConfig],
     tiny_ph2: Path,
