@@ -10,9 +10,10 @@ import logging
 import os
 import shutil
 import sys
+from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.commands import own_arguments, own_words
+from seglab.core.commands import format_command, own_arguments, own_words
 from seglab.core.errors import InputError
 
 MOVED_TO = "the folder of the run's own data, if it was moved"
@@ -206,7 +207,7 @@ def reproduce() -> None:
 
 def _make_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a parser that leaves out options that are not given."""
-    program = " ".join(own_words()[:2])
+    program = format_command(Path(own_words()[1]).stem)
     suppress = argparse.SUPPRESS
     return argparse.ArgumentParser(program, None, description, epilog, argument_default=suppress)
 

@@ -67,7 +67,7 @@ def test_a_config_without_end_is_refused(run: Path, refuses: Callable[..., None]
         "epoch": (None, "3", -1, 0.5, 2**70),
         "state_dict": (None, [], torch.ones(1), {5: torch.ones(1)}, {"net.x": "no tensor"}),
         "seglab": (None, "config", [], torch.ones(1)),
-        "seglab.format": (None, 0, 2, "1"),
+        "seglab.format": (None, 0, 1, "2"),
         "seglab.threshold": (None, "0.5", 0.0, 1.0, float("nan"), torch.tensor(0.5), True),
         "seglab.split_hash": (None, 5, torch.ones(1)),
         "seglab.config": (None, [], "model", {}),

@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seglab.core.files import read_json
 from seglab.runs.overrides import quote_value
+from seglab.runs.paths import FORMAT
 from seglab.sweeps import jobs as jobs_module
 from seglab.sweeps.jobs import Job
 from seglab.sweeps.local import LocalLauncher
@@ -55,7 +56,7 @@ def test_the_printed_command_starts_what_did_not_finish(
     assert re.search(r"^model-unet_seed-1 +finished  val/dice_\w+ 0.5000$", ended.err, re.M)
     for name, status in statuses.items():
         record = read_json(folder / name / "run.json")
-        assert (record["status"], record["format"]) == (status, 1)
+        assert (record["status"], record["format"]) == (status, FORMAT)
         assert set(record["varies"]) == {"model", "seed"}
 
     before, started[:] = files_of(folder / "model-unet_seed-1"), []
