@@ -38,8 +38,10 @@ WATCH = """
 import os, sys
 
 def end(event, arguments):
-    if event == "open" and str(arguments[0]).startswith({}):
-        os.write(2, f"the checkout is read: {{arguments[0]}}\\n".encode())
+    path = str(arguments[0]) if event == "open" else ""
+    # The environment may lie in the checkout.
+    if path.startswith({}) and not path.startswith(sys.prefix):
+        os.write(2, f"the checkout is read: {{path}}\\n".encode())
         os._exit(99)
 
 sys.addaudithook(end)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -118,9 +119,15 @@ class SegmentationTask(LightningModule):
         """Returns what Lightning calls an lr_scheduler_config."""
         make, config = cast(Callable[..., Any], self.lr_scheduler), {**self.lr_scheduler_config}
         parameters, given = inspect.signature(make).parameters, getattr(make, "keywords", {})
+        counts_steps = "total_steps" in parameters or "step_size_up" in parameters
         if config.get("interval") is None:
-            counts_steps = "total_steps" in parameters or "step_size_up" in parameters
             config["interval"] = "step" if counts_steps else "epoch"
+        callbacks = self.trainer.callbacks if self._trainer else []  # type: ignore[attr-defined]
+        if any(isinstance(c, GradientAccumulationScheduler) for c in callbacks) and counts_steps:
+            raise InputError(
+                "task.lr_scheduler: Lightning's estimate of its steps does not know callback "
+                "GradientAccumulationScheduler; use +trainer.accumulate_grad_batches=... instead"
+            )
         # Before training there is no trainer yet.
         n_steps = int(self.trainer.estimated_stepping_batches) if self._trainer else 1
         is_lacking = "total_steps" in parameters and not {"total_steps", "epochs"} & given.keys()

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from torch import Tensor, nn
 
 from seglab.core.errors import InputError
@@ -272,6 +272,9 @@ def test_schedules_of_steps_are_torchs() -> None:
         trainer = trainer_of(3, callbacks=[steps], accumulate_grad_batches=2)
         trainer.fit(task, Loader(batches(0, (1,) * 4)))
         assert [rate for (rate,) in steps.rates] == expected_rates
+    task = SegmentationTask(pixelwise(), bce, make, one_cycle)
+    with pytest.raises(InputError, match="GradientAccumulationScheduler"):
+        trainer_of(callbacks=[GradientAccumulationScheduler({0: 2})]).fit(task, Loader(batches(0)))
 
 
 @pytest.mark.parametrize("batches_a_step", [1, 2])
