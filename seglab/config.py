@@ -65,7 +65,7 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     task = config.get("task")
     if isinstance(task, dict):
-        _fill_in(task)
+        _set_defaults(task)
     model = config.get("model")
     if isinstance(model, dict) and is_encoder_unet(model):
         weights = model.get("weights")
@@ -74,7 +74,7 @@ def resolve_config(cfg: DictConfig) -> dict[str, Any]:
     return config
 
 
-def _fill_in(task: dict[str, Any]) -> None:
+def _set_defaults(task: dict[str, Any]) -> None:
     """Adds what optimizer and scheduler need in any case, so that their `_target_` is enough."""
     for key in ("optimizer", "lr_scheduler"):  # the task gives them what they lack
         if isinstance(task.get(key), dict):

@@ -29,7 +29,7 @@ REFUSED_CALLBACKS = {
 }
 
 # What other projects call it, lightning-hydra-template above all, and what to type here.
-ELSEWHERE = {
+OTHER_PROJECTS_KEYS = {
     r"callbacks\.early_stopping": "type callbacks=early_stopping, too",
     r"ckpt_path": "hydra.run.dir=RUN goes on with a run, init=RUN starts from its weights",
     r"debug": "type trainer=debug",
@@ -130,7 +130,7 @@ def read_inference(stored: Any, file: str | Path) -> Inference:
 
 def describe_unknown_key(key: str, known: Iterable[Any]) -> str:
     """Returns which keys there are, or what to type here for a key of another project."""
-    for pattern, instead in ELSEWHERE.items():
+    for pattern, instead in OTHER_PROJECTS_KEYS.items():
         if re.match(rf"({pattern})(\.|$)", key):
             return f"{key}: unknown config key; {instead}"
     return f"{key}: unknown config key; expected one of {', '.join(map(str, known))}"

@@ -13,10 +13,15 @@ from seglab.runs.records import UNKNOWN, Run, find_runs
 
 
 class Results(NamedTuple):
-    """Results of runs, as plain Python values; None where there is none."""
+    """Results of runs, as plain Python values; None where there is none.
 
-    runs: list[dict[str, Any]]  # a row of each run directory, as in runs.csv of `compare.py --out`
-    cases: list[dict[str, Any]]  # a row of each test case, and with several classes of each class
+    Attributes:
+        runs: A row for each run directory, with the columns of runs.csv of `seglab compare --out`.
+        cases: A row for each test case of each run, with several classes for each class.
+    """
+
+    runs: list[dict[str, Any]]
+    cases: list[dict[str, Any]]
 
     def to_pandas(self) -> tuple[Any, Any]:
         """Return `runs` and `cases` as data frames; raises an InputError without pandas."""
@@ -28,7 +33,15 @@ class Results(NamedTuple):
 
 
 def load_results(folder: str | Path, *folders: str | Path) -> Results:
-    """Load all runs at or below some folders; raises an InputError for none or a damaged one."""
+    """Load the results of all runs at or below some folders; imports no torch.
+
+    Args:
+        folder: A run directory, a sweep, or any folder that holds some.
+        folders: More of them.
+
+    Raises:
+        InputError: There is no run, one is damaged, or two folds of a row test the same case.
+    """
     found = find_runs([folder, *folders])
     rows, _ = make_rows(found)
     runs = list_runs(found, rows)

@@ -10,10 +10,9 @@ import logging
 import os
 import shutil
 import sys
-from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.commands import format_command, own_arguments, own_words
+from seglab.core.commands import current_arguments, program_name
 from seglab.core.errors import InputError
 
 MOVED_TO = "the folder of the run's own data, if it was moved"
@@ -52,7 +51,7 @@ def train() -> None:
     register()
     version.setbase("1.3")
     parser = get_args_parser()
-    args = parser.parse_args(prepare_arguments(own_arguments()))
+    args = parser.parse_args(prepare_arguments(current_arguments()))
     # hydra.main() would take them from sys.argv, with which Lightning starts further processes.
     _run_hydra(args, parser, train_run, str(CONF), "train")
 
@@ -80,7 +79,7 @@ def predict() -> None:
     add("--overwrite", action="store_true", help="replace existing files")
     _add_inference(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = vars(parser.parse_args(current_arguments()))
 
     from seglab.core.logs import log_to_console
     from seglab.inference.predict import predict
@@ -110,7 +109,7 @@ def evaluate() -> None:
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
     _add_inference(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = vars(parser.parse_args(current_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.inference.evaluate import evaluate
@@ -130,7 +129,7 @@ def export() -> None:
     add("--moved-to", metavar="ROOT", help=MOVED_TO)
     add("--overwrite", action="store_true", help="replace an existing file")
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = vars(parser.parse_args(current_arguments()))
 
     from seglab.core.logs import log_to_console
     from seglab.inference.export import export
@@ -153,7 +152,7 @@ def compare() -> None:
     _add_versus(parser)
     add("--metric", metavar="NAME", help="of the paired tests (dice_per_image)")
     add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
-    args = vars(parser.parse_args(own_arguments()))
+    args = vars(parser.parse_args(current_arguments()))
 
     from seglab.analysis.compare import compare
 
@@ -173,7 +172,7 @@ def report() -> None:
     add("--cases", metavar="N", type=int, help=text)
     _add_versus(parser)
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = vars(parser.parse_args(current_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.analysis.report import report
@@ -197,7 +196,7 @@ def reproduce() -> None:
     text = "greatest difference of a score on other hardware or versions (0.01)"
     add("--tolerance", metavar="X", type=float, help=text)
     _add_trust(parser)
-    args = vars(parser.parse_args(own_arguments()))
+    args = vars(parser.parse_args(current_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.training.reproduce import reproduce
@@ -207,9 +206,12 @@ def reproduce() -> None:
 
 def _make_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Return a parser that leaves out options that are not given."""
-    program = format_command(Path(own_words()[1]).stem)
-    suppress = argparse.SUPPRESS
-    return argparse.ArgumentParser(program, None, description, epilog, argument_default=suppress)
+    return argparse.ArgumentParser(
+        program_name(),
+        description=description,
+        epilog=epilog,
+        argument_default=argparse.SUPPRESS,
+    )
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:

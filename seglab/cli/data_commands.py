@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.commands import format_command, own_arguments, own_words
+from seglab.core.commands import current_arguments, format_command, program_name
 from seglab.core.errors import InputError, check_number
 from seglab.core.files import expand_user
 
@@ -16,7 +16,7 @@ SIZE = 256  # as in conf/data/default.yaml
 def check() -> None:
     """Check every case of a data set. The exit code is 1 if any case is bad."""
     parser = argparse.ArgumentParser(
-        " ".join(own_words()[:2]),
+        program_name(),
         description="Lists what is wrong with a data set, and what is odd, and draws what is read.",
     )
     parser.add_argument("root", metavar="ROOT", help="folder of a data set of any layout")
@@ -30,7 +30,7 @@ def prepare() -> None:
     from seglab.data.download import URL
 
     parser = argparse.ArgumentParser(
-        " ".join(own_words()[:2]),
+        program_name(),
         description="Gets PH2 ready and checks it, or checks any data set (--check).",
     )
     add = parser.add_argument
@@ -60,7 +60,7 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     text = "values in masks that are lesion, or nonzero; default: what is bright"
     add("--lesion-values", metavar="2,3", help=text)
     add("--json", metavar="FILE", help="also write the result to a JSON file")
-    args = parser.parse_args(own_arguments())
+    args = parser.parse_args(current_arguments())
     if args.colours is not None and args.classes is None:
         parser.error("--colours are those of --classes, which is missing")
     check_number("--show", args.show, int, 0, 200)  # rows of a picture that viewers still open

@@ -32,14 +32,19 @@ def format_command(name: str, *arguments: object) -> str:
     return quote_for_shell("python", f"scripts/{script}", *options, *arguments)
 
 
-def own_words() -> list[str]:
+def current_command() -> list[str]:
     """Returns the command line of this process: `seglab NAME ...` or `python SCRIPT ...`."""
     return ["python", *sys.argv] if is_script() else ["seglab", *sys.argv[1:]]
 
 
-def own_arguments() -> list[str]:
+def current_arguments() -> list[str]:
     """Returns what follows the name or the script on the command line."""
-    return own_words()[2:]
+    return current_command()[2:]
+
+
+def program_name() -> str:
+    """Returns how this process is named in its `--help`."""
+    return format_command(Path(current_command()[1]).stem)
 
 
 def make_command(arguments: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from seglab.core.commands import own_words, quote_for_shell
+from seglab.core.commands import current_command, quote_for_shell
 from seglab.core.errors import InputError, name_some
 from seglab.core.files import expand_user, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
@@ -151,7 +151,7 @@ def read_cases(run: Run) -> list[Case]:
     is_synthetic = data["cases"]["_target_"].endswith(".synthetic_cases")
     read = find_cases if is_synthetic else instantiate(data["cases"])
     if not Path(data["root"]).is_dir():
-        command = quote_for_shell(*own_words(), "--moved-to", "FOLDER")
+        command = quote_for_shell(*current_command(), "--moved-to", "FOLDER")
         raise InputError(
             f"{data['root']}: no such folder; if the data of {run.folder} was moved, name its "
             f"folder: {command}"

@@ -27,18 +27,30 @@ class InitialWeights(NamedTuple):
     record: dict[str, Any]  # section `init` of run.json
 
     def load_into(self, net: nn.Module, model: str, classes: Sequence[str]) -> None:
-        """Copies the weights, for other classes all but the head's; refuses another network."""
-        own, counts = net.state_dict(), (len(self.record["classes"]), len(classes))
+        """Copies the weights into a network; where the classes differ its head starts anew.
+
+        With another number of classes the head is every tensor whose shape differs by that number
+        alone; with other names of as many classes it is the last layer.
+
+        Args:
+            net: Gets the weights.
+            model: Its `_target_`, for messages.
+            classes: Its classes.
+
+        Raises:
+            InputError: The weights are of another network.
+        """
+        state, counts = net.state_dict(), (len(self.record["classes"]), len(classes))
         if counts[0] != counts[1]:
-            for name in (name for name in own if name in self.weights):
-                sizes = zip(self.weights[name].shape, own[name].shape, strict=False)
+            for name in (name for name in state if name in self.weights):
+                sizes = zip(self.weights[name].shape, state[name].shape, strict=False)
                 if {pair for pair in sizes if pair[0] != pair[1]} == {counts}:
                     self.record["new"].append(name)
         elif self.record["classes"] != list(classes):  # shapes do not tell: the last layer
-            head = takewhile(lambda name: len(classes) in own[name].shape[:2], reversed(own))
+            head = takewhile(lambda name: len(classes) in state[name].shape[:2], reversed(state))
             self.record["new"] += [*head][::-1]
         try:
-            net.load_state_dict(self.weights | {name: own[name] for name in self.record["new"]})
+            net.load_state_dict(self.weights | {name: state[name] for name in self.record["new"]})
         except RuntimeError as error:
             difference = printable(str(error).splitlines()[1].strip(), 200)
             raise InputError(
@@ -47,7 +59,11 @@ class InitialWeights(NamedTuple):
             ) from error
 
     def check_cases(self, data: SegmentationDataModule) -> None:
-        """Warns of what is new or unknown; refuses cases of val and test that were seen."""
+        """Warns of what started anew and of unknown training cases.
+
+        Raises an InputError if the weights were trained on a case that is now val or test, or
+        chosen on one that is now test.
+        """
         path, names, new = (self.record[key] for key in ("path", "classes", "new"))
         if names != list(data.classes.names):
             log.warning("init=%s: of other classes, %s; start anew: %s", path, names, new)
@@ -69,7 +85,11 @@ class InitialWeights(NamedTuple):
 
 
 def open_initial_weights(path: str) -> InitialWeights:
-    """Reads a run directory or checkpoint; builds nothing that its config names."""
+    """Reads weights from a run directory, its best.ckpt, or from a checkpoint.
+
+    Nothing that its config names is built. Raises an InputError if it holds no weights, is damaged,
+    or is a run that is not finished.
+    """
     file = checkpoint_file(path)
     if not file.is_file() or file.suffix.lower() == ".onnx":
         raise InputError(f"init={path}: expected a run directory or checkpoint of seglab train")

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from seglab.composition import CONF
-from seglab.core.commands import own_words, quote_for_shell
+from seglab.core.commands import current_command, quote_for_shell
 
 _LONGEST_NAME = 120  # file systems take 255 bytes
 
@@ -26,7 +26,7 @@ def quote_value(text: str | Path) -> str:
 
 def format_resumption(key: str, folder: Path) -> str:
     """Returns the command of this process, with a folder for hydra.run.dir or hydra.sweep.dir."""
-    words = (word for word in own_words() if not word.startswith(f"{key}="))
+    words = (word for word in current_command() if not word.startswith(f"{key}="))
     return quote_for_shell(*words, f"{key}={quote_value(folder)}")
 
 

@@ -23,7 +23,7 @@ Values = Mapping[str, Any]
 # Lightning's loggers of libraries that may be missing; extras have the names of the libraries.
 _LIBRARIES = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
 # By default a client waits for minutes for a server that is gone.
-_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_MLFLOW_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class RunLoggers:
@@ -152,7 +152,7 @@ class RunLoggers:
 
 def _prepare_mlflow(settings: Values, run_name: str, run_id: str | None) -> dict[str, Any]:
     """Returns arguments of an MLFlowLogger, once its experiment is there."""
-    for key, value in {**_MLFLOW_PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
+    for key, value in {**_MLFLOW_TIMEOUTS, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from seglab.composition import CONF
-from seglab.core.commands import own_words, quote_for_shell
+from seglab.core.commands import current_command, quote_for_shell
 from seglab.core.errors import InputError, printable
 from seglab.core.files import expand_user, read_csv, write_json
 from seglab.data.cache import default_dir, hash_files
@@ -128,7 +128,7 @@ def _train_again(run: Run, out: Path) -> None:
     try:
         train(OmegaConf.create(_retraining_config(run, out)))
     except KeyboardInterrupt as error:
-        raise type(error)(f"(to go on: {quote_for_shell(*own_words())})") from error
+        raise type(error)(f"(to go on: {quote_for_shell(*current_command())})") from error
 
 
 def _compare_inputs(run: Run) -> dict[str, list[str]]:

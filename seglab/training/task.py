@@ -138,8 +138,8 @@ class SegmentationTask(LightningModule):
                 f"task.lr_scheduler: ends after {lr_scheduler.total_steps} steps of {n_steps}; "
                 "leave out total_steps, epochs and steps_per_epoch"
             )
-        rate, *encoder_rate = (group["lr"] for group in optimizer.param_groups)
-        if encoder_rate and not math.isclose(encoder_rate[0], rate * self.encoder_lr_factor):
+        lr, *encoder_lr = (group["lr"] for group in optimizer.param_groups)
+        if encoder_lr and not math.isclose(encoder_lr[0], lr * self.encoder_lr_factor):
             raise InputError(
                 f"task.encoder_lr_factor={self.encoder_lr_factor}: {type(lr_scheduler).__name__} "
                 "sets the rates itself; give both, of the rest and of the encoder, such as "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.tiny import REPO
 
-from seglab.core.commands import format_command, make_command, own_arguments, own_words
+from seglab.core.commands import current_arguments, current_command, format_command, make_command
 
 SCRIPT = str(REPO / "scripts" / "predict.py")
 
@@ -33,8 +33,8 @@ def test_commands_name_what_was_started(
     for name, script in names.items():
         word = script if "scripts" in printed else name
         assert format_command(name, "my run") == f'{printed.format(word)} "my run"'
-    assert own_arguments() == ["a"]
-    assert " ".join(own_words()) == f"{own} a"
+    assert current_arguments() == ["a"]
+    assert " ".join(current_command()) == f"{own} a"
 
 
 def test_a_script_is_known_from_its_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
