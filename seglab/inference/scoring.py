@@ -13,7 +13,7 @@ from skimage.filters import threshold_otsu
 from seglab.data.cases import Case
 from seglab.inference.postprocessing import Predictor, predicted_mask
 from seglab.inference.predictor import predict_cases, resize_probabilities
-from seglab.metrics.boundary import boundary_scores
+from seglab.metrics.boundary import boundary_scores, count_pieces
 from seglab.metrics.scores import (
     BOUNDARY_METRICS,
     CALIBRATION_BINS,
@@ -149,6 +149,7 @@ def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[s
                 **dict(zip(PIXEL_COUNTS, counts.tolist(), strict=True)),
                 **{metric: overlap[metric] for metric in _CASE_METRICS},
                 **boundary_scores(pred_k, target_k),
+                **count_pieces(pred_k, target_k),
             }
         )
     return rows

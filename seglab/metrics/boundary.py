@@ -1,16 +1,18 @@
-"""Boundary distances: HD95 and surface Dice, in pixels of the native resolution."""
+"""Outlines of two masks: boundary scores, shift and pieces, at native resolution."""
 
 import math
 
 import numpy as np
-from scipy.ndimage import binary_erosion, find_objects
+from scipy.ndimage import binary_erosion, generate_binary_structure, label
 from scipy.spatial import KDTree
+
+_EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
 
 
 def boundary_scores(
     pred: np.ndarray, target: np.ndarray, tolerance: float = 2.0
-) -> dict[str, float]:
-    """Score the outline of one image's mask.
+) -> dict[str, float | None]:
+    """Compare the outlines of one image's masks.
 
     A mask's surface is its lesion pixels that have background, or the image's edge, above, below,
     left or right of them. Distances are Euclidean, from each surface pixel of `pred` to the nearest
@@ -28,23 +30,66 @@ def boundary_scores(
         `surface_dice`: share, in [0, 1], of all surface pixels within the tolerance (Nikolov et
         al. 2021, but pixels are counted instead of weighted by length). Masks both empty: 1; one
         of them: 0.
+        `outline_shift`: the mean distance in pixels, where distances count as positive if the
+        outline of `pred` lies outside `target`, and as negative if it lies inside. Positive thus
+        means that `target` is drawn tighter. Swapped masks change the sign. None if a mask is
+        empty.
     """
     if not pred.any() or not target.any():
         equal = pred.any() == target.any()
         return {
             "hd95": 0.0 if equal else math.hypot(*pred.shape),
             "surface_dice": 1.0 if equal else 0.0,
+            "outline_shift": None,
         }
-    # Only the bounding box of both masks holds surface pixels.
-    (window,) = find_objects((pred | target).view(np.int8))
+    pred, target = _crop(pred, target)
     pred_surface, target_surface = (
-        np.argwhere(mask[window] & ~binary_erosion(mask[window])) for mask in (pred, target)
+        np.argwhere(mask & ~binary_erosion(mask)) for mask in (pred, target)
     )
     distances = (
         KDTree(target_surface).query(pred_surface)[0],
         KDTree(pred_surface).query(target_surface)[0],
     )
+    is_outside = np.concatenate([~target[tuple(pred_surface.T)], pred[tuple(target_surface.T)]])
+    all_distances = np.concatenate(distances)
     return {
         "hd95": max(float(np.percentile(directed, 95)) for directed in distances),
-        "surface_dice": float(np.mean(np.concatenate(distances) <= tolerance)),
+        "surface_dice": float(np.mean(all_distances <= tolerance)),
+        "outline_shift": float(np.mean(np.where(is_outside, all_distances, -all_distances))),
     }
+
+
+def count_pieces(pred: np.ndarray, target: np.ndarray) -> dict[str, int]:
+    """Count the pieces of each mask that have no pixel in common with the other mask.
+
+    Pieces are connected with eight neighbours.
+
+    Args:
+        pred: bool (H, W), True for lesion.
+        target: bool (H, W), True for lesion.
+
+    Returns:
+        `missed_pieces` of `target`, and `extra_pieces` of `pred`.
+    """
+    if not (pred.any() or target.any()):
+        return {"missed_pieces": 0, "extra_pieces": 0}
+    pred, target = _crop(pred, target)
+    return {
+        "missed_pieces": _count_untouched(target, pred),
+        "extra_pieces": _count_untouched(pred, target),
+    }
+
+
+def _count_untouched(mask: np.ndarray, other: np.ndarray) -> int:
+    pieces, n = label(mask, _EIGHT_NEIGHBOURS)
+    touched = np.zeros(n + 1, bool)
+    touched[pieces[other]] = True
+    return n - int(touched[1:].sum())
+
+
+def _crop(pred: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Crop masks, at least one of them not empty, to the bounding box of both."""
+    either = pred | target
+    rows, columns = (np.flatnonzero(either.any(axis)) for axis in (1, 0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return pred[window], target[window]

@@ -42,6 +42,8 @@ COUNT_METRICS = (
 )
 # One value per image, from its masks: the keys of `seglab.metrics.boundary.boundary_scores`.
 BOUNDARY_METRICS = ("hd95", "surface_dice")
+# How the outlines of an image's two masks differ, see `seglab.metrics.boundary`; no scores.
+OUTLINE_COLUMNS = ("outline_shift", "missed_pieces", "extra_pieces")
 # Means over images of one value per image.
 PER_IMAGE = ("dice_per_image", "iou_per_image", "thresholded_iou", *BOUNDARY_METRICS)
 IN_PIXELS = frozenset({"hd95"})  # distances; other metrics are in [0, 1]

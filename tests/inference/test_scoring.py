@@ -53,8 +53,14 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
         "hd95": pytest.approx(1 + 0.75 * (math.sqrt(2) - 1), rel=1e-12),
         "surface_dice": 1.0,
     }
+    outlines = {
+        # The prediction's lie 0, 0, 1 and 1 beyond the mask; the mask's lie beyond the prediction.
+        "outline_shift": pytest.approx((0 + 0 + 1 + 1 - 0 - 0 - 3 - math.sqrt(2)) / 10),
+        "missed_pieces": 0,
+        "extra_pieces": 0,
+    }
     counts = {"tp": 2, "fp": 2, "fn": 4, "tn": 16}
-    assert rows == [{"id": "IMD000", "diagnosis": "unknown"} | counts | scores]
+    assert rows == [{"id": "IMD000", "diagnosis": "unknown"} | counts | scores | outlines]
     # 20 pixels at 0.5, of which 4 are lesion, and 4 at 0.51, of which 2: one bin, [7/15, 8/15).
     ece = abs((20 * 0.5 + 4 * 0.51) - 6) / 24
     pooled = {"iou_pooled": 2 / 8, "dice_pooled": 4 / 10, "ece": pytest.approx(ece, abs=1e-7)}

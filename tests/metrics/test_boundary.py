@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.ndimage import distance_transform_edt
 from skimage.metrics import hausdorff_distance
 
-from seglab.metrics.boundary import boundary_scores
-from seglab.metrics.scores import BOUNDARY_METRICS
+from seglab.metrics.boundary import boundary_scores, count_pieces
+from seglab.metrics.scores import BOUNDARY_METRICS, OUTLINE_COLUMNS
 
 
 def square(x: int, edge: int = 20, shape: tuple[int, int] = (40, 60), y: int = 10) -> np.ndarray:
@@ -71,6 +72,8 @@ def mask_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @given(mask_pairs(), st.sampled_from([0, 1, 1.5, 2, 5]))
 def test_scores_are_those_of_sets(pair: tuple[np.ndarray, np.ndarray], tolerance: float) -> None:
     ours = boundary_scores(*pair, tolerance)
+    shift = ours.pop("outline_shift")
+    assert (shift is None) == (not all(mask.any() for mask in pair))
     assert ours == pytest.approx(by_hand(*pair, tolerance), rel=1e-12, abs=0)
     assert all(type(value) is float for value in ours.values())
 
@@ -109,10 +112,61 @@ def test_a_speck_far_away_is_passed_over() -> None:
 def test_empty_and_full_masks() -> None:
     empty, full, dot = np.zeros((3, 4), bool), np.ones((3, 4), bool), np.zeros((3, 4), bool)
     dot[1, 1] = True
+    unlike = {"hd95": 5, "surface_dice": 0, "outline_shift": None}
     for mask in (empty, full, dot):
-        assert boundary_scores(mask, mask) == {"hd95": 0, "surface_dice": 1}
-        assert tuple(boundary_scores(mask, empty)) == BOUNDARY_METRICS
-    assert boundary_scores(empty, dot) == {"hd95": 5, "surface_dice": 0}
-    assert boundary_scores(full, empty) == {"hd95": 5, "surface_dice": 0}
+        shift = 0 if mask.any() else None
+        equal = {"hd95": 0, "surface_dice": 1, "outline_shift": shift}
+        assert boundary_scores(mask, mask) == equal
+        assert count_pieces(mask, mask) == {"missed_pieces": 0, "extra_pieces": 0}
+        values = boundary_scores(mask, empty) | count_pieces(mask, empty)
+        assert tuple(values) == (*BOUNDARY_METRICS, *OUTLINE_COLUMNS)
+    assert boundary_scores(empty, dot) == unlike
+    assert boundary_scores(full, empty) == unlike
+    assert count_pieces(empty, dot) == {"missed_pieces": 1, "extra_pieces": 0}
     # A full mask's outline is the image's edge: 10 of 12 pixels.
     assert boundary_scores(full, dot, 1)["surface_dice"] == (3 + 1) / 11
+
+
+@pytest.mark.parametrize("grown", [1, 5, 8.5])
+def test_the_shift_of_a_grown_disc_is_how_far_it_grew(grown: float) -> None:
+    tight, loose = disc(30), disc(30 + grown)
+    shift = boundary_scores(loose, tight)["outline_shift"]
+    assert shift == pytest.approx(grown, abs=0.3)  # pixels of a circle lie up to 0.5 beside it
+    assert boundary_scores(tight, loose)["outline_shift"] == pytest.approx(-shift)
+
+
+@settings(deadline=None, max_examples=50)
+@given(mask_pairs())
+def test_the_shift_is_that_of_distance_transforms(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    if not all(mask.any() for mask in pair):
+        return
+    signed = []
+    for (mask, other), sign in ((pair, 1), (pair[::-1], -1)):
+        outlines = [np.zeros(mask.shape, bool) for _ in range(2)]
+        for outline, of in zip(outlines, (mask, other), strict=True):
+            outline[tuple(np.transpose(surface(of)))] = True
+        distance = distance_transform_edt(~outlines[1])
+        signed += (sign * np.where(other, -distance, distance))[outlines[0]].tolist()
+    assert boundary_scores(*pair)["outline_shift"] == pytest.approx(np.mean(signed), abs=1e-12)
+
+
+def test_a_moved_square_has_no_shift() -> None:
+    assert boundary_scores(square(3), square(10))["outline_shift"] == 0
+    # Half as wide, and inside: 20 of 76 + 56 outline pixels are up to 10 apart.
+    half = square(10)
+    half[:, 20:] = False
+    assert boundary_scores(half, square(10))["outline_shift"] < -1
+
+
+def test_pieces_that_the_other_mask_does_not_touch_are_counted() -> None:
+    target, pred = np.zeros((30, 40), bool), np.zeros((30, 40), bool)
+    target[5:15, 5:15] = pred[10:20, 10:20] = True  # overlap
+    target[25, 1] = True  # missed
+    pred[28, 30:35] = pred[29, 35] = True  # extra: one piece, joined at a corner
+    pred[1, 39] = True  # extra
+    target[5:15, 25:30], pred[5:15, 30:33] = True, True  # side by side: missed, and extra
+    assert count_pieces(pred, target) == {"missed_pieces": 2, "extra_pieces": 3}
+    assert count_pieces(target, pred) == {"missed_pieces": 3, "extra_pieces": 2}
+    # One piece that bridges two is an extra piece of none.
+    pred[:] = target.any()
+    assert count_pieces(pred, target) == {"missed_pieces": 0, "extra_pieces": 0}
