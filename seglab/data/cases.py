@@ -1,6 +1,6 @@
 """A case of a data set: one image with its mask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Case:
         patient: The patient's name or number; empty where no table states it.
         tables: The files that diagnosis and patient were read from.
         classes: The classes that the mask distinguishes.
+        attributes: What else tables state, by name, e.g. {'asymmetry': 'fully symmetric'}; scores
+            are shown by it.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Case:
     patient: str = ""
     tables: tuple[Path, ...] = field(default=(), compare=False)
     classes: Classes = field(default=ONE_CLASS, compare=False)
+    attributes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def with_classes(cases: Sequence[Case], classes: Classes) -> list[Case]:

@@ -1,4 +1,4 @@
-"""Finds the cases of PH2, and reads its table of diagnoses."""
+"""Finds the cases of PH2, and reads its table of diagnoses and dermoscopic criteria."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,6 +10,9 @@ from seglab.data.cases import UNKNOWN_DIAGNOSIS, Case
 from seglab.data.scan import Scan, choose_file, is_picture
 
 DIAGNOSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
+_CRITERIA = ("pigment_network", "dots_globules", "streaks", "regression_areas", "blue_whitish_veil")
+_ASYMMETRY = {"0": "fully symmetric", "1": "symmetric in one axis", "2": "fully asymmetric"}
+_CRITERION = {"A": "absent", "P": "present", "T": "typical", "AT": "atypical"}
 _CELLS = 10  # name, two diagnoses, six criteria, colours
 _IMAGES = "PH2 Dataset images"
 
@@ -38,10 +41,10 @@ def scan_ph2(scan: Scan) -> None:
         scan.files += sorted(images.parent.glob("*.[cCtT][sS][vV]"))
     tables = [f / "PH2_dataset.txt" for f in (images.parent, images, scan.root)]
     table = next(filter(Path.is_file, tables), tables[0])
-    diagnoses: dict[str, str] = {}
+    attributes: dict[str, dict[str, str]] = {}
     if table.is_file():
         try:
-            diagnoses = _read_table(table)
+            attributes = _read_table(table)
         except InputError as error:
             scan.errors.append(str(error))
     else:
@@ -51,10 +54,12 @@ def scan_ph2(scan: Scan) -> None:
         image = _choose_file(scan, case_folder, files, "image")
         mask = _choose_file(scan, case_folder, files, "mask")
         if image is not None and mask is not None:
-            diagnosis = diagnoses.get(id, UNKNOWN_DIAGNOSIS)
-            used = (table,) if id in diagnoses else ()
-            scan.cases.append(Case(id, image, mask, diagnosis, tables=used))
-    absent = sorted(diagnoses.keys() - {folder.name for folder in files_by_case})
+            others = dict(attributes.get(id, {}))
+            diagnosis = others.pop("diagnosis", UNKNOWN_DIAGNOSIS)
+            used = (table,) if id in attributes else ()
+            case = Case(id, image, mask, diagnosis, tables=used, attributes=others)
+            scan.cases.append(case)
+    absent = sorted(attributes.keys() - {folder.name for folder in files_by_case})
     if absent:
         scan.warnings.append(
             f"{table}: {len(absent)} of the listed cases have no folder, as in a download that "
@@ -76,25 +81,34 @@ def _choose_file(scan: Scan, folder: Path, files: list[Path], part: str) -> Path
     return None
 
 
-def _read_table(path: Path) -> dict[str, str]:
-    """Reads `PH2_dataset.txt`: diagnoses by case id; raises an InputError if it is damaged."""
+def _read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Reads `PH2_dataset.txt`: by case id the diagnosis and the attributes, by name.
+
+    Raises an InputError if it is damaged.
+    """
     remedy = "restore the file, or delete it to go without diagnoses"
     try:
         lines = path.read_text("latin-1").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    diagnoses: dict[str, str] = {}
+    attributes: dict[str, dict[str, str]] = {}
     for number, line in enumerate(lines, 1):
         # Cells are separated by '||', the criteria by '|'.
         cells = [cell.strip() for cell in line.strip().strip("|").replace("||", "|").split("|")]
         if "|" not in line or cells[0] == "Name":
             continue
-        if len(cells) != _CELLS or cells[2] not in DIAGNOSES or cells[0] in diagnoses:
+        if len(cells) != _CELLS or cells[2] not in DIAGNOSES or cells[0] in attributes:
             raise InputError(
                 f"{path}: line {number} is no row of PH2's table (name, diagnosis 0 to 2, six "
                 f"criteria, colours, each name once); {remedy}"
             )
-        diagnoses[cells[0]] = DIAGNOSES[cells[2]]
-    if not diagnoses:
+        criteria = zip(_CRITERIA, cells[4:9], strict=True)
+        attributes[cells[0]] = {
+            "diagnosis": DIAGNOSES[cells[2]],
+            "asymmetry": _ASYMMETRY.get(cells[3], cells[3]),
+            **{name: _CRITERION.get(cell, cell) for name, cell in criteria},
+            "colours": str(len(cells[9].split())),
+        }
+    if not attributes:
         raise InputError(f"{path}: holds no row of PH2's table; {remedy}")
-    return diagnoses
+    return attributes

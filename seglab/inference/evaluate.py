@@ -15,6 +15,7 @@ from seglab.core.commands import current_command, quote_for_shell
 from seglab.core.errors import InputError, name_some
 from seglab.core.files import expand_user, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
+from seglab.data.attributes import describe_case
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
 from seglab.data.checks import MIN_TEST_CASES, check_masks, describe_oddities
@@ -23,7 +24,7 @@ from seglab.data.datamodule import with_mask_suffix
 from seglab.data.duplicates import thumbnail
 from seglab.data.layouts import find_cases
 from seglab.inference.models import Model, ensemble, make_model
-from seglab.inference.scoring import Scores, score_cases
+from seglab.inference.scoring import ScoredCase, Scores, score_cases
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.paths import RunPaths, refuse_run_files
 from seglab.runs.records import Run, open_run
@@ -41,7 +42,7 @@ def evaluate(
     moved_to: str | Path | None = None,
     **inference: bool | None,
 ) -> dict[str, Any]:
-    """Score runs at native resolution, and write summary.json and test_cases.csv.
+    """Score runs at native resolution, and write summary.json and tables of the cases.
 
     Several runs are scored as one ensemble: the mean of their probabilities, each at its own size,
     and the mean of their thresholds.
@@ -78,13 +79,13 @@ def evaluate(
     else:
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
     thumbnails: list[np.ndarray] = []
-    scored = score_cases(
-        model.predictor,
-        cases,
-        model.threshold,
-        model.inference,
-        on_case=lambda case: thumbnails.append(thumbnail(case.image)),
-    )
+    attributes: list[dict[str, Any]] = []
+
+    def on_case(case: ScoredCase) -> None:
+        thumbnails.append(thumbnail(case.image))
+        attributes.append(describe_case(case.case, case.image, case.target))
+
+    scored = score_cases(model.predictor, cases, model.threshold, model.inference, on_case=on_case)
     trained_on: list[str] = []
     if data_root is not None:  # the split has kept a run's own test cases apart
         hashes = hash_cases(cases, hash_files(cases))
@@ -109,6 +110,7 @@ def evaluate(
     written = RunPaths(expand_user(out))
     written.folder.mkdir(parents=True, exist_ok=True)
     write_csv(written.test_cases, scored.rows)
+    write_csv(written.case_attributes, attributes)
     write_json(written.summary, summary)
     _log_summary(summary)
     log.info("written to %s", out)

@@ -42,11 +42,12 @@ class RunPaths:
         # Written when it is scored.
         self.test_cases = folder / "test_cases.csv"  # one row per test case and class
         self.baseline_cases = folder / "baseline_cases.csv"  # the same of each baseline
+        self.case_attributes = folder / "case_attributes.csv"  # one row per test case
         self.figures = folder / "figures"
         self.summary = folder / "summary.json"  # scores of val, test and baselines
         self.model_card = folder / "MODEL_CARD.md"
         # Written by later commands.
-        self.evaluations = folder / "evaluations"  # each with a summary.json and test_cases.csv
+        self.evaluations = folder / "evaluations"  # with summary.json, tables of cases
         self.calibration = folder / "calibration.json"  # in the folder of a run or of a sweep
         self.reproductions = folder / "reproductions"  # each a run directory with:
         self.reproduction = folder / "reproduction.json"  # how it differs from the original

@@ -68,6 +68,15 @@ def read_case_values(
     }
 
 
+def read_case_attributes(file: Path) -> dict[str, dict[str, str]]:
+    """Reads case_attributes.csv: attributes as text, by case id; those not known are left out."""
+    with refuse_damaged(file):
+        return {
+            printable(row.pop("id")): {printable(k): printable(v) for k, v in row.items() if v}
+            for row in read_csv(file)
+        }
+
+
 def read_metric_history(folder: Path, metric: str) -> dict[int, float]:
     """Reads the values of one column of metrics.csv, by epoch."""
     with refuse_damaged(RunPaths(folder).metrics) as file:

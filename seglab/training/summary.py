@@ -12,6 +12,7 @@ from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map, save
 from seglab.analysis.tables import Table, format_plain
 from seglab.core.commands import format_command, quote_for_shell
 from seglab.core.files import read_csv, read_json, write_csv
+from seglab.data.attributes import describe_case
 from seglab.data.classes import Classes
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
@@ -34,7 +35,8 @@ MAX_EDGE = 1000  # pixels; a figure shows no more
 def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components) -> dict[str, Any]:
     """Scores val and test with best.ckpt, read back from disk, and the baselines.
 
-    Writes test_cases.csv, baseline_cases.csv and figures, and a tuned threshold into best.ckpt.
+    Writes test_cases.csv, case_attributes.csv, baseline_cases.csv and figures, and a tuned
+    threshold into best.ckpt.
     Returns the content of summary.json except times.
     """
     data, device = components.data, components.trainer.strategy.root_device
@@ -56,11 +58,15 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
             for name, value in components.recorder.rows[best_epoch - 1].items()
             if name.startswith("val/") and name.endswith("_net")
         }
-    figures = CaseFigures()
-    test = score_cases(
-        predict, test_cases, threshold, inference, "scoring test", on_case=figures.add
-    )
+    figures, attributes = CaseFigures(), []
+
+    def on_case(case: ScoredCase) -> None:
+        figures.add(case)
+        attributes.append(describe_case(case.case, case.image, case.target))
+
+    test = score_cases(predict, test_cases, threshold, inference, "scoring test", on_case=on_case)
     write_csv(paths.test_cases, test.rows)
+    write_csv(paths.case_attributes, attributes)
     figures.save(paths.figures, data.classes)
     return {
         "val": val,

@@ -73,6 +73,23 @@ def test_the_root_may_be_above_or_below(
     assert all("missing" in w for w in scan_cases(".").warnings)
 
 
+def test_attributes_are_read_from_the_table(root: Path) -> None:
+    assert find_cases(root)[0].attributes == {}
+    write_txt(root)
+    by_id = {case.id: case.attributes for case in find_cases(root)}
+    assert by_id["IMD003"] == {
+        "asymmetry": "fully symmetric",
+        "pigment_network": "typical",
+        **dict.fromkeys(("dots_globules", "streaks", "regression_areas"), "absent"),
+        "blue_whitish_veil": "absent",
+        "colours": "1",
+    }
+    assert [*by_id["IMD424"].values()] == [
+        *("fully asymmetric", "atypical", "atypical", "present", "absent", "present", "4")
+    ]
+    assert by_id["IMD076"]["asymmetry"] == "symmetric in one axis"
+
+
 def test_case_folders_suffice(tmp_path: Path) -> None:
     shutil.copytree(touch_ph2(tmp_path / "whole") / IMAGES / "IMD003", tmp_path / "IMD003")
     shutil.rmtree(tmp_path / "whole")

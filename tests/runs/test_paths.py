@@ -17,8 +17,8 @@ def test_every_file_has_the_documented_name(tmp_path: Path) -> None:
     assert names == {
         *("config.yaml", "run.json", "splits.json", "data.json", "code.diff", "thumbnails.npy"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "train.log", "job.log"),
-        *("metrics.csv", "test_cases.csv", "baseline_cases.csv", "summary.json"),
-        *("csv", "tensorboard", "wandb", "calibration.json"),
+        *("metrics.csv", "test_cases.csv", "case_attributes.csv", "baseline_cases.csv"),
+        *("summary.json", "csv", "tensorboard", "wandb", "calibration.json"),
         *("MODEL_CARD.md", "figures", "evaluations", "reproductions", "reproduction.json"),
     }
 
@@ -82,7 +82,7 @@ def test_an_earlier_evaluation_is_replaced(run: Path, script: Callable[..., Ende
     out = run / "evaluations" / "mine"
     for _ in range(2):
         assert script("evaluate", run, "--out", out).code == 0
-        assert files_below(out) == {"summary.json", "test_cases.csv"}
+        assert files_below(out) == {"summary.json", "test_cases.csv", "case_attributes.csv"}
         (out / "summary.json").write_text("old")
     assert script("evaluate", run, "--out", out).code == 0
     assert (out / "summary.json").read_text() != "old"

@@ -30,7 +30,8 @@ from seglab.training.build import build
 FILES = {
     *("config.yaml", "run.json", "splits.json", "thumbnails.npy", "data.json", "train.log"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv"),
-    *("test_cases.csv", "baseline_cases.csv", "summary.json", "MODEL_CARD.md"),
+    *("test_cases.csv", "case_attributes.csv", "baseline_cases.csv"),
+    *("summary.json", "MODEL_CARD.md"),
     *(f"figures/{name}.png" for name in ("curves", "pairs", "predictions", "worst")),
 }
 NATIVE = set(METRICS)

@@ -1,0 +1,137 @@
+"""Measures attributes of a case in its image and mask: what may make a lesion hard to segment."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from seglab.data.cases import Case
+
+EDGE = 256  # pixels of the longer edge of the copy that most attributes are measured on
+RING = 16  # pixels of the copy
+BAND = 4
+MARGIN = 4
+DARK_MARGIN = 8
+MIN_SURROUND = 0.005  # of the copy's pixels
+DARK = 25  # L*
+HAIR_WIDTH = 9  # pixels of the copy: a closing of this length fills what is narrower
+HAIR_DEPTH = 8  # L*
+HAIR_LENGTH = 32
+HAIR_WINDOW = 25
+HAIR_DENSITY = 0.25
+
+# Units: shares are of the picture's pixels; lengths are pixels of a copy whose longer edge has 256.
+MEASURED = {
+    "lesion_share": "share of pixels that are lesion",
+    "frame_share": "share of the outermost pixels that are lesion: above 0 it touches the frame",
+    "pieces": "number of 8-connected pieces of the lesion",
+    "contrast": "CIE Lab distance (delta E 1976) of the mean colours of lesion and surround: "
+    "pixels outside within 16 px, not near the frame or dark corners",
+    "sharpness": "least-squares slope of colour over signed distance from the outline, within 4 px "
+    "of it, per px; colour runs from the lesion's mean, 0, to that of the surround, 1",
+    "surround_a": "mean a* of the surround: above 0 red, below green",
+    "surround_b": "mean b* of the surround: above 0 yellow, below blue",
+    "hair": "share of pixels of thin dark lines: narrower than 9 px, darker by L* 8, 32 px long",
+    "dark_corners": "share of pixels outside the lesion with L* below 25, connected to a corner",
+}
+# Attributes that are cut here into slices, at most this and above, instead of into thirds.
+FIXED_BOUNDS = {"frame_share": 0.0, "pieces": 1.0, "hair": 0.005, "dark_corners": 0.01}
+
+_EIGHT = np.ones((3, 3), bool)
+
+
+def describe_case(case: Case, image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+    """Returns a row of case_attributes.csv: id, attributes from tables, measured attributes."""
+    return {"id": case.id, **case.attributes, **measure_attributes(image, mask)}
+
+
+def measure_attributes(image: np.ndarray, mask: np.ndarray) -> dict[str, float | None]:
+    """Measures the attributes of `MEASURED`.
+
+    Args:
+        image: uint8 (H, W, 3).
+        mask: Class numbers, uint8 (H, W); lesion is all but 0.
+
+    Returns:
+        Values by name. Those that need a lesion and its surround are None without: an empty mask,
+        or one that leaves less than 0.5 % of the picture as surround.
+    """
+    from skimage.color import rgb2lab  # slow to import, not needed where tables are read
+
+    native = mask > 0
+    outermost = [native[0], native[-1], native[1:-1, 0], native[1:-1, -1]]
+    height, width = native.shape
+    scale = EDGE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.fromarray(image).resize(size, Image.Resampling.BOX, reducing_gap=1.0)
+    lab = rgb2lab(np.asarray(picture, np.float32) / 255)  # of uint8 it takes four times as long
+    lesion_copy = Image.fromarray(native.astype(np.uint8) * 255)
+    lesion = np.asarray(lesion_copy.resize(size, Image.Resampling.BOX)) > 127
+    corners = _find_dark_corners(lab[..., 0], lesion)
+    usable = ndimage.uniform_filter(corners.astype(np.float32), 2 * DARK_MARGIN + 1) < 1e-6
+    usable[:MARGIN] = usable[-MARGIN:] = usable[:, :MARGIN] = usable[:, -MARGIN:] = False
+    return {
+        "lesion_share": float(native.mean()),
+        "frame_share": float(np.concatenate(outermost).mean()),
+        "pieces": int(ndimage.label(native, _EIGHT)[1]),
+        **_measure_border(lab, lesion, usable),
+        "hair": float(_find_hair(lab[..., 0], usable).mean()),
+        "dark_corners": float(corners.mean()),
+    }
+
+
+def _find_dark_corners(lightness: np.ndarray, lesion: np.ndarray) -> np.ndarray:
+    """Returns the dark regions that reach a corner, bool (H, W)."""
+    regions = ndimage.label((lightness < DARK) & ~lesion, _EIGHT)[0]
+    near = [0, 1, 2, -3, -2, -1]  # some pictures have a bright line along the frame
+    in_corners = regions[:, near][near] if min(regions.shape) > 2 else regions
+    return (regions > 0) & np.isin(regions, in_corners)
+
+
+def _measure_border(
+    lab: np.ndarray, lesion: np.ndarray, usable: np.ndarray
+) -> dict[str, float | None]:
+    """Measures contrast, sharpness and the colour of the surround; float32 (H, W, 3), bool (H, W).
+
+    The colour along which sharpness is measured is the one in which lesion and surround differ, so
+    that it does not depend on their contrast.
+    """
+    names = ("contrast", "sharpness", "surround_a", "surround_b")
+    edge = lesion & ~ndimage.binary_erosion(lesion, border_value=1)
+    distance = ndimage.distance_transform_edt(~edge)
+    surround = ~lesion & usable & (distance <= RING)
+    if not edge.any() or surround.mean() < MIN_SURROUND:
+        return dict.fromkeys(names)
+    # The outline runs between pixels: half a pixel outside the lesion's edge.
+    distance = np.where(lesion, -0.5 - distance, distance - 0.5)
+    band = usable & (abs(distance) <= BAND)
+    inside, outside = (lab[part].mean(0, dtype=np.float64) for part in (lesion, surround))
+    contrast = float(np.linalg.norm(outside - inside))
+    sharpness = None
+    if contrast > 0:
+        colour = ((lab[band] - inside) * (outside - inside)).sum(1) / contrast**2
+        offset = distance[band] - distance[band].mean()
+        sharpness = float((offset * colour).sum() / (offset**2).sum())
+    return dict(zip(names, (contrast, sharpness, *map(float, outside[1:])), strict=True))
+
+
+def _find_hair(lightness: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Returns the pixels of hair, bool (H, W): a black top-hat, as DullRazor (Lee et al. 1997).
+
+    Closings along rows and columns fill dark lines of any direction. Of the connected pieces that
+    they fill, short ones are left out, and dense ones, which are pigment network: around their
+    pixels more than 25 % of a window of 25 px are filled, on average.
+    """
+    closed = np.maximum(
+        ndimage.grey_closing(lightness, (1, HAIR_WIDTH)),
+        ndimage.grey_closing(lightness, (HAIR_WIDTH, 1)),
+    )
+    lines = (closed - lightness > HAIR_DEPTH) & usable
+    density = ndimage.uniform_filter(lines.astype(np.float32), HAIR_WINDOW)
+    regions, n_regions = ndimage.label(lines, _EIGHT)
+    boxes = ndimage.find_objects(regions)
+    lengths = np.array([max(part.stop - part.start for part in box) for box in boxes])
+    densities = ndimage.mean(density, regions, range(1, n_regions + 1))
+    is_hair = (lengths >= HAIR_LENGTH) & (np.array(densities) <= HAIR_DENSITY)
+    return np.concatenate([[False], is_hair])[regions]
