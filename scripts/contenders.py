@@ -126,7 +126,7 @@ def seglab_predict(s: Settings) -> Turn:
     keep_freed_memory()
     net = {"unet": networks.UNet, "segnet": networks.SegNet}[s["model"]]()
     predictor = make_predictor(net, s["size"], s["device"])
-    return measure_prediction(s, lambda image: predictor(image) > 0.5)
+    return measure_prediction(s, lambda image: predictor(image).prob > 0.5)
 
 
 def measure_prediction(s: Settings, predict: Callable[[Any], Any]) -> Turn:

@@ -97,10 +97,11 @@ def _draw_predictions(
     hashes = hash_cases(found, hash_files(found))
     unchanged = [case for case in found if hashes[case.id] == run.sha256[case.id]]
     cases = with_classes(unchanged, model.classes)
-    for case, image, target, prob in predict_cases(model.predictor, cases, run.folder.name):
+    for case, image, target, prediction in predict_cases(model.predictor, cases, run.folder.name):
         card = wanted.pop(case.id)
         card |= draw_image(image)
-        card["rows"][number] |= draw_prediction(model.make_mask(prob), target, model.classes)
+        pred = model.make_mask(prediction.prob)
+        card["rows"][number] |= draw_prediction(pred, target, model.classes)
     return model.classes, [*wanted]
 
 

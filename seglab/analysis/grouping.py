@@ -10,7 +10,7 @@ from typing import Any
 from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.metrics.scores import METRICS
-from seglab.runs.records import COSTS, STATUSES, UNKNOWN, Run
+from seglab.runs.records import COSTS, STATUSES, UNKNOWN, Run, name_init
 from seglab.runs.tables import CaseValues, read_case_values
 
 # Names of other columns, which a setting's column may not have: of the table, and of CSV files.
@@ -37,7 +37,7 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
         raise InputError("; ".join(notes))
     joined: dict[frozenset[tuple[str, str]], list[Run]] = defaultdict(list)
     for group in by_settings.values():
-        settings = group[0].settings | {"init": _name_init(group)}
+        settings = group[0].settings | {"init": name_init(group)}
         joined[frozenset(settings.items())] += group
     rows = [_make_row(dict(settings), group, notes) for settings, group in joined.items()]
     by_protocol = defaultdict(list)
@@ -50,15 +50,6 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     _label_rows(rows)
     rows.sort(key=lambda row: natural_key(row.label))
     return rows + _make_baseline_rows(rows), notes
-
-
-def _name_init(runs: Sequence[Run]) -> str:
-    """Name what runs start from, with * for their fold or seed if another one starts elsewhere."""
-    init = runs[0].settings["init"]
-    for name, values in (("fold", {r.fold for r in runs}), ("seed", {r.seed for r in runs})):
-        if len(values) == 1:
-            init = re.sub(rf"(?<={name}-){re.escape(*values)}(?!\d)", "*", init)
-    return init
 
 
 def _make_row(settings: dict[str, str], group: Sequence[Run], notes: list[str]) -> Row:

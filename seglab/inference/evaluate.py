@@ -23,7 +23,7 @@ from seglab.data.classes import Classes
 from seglab.data.datamodule import with_mask_suffix
 from seglab.data.duplicates import thumbnail
 from seglab.data.layouts import find_cases
-from seglab.inference.models import Model, ensemble, make_model
+from seglab.inference.models import Model, ensemble, find_members, make_model
 from seglab.inference.scoring import ScoredCase, Scores, score_cases
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.paths import RunPaths, refuse_run_files
@@ -48,7 +48,8 @@ def evaluate(
     and the mean of their thresholds.
 
     Args:
-        paths: The run directory, or several; their own files stay as they are.
+        paths: The run directory or sweep, see `seglab.inference.models.find_members`, or several;
+            their own files stay as they are.
         data_root: Another data set of any supported layout, all of whose cases are scored; None
             for the runs' own test cases.
         mask_suffix: What names of masks in `data_root` end with; None to recognise it.
@@ -71,7 +72,8 @@ def evaluate(
     if out is not None:
         refuse_run_files(out)
     paths = [paths] if isinstance(paths, str | Path) else paths
-    runs = [open_run(path, trust, moved_to) for path in paths]
+    members = [member for path in paths for member in find_members(path)]
+    runs = [open_run(member, trust, moved_to) for member in members]
     models = [load_run_model(run, trust, **inference) for run in runs]
     model = ensemble(models)
     if data_root is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import statistics
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from seglab.core.errors import InputError
 from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.data.images import ImageLike, to_array
-from seglab.inference.postprocessing import Predictor, predicted_mask
+from seglab.inference.postprocessing import Prediction, Predictor, predicted_mask
 from seglab.runs.paths import RunPaths
+from seglab.runs.records import find_runs, name_init
 from seglab.schema import Inference, read_inference
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Model:
 
     Attributes:
         path: Where it was read from.
-        predictor: Maps an image, uint8 (H, W, 3), to probabilities, float32 (C, H, W).
+        predictor: Maps an image, uint8 (H, W, 3), to a `Prediction`.
         classes: Its classes.
         threshold: Probability above which a pixel is of class 1; not used with several classes.
         inference: Test-time augmentation and post-processing.
@@ -52,7 +54,7 @@ class Model:
 
     def probabilities(self, image: ImageLike) -> np.ndarray:
         """Predict the probability of each channel's class, float32 (C, H, W) in [0, 1]."""
-        return self.predictor(to_array(image))
+        return self.predictor(to_array(image)).prob
 
     def make_mask(self, prob: np.ndarray) -> np.ndarray:
         """Turn probabilities, float32 (C, H, W), into class numbers, uint8 (H, W)."""
@@ -63,8 +65,9 @@ def load_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
     """Open a trained network, which may be a stranger's: nothing in its files is executed.
 
     Args:
-        path: A run directory, whose best checkpoint is read; a checkpoint; or an ONNX file of
-            `seglab.inference.export`, for which torch is not imported.
+        path: A run directory, whose best checkpoint is read; a checkpoint; an ONNX file of
+            `seglab.inference.export`, for which torch is not imported; or a sweep, whose runs
+            become an ensemble, see `find_members`.
         trust: Names that its config may hold as `_target_` in addition to seglab's, such as
             'my_networks.MyNet'.
         inference: `tta`, `largest_component` and `fill_holes`, to replace its own settings; None
@@ -73,6 +76,9 @@ def load_model(path: str | Path, trust: tuple[str, ...] = (), **inference: bool 
     Raises:
         InputError: It cannot be read, is damaged, or names code that is not trusted.
     """
+    members = find_members(path)
+    if members != [path]:
+        return ensemble([load_model(member, trust, **inference) for member in members])
     file = find_network(path)
     if file.suffix.lower() == ONNX_SUFFIX:
         return load_onnx_model(file, file.read_bytes(), **inference)
@@ -114,6 +120,29 @@ def load_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Mod
     return Model(file, predictor, classes, metadata["threshold"], settings, sha256)
 
 
+def find_members(path: str | Path) -> list[str | Path]:
+    """List the finished runs of a sweep, which form an ensemble; any other path is its own member.
+
+    Raises an InputError if a folder holds no finished run, or runs that differ in more than seed
+    and fold.
+    """
+    folder = expand_user(path)
+    if not folder.is_dir() or RunPaths(folder).record.is_file():
+        return [path]
+    runs = [run for run in find_runs([folder]) if run.status == "finished"]
+    if not runs:
+        raise InputError(f"{path}: holds no finished run; the command that trains goes on with it")
+    first, *others = [run.settings | {"init": name_init([run])} for run in runs]
+    for run, settings in zip(runs[1:], others, strict=True):
+        if settings != first:
+            key = next(k for k in first | settings if first.get(k) != settings.get(k))
+            raise InputError(
+                f"{path}: {run.label} and {runs[0].label} differ in {key}; expected runs of a sweep "
+                "that differ in seed and fold alone: name one of them, or a folder of such"
+            )
+    return [run.folder for run in runs]
+
+
 def find_network(path: str | Path) -> Path:
     """Return the file that holds a network, or raise an InputError if there is none."""
     path = expand_user(path)
@@ -122,8 +151,8 @@ def find_network(path: str | Path) -> Path:
     paths = RunPaths(path)
     if not paths.record.is_file():
         raise InputError(
-            f"{path}: expected a run directory, which holds {paths.record.name}, a checkpoint, or "
-            "a file of seglab export"
+            f"{path}: expected a run directory, which holds {paths.record.name}, a checkpoint, a "
+            "file of seglab export, or a sweep"
         )
     return paths.best_checkpoint
 
@@ -152,16 +181,22 @@ def ensemble(models: Sequence[Model]) -> Model:
                     f" {value}, not {not value}); choose --{option} or --no-{option}"
                 )
 
-    def mean(image: np.ndarray) -> np.ndarray:
-        # Summed one by one: a large image's probabilities are large, too.
-        total = first.predictor(image)
-        for model in others:
-            total = total + model.predictor(image)
-        return total / np.float32(len(models))
+    if not others:
+        return first
+
+    def predict(image: np.ndarray) -> Prediction:
+        members = tuple(model.predictor(image).compute for model in models)
+
+        def compute_mean() -> np.ndarray:
+            # Summed one by one: a large image's probabilities are large, too.
+            total = functools.reduce(np.add, (member() for member in members))
+            return total / np.float32(len(members))
+
+        return Prediction(compute_mean, members)
 
     return replace(
         first,
-        predictor=mean,
+        predictor=predict,
         threshold=statistics.fmean(model.threshold for model in models),
         sha256=tuple(sha256 for model in models for sha256 in model.sha256),
     )

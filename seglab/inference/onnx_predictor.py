@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from scipy.ndimage import zoom
 
 from seglab.core.errors import InputError
 from seglab.data.resizing import image_to_network_size
-from seglab.inference.postprocessing import Predictor
+from seglab.inference.postprocessing import Prediction, Predictor
 from seglab.inference.tta import make_views, undo_views
 
 if TYPE_CHECKING:
@@ -75,25 +76,28 @@ def make_exported_predictor(
     `size` is the edge of the network's input in pixels, `channels` its number of probabilities.
     """
 
-    def predict(image: np.ndarray) -> np.ndarray:
+    def predict(image: np.ndarray) -> Prediction:
         small = image_to_network_size(image, size)
-        views = (make_views(small) if tta else small[None]).transpose(0, 3, 1, 2)
+        batch = (make_views(small) if tta else small[None]).transpose(0, 3, 1, 2)
         try:
-            (prob,) = session.run([PROBABILITY], {IMAGE: np.ascontiguousarray(views)})
+            (prob,) = session.run([PROBABILITY], {IMAGE: np.ascontiguousarray(batch)})
         except Exception as error:  # the exceptions of ONNX Runtime have no common class
             raise InputError(f"the exported network cannot be run ({first_line(error)})") from error
         is_probability = (prob >= -ROUNDING) & (prob <= 1 + ROUNDING)  # False for NaN
-        if prob.shape != (len(views), channels, size, size) or not is_probability.all():
+        if prob.shape != (len(batch), channels, size, size) or not is_probability.all():
             raise InputError("the exported network gives no probabilities; export it again")
-        prob = prob.clip(0, 1)
-        mean_prob = undo_views(prob).mean(0) if tta else prob[0]
-        height, width = image.shape[:2]
-        scale = height / size, width / size
-        return np.stack(
-            [zoom(p, scale, order=1, mode="nearest", grid_mode=True) for p in mean_prob]
-        )
+        prob = undo_views(prob.clip(0, 1)) if tta else prob.clip(0, 1)
+        resize = partial(_resize_probabilities, shape=image.shape[:2])
+        views = tuple(partial(resize, view) for view in prob) if tta else ()
+        return Prediction(partial(resize, prob.mean(0)), views)
 
     return predict
+
+
+def _resize_probabilities(prob: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resize probabilities from (C, S, S) to (C, H, W), bilinearly."""
+    scale = shape[0] / prob.shape[1], shape[1] / prob.shape[2]
+    return np.stack([zoom(p, scale, order=1, mode="nearest", grid_mode=True) for p in prob])
 
 
 def first_line(error: Exception) -> str:

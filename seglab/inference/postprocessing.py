@@ -1,6 +1,8 @@
 """Turns probabilities into masks at native resolution, and masks into instances. No torch."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,15 +10,38 @@ from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
+from seglab.metrics.confidence import pairwise_dice, soft_dice_confidence
 from seglab.schema import DEFAULT_INFERENCE, Inference
-
-# Maps an image, uint8 (H, W, 3), to the probability of each channel's class, float32 (C, H, W) in
-# [0, 1]. C is the number of logit channels: 1 in the binary case, else the number of classes. The
-# type is not in predictor.py because that module imports torch.
-Predictor = Callable[[np.ndarray], np.ndarray]
 
 MAX_INSTANCES = 65535  # instances are numbered in 16 bits
 _EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Probability of each channel's class at each pixel of an image.
+
+    Probabilities are float32 (C, H, W) in [0, 1]. C is the number of logit channels: 1 in the
+    binary case, else the number of classes.
+
+    Attributes:
+        compute: Returns the probabilities; the network has run before, at its own size.
+        views: One function for each flip and turn of test-time augmentation, or for each member of
+            an ensemble, that returns the probabilities of it alone; empty where there is only one.
+            They are called one by one, so that no two large arrays lie in memory together.
+    """
+
+    compute: Callable[[], np.ndarray]
+    views: tuple[Callable[[], np.ndarray], ...] = ()
+
+    @cached_property
+    def prob(self) -> np.ndarray:
+        """The probabilities, the mean of all views."""
+        return self.compute()
+
+
+# Maps an image, uint8 (H, W, 3). Not in predictor.py because that module imports torch.
+Predictor = Callable[[np.ndarray], Prediction]
 
 
 def clean(
@@ -49,7 +74,7 @@ def predicted_mask(
     """Turn probabilities into a mask of class numbers.
 
     Args:
-        prob: Float (C, H, W) in [0, 1], as a `Predictor` returns.
+        prob: Float (C, H, W) in [0, 1], see `Prediction`.
         threshold: In the binary case, the probability above which a pixel is of class 1. With
             several classes the most probable one is taken instead, of equal ones the first.
         inference: Says whether `clean` is applied, to each class but background: pixels that it
@@ -69,6 +94,33 @@ def predicted_mask(
         mask[before & ~after] = 0
         mask[after & (mask == 0)] = number
     return mask
+
+
+def measure_confidence(
+    prediction: Prediction, mask: np.ndarray, threshold: float
+) -> list[dict[str, float | None]]:
+    """Measure the confidence in each class of a predicted mask.
+
+    Args:
+        prediction: Of the image.
+        mask: Class numbers, uint8 (H, W), that `predicted_mask` made of it.
+        threshold: See `predicted_mask`.
+
+    Returns:
+        A row for each of `Classes.names`, with `CONFIDENCE_COLUMNS`: `confidence`, see
+        `soft_dice_confidence`; `view_dice`, see `pairwise_dice`, of the masks of all views before
+        post-processing, or None where there are no views.
+    """
+    prob = prediction.prob
+    views = [predicted_mask(view(), threshold) for view in prediction.views]
+    numbers = range(len(prob)) if len(prob) > 1 else (1,)
+    return [
+        {
+            "confidence": soft_dice_confidence(prob_of_class, mask == number),
+            "view_dice": pairwise_dice([view == number for view in views]) if views else None,
+        }
+        for number, prob_of_class in zip(numbers, prob, strict=True)
+    ]
 
 
 def number_instances(mask: np.ndarray) -> np.ndarray:
@@ -104,7 +156,7 @@ def measure_instances(
     Args:
         instances: uint16 (H, W), of `number_instances`.
         mask: Class numbers, uint8 (H, W), that the instances were made of.
-        prob: float32 (C, H, W), as a `Predictor` returns.
+        prob: float32 (C, H, W), see `Prediction`.
         classes: Classes of the mask.
 
     Returns:

@@ -33,7 +33,7 @@ from seglab.inference.manifest import (
     TABLE,
     open_manifest,
 )
-from seglab.inference.models import Model, ensemble, load_model
+from seglab.inference.models import Model, ensemble, find_members, load_model
 from seglab.inference.postprocessing import measure_instances, number_instances
 from seglab.runs.paths import refuse_run_files
 
@@ -76,7 +76,8 @@ def predict(
     out = expand_user(out)
     refuse_run_files(out)
     files = find_images(images)
-    model = ensemble([load_model(path, trust, **inference) for path in paths])
+    members = [member for path in paths for member in find_members(path)]
+    model = ensemble([load_model(member, trust, **inference) for member in members])
     kinds = {MASKS, *extras, *([] if background is None else [CUTOUTS])}
     settings = {
         "networks": list(model.sha256),

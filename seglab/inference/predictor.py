@@ -1,6 +1,7 @@
 """From a network to probabilities and a threshold, at native resolution."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from seglab.core.errors import InputError
 from seglab.data.cases import Case, read_pair
 from seglab.data.resizing import image_to_network_size
-from seglab.inference.postprocessing import Predictor, predicted_mask
+from seglab.inference.postprocessing import Prediction, Predictor, predicted_mask
 from seglab.inference.tta import make_views, undo_views
 from seglab.metrics.scores import confusion_counts, scores
 from seglab.schema import Inference
@@ -42,17 +43,18 @@ def make_predictor(
     net = net.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def predict(image: np.ndarray) -> np.ndarray:
+    def predict(image: np.ndarray) -> Prediction:
         small = image_to_network_size(image, size)
-        views = torch.from_numpy(make_views(small) if tta else small[None]).to(device)
+        batch = torch.from_numpy(make_views(small) if tta else small[None]).to(device)
         with torch.backends.cudnn.flags(deterministic=True):
-            prob = probabilities(net(views.permute(0, 3, 1, 2).float() / 255).float())
+            prob = probabilities(net(batch.permute(0, 3, 1, 2).float() / 255).float())
         if not prob.isfinite().all():
             raise InputError("the network predicts NaN: its weights are unusable, train it again")
         if tta:
-            turned_back = torch.from_numpy(undo_views(prob.cpu().numpy())).to(device)
-            prob = turned_back.mean(0, keepdim=True)
-        return resize_probabilities(prob, image.shape[:2])
+            prob = torch.from_numpy(undo_views(prob.cpu().numpy())).to(device)
+        resize = partial(resize_probabilities, shape=image.shape[:2])
+        views = tuple(partial(resize, view) for view in prob.split(1)) if tta else ()
+        return Prediction(partial(resize, prob.mean(0, keepdim=True)), views)
 
     return predict
 
@@ -64,12 +66,11 @@ def resize_probabilities(prob: Tensor, shape: tuple[int, int]) -> np.ndarray:
 
 def predict_cases(
     predict: Predictor, cases: Sequence[Case], name: str
-) -> Iterator[tuple[Case, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[Case, np.ndarray, np.ndarray, Prediction]]:
     """Read and predict cases one by one, under a progress bar with this name.
 
     Yields:
-        The case, its image, uint8 (H, W, 3), its mask, uint8 (H, W), and its probabilities,
-        float32 (C, H, W).
+        The case, its image, uint8 (H, W, 3), its mask, uint8 (H, W), and its prediction.
 
     Raises:
         InputError: A case cannot be read or predicted.
@@ -88,9 +89,9 @@ def tune_threshold(
     thresholds of equal Dice the nearest to it is taken, of two such the lower.
     """
     counts: dict[float, list[np.ndarray]] = {t: [] for t in sorted({*THRESHOLDS, default})}
-    for _, _, target, prob in predict_cases(predict, cases, "choosing the threshold"):
+    for _, _, target, prediction in predict_cases(predict, cases, "choosing the threshold"):
         for threshold, of_cases in counts.items():
-            pred = predicted_mask(prob, threshold, inference)
+            pred = predicted_mask(prediction.prob, threshold, inference)
             of_cases.append(confusion_counts(pred == 1, target == 1))
     dice = {t: scores(np.stack(of_cases))["dice_per_image"] for t, of_cases in counts.items()}
     return min(dice, key=lambda t: (-dice[t], round(abs(t - default), 9)))

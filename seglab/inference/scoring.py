@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -11,7 +12,12 @@ from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 
 from seglab.data.cases import Case
-from seglab.inference.postprocessing import Predictor, predicted_mask
+from seglab.inference.postprocessing import (
+    Prediction,
+    Predictor,
+    measure_confidence,
+    predicted_mask,
+)
 from seglab.inference.predictor import predict_cases, resize_probabilities
 from seglab.metrics.boundary import boundary_scores, count_pieces
 from seglab.metrics.scores import (
@@ -52,7 +58,7 @@ class Scores(NamedTuple):
     """Scores of a set of cases."""
 
     # Of all cases: id, diagnosis, with several classes the class (background included), pixel
-    # counts and the scores of this case alone.
+    # counts, the scores of this case alone, and the confidence in its mask.
     rows: list[dict[str, Any]]
     # Of the whole set, by the names of `METRIC_DEFINITIONS`.
     values: dict[str, float]
@@ -74,14 +80,17 @@ def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
     if not is_binary:
         background[:, 0] = 1
 
-    def otsu(image: np.ndarray) -> np.ndarray:
+    def resize(prob: torch.Tensor, image: np.ndarray) -> Prediction:
+        return Prediction(partial(resize_probabilities, prob, image.shape[:2]))
+
+    def otsu(image: np.ndarray) -> Prediction:
         grey = rgb2gray(image)
         dark = grey <= threshold_otsu(grey) if grey.min() < grey.max() else np.zeros_like(grey)
-        return dark[None].astype(np.float32)
+        return Prediction(lambda: dark[None].astype(np.float32))
 
     return {
-        "all_background": lambda image: resize_probabilities(background, image.shape[:2]),
-        "mean_mask": lambda image: resize_probabilities(mean_prob, image.shape[:2]),
+        "all_background": partial(resize, background),
+        "mean_mask": partial(resize, mean_prob),
         **({"otsu": otsu} if is_binary else {}),
     }
 
@@ -97,7 +106,7 @@ def score_cases(
     """Score predictions against the cases' untouched masks.
 
     Args:
-        predict: Maps an image to probabilities at native size.
+        predict: Maps an image to its prediction.
         cases: At least one, all with the same classes.
         threshold: See `predicted_mask`.
         inference: Its post-processing is applied to the masks; calibration is that of the
@@ -111,12 +120,17 @@ def score_cases(
     classes = cases[0].classes
     rows: list[dict[str, Any]] = []
     bins = np.zeros((CALIBRATION_BINS, 3), np.int64)
-    for case, image, target, prob in predict_cases(predict, cases, name):
+    for case, image, target, prediction in predict_cases(predict, cases, name):
+        prob = prediction.prob
         # In the binary case the one channel is class 1, right where the target is 1.
         most_probable = np.array(classes.numbers, np.uint8)[prob.argmax(0)]
         bins += calibration_counts(prob.max(0), most_probable == target)
         pred = predicted_mask(prob, threshold, inference)
-        case_rows = _score_case(case, pred, target)
+        confidence = measure_confidence(prediction, pred, threshold)
+        case_rows = [
+            row | columns
+            for row, columns in zip(_score_case(case, pred, target), confidence, strict=True)
+        ]
         rows += case_rows
         if on_case is not None:
             on_case(ScoredCase(case, image, target, prob, pred, case_rows))

@@ -12,7 +12,7 @@ from seglab.core.errors import InputError, printable
 from seglab.core.files import expand_user
 
 # In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
-FORMAT = 2
+FORMAT = 3
 MAX_RECORD_BYTES = 2**26  # data.json of 100,000 files has 20 MB
 # What a value raises that is not of the expected kind.
 _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
@@ -40,8 +40,9 @@ class RunPaths:
         self.csv = folder / "csv"
         self.wandb = folder / "wandb"
         # Written when it is scored.
-        self.test_cases = folder / "test_cases.csv"  # one row per test case and class
-        self.baseline_cases = folder / "baseline_cases.csv"  # the same of each baseline
+        self.val_cases = folder / "val_cases.csv"  # one row per case of val and class
+        self.test_cases = folder / "test_cases.csv"  # the same of test
+        self.baseline_cases = folder / "baseline_cases.csv"  # the same of test by each baseline
         self.case_attributes = folder / "case_attributes.csv"  # one row per test case
         self.figures = folder / "figures"
         self.summary = folder / "summary.json"  # scores of val, test and baselines

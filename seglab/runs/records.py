@@ -231,6 +231,15 @@ def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
     return sorted(runs, key=lambda run: run.label)
 
 
+def name_init(runs: Sequence[Run]) -> str:
+    """Name what runs start from, with * for their fold or seed if another one starts elsewhere."""
+    init = runs[0].settings["init"]
+    for name, values in (("fold", {r.fold for r in runs}), ("seed", {r.seed for r in runs})):
+        if len(values) == 1:
+            init = re.sub(rf"(?<={name}-){re.escape(*values)}(?!\d)", "*", init)
+    return init
+
+
 def read_data_files(folder: Path) -> dict[str, str]:
     """Reads data.json: SHA-256 of every file that a run read as data, by path below the root."""
     with refuse_damaged(RunPaths(folder).data) as file:

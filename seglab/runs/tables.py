@@ -10,6 +10,7 @@ import numpy as np
 
 from seglab.core.errors import printable
 from seglab.core.files import read_csv, read_json
+from seglab.metrics.confidence import CONFIDENCE_COLUMNS
 from seglab.metrics.scores import BOUNDARY_METRICS, PIXEL_COUNTS
 from seglab.runs.paths import RunPaths, refuse_damaged
 
@@ -22,16 +23,16 @@ class CaseKey(NamedTuple):
     diagnosis: str
 
 
-CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS)
+CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, *CONFIDENCE_COLUMNS)
 # By case float64 (K, len(CASE_COLUMNS)) of its K classes. In the binary case K is 1; otherwise the
-# first class is background.
+# first class is background. `view_dice` is NaN where the prediction has a single view.
 CaseValues = dict[CaseKey, np.ndarray]
 
 
 def read_case_values(
     file: Path, sha256: Mapping[str, str], classes: tuple[str, ...], group_by: str | None = None
 ) -> dict[str, CaseValues]:
-    """Reads test_cases.csv or baseline_cases.csv; raises an InputError if it is damaged.
+    """Reads test_cases.csv or another table of cases; raises an InputError if it is damaged.
 
     Args:
         file: The table.
@@ -50,12 +51,14 @@ def read_case_values(
             case = CaseKey(id, sha256.get(id, ""), printable(row["diagnosis"]))
             counts = [int(row[name]) for name in PIXEL_COUNTS]
             boundary = [parse_number(row[name]) for name in BOUNDARY_METRICS]
+            view_dice = math.nan if row["view_dice"] == "" else parse_number(row["view_dice"])
+            confidence = [parse_number(row["confidence"]), view_dice]
             class_name = printable(row.get("class", ""))
             group = printable(row[group_by]) if group_by else ""
             by_class = groups[group].setdefault(case, {})
             if class_name in by_class or min(counts) < 0 or not 0 < sum(counts) < 2**53:
                 raise ValueError(f"case {case.id}: twice there, or impossible counts")
-            by_class[class_name] = [*counts, *boundary]
+            by_class[class_name] = [*counts, *boundary, *confidence]
         if not rows:
             raise ValueError("holds no case")
         expected = classes if len(classes) > 1 else ("",)

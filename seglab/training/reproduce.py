@@ -190,11 +190,14 @@ def _read_values(folder: Path) -> dict[str, Any]:
     values |= {f"summary.json {name.replace('/', ' ')}": v for name, v in run.values.items()}
     for baseline, scores in run.baselines.items():
         values |= {f"summary.json {baseline} {name}": value for name, value in scores.items()}
-    for file, keys in (
+    tables: list[tuple[Path, tuple[str, ...]]] = [
         (paths.metrics, ("epoch",)),
         (paths.test_cases, ("id", "class")),
         (paths.baseline_cases, ("baseline", "id", "class")),
-    ):
+    ]
+    if run.ids["val"]:
+        tables.append((paths.val_cases, ("id", "class")))
+    for file, keys in tables:
         with refuse_damaged(file):
             for row in read_csv(file):
                 place = " ".join([file.name, *(row[key] for key in keys if key in row)])

@@ -35,8 +35,8 @@ MAX_EDGE = 1000  # pixels; a figure shows no more
 def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components) -> dict[str, Any]:
     """Scores val and test with best.ckpt, read back from disk, and the baselines.
 
-    Writes test_cases.csv, case_attributes.csv, baseline_cases.csv and figures, and a tuned
-    threshold into best.ckpt.
+    Writes val_cases.csv, test_cases.csv, case_attributes.csv, baseline_cases.csv and figures, and a
+    tuned threshold into best.ckpt.
     Returns the content of summary.json except times.
     """
     data, device = components.data, components.trainer.strategy.root_device
@@ -52,8 +52,9 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
         set_threshold(paths.best_checkpoint, threshold)
     val: dict[str, float] = {}
     if val_cases:
-        val = score_cases(predict, val_cases, threshold, inference, "scoring val").values
-        val |= {
+        scored_val = score_cases(predict, val_cases, threshold, inference, "scoring val")
+        write_csv(paths.val_cases, scored_val.rows)
+        val = scored_val.values | {
             name.removeprefix("val/"): value
             for name, value in components.recorder.rows[best_epoch - 1].items()
             if name.startswith("val/") and name.endswith("_net")

@@ -109,7 +109,7 @@ def test_pictures_are_what_the_networks_predict(swept: Path, page: Path) -> None
             for id in run.ids["test"]:
                 image, target = read_image(cases[id].image), read_mask(cases[id].mask)
                 pred = predicted_mask(
-                    predict(image), run.threshold, Inference(**run.config["inference"])
+                    predict(image).prob, run.threshold, Inference(**run.config["inference"])
                 )
                 card, result = cards[id], cards[id]["rows"][str(number)]
                 for url, mask in ((result["prediction"], pred), (result["target"], target)):
@@ -264,7 +264,7 @@ def test_several_classes(tiny_train: Script, tmp_path: Path) -> None:
         lesion_rows = [r for r in rows if r["id"] == card["id"] and r["class"] != "skin"]
         mean = sum(float(r["dice_per_image"]) for r in lesion_rows) / 2
         assert card["rows"]["0"]["dice"] == pytest.approx(mean, abs=1e-12)
-        pred = predict(read_image(root / "images" / f"{card['id']}.png")).argmax(0)
+        pred = predict(read_image(root / "images" / f"{card['id']}.png")).prob.argmax(0)
         target = np.asarray(Image.open(root / "masks" / f"{card['id']}.png"))
         assert np.array_equal(picture(card["rows"]["0"]["prediction"]), palette[pred])
         assert np.array_equal(picture(card["rows"]["0"]["target"]), palette[target])

@@ -32,6 +32,11 @@ def boundary_of(model: str, seed: object, id: str) -> tuple[float, float]:
     return tp / 10, fp / 1000
 
 
+def confidence_of(model: str, seed: object, id: str) -> float:
+    tp, fp, fn, _ = counts_of(model, seed, id)
+    return (2 * tp + fn) / (2 * tp + 2 * fn + fp)
+
+
 def bins_of(seed: object, fold: object) -> list[list[int]]:
     random = np.random.default_rng([*f"{seed} {fold}".encode()])
     n = random.integers(10, 100, 15)
@@ -112,6 +117,7 @@ def write_run(
             row = {"id": id, "diagnosis": cases[id]}
             row |= dict(zip(("tp", "fp", "fn", "tn"), counts_of(who, seed, id), strict=True))
             row |= zip(("hd95", "surface_dice"), boundary_of(who, seed, id), strict=True)
+            row |= {"confidence": confidence_of(who, seed, id), "view_dice": ""}
             out.append(row)
         return out
 

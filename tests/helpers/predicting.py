@@ -9,7 +9,7 @@ from helpers.tiny import write_ph2_case
 
 from seglab.data.cases import Case
 from seglab.data.layouts import find_cases
-from seglab.inference.postprocessing import Predictor
+from seglab.inference.postprocessing import Prediction, Predictor
 
 
 def write_cases(folder: Path, masks: Sequence[np.ndarray]) -> list[Case]:
@@ -22,7 +22,11 @@ def write_cases(folder: Path, masks: Sequence[np.ndarray]) -> list[Case]:
 
 def make_lookup_predictor(probs: Sequence[np.ndarray]) -> Predictor:
     """Make a predictor for `write_cases` that answers with these probabilities, (H, W) each."""
-    return lambda image: probs[image[0, 0, 0]][None].astype(np.float32)
+
+    def predict(image: np.ndarray) -> Prediction:
+        return Prediction(lambda: probs[image[0, 0, 0]][None].astype(np.float32))
+
+    return predict
 
 
 def clean_by_skimage(mask: np.ndarray, largest_component: bool, fill_holes: bool) -> np.ndarray:

@@ -23,7 +23,7 @@ RATES = [
 SECOND_IS_BEST = [*PLAIN, *RATES]
 FULL = [*SHORT, *RATES, "inference.tune_threshold=true"]
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
-FILES = ("metrics.csv", "test_cases.csv", "baseline_cases.csv", "splits.json")
+FILES = (*("metrics.csv", "val_cases.csv", "test_cases.csv", "baseline_cases.csv", "splits.json"),)
 
 
 def outcome(run: Path) -> dict[str, Any]:

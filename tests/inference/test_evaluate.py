@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.layouts import mask_path
-from helpers.spoil import change_config, put_at
+from helpers.spoil import change_checkpoint, change_config, put_at
 from helpers.tiny import Ended, skip_figures, write_tiny_ph2
 from PIL import Image
 
 import seglab.training.summary
+from seglab.core.files import read_csv, read_json, write_json
 from seglab.data.cases import Case
 from seglab.data.layouts import find_cases
+from seglab.inference.models import load_model
+from seglab.inference.postprocessing import Prediction
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import score_cases
 from seglab.runs.checkpoints import hash_weights, load_network, load_run_network, read_checkpoint
@@ -51,6 +54,10 @@ def runs(folder: Path, tiny_train: Callable[..., Ended]) -> tuple[Path, Path]:
 
 def summary_of(folder: Path) -> Any:
     return json.loads((folder / "summary.json").read_text())
+
+
+def set_status(run: Path, status: str) -> None:
+    write_json(run / "run.json", read_json(run / "run.json") | {"status": status})
 
 
 def cases_of(run: Path, subset: str) -> list[Case]:
@@ -119,8 +126,9 @@ def test_an_ensemble_of_runs(
     first = make_predictor(load_run_network(open_run(on))[0], 32, tta=True)
     second = make_predictor(load_run_network(open_run(off))[0], 24)
 
-    def mean(image: np.ndarray) -> np.ndarray:
-        return ((first(image).astype(float) + second(image)) / 2).astype(np.float32)
+    def mean(image: np.ndarray) -> Prediction:
+        probs = [predict(image).prob.astype(float) for predict in (first, second)]
+        return Prediction(lambda: (sum(probs) / 2).astype(np.float32))
 
     expected = score_cases(mean, cases_of(on, "test"), found["threshold"], POSTPROCESSING)
     assert found["test"] == pytest.approx(expected.values, rel=1e-6)
@@ -151,6 +159,38 @@ def test_an_ensemble_of_folds_scores_other_cases(
         out = tmp_path / f"of{len(names)}"
         assert script("evaluate", *names, "--data", tiny_ph2, "--out", out).code == 0
         assert (summary_of(out)["n"], summary_of(out)["trained_on"]) == (20, len(trained))
+
+
+def test_a_sweep_is_the_ensemble_of_its_finished_runs(
+    runs: tuple[Path, Path], tiny_ph2: Path, script: Callable[..., Ended], tmp_path: Path
+) -> None:
+    sweep, off = tmp_path / "sweep", runs[1]
+    for seed in "123":
+        shutil.copytree(off, sweep / seed)
+        change_config(sweep / seed, put_at("seed", int(seed)))
+    set_status(sweep / "3", "interrupted")
+    change_checkpoint(sweep / "2", put_at("seglab.threshold", 0.25))
+    image = cases_of(off, "test")[0].image
+    model, one = load_model(sweep, tta=True), load_model(off, tta=True)
+    assert (model.threshold, len(model.sha256)) == (0.375, 2)
+    assert np.array_equal(model.probabilities(image), one.probabilities(image))
+    for name, paths in (("sweep", [sweep]), ("runs", [sweep / "1", sweep / "2"])):
+        out = tmp_path / name / "evaluated"
+        assert script("evaluate", *paths, "--data", tiny_ph2, "--out", out).code == 0
+    tables = [
+        read_csv(tmp_path / name / "evaluated" / "test_cases.csv") for name in ("sweep", "runs")
+    ]
+    assert tables[0] == tables[1]
+    # The members are equal, so their masks at one threshold are.
+    assert {row["view_dice"] for row in tables[0]} == {"1.0"}
+    assert {row["view_dice"] for row in read_csv(off / "test_cases.csv")} == {""}
+    assert all(0 < float(row["view_dice"]) < 1 for row in read_csv(runs[0] / "test_cases.csv"))
+    change_config(sweep / "2", put_at("task.optimizer.lr", 9))
+    ended = script("evaluate", sweep)
+    assert f"{sweep}: 2 and 1 differ in task.optimizer.lr; expected " in ended.err
+    for run in "12":
+        set_status(sweep / run, "failed")
+    assert "holds no finished run" in script("evaluate", sweep).err
 
 
 def test_pictures_of_training_are_found_in_another_format(

@@ -173,4 +173,4 @@ def test_probabilities_a_rounding_error_beyond_one_are_clipped() -> None:
 
     session: Any = Session()
     predict = make_exported_predictor(session, 8, 1, tta=True)
-    assert (predict(np.zeros((5, 6, 3), np.uint8)) == 1).all()
+    assert (predict(np.zeros((5, 6, 3), np.uint8)).prob == 1).all()

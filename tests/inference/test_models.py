@@ -67,7 +67,7 @@ def test_a_checkpoint_alone_is_enough(
     assert all(np.array_equal(files[0][name], files[1][name]) for name in files[1])
     for bad, said in (
         (tmp_path / "nowhere", "expected a run directory, which holds run.json, a checkpoint"),
-        (tmp_path, "expected a run directory, which holds run.json, a checkpoint"),
+        (tmp_path, "holds no run, no folder with a run.json"),
         (pictures / "a" / "one.png", "damaged (cut short, changed or not of seglab"),
     ):
         ended = script("predict", bad, pictures, "--out", tmp_path / "none")

@@ -40,7 +40,7 @@ def test_probabilities_are_resized_and_then_cut(tmp_path: Path) -> None:
     first_cut = weight > 0.5
     assert first_resized.sum() > first_cut.sum() + 5
     cases = write_cases(tmp_path, [first_resized])
-    sure = make_predictor(Fixed([[0.999, 0.1], [0.1, 0.1]]), 2)(np.zeros((8, 8, 3), np.uint8))
+    sure = make_predictor(Fixed([[0.999, 0.1], [0.1, 0.1]]), 2)(np.zeros((8, 8, 3), np.uint8)).prob
     np.testing.assert_allclose(sure, 0.1 + 0.899 * weight[None], atol=1e-6)  # not logits
     predict = make_predictor(Fixed([[0.9, 0.4], [0.4, 0.4]]), 2)
     rows, values, *_ = score_cases(predict, cases, 0.5)
@@ -85,7 +85,7 @@ def test_network_predictor_is_the_plain_computation() -> None:
             prob = torch.sigmoid(plain(x))
         size = image.shape[:2]
         expected = F.interpolate(prob, size, mode="bilinear", align_corners=False)[0].numpy()
-        ours = predict(image)
+        ours = predict(image).prob
         assert ours.dtype == np.float32
         assert np.ptp(expected) > 0.05
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
@@ -99,11 +99,11 @@ def test_tta_is_the_mean_of_eight_passes() -> None:
     plain, tta = make_predictor(unet, 32), make_predictor(unet, 32, tta=True)
     passes = []
     for k in range(4):
-        passes.append(np.rot90(plain(np.rot90(image, k).copy())[0], -k))
+        passes.append(np.rot90(plain(np.rot90(image, k).copy()).prob[0], -k))
         mirrored = np.rot90(image[:, ::-1], k).copy()
-        passes.append(np.rot90(plain(mirrored)[0], -k)[:, ::-1])
+        passes.append(np.rot90(plain(mirrored).prob[0], -k)[:, ::-1])
     assert np.ptp(passes, axis=0).max() > 0.01
-    np.testing.assert_allclose(tta(image)[0], np.mean(passes, axis=0), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(tta(image).prob[0], np.mean(passes, axis=0), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 
 from seglab.data.cases import Case
+from seglab.inference.postprocessing import Prediction, measure_confidence, predicted_mask
 from seglab.inference.scoring import ScoredCase, baseline_predictors, score_cases
 from seglab.metrics.scores import calibration_error
 from seglab.schema import DEFAULT_INFERENCE, Inference
@@ -60,7 +61,11 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
         "extra_pieces": 0,
     }
     counts = {"tp": 2, "fp": 2, "fn": 4, "tn": 16}
-    assert rows == [{"id": "IMD000", "diagnosis": "unknown"} | counts | scores | outlines]
+    # Twice the 4 pixels of 0.51 in the mask, over all probabilities and the mask's 4 pixels.
+    sdc = pytest.approx(2 * 4 * 0.51 / (20 * 0.5 + 4 * 0.51 + 4), abs=1e-7)
+    confidence = {"confidence": sdc, "view_dice": None}
+    expected = {"id": "IMD000", "diagnosis": "unknown"} | counts | scores | outlines | confidence
+    assert rows == [expected]
     # 20 pixels at 0.5, of which 4 are lesion, and 4 at 0.51, of which 2: one bin, [7/15, 8/15).
     ece = abs((20 * 0.5 + 4 * 0.51) - 6) / 24
     pooled = {"iou_pooled": 2 / 8, "dice_pooled": 4 / 10, "ece": pytest.approx(ece, abs=1e-7)}
@@ -119,7 +124,7 @@ def test_each_case_is_handed_over_with_its_prediction_and_scores(cases: list[Cas
     assert [row for scored in handed for row in scored.rows] == rows
     for i, scored in enumerate(handed):
         assert (scored.image == i).all() and np.array_equal(scored.target, MASKS[i])
-        assert np.array_equal(scored.prob, predict(scored.image))
+        assert np.array_equal(scored.prob, predict(scored.image).prob)
         assert np.array_equal(scored.pred, ROLLED[i])
         assert scored.dice == scored.rows[0]["dice_per_image"]
 
@@ -140,7 +145,7 @@ def test_mean_mask_is_resized_to_the_image() -> None:
     mean = np.array([[[0.9, 0.4], [0.4, 0.4]]])
     predict = baseline_predictors(mean)["mean_mask"]
     along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
-    prob = predict(np.zeros((8, 2, 3), np.uint8))
+    prob = predict(np.zeros((8, 2, 3), np.uint8)).prob
     np.testing.assert_allclose(prob, 0.4 + 0.5 * np.outer(along, [1, 0])[None], atol=1e-6)
 
 
@@ -149,10 +154,10 @@ def test_otsu_is_skimages() -> None:
     bright = np.random.default_rng(0).integers(200, 250, (*SHAPES[0], 3), np.uint8)
     image = np.where(MASKS[0][..., None], bright - np.uint8(120), bright)
     light = rgb2gray(image)
-    assert np.array_equal(predict(image)[0], light <= threshold_otsu(light))
-    assert np.array_equal(predict(image)[0], MASKS[0])
+    assert np.array_equal(predict(image).prob[0], light <= threshold_otsu(light))
+    assert np.array_equal(predict(image).prob[0], MASKS[0])
     for value in (0, 93, 255):  # a constant image has no threshold
-        assert not predict(np.full((6, 8, 3), value, np.uint8)).any()
+        assert not predict(np.full((6, 8, 3), value, np.uint8)).prob.any()
 
 
 def test_scores_are_of_cleaned_masks_and_calibration_of_probabilities(tmp_path: Path) -> None:
@@ -170,3 +175,29 @@ def test_scores_are_of_cleaned_masks_and_calibration_of_probabilities(tmp_path: 
     assert (cleaned.values["hd95"], cleaned.values["surface_dice"]) == (0, 1)
     assert rough.values["surface_dice"] < 1
     assert np.array_equal(rough.calibration, cleaned.calibration)
+
+
+def test_views_are_compared_before_postprocessing(tmp_path: Path) -> None:
+    lesion = np.zeros((12, 12), bool)
+    lesion[2:8, 2:8] = True
+    spotted = lesion.copy()
+    spotted[10:, 10:] = True
+    views = [mask[None] * np.float32(0.9) for mask in (lesion, lesion, spotted)]
+    mean = sum(views) / np.float32(3)
+    prediction = Prediction(lambda: mean, tuple(lambda v=view: v for view in views))
+    cases = write_cases(tmp_path, [lesion])
+    inference = Inference(largest_component=True)
+    (row,) = score_cases(lambda _: prediction, cases, 0.2, inference).rows
+    assert (row["tp"], row["fp"]) == (36, 0)  # without the spot, whose mean is 0.3
+    assert row["confidence"] == pytest.approx(2 * 36 * 0.9 / (36 * 0.9 + 4 * 0.3 + 36), abs=1e-7)
+    assert row["view_dice"] == pytest.approx((1 + 2 * 72 / (36 + 40)) / 3, rel=1e-12)
+
+
+def test_each_class_has_a_confidence() -> None:
+    prob = np.array([[[0.6, 0.2, 0.1]], [[0.3, 0.7, 0.1]], [[0.1, 0.1, 0.8]]], np.float32)
+    other = prob[[0, 2, 1]]
+    views = (lambda: prob, lambda: other)
+    rows = measure_confidence(Prediction(lambda: prob, views), predicted_mask(prob, 0.5), 0.5)
+    expected = [2 * p / (total + 1) for p, total in ((0.6, 0.9), (0.7, 1.1), (0.8, 1.0))]
+    assert [row["confidence"] for row in rows] == pytest.approx(expected, abs=1e-7)
+    assert [row["view_dice"] for row in rows] == [1, 0, 0]

@@ -17,7 +17,13 @@ def test_every_file_has_the_documented_name(tmp_path: Path) -> None:
     assert names == {
         *("config.yaml", "run.json", "splits.json", "data.json", "code.diff", "thumbnails.npy"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "train.log", "job.log"),
-        *("metrics.csv", "test_cases.csv", "case_attributes.csv", "baseline_cases.csv"),
+        *(
+            "metrics.csv",
+            "case_attributes.csv",
+            "val_cases.csv",
+            "test_cases.csv",
+            "baseline_cases.csv",
+        ),
         *("summary.json", "csv", "tensorboard", "wandb", "calibration.json"),
         *("MODEL_CARD.md", "figures", "evaluations", "reproductions", "reproduction.json"),
     }

@@ -64,11 +64,11 @@ def test_a_run_repeated_is_identical(run: Path, script: Script, tmp_path: Path) 
     report = json.loads((out / "reproduction.json").read_text())
     assert report["verdict"] == "identical"
     assert report["values_that_differ"] == {}
-    # Two checkpoints; the scores; every cell of three tables.
+    # Two checkpoints; the scores; every cell of four tables.
     summary = json.loads((run / "summary.json").read_text())
     scores = len(summary["val"]) + len(summary["test"])
     scores += sum(map(len, summary["baselines"].values()))
-    names = ("metrics.csv", "test_cases.csv", "baseline_cases.csv")
+    names = ("metrics.csv", "val_cases.csv", "test_cases.csv", "baseline_cases.csv")
     cells = sum(len(row) for name in names for row in read_csv(run / name))
     assert report["values_compared"] == 2 + scores + cells
     assert (out / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()

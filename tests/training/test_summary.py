@@ -67,7 +67,7 @@ def test_the_worst_cases_come_first(
     assert list(columns) == ["image", "target", "prediction", "probability", "errors"]
     for row, i in enumerate(order):
         image, mask = read_image(test[i].image), read_mask(test[i].mask)
-        prob = predict(image)[0]
+        prob = predict(image).prob[0]
         pred = clean_by_skimage(prob > 0.5, False, True)
         masks = [ONE_CLASS.palette[m.astype(int)] for m in (mask, pred)]
         pictures = image, *masks, prob

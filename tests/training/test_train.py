@@ -30,7 +30,7 @@ from seglab.training.build import build
 FILES = {
     *("config.yaml", "run.json", "splits.json", "thumbnails.npy", "data.json", "train.log"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv"),
-    *("test_cases.csv", "case_attributes.csv", "baseline_cases.csv"),
+    *("val_cases.csv", "test_cases.csv", "case_attributes.csv", "baseline_cases.csv"),
     *("summary.json", "MODEL_CARD.md"),
     *(f"figures/{name}.png" for name in ("curves", "pairs", "predictions", "worst")),
 }
@@ -141,6 +141,11 @@ def test_summary_follows_from_test_cases(run: Path) -> None:
     for name in ("dice_per_image", "hd95", "surface_dice"):
         assert summary["test"][name] == pytest.approx(np.mean([float(row[name]) for row in rows]))
     assert len(summary["calibration"]["test"]) == 15
+    val_rows = read_csv(run / "val_cases.csv")
+    assert [row["id"] for row in val_rows] == split["val"]
+    assert val_rows[0].keys() == rows[0].keys()
+    dice = [float(row["dice_per_image"]) for row in val_rows]
+    assert summary["val"]["dice_per_image"] == pytest.approx(np.mean(dice))
     baselines = read_csv(run / "baseline_cases.csv")
     assert len(baselines) == 3 * len(rows)
     assert baselines[0].keys() - rows[0].keys() == {"baseline"}
@@ -224,7 +229,7 @@ def test_the_same_command_gives_the_same_weights(
         assert tiny_train(path, f"seed={seed}", AUGMENT).code == 0
     weights = [hash_weights(path / "checkpoints" / "last.ckpt") for path in (one, two, other)]
     assert weights[0] == weights[1] != weights[2]
-    for name in ("metrics.csv", "test_cases.csv", "baseline_cases.csv", "splits.json"):
+    for name in ("metrics.csv", "val_cases.csv", "test_cases.csv", "baseline_cases.csv"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
     # Another seed trains otherwise on the same cases.
     assert (one / "splits.json").read_bytes() == (other / "splits.json").read_bytes()
