@@ -11,7 +11,7 @@ import numpy as np
 from seglab.core.errors import printable
 from seglab.core.files import read_csv, read_json
 from seglab.metrics.confidence import CONFIDENCE_COLUMNS
-from seglab.metrics.scores import BOUNDARY_METRICS, PIXEL_COUNTS
+from seglab.metrics.scores import BOUNDARY_METRICS, OUTLINE_COLUMNS, PIXEL_COUNTS
 from seglab.runs.paths import RunPaths, refuse_damaged
 
 
@@ -23,9 +23,11 @@ class CaseKey(NamedTuple):
     diagnosis: str
 
 
-CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, *CONFIDENCE_COLUMNS)
-# By case float64 (K, len(CASE_COLUMNS)) of its K classes. In the binary case K is 1; otherwise the
-# first class is background. `view_dice` is NaN where the prediction has a single view.
+CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, *OUTLINE_COLUMNS, *CONFIDENCE_COLUMNS)
+# Cells of these may be empty: of predictions with a single view, and of empty masks.
+_OPTIONAL_COLUMNS = ("view_dice", "outline_shift")
+# By case float64 (K, len(CASE_COLUMNS)) of its K classes, NaN for an empty cell. In the binary
+# case K is 1; otherwise the first class is background.
 CaseValues = dict[CaseKey, np.ndarray]
 
 
@@ -50,15 +52,18 @@ def read_case_values(
             id = printable(row["id"])
             case = CaseKey(id, sha256.get(id, ""), printable(row["diagnosis"]))
             counts = [int(row[name]) for name in PIXEL_COUNTS]
-            boundary = [parse_number(row[name]) for name in BOUNDARY_METRICS]
-            view_dice = math.nan if row["view_dice"] == "" else parse_number(row["view_dice"])
-            confidence = [parse_number(row["confidence"]), view_dice]
+            values = [
+                math.nan
+                if row[name] == "" and name in _OPTIONAL_COLUMNS
+                else parse_number(row[name])
+                for name in CASE_COLUMNS[len(PIXEL_COUNTS) :]
+            ]
             class_name = printable(row.get("class", ""))
             group = printable(row[group_by]) if group_by else ""
             by_class = groups[group].setdefault(case, {})
             if class_name in by_class or min(counts) < 0 or not 0 < sum(counts) < 2**53:
                 raise ValueError(f"case {case.id}: twice there, or impossible counts")
-            by_class[class_name] = [*counts, *boundary, *confidence]
+            by_class[class_name] = [*counts, *values]
         if not rows:
             raise ValueError("holds no case")
         expected = classes if len(classes) > 1 else ("",)

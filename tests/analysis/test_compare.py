@@ -28,7 +28,10 @@ from seglab.runs.records import find_runs
 
 Script = Callable[..., Ended]
 pytestmark = pytest.mark.usefixtures("few_resamples")
-HEAD = "id,diagnosis,tp,fp,fn,tn,hd95,surface_dice,confidence,view_dice\n"
+HEAD = (
+    "outline_shift,missed_pieces,extra_pieces,"
+    "id,diagnosis,tp,fp,fn,tn,hd95,surface_dice,confidence,view_dice\n"
+)
 
 
 def test_what_the_terminal_shows(tmp_path: Path, script: Script) -> None:
@@ -171,13 +174,13 @@ def test_folders_without_runs(tmp_path: Path, script: Script) -> None:
         ("config.yaml", "a: &a [1]\nb: *a"),
         ("summary.json", '{"val": {}, "test": {"x": NaN}, "seconds": {"training_steps": 1}}'),
         ("test_cases.csv", HEAD),
-        ("test_cases.csv", f"{HEAD}C0,,1,1,1,-1,1,1,1,\n"),
-        ("test_cases.csv", f"{HEAD}C0,,1,1,1,1,1,1,1,\nC0,,1,1,1,1,1,1,1,\n"),
-        ("test_cases.csv", f"{HEAD}C0,,1,1,1,{10**400},1,1,1,\n"),
-        ("test_cases.csv", f"{HEAD}C0,,1,1,1,1,inf,1,1,\n"),
-        ("test_cases.csv", f"{HEAD}C0,,1,1,1,1,1,1,,\n"),
-        ("test_cases.csv", f"{HEAD}C0,,1,1,1,1,1,1,1\n"),
-        ("baseline_cases.csv", f"{HEAD}C0,,1,1,1,1,1,1,1,\n"),
+        ("test_cases.csv", f"{HEAD},0,0,C0,,1,1,1,-1,1,1,1,\n"),
+        ("test_cases.csv", f"{HEAD},0,0,C0,,1,1,1,1,1,1,1,\n,0,0,C0,,1,1,1,1,1,1,1,\n"),
+        ("test_cases.csv", f"{HEAD},0,0,C0,,1,1,1,{10**400},1,1,1,\n"),
+        ("test_cases.csv", f"{HEAD},0,0,C0,,1,1,1,1,inf,1,1,\n"),
+        ("test_cases.csv", f"{HEAD},0,0,C0,,1,1,1,1,1,1,,\n"),
+        ("test_cases.csv", f"{HEAD},0,0,C0,,1,1,1,1,1,1,1\n"),
+        ("baseline_cases.csv", f"{HEAD},0,0,C0,,1,1,1,1,1,1,1,\n"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, script: Script, name: str, content: str) -> None:

@@ -325,6 +325,7 @@ def test_paired_tests(tmp_path: Path, script: Script) -> None:
     assert len(re.findall(r"^otsu +UNet |^UNet +otsu ", compare([root], versus=versus), re.M)) == 1
     for name, dice in (("a", 900), ("b", 1)):
         counts = {"tp": dice, "fp": 9, "tn": 1, "hd95": 1, "surface_dice": 1}
+        counts |= {"outline_shift": 1, "missed_pieces": 0, "extra_pieces": 0}
         counts |= {"confidence": 1, "view_dice": ""}
         rows = [{"id": id, "diagnosis": "", "fn": i} | counts for i, id in enumerate(CASES)]
         write_csv(write_run(tmp_path / "apart" / name, name) / "test_cases.csv", rows)

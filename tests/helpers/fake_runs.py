@@ -117,6 +117,7 @@ def write_run(
             row = {"id": id, "diagnosis": cases[id]}
             row |= dict(zip(("tp", "fp", "fn", "tn"), counts_of(who, seed, id), strict=True))
             row |= zip(("hd95", "surface_dice"), boundary_of(who, seed, id), strict=True)
+            row |= {"outline_shift": "", "missed_pieces": 0, "extra_pieces": 0}
             row |= {"confidence": confidence_of(who, seed, id), "view_dice": ""}
             out.append(row)
         return out
