@@ -1,5 +1,6 @@
 """Makes one table of run directories: settings that differ, by the scores that were measured."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from seglab.analysis.notes import (
 )
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
 from seglab.analysis.rows import Row, Score, format_score
+from seglab.analysis.slices import make_slices_table, score_slices
 from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, write_atomic, write_csv
@@ -50,6 +52,7 @@ def compare(
     by_diagnosis: bool = False,
     versus: Sequence[tuple[str, str]] = (),
     metric: str = "dice_per_image",
+    slices: bool = False,
     out: str | Path | None = None,
     width: int | None = None,
 ) -> str:
@@ -62,10 +65,12 @@ def compare(
         metrics: Columns of the table, joined by commas, or 'all'; None for `DEFAULT_METRICS`.
         by_diagnosis: Whether each row is followed by a line for each diagnosis.
         versus: Pairs of rows for paired tests, by their labels or how these begin.
-        metric: Metric of the paired tests, one of `PER_IMAGE`, whatever `metrics` are columns.
+        metric: Metric of the paired tests and the slices, one of `PER_IMAGE`, whatever `metrics`
+            are columns.
+        slices: Whether a second table shows `metric` by attributes of the cases.
         out: Folder that gets table.md, table.tex, table.csv, runs.csv and dice_boxes.png; with
-            tests also versus.md, versus.tex and versus.csv. Files of an earlier call are replaced
-            or removed.
+            tests also versus.md, versus.tex and versus.csv, with slices also slices.*. Files of an
+            earlier call are replaced or removed.
         width: Columns of the terminal; None for no limit.
 
     Returns:
@@ -86,6 +91,9 @@ def compare(
     if pairs:
         records["versus"] = run_paired_tests(pairs, metric)
         tables["versus"] = make_versus_table(records["versus"], pairs, metric)
+    if slices:
+        records["slices"] = score_slices([row for row in rows if row.finished_runs], metric)
+        tables["slices"] = make_slices_table(records["slices"], metric)
     if out is not None:
         _write(expand_user(out), tables, records, rows)
     return "\n\n".join(format_plain(table, width) for table in tables.values())
@@ -209,8 +217,8 @@ def _write(
     rows: Sequence[Row],
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("versus.md", "versus.tex", "versus.csv"):
-        (out / name).unlink(missing_ok=True)  # tests of an earlier table
+    for name, suffix in itertools.product(("versus", "slices"), ("md", "tex", "csv")):
+        (out / f"{name}.{suffix}").unlink(missing_ok=True)  # tests of an earlier table
     for name, table in tables.items():
         write_atomic(out / f"{name}.md", format_markdown(table))
         write_atomic(out / f"{name}.tex", format_latex(table))

@@ -1,6 +1,6 @@
 """Paired tests of rows on the test cases that both have."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,13 @@ def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict
     return records
 
 
+def format_p_values(test: Mapping[str, Any]) -> list[str]:
+    """Format `p` and `p_holm` of a record of a test."""
+    # None of the random resamples was as extreme: p may be smaller still.
+    bound = "<= " if test["p"] <= 2 / (statistics.RESAMPLES + 1) else ""
+    return [f"{bound}{test[key]:.4f}" for key in ("p", "p_holm")]
+
+
 def make_versus_table(
     tests: Sequence[dict[str, Any]], pairs: Sequence[tuple[Row, Row]], metric: str
 ) -> Table:
@@ -74,10 +81,7 @@ def make_versus_table(
         cells = [UNKNOWN] * 3
         if test["n"]:
             difference, low, high = (f"{test[key]:+.3f}" for key in ("difference", "low", "high"))
-            # None of the random flips was as extreme: p may be smaller still.
-            bound = "<= " if test["p"] <= 2 / (statistics.RESAMPLES + 1) else ""
-            p_values = [f"{bound}{test[key]:.4f}" for key in ("p", "p_holm")]
-            cells = [f"{difference} [{low}, {high}]", *p_values]
+            cells = [f"{difference} [{low}, {high}]", *format_p_values(test)]
         body.append([*names, str(test["n"]), test["seeds"], *cells])
     title = (
         f"{metric}, averaged over seeds, of the cases that both rows have: A - B [95 % interval]"

@@ -23,6 +23,7 @@ from seglab.analysis.gallery import make_gallery
 from seglab.analysis.grouping import make_rows
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
 from seglab.analysis.rows import Row
+from seglab.analysis.slices import make_slices_table, score_slices
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, write_atomic
@@ -95,6 +96,8 @@ def report(
         "gallery": make_gallery(report_rows, cases, trust, data_root),
     }
     page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows)
+    slices = make_slices_table(score_slices(report_rows, "dice_per_image"), "dice_per_image")
+    page["slices"] = _table_data(slices, len(slices.head), slices.notes) | {"above": slices.title}
     for note in page["gallery"]["notes"]:
         log.warning("%s", note)
     write_atomic(out, _fill_template(page))

@@ -34,6 +34,20 @@ class PairedTest(NamedTuple):
     p: float
 
 
+class SliceTest(NamedTuple):
+    """Mean of some cases against others: ends of the mean's 95 % interval, difference, its ends.
+
+    `p` is the two-sided p value of the null hypothesis that the values do not depend on the slice.
+    """
+
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    p: float
+
+
 def intervals(terms: np.ndarray) -> np.ndarray:
     """Return 95 % intervals of scores averaged over seeds: bootstrap over cases, BCa (Efron 1987).
 
@@ -120,6 +134,47 @@ def paired_test(differences: np.ndarray) -> PairedTest:
         random_state=np.random.default_rng(0),
     )
     return PairedTest(n, mean, float(low), float(high), float(test.pvalue))
+
+
+def compare_slices(values: np.ndarray, members: np.ndarray, others: np.ndarray) -> list[SliceTest]:
+    """Compare the mean of each slice with the mean of the other cases.
+
+    Args:
+        values: float64 (n,), one for each case.
+        members: bool (K, n), the cases of K slices.
+        others: bool (K, n), those that each slice is compared with.
+
+    Returns:
+        Of each slice the intervals, see `intervals`, and the p value of a permutation test of
+        independent samples, two-sided as SciPy's: 9,999 times the cases change their values. The
+        same resamples serve all slices.
+    """
+    n = len(values)
+    means = np.stack([mean_terms(values, part) for part in members])
+    minus = np.stack([mean_terms(-2 * values, part) for part in others])
+    # A difference as a mean of two scores: twice that of the slice, minus twice that of the others.
+    differences = np.stack([means * [2, 1], minus], 1)
+    ends = intervals(np.concatenate([np.stack([means, means], 1), differences]))
+    # In steps of 2 ** -28 all sums are exact, and so are ties with the observed difference.
+    addends = np.round(values * 2**28) / 2**28
+    weights = np.concatenate([members, others]).T.astype(float)
+
+    def subtract_means(drawn: np.ndarray) -> np.ndarray:
+        of_members, of_others = np.split(drawn @ weights / weights.sum(0), 2, axis=1)
+        return of_members - of_others
+
+    observed = subtract_means(addends[None])
+    more, less = np.zeros((2, len(members)), int)
+    random, batch = np.random.default_rng(0), max(1, BATCH_SIZE // n)
+    for start in range(0, RESAMPLES, batch):
+        shape = min(batch, RESAMPLES - start), n
+        drawn = subtract_means(random.permuted(np.broadcast_to(addends, shape), axis=1))
+        more += (drawn >= observed).sum(0)
+        less += (drawn <= observed).sum(0)
+    p = np.minimum(1, 2 * (np.minimum(more, less) + 1) / (RESAMPLES + 1))
+    ends_of_means, ends_of_differences = np.split(ends, 2)
+    rows = np.hstack([ends_of_means, observed.T, ends_of_differences, p[:, None]])
+    return [SliceTest(*row) for row in rows.tolist()]
 
 
 def correct_holm(p_values: Sequence[float]) -> list[float]:

@@ -150,7 +150,8 @@ def compare() -> None:
     add("--metrics", metavar="A,B,C", help="columns, or 'all'; default: Dice, IoU and accuracy")
     add("--by-diagnosis", action="store_true", help="rows for each diagnosis, too")
     _add_versus(parser)
-    add("--metric", metavar="NAME", help="of the paired tests (dice_per_image)")
+    add("--slices", action="store_true", help="also a table by attributes of the cases")
+    add("--metric", metavar="NAME", help="of paired tests and slices (dice_per_image)")
     add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
     args = vars(parser.parse_args(current_arguments()))
 

@@ -1,0 +1,159 @@
+"""Scores rows by slices: test cases that have an attribute in common, against the others."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seglab.analysis import statistics
+from seglab.analysis.grouping import natural_key
+from seglab.analysis.paired import format_p_values
+from seglab.analysis.rows import Row, Score, format_score
+from seglab.analysis.tables import Table
+from seglab.data.attributes import FIXED_BOUNDS
+from seglab.metrics.scores import IN_PIXELS
+from seglab.runs.tables import CaseKey, read_case_attributes
+
+MIN_CASES = 10  # of a slice and of the other cases; with fewer there is no interval and no test
+MAX_VALUES = 6  # numbers with more are cut into thirds, texts with twice as many left out
+LEVEL = 0.05
+
+
+class Slice(NamedTuple):
+    """Cases with one value, or a range of values, of an attribute."""
+
+    attribute: str
+    name: str
+    members: np.ndarray  # bool (n,)
+    others: np.ndarray  # bool (n,): the rest of the cases whose attribute is known
+
+
+def make_slices(
+    cases: Sequence[CaseKey], attributes: Mapping[str, Mapping[str, str]]
+) -> list[Slice]:
+    """Make slices of cases by diagnosis and by attributes: texts by case id and name.
+
+    An attribute with one value, or with more texts than make a table, has none.
+    """
+    names = dict.fromkeys(name for values in attributes.values() for name in values)
+    columns = {"diagnosis": [case.diagnosis for case in cases]}
+    columns |= {name: [attributes.get(c.id, {}).get(name, "") for c in cases] for name in names}
+    slices = []
+    for attribute, column in columns.items():
+        texts = np.array(column)
+        parts = _cut(attribute, texts)
+        if 1 < len(parts) <= 2 * MAX_VALUES:
+            for name, members in parts.items():
+                slices.append(Slice(attribute, name, members, (texts != "") & ~members))
+    return slices
+
+
+def _cut(attribute: str, texts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the members of each slice, bool (n,), by its name; the text '' is in none."""
+    known = texts != ""
+    values = sorted(set(texts[known].tolist()), key=natural_key)
+    try:
+        numbers = np.where(known, texts, "nan").astype(float)
+    except ValueError:
+        return {value: texts == value for value in values}
+    if attribute in FIXED_BOUNDS:
+        bounds = [FIXED_BOUNDS[attribute]]
+    elif len(values) > MAX_VALUES:
+        bounds = np.quantile(numbers[known], [1 / 3, 2 / 3]).tolist()
+    else:
+        return {value: texts == value for value in values}
+    ends = [f"{bound:.3g}" for bound in bounds]
+    between = [" to ".join(ends)] * (len(ends) - 1)
+    part = np.digitize(numbers, bounds, right=True)  # 0: at most the first bound
+    parts = enumerate([f"up to {ends[0]}", *between, f"above {ends[-1]}"])
+    members = {name: known & (part == number) for number, name in parts}
+    return {name: chosen for name, chosen in members.items() if chosen.any()}
+
+
+def score_slices(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
+    """Score the slices of rows by one of `PER_IMAGE`'s metrics, averaged over seeds and classes.
+
+    Returns:
+        A record per row and slice: `row`, `attribute`, `slice`, `metric`, `n`, `value`. If the
+        slice and the other cases are at least `MIN_CASES`, also the fields of
+        `statistics.SliceTest`, and `p_holm`, corrected for all tests of the row. Of two slices of
+        an attribute only the second is tested: the difference of the first is the same.
+    """
+    records = []
+    for row in rows:
+        attributes: dict[str, dict[str, str]] = {}
+        for run in row.finished_runs:
+            if run.paths.case_attributes.exists():
+                attributes |= read_case_attributes(run.paths.case_attributes)
+        by_case = row.by_case(metric)
+        slices, values = make_slices([*by_case], attributes), np.array([*by_case.values()])
+        row_records: list[dict[str, Any]] = [
+            {"row": row.label, "attribute": part.attribute, "slice": part.name, "metric": metric}
+            | {"n": int(part.members.sum()), "value": float(values[part.members].mean())}
+            for part in slices
+        ]
+        large = [
+            i
+            for i, part in enumerate(slices)
+            if min(part.members.sum(), part.others.sum()) >= MIN_CASES
+        ]
+        members = np.array([slices[i].members for i in large])
+        others = np.array([slices[i].others for i in large])
+        tests = statistics.compare_slices(values, members, others) if large else []
+        for i, test in zip(large, tests, strict=True):
+            row_records[i] |= test._asdict()
+        n_slices = Counter(part.attribute for part in slices)
+        firsts = {record["attribute"]: record for record in reversed(row_records)}
+        tested = [
+            record
+            for record in row_records
+            if "p" in record
+            and not (n_slices[record["attribute"]] == 2 and record is firsts[record["attribute"]])
+        ]
+        corrected = statistics.correct_holm([record["p"] for record in tested])
+        for record, p in zip(tested, corrected, strict=True):
+            record["p_holm"] = p
+        records += row_records
+    return records
+
+
+def make_slices_table(records: Sequence[dict[str, Any]], metric: str) -> Table:
+    """Make the table of the records that `score_slices` returns."""
+    body, holding = [], []
+    previous = {"row": "", "attribute": ""}
+    for record in records:
+        is_same_row = record["row"] == previous["row"]
+        is_same = is_same_row and record["attribute"] == previous["attribute"]
+        score = Score(record["value"], None, record.get("low"), record.get("high"))
+        cells = [
+            "" if is_same_row else record["row"],
+            "" if is_same else record["attribute"],
+            record["slice"],
+            str(record["n"]) + ("*" if record["n"] < MIN_CASES else ""),
+            format_score(metric, score),
+        ]
+        previous = record
+        if "p_holm" not in record:
+            body.append([*cells, "", "", ""])
+            continue
+        digits = 1 if metric in IN_PIXELS else 3
+        ends = [f"{record[f'difference{end}']:+.{digits}f}" for end in ("", "_low", "_high")]
+        body.append([*cells, f"{ends[0]} [{ends[1]}, {ends[2]}]", *format_p_values(record)])
+        if record["p_holm"] < LEVEL:
+            name = f"{record['attribute']} {record['slice']} ({ends[0]})"
+            holding.append(f"{record['row']}: {name}")
+    notes = [
+        "difference: mean of the slice minus mean of the other cases; of two slices of an "
+        "attribute that of the second. p of a permutation test, and corrected for all tests of "
+        "the row (Holm). Attributes are defined in seglab/data/README.md",
+        f"p (Holm) below {LEVEL:g}: {'; '.join(holding) or 'none'}",
+    ]
+    if any(record["n"] < MIN_CASES for record in records):
+        notes.append(f"* fewer than {MIN_CASES} cases: no interval and no test")
+    title = f"{metric} by slices of the test cases, averaged over seeds [95 % interval over cases]"
+    head = ["row", "attribute", "slice", "n", metric, "difference", "p", "p (Holm)"]
+    if len({record["row"] for record in records}) == 1:
+        head, body = head[1:], [cells[1:] for cells in body]
+        notes = [note.replace(f"{records[0]['row']}: ", "") for note in notes]
+    return Table(title, head, head.index("n"), body, notes)
