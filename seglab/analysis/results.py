@@ -54,10 +54,13 @@ def load_results(folder: str | Path, *folders: str | Path) -> Results:
 
 
 def _list_cases(run: Run) -> Iterator[dict[str, Any]]:
+    attributes = {}
+    if run.paths.case_attributes.exists():
+        attributes = {row["id"]: row for row in read_csv(run.paths.case_attributes)}
     for row in read_csv(run.paths.test_cases) if run.tested else ():
         yield {"run": run.label, "class": run.classes[0], "subset": "test"} | {
             name: text if name in ("id", "diagnosis", "class") else _parse(text)
-            for name, text in row.items()
+            for name, text in (row | attributes.get(row["id"], {})).items()
         }
 
 

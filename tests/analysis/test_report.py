@@ -60,7 +60,7 @@ def test_numbers_are_those_of_compare_and_of_the_runs(
     swept: Path, page: Path, tmp_path: Path
 ) -> None:
     data = read_page(page)
-    compare([swept], "all", by_diagnosis=True, out=tmp_path)
+    compare([swept], "all", by_diagnosis=True, slices=True, out=tmp_path)
     known = read_csv(tmp_path / "table.csv")
     for name, lines in (
         ("table", [line for line in known if line["diagnosis"] == "all"]),
@@ -77,6 +77,12 @@ def test_numbers_are_those_of_compare_and_of_the_runs(
                 ends = f"[{low:.{digits}f}, {high:.{digits}f}]"
                 assert row[metric] == f"{value:.{digits}f} {ends}"
     assert any("fewer than 50 cases" in note for note in data["table"]["notes"])
+    slices = read_csv(tmp_path / "slices.csv")
+    assert {*read_csv(swept / "one" / "0" / "case_attributes.csv")[0]} > {"contrast", "asymmetry"}
+    assert {"diagnosis", "contrast"} < {line["attribute"] for line in slices}
+    for cells, line in zip(data["slices"]["body"], slices, strict=True):
+        assert cells[2:4] == [line["slice"], line["n"] + "*" * (int(line["n"]) < 10)]
+        assert cells[4].startswith(f"{float(line['value']):.3f}")
     rows, cases = data["gallery"]["rows"], data["gallery"]["cases"]
     assert len(rows) == 2 and data["gallery"]["notes"] == []
     # Every case once, each with both rows' own Dice.

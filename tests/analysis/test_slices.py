@@ -12,6 +12,7 @@ from helpers.tiny import Ended
 
 from seglab.analysis import statistics
 from seglab.analysis.compare import compare
+from seglab.analysis.results import load_results
 from seglab.analysis.slices import make_slices
 from seglab.core.files import write_csv
 from seglab.runs.tables import CaseKey
@@ -202,6 +203,12 @@ def test_another_metric_and_runs_without_attributes(runs: Path) -> None:
     text = compare([runs], slices=True)
     assert "diagnosis  common nevus" in text
     assert "contrast" not in text
+
+
+def test_results_hold_attributes(runs: Path) -> None:
+    cases = load_results(runs).cases
+    assert [case["contrast"] for case in cases] == [dice_of(case["id"]) for case in cases]
+    assert {case["lens"] for case in cases} == {None, HOSTILE}
 
 
 def test_damaged_attributes_are_named(runs: Path, script: Script) -> None:
