@@ -1,25 +1,74 @@
 """Configs composed for the tiny PH2, scripts run as from the command line, what they predict."""
 
+import functools
+import multiprocessing
 import os
 import runpy
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.processes import ForkedJob
 from helpers.tiny import REPO, TINY, Ended, train_command, write_tiny_ph2
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
 from seglab import compose
+from seglab.core.files import write_atomic
 from seglab.data.layouts import find_cases
+from seglab.runs import provenance
 
 # As many tests at once as there are cores (pytest -n), so one thread each, and in what they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_PROVENANCE = {
+    name: functools.cache(getattr(provenance, name))
+    for name in ("installed_versions", "read_code_state")
+}
+
+
+def _save_nothing(path: Path, *args: Any, **options: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, b"")
+
+
+@pytest.fixture(autouse=True)
+def quick_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets runs in this process leave empty figures, and look at the code and versions once.
+
+    Both take most of a tiny run's time. Tests that look at figures are marked `figures`.
+    """
+    if "figures" not in request.keywords:
+        for name in ("train.save_curves", "summary.save_cases"):
+            monkeypatch.setattr(f"seglab.training.{name}", _save_nothing)
+    for name, cached in _PROVENANCE.items():
+        monkeypatch.setattr(provenance, name, cached)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Any:
+    """What forks processes off one that has imported everything, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            *("pytest", "helpers.processes", "tensorboard", "seglab.sweeps.plugins"),
+            *("seglab.training.train", "seglab.inference.predict"),
+        ]
+    )
+    return context
+
+
+@pytest.fixture
+def forked_jobs(forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the local sweeps of this process fork their jobs."""
+    monkeypatch.setattr("seglab.sweeps.local.start_process", functools.partial(ForkedJob, forks))
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +108,8 @@ def script(
 
     def run(name: str, *arguments: object) -> Ended:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *map(str, arguments)])
+        path = os.path.relpath(REPO / "scripts" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
         capsys.readouterr()
         code = 0
         try:

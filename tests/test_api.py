@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.tiny import REPO, TINY, skip_figures
+from helpers.tiny import REPO, TINY
 from PIL import Image
 
 import seglab
@@ -50,7 +50,6 @@ def test_python_of_the_readmes_runs_as_it_stands(
         exec(code.replace('"run_dir=', f'*{QUICK}, "run_dir='), found)
         return found
 
-    skip_figures(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path / "cache"))
     (image,) = tiny_ph2.rglob("IMD003.bmp")

@@ -280,7 +280,8 @@ def test_it_composes_and_names_only_what_is_there_and_trusted(choice: str, tmp_p
 @pytest.mark.parametrize(
     "choice",
     [
-        *(f"experiment={name}" for name in shipped("experiment")),
+        *(f"experiment={name}" for name in shipped("experiment") if name != "classes"),
+        pytest.param("experiment=classes", marks=pytest.mark.figures),  # with a legend
         # That of a library: tests/networks/test_libraries.py.
         *(f"model={name}" for name in shipped("model") if name != "smp_unet"),
         "trainer=debug",

@@ -1,14 +1,12 @@
 """A loss, a network, a data layout and an augmentation of one's own: one file and one YAML each."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
-from helpers.tiny import ONE_THREAD, REPO, TINY
+from helpers.processes import Process
+from helpers.tiny import TINY
 
 
 class Extension(NamedTuple):
@@ -100,7 +98,9 @@ data:
 
 
 @pytest.mark.parametrize("name", EXTENSIONS)
-def test_an_extension_trains(name: str, tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_an_extension_trains(
+    name: str, forks: Any, tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+) -> None:
     extension, run = EXTENSIONS[name], tmp_path / "run"
     (tmp_path / "mine.py").write_text(extension.code)
     # Hydra looks into conf/ of the working directory without being told.
@@ -108,23 +108,15 @@ def test_an_extension_trains(name: str, tiny_ph2: Path, cache_dir: Path, tmp_pat
     config = tmp_path / folder / extension.group / "mine.yaml"
     config.parent.mkdir(parents=True)
     config.write_text(extension.yaml)
-    command = [
-        *(sys.executable, str(REPO / "scripts" / "train.py"), *options),
-        *(f"{extension.group}=mine", "trainer.max_epochs=1", "data.size=32"),
+    arguments = [
+        *(*options, f"{extension.group}=mine", "trainer.max_epochs=1", "data.size=32"),
         *([] if extension.group == "model" else TINY[:2]),
         *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", f"hydra.run.dir={run}"),
     ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=os.environ | ONE_THREAD | {"PYTHONPATH": str(REPO)},
-        cwd=tmp_path,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = Process(forks, tmp_path / "log", "train", arguments, cwd=tmp_path).wait()
+    assert done.code == 0, done.err
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     assert "mine." in (run / "config.yaml").read_text()
     assert (tmp_path / "called").exists()
     # The commands to go on with can be pasted.
-    assert done.stderr.count(" --trust=mine.") == 2
+    assert done.err.count(" --trust=mine.") == 2

@@ -1,15 +1,13 @@
 """Commands of the READMEs: first steps and sweeps, as they stand, on smaller data; and links."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers.sweeps import fake_slurm
-from helpers.tiny import ONE_THREAD, REPO, TINY, Ended
+from helpers.tiny import REPO, TINY, Ended
 
 from seglab.core.files import read_csv
 
@@ -23,17 +21,24 @@ def commands(readme: str, section: str) -> list[str]:
     ]
 
 
-def run(command: str, folder: Path, *more: str, **environment: str) -> Ended:
-    python, script, *arguments = shlex.split(command)
-    assert python == "python"
-    done = subprocess.run(
-        [sys.executable, str(REPO / script), *arguments, *more],
-        cwd=folder,
-        env=os.environ | ONE_THREAD | environment,
-        capture_output=True,
-        text=True,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+@pytest.fixture
+def run(
+    script: Callable[..., Ended],
+    forked_jobs: None,
+    cache_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Ended]:
+    """Runs a command in tmp_path: run("python scripts/NAME.py ARGUMENTS", *more)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEGLAB_CACHE", str(cache_dir))
+
+    def run(command: str, *more: str) -> Ended:
+        python, file, *arguments = shlex.split(command)
+        assert python == "python" and (REPO / file).exists()
+        return script(Path(file).stem, *arguments, *more)
+
+    return run
 
 
 # What makes each command of the page small, and nothing else.
@@ -49,22 +54,22 @@ SMALLER = {
 
 @pytest.mark.slow
 def test_commands_of_the_page_on_sweeps_do_what_it_says(
-    tiny_ph2: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Ended], tiny_ph2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sbatch = f"cat $1 > {tmp_path / 'batch'}; echo Submitted batch job 7"
     fake_slurm(tmp_path, monkeypatch, srun="exit 0", squeue="exit 0", sbatch=sbatch)
-    tiny = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY]
+    tiny = [f"data.root={tiny_ph2}", *TINY]
     left = dict(SMALLER)
     for command in commands("seglab/sweeps/README.md", "Commands"):
         key = next((key for key in left if f"train.py {key}" in command), None)
         if "compare.py" in command:
-            ended = run(command, tmp_path)
+            ended = run(command)
             assert ended.code == 0, ended.err
             assert "paired" in ended.out or "p (Holm)" in ended.out
             assert (tmp_path / "runs" / "folds-table" / "table.tex").exists()
             continue
         assert key is not None, f"not tried by this test: {command}"
-        ended = run(command, tmp_path, *tiny, *left.pop(key))
+        ended = run(command, *tiny, *left.pop(key))
         if "slurm" in command:  # there is none: its jobs are gone at once
             assert ended.code == 1
             batch = (tmp_path / "batch").read_text()
@@ -89,7 +94,9 @@ QUICK = {
 
 
 @pytest.mark.slow
-def test_first_steps_do_what_they_say(tiny_ph2: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_first_steps_do_what_they_say(
+    run: Callable[..., Ended], tiny_ph2: Path, tmp_path: Path
+) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "PH2Dataset").symlink_to(tiny_ph2)
     for subfolder, suffix in (("images", "_Dermoscopic_Image/*.bmp"), ("masks", "_lesion/*.bmp")):
@@ -104,7 +111,7 @@ def test_first_steps_do_what_they_say(tiny_ph2: Path, cache_dir: Path, tmp_path:
             continue  # serves until it is stopped; has a test of its own
         key = next((key for key in left if f"scripts/{key}" in command), None)
         more = left.pop(key) if key else []
-        ended = run(command, tmp_path, *more, SEGLAB_CACHE=str(cache_dir))
+        ended = run(command, *more)
         assert ended.code == 0, (command, ended.err)
     assert not left
     for file in ("two-table/table.tex", "two/report.html", "mine/network.onnx"):

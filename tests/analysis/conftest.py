@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.fake_runs import HOSTILE
-from helpers.tiny import Ended, skip_figures, write_tiny_ph2
+from helpers.tiny import Ended, write_tiny_ph2
 
 from seglab.analysis import statistics
 from seglab.analysis.grouping import make_rows
@@ -21,11 +21,6 @@ PLAIN = ["logger=none", "callbacks.pictures=null", "monitor=null", "model.width=
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 99)
-
-
-@pytest.fixture
-def quick_report(few_resamples: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_figures(monkeypatch)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from seglab.runs.records import open_run
 from seglab.schema import Inference
 
 Script = Callable[..., Ended]
-pytestmark = pytest.mark.usefixtures("quick_report")
+pytestmark = pytest.mark.usefixtures("few_resamples")
 NAMES = ("two", "one")  # folders of the rows by their labels: tta=false, tta=true
 
 

@@ -11,7 +11,7 @@ from helpers.fake_runs import HOSTILE, read_page
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("quick_report"),
+    pytest.mark.usefixtures("few_resamples"),
     pytest.mark.skipif(
         not (shutil.which("chromium") and shutil.which("chromedriver")),
         reason="needs chromium and chromedriver",

@@ -3,14 +3,12 @@
 import json
 import math
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers.tiny import ONE_THREAD
 
 from seglab.core.files import read_csv, read_json
 
@@ -86,17 +84,6 @@ def result_of(run: Path) -> dict[str, Any]:
     files = ("metrics.csv", "test_cases.csv", "splits.json")
     weights = {"weights": hash_weights(run / "checkpoints" / "best.ckpt")}
     return weights | {name: (run / name).read_bytes() for name in files}
-
-
-def repeat_alone(run: Path, folder: Path) -> Path:
-    """Runs the command in a job's run.json once more, in another directory."""
-    command = read_json(run / "run.json")["command"]
-    arguments = [text for text in command if not text.startswith("hydra.run.dir=")]
-    assert len(arguments) == len(command) - 1
-    environment = os.environ | ONE_THREAD
-    arguments.append(f"hydra.run.dir={folder}")
-    subprocess.run(arguments, check=True, capture_output=True, env=environment)
-    return folder
 
 
 def fake_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:

@@ -1,13 +1,7 @@
 """A tiny PH2 on disk, and what tests share besides fixtures."""
 
-import fcntl
-import functools
-import itertools
 import json
-import multiprocessing
 import os
-import resource
-import runpy
 import signal
 import subprocess
 import sys
@@ -15,10 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pytest
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
@@ -133,14 +126,6 @@ def written(out: Path) -> dict[str, np.ndarray]:
     }
 
 
-def skip_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets train() draw no figures, which take most of a tiny run's time."""
-    for name in ("draw_training_pairs", "save_curves"):
-        monkeypatch.setattr(f"seglab.training.train.{name}", lambda *args: None)
-    for name in ("add", "save"):
-        monkeypatch.setattr(f"seglab.training.summary.CaseFigures.{name}", lambda *args: None)
-
-
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -201,139 +186,3 @@ def state_of(run: Path) -> str:
     steps = [read_checkpoint(file)["global_step"] for file in run.glob("checkpoints/*.ckpt")]
     status = records.get("run.json", {}).get("status", "nothing yet")
     return f"{status}, step {max(steps, default=0)}"
-
-
-class Blow(NamedTuple):
-    """Where a process sends itself a signal: at the n-th event of this kind and name.
-
-    Attributes:
-        event: 'step' (name: 'EPOCH:BATCH', both from 0), 'open', 'os.rename', 'fsync', ...; empty
-            for any operation on files below a run directory or a cache.
-        name: Part of the file's path; empty for any.
-        nth: From 1; 0 for never.
-        signal: SIGKILL at an fsync leaves half of what was written.
-        hang: Seconds that the event lasts, then.
-    """
-
-    event: str = ""
-    name: str = ""
-    nth: int = 1
-    signal: int = signal.SIGKILL
-    hang: float = 0
-
-
-class Process:
-    """A process that trains, forked off one that has imported everything.
-
-    Args:
-        context: Of multiprocessing.
-        folder: Gets its output.
-        options: Of `train_in_process`.
-    """
-
-    def __init__(self, context: Any, folder: Path, **options: Any) -> None:
-        self.log = folder / f"{time.monotonic_ns()}.log"
-        self.log.touch()
-        self.process = context.Process(target=train_in_process, kwargs=options | {"err": self.log})
-        self.process.start()
-
-    def send(self, signum: int) -> None:
-        os.kill(self.process.pid, signum)
-
-    def wait(self, seconds: float = 120) -> Ended:
-        """Exit code as a shell counts it, but negative where a signal killed the process."""
-        self.process.join(seconds)
-        late = self.process.is_alive()
-        if late:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        assert not late, f"still there after {seconds} s: {self.log.read_text()}"
-        return Ended(self.process.exitcode, "", self.log.read_text())
-
-    def kill_after(self, seconds: float) -> Ended:
-        """SIGKILL, unless it has ended before."""
-        self.process.join(seconds)
-        self.process.kill()
-        return self.wait()
-
-
-def train_in_process(
-    arguments: list[str],
-    err: str,
-    blow: Blow | None = None,
-    folders: tuple[str, ...] = (),
-    operations: str | None = None,
-    largest_file: int | None = None,
-) -> None:
-    """Runs scripts/train.py: the target of a process that was forked for it.
-
-    Args:
-        arguments: Of the script.
-        err: File that gets stdout and stderr.
-        blow: When to send itself a signal.
-        folders: A blow at any operation counts those on files below.
-        operations: File that gets a line for each such operation.
-        largest_file: Bytes that a file may have, as with a quota.
-    """
-    os.setsid()  # a process group of its own, like a job's
-    multiprocessing.set_start_method(None, force=True)  # for loaders: the system's own again
-    descriptor = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    if largest_file is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    log = None if operations is None else os.open(operations, os.O_WRONLY | os.O_CREAT)
-    if blow is not None or log is not None:
-        _strike(blow or Blow(nth=0), folders, log)
-    sys.argv = ["scripts/train.py", *arguments]
-    runpy.run_path(str(REPO / "scripts" / "train.py"), run_name="__main__")
-
-
-def _strike(blow: Blow, folders: tuple[str, ...], log: int | None) -> None:
-    from seglab.training.callbacks.recorder import RunRecorder
-
-    numbers = itertools.count(1)
-    prefixes = tuple(f"{folder}/" for folder in folders)
-
-    def happened(event: str, name: str, descriptor: int = -1) -> None:
-        if blow.event:
-            counts = event == blow.event and blow.name in name
-        else:
-            counts = event != "step" and name.startswith(prefixes)
-        if not counts:
-            return
-        number = next(numbers)
-        if log is not None:
-            os.write(log, f"{number} {event} {name}\n".encode())
-        if number == blow.nth:
-            if descriptor >= 0 and blow.signal == signal.SIGKILL:
-                with suppress(OSError):  # a folder
-                    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-            os.kill(os.getpid(), blow.signal)
-            time.sleep(blow.hang)
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" or event.startswith(("os.", "shutil.")):
-            # Of a renaming the new name.
-            path = arguments[1] if event == "os.rename" else arguments[0] if arguments else None
-            if isinstance(path, str | os.PathLike):
-                happened(event, os.fspath(path))
-
-    fsync, start = os.fsync, RunRecorder.on_train_batch_start
-
-    @functools.wraps(fsync)
-    def observed_fsync(descriptor: int) -> None:
-        if sys.platform == "darwin":
-            path = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0").decode()
-        else:
-            path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-        happened("fsync", path, descriptor)
-        fsync(descriptor)
-
-    def observed_start(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        happened("step", f"{trainer.current_epoch}:{batch_idx}")
-        start(self, trainer, module, batch, batch_idx)
-
-    os.fsync = observed_fsync
-    RunRecorder.on_train_batch_start = observed_start  # type: ignore[method-assign]
-    sys.addaudithook(hook)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers.layouts import mask_path
 from helpers.spoil import change_checkpoint, change_config, put_at
-from helpers.tiny import Ended, skip_figures, write_tiny_ph2
+from helpers.tiny import Ended, write_tiny_ph2
 from PIL import Image
 
 import seglab.training.summary
@@ -312,7 +312,6 @@ def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
     tmp_path: Path,
 ) -> None:
     run, command = tmp_path / "run", [*PLAIN, *ON4]
-    skip_figures(monkeypatch)
     with monkeypatch.context() as patched:
 
         def stop(*args: Any, **kwargs: Any) -> Any:

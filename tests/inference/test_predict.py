@@ -4,16 +4,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import skimage.measure
-from helpers.tiny import ONE_THREAD, REPO, Ended, wait_until, written
+from helpers.processes import Process
+from helpers.tiny import Ended, wait_until, written
 from PIL import Image
 
 from seglab.core.files import hash_file, read_csv
@@ -239,30 +239,32 @@ def test_a_background_shows_where_the_mask_is_not(
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
 def test_ended_midway_it_goes_on(
-    signum: signal.Signals, predicting_runs: tuple[Path, Path], tiny_ph2: Path, tmp_path: Path
+    signum: signal.Signals,
+    forks: Any,
+    predicting_runs: tuple[Path, Path],
+    tiny_ph2: Path,
+    tmp_path: Path,
 ) -> None:
     many, out = tmp_path / "many", tmp_path / "out"
     many.mkdir()
     for i in range(60):
         shutil.copy(find_cases(tiny_ph2)[0].image, many / f"{i:02}.bmp")
-    command = [sys.executable, REPO / "scripts" / "predict.py", predicting_runs[0], many]
-    command += ["--out", out, "--instances", "--overlays"]
-    environment = os.environ | ONE_THREAD
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    arguments = [predicting_runs[0], many, "--out", out, "--instances", "--overlays"]
+    process = Process(forks, tmp_path / "log", "predict", arguments)
     wait_until(lambda: len(list(out.glob("masks/*.png"))) >= 5)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == (130 if signum == signal.SIGINT else -signal.SIGKILL)
-    assert "Traceback" not in err
+    process.send(signum)
+    ended = process.wait(60)
+    assert ended.code == (130 if signum == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in ended.err
     done = list(out.glob("masks/*.png"))
     assert 5 <= len(done) < 60
     for file in done:  # whole, and with all that belongs to it
         assert np.asarray(Image.open(file)).size
         assert (out / "instances" / file.name).exists() and (out / "overlays" / file.name).exists()
-    resumed = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = Process(forks, tmp_path / "log2", "predict", arguments).wait()
+    assert resumed.code == 0, resumed.err
     if signum == signal.SIGINT:
-        existing = int(resumed.stderr.split(" there already")[0].rsplit(" ", 1)[1])
+        existing = int(resumed.err.split(" there already")[0].rsplit(" ", 1)[1])
         assert len(done) - 1 <= existing <= len(done)
     assert len(written(out)) == 180
     names = {p.name for p in out.rglob("*") if p.is_file()}

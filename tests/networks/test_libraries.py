@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import REPO, Ended, skip_figures
+from helpers.tiny import REPO, Ended
 from torch import nn
 
 from seglab.networks import EncoderUNet, Normalized, SMPNetwork, UNet
@@ -49,14 +49,9 @@ def test_the_encoder_is_the_networks() -> None:
 
 @pytest.fixture
 def train(
-    script: Callable[..., Ended],
-    tiny_ph2: Path,
-    cache_dir: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    script: Callable[..., Ended], tiny_ph2: Path, cache_dir: Path, tmp_path: Path
 ) -> Callable[..., Path]:
     """Trains for an epoch and returns the run directory: train(*overrides)."""
-    skip_figures(monkeypatch)
     run = tmp_path / "run"
     small = ["data.size=32", "trainer.max_epochs=1", "logger=none", "data.batch_size=8"]
     where = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", f"hydra.run.dir={run}"]

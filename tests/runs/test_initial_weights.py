@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,9 @@ import torch
 from helpers.resume import assert_same
 from helpers.spoil import BEST, change_checkpoint
 from helpers.tiny import (
-    ONE_THREAD,
-    REPO,
     TINY,
     Ended,
     refused,
-    skip_figures,
     write_ph2_case,
     write_tiny_classes,
 )
@@ -67,11 +62,8 @@ def built(tiny_config: Compose, tmp_path: Path) -> Callable[..., Components]:
 
 
 @pytest.fixture
-def trained(
-    tiny_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Path]:
-    """trained(name, *overrides): the directory of a run, trained without figures."""
-    skip_figures(monkeypatch)
+def trained(tiny_config: Compose, tmp_path: Path) -> Callable[..., Path]:
+    """trained(name, *overrides): the directory of a run."""
 
     def make(name: str, *overrides: str) -> Path:
         train(tiny_config(tmp_path / name, *PLAIN, *overrides))
@@ -408,16 +400,23 @@ def test_a_run_repeats_while_what_it_started_from_is_there(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_jobs")
 def test_each_fold_of_a_sweep_starts_from_the_run_of_its_fold(
-    trained: Callable[..., Path], built: Script, tiny_ph2: Path, cache_dir: Path, tmp_path: Path
+    trained: Callable[..., Path],
+    built: Script,
+    script: Script,
+    tiny_ph2: Path,
+    cache_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for fold in (0, 1):
         trained(f"first/fold-{fold}", f"data.split.fold={fold}", "data.split.folds=2")
-    command = [sys.executable, REPO / "scripts/train.py", *TINY, *PLAIN, "-m"]
-    command += [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", "data.split.folds=2"]
-    command += ["init=first/fold-${data.split.fold}", "data.split.fold=0,1"]
-    command += ["hydra.sweep.dir=second"]
-    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, **ONE_THREAD})
+    arguments = ["-m", *TINY, *PLAIN, f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}"]
+    arguments += ["init=first/fold-${data.split.fold}", "data.split.fold=0,1"]
+    arguments += ["data.split.folds=2", "hydra.sweep.dir=second"]
+    monkeypatch.chdir(tmp_path)
+    assert script("train", *arguments).code == 0
     for fold in (0, 1):
         record = json.loads((tmp_path / f"second/fold-{fold}/run.json").read_text())
         assert record["init"]["sha256"] == hash_file(tmp_path / f"first/fold-{fold}" / BEST)

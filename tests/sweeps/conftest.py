@@ -10,6 +10,7 @@ import pytest
 from helpers.sweeps import FakeJobs
 from helpers.tiny import ONE_THREAD, REPO, TINY, Ended
 
+from seglab.core.files import read_json
 from seglab.sweeps import launcher
 from seglab.sweeps.local import LocalLauncher
 
@@ -34,6 +35,20 @@ def fake_sweep(
 ) -> Callable[..., Ended]:
     """Runs a sweep of fake jobs in tmp_path / "sweep": fake_sweep(*overrides)."""
     return lambda *given: script("train", "-m", *given, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+
+
+@pytest.fixture
+def repeat_alone(script: Callable[..., Ended]) -> Callable[..., Path]:
+    """Runs the command in a job's run.json once more: repeat_alone(run, other_folder)."""
+
+    def repeat(run: Path, folder: Path) -> Path:
+        _, file, *arguments = read_json(run / "run.json")["command"]
+        others = [text for text in arguments if not text.startswith("hydra.run.dir=")]
+        assert len(others) == len(arguments) - 1
+        assert script(Path(file).stem, *others, f"hydra.run.dir={folder}").code == 0
+        return folder
+
+    return repeat
 
 
 @pytest.fixture(scope="module")

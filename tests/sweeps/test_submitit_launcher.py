@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.sweeps import fake_slurm, repeat_alone, result_of
+from helpers.sweeps import fake_slurm, result_of
 from helpers.tiny import REPO, wait_until
 
 from seglab.core.errors import InputError
@@ -106,6 +106,7 @@ def test_an_array_on_slurm_is_preempted_killed_cancelled_and_ends(
     grace: str,
     request: pytest.FixtureRequest,
     start_sweep: Callable[..., Any],
+    repeat_alone: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

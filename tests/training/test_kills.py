@@ -1,6 +1,5 @@
 """Processes that train and are signalled, killed or out of disk space, and go on."""
 
-import multiprocessing
 import os
 import random
 import re
@@ -14,18 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from helpers.processes import Blow, Process
 from helpers.resume import FULL, assert_same
-from helpers.tiny import (
-    ONE_THREAD,
-    Blow,
-    Ended,
-    Process,
-    end_of,
-    fill,
-    state_of,
-    train_command,
-    wait_until,
-)
+from helpers.tiny import ONE_THREAD, Ended, end_of, fill, state_of, train_command, wait_until
 
 from seglab.core.files import read_json
 from seglab.runs.checkpoints import read_checkpoint
@@ -42,22 +32,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[Any]:
-    """What forks processes; one thread each, and out of git's sight, which takes time."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in ONE_THREAD.items():
-            patched.setenv(name, value)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            ["pytest", "helpers.tiny", "tensorboard", "seglab.training.train"]
-        )
-        first = context.Process(target=os.getpid)  # starts the server, in this environment
-        first.start()
-        first.join()
-        yield context
-
-
-@pytest.fixture(scope="module")
 def start(forks: Any, tiny_ph2: Path, folder: Path) -> Start:
     """Starts a process that trains on the tiny PH2: start(run_dir, *overrides, **options).
 
@@ -66,7 +40,8 @@ def start(forks: Any, tiny_ph2: Path, folder: Path) -> Start:
 
     def start(run: Path, *overrides: str, **options: Any) -> Process:
         command = train_command(run, tiny_ph2, run.parent / "cache", *overrides)
-        return Process(forks, folder, arguments=command[2:], **options)
+        log = folder / f"{time.monotonic_ns()}.log"
+        return Process(forks, log, "train", command[2:], **options)
 
     return start
 
@@ -82,6 +57,7 @@ class Whole(NamedTuple):
 @pytest.fixture(scope="module")
 def whole(start: Start, folder: Path) -> Whole:
     run, log = folder / "untouched" / "run", folder / "operations"
+    start(run, "--help").wait()  # starts the server, which takes seconds
     began = time.monotonic()
     ended = start(run, *FULL, folders=below(run), operations=str(log)).wait()
     seconds = time.monotonic() - began

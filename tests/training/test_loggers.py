@@ -12,7 +12,6 @@ import pytest
 import wandb
 import yaml
 from helpers.resume import PLAIN
-from helpers.tiny import skip_figures
 from helpers.wandb_file import read_wandb
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -45,7 +44,6 @@ def place(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The folder where the command is started, without a server and a login."""
     (tmp_path / "runs").mkdir()
     shutil.copy(empty_store, tmp_path / "runs")
-    skip_figures(monkeypatch)
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("MLFLOW", "WANDB"))]:
         monkeypatch.delenv(name)

@@ -1,6 +1,5 @@
 """Runs that are interrupted or damaged and go on end as if nothing had happened."""
 
-import functools
 import os
 import shutil
 import signal
@@ -11,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.resume import PLAIN, SECOND_IS_BEST, SHORT, assert_same
-from helpers.tiny import AUGMENT, MOODY, Ended, skip_figures
+from helpers.tiny import AUGMENT, MOODY, Ended
 from omegaconf import DictConfig
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import seglab.training.train
 from seglab.core.files import read_csv, read_json, write_json
-from seglab.runs import provenance
 from seglab.runs.checkpoints import ChecksummedCheckpointIO, read_checkpoint
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.train import train
@@ -36,20 +34,6 @@ def files_of(run: Path) -> dict[str, tuple[bytes, int]]:
         for file in run.rglob("*")
         if file.is_file()
     }
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pictures: they take most of a tiny run's time, and nothing here looks at them."""
-    skip_figures(monkeypatch)
-    for name, cached in _PROVENANCE.items():
-        monkeypatch.setattr(provenance, name, cached)
-
-
-_PROVENANCE = {
-    name: functools.cache(getattr(provenance, name))
-    for name in ("installed_versions", "read_code_state")
-}
 
 
 @pytest.fixture
@@ -145,7 +129,6 @@ STEPS = {
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (i > 3)) for i, name in enumerate(CONFIGS)],
 )
-@pytest.mark.usefixtures("quick")
 def test_a_run_stopped_at_many_steps_ends_as_if_it_had_not_been(
     name: str,
     tiny_config: Compose,
@@ -180,7 +163,6 @@ STOPS_EARLY = [
 ]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_run_that_stopped_early_trains_no_further(
     tiny_config: Compose, interrupt_at: Interrupt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -202,7 +184,6 @@ def test_a_run_that_stopped_early_trains_no_further(
     assert_same(run, reference)
 
 
-@pytest.mark.usefixtures("quick")
 def test_tensorboard_shows_each_epoch_of_an_interrupted_run_once(
     tiny_config: Compose, interrupt_at: Interrupt, tmp_path: Path
 ) -> None:
@@ -225,7 +206,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reference(folder: Path, quick: None, tiny_train: Ends) -> Path:
+def reference(folder: Path, tiny_train: Ends) -> Path:
     """A run that was never interrupted; read-only by agreement."""
     run = folder / "reference"
     if not run.exists():
@@ -235,9 +216,7 @@ def reference(folder: Path, quick: None, tiny_train: Ends) -> Path:
 
 
 @pytest.fixture
-def interrupted(
-    folder: Path, quick: None, tiny_train: Ends, interrupt_at: Interrupt, tmp_path: Path
-) -> Path:
+def interrupted(folder: Path, tiny_train: Ends, interrupt_at: Interrupt, tmp_path: Path) -> Path:
     """A copy of a run that was interrupted in its last epoch."""
     run = folder / "interrupted"
     if not run.exists():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.recipe import recipe_loss
 from helpers.tiny import AUGMENT, Ended, train_command
 from lightning.fabric.utilities.rank_zero import _get_rank
 from omegaconf import OmegaConf
@@ -328,7 +329,10 @@ def test_two_processes_train_and_test_as_one(
     run = tmp_path / "run"
     overrides = [
         *("trainer.devices=2", "trainer.strategy=ddp", "data.split.val=0.3"),
-        *("data.split.fold=0", "data.split.folds=3"),
+        # 7 test cases: 4 on one device, 3 on one.
+        *("data.split.fold=0", "data.split.folds=3", "task.optimizer.lr=0.05"),
+        "task.loss._target_=seglab.losses.double_sigmoid_bce",
+        "+callbacks.log_test_loss._target_=seglab.training.callbacks.LogTestLoss",
     ]
     arguments = train_command(run, tiny_ph2, cache_dir, *overrides)
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
@@ -336,7 +340,9 @@ def test_two_processes_train_and_test_as_one(
     # Without a terminal there are lines and no bar.
     assert "\r" not in done.stderr and "Warning" not in done.stderr
     assert [line[:9] for line in done.stderr.splitlines()].count("epoch 2/2") == 1
-    assert len(read_csv(run / "metrics.csv")) == 2
+    rows = read_csv(run / "metrics.csv")
+    assert len(rows) == 2
+    assert float(rows[-1]["test/loss"]) == pytest.approx(recipe_loss(run, tiny_ph2), abs=1e-6)
 
     # The two processes share the 4 cases of val.
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
@@ -350,7 +356,7 @@ def test_two_processes_train_and_test_as_one(
         verbose=False,
     )
     best = json.loads((run / "summary.json").read_text())["best_epoch"]
-    row = read_csv(run / "metrics.csv")[best - 1]
+    row = rows[best - 1]
     for name, value in components.trainer.callback_metrics.items():
         assert float(row[name]) == value.item(), name
 
