@@ -33,7 +33,9 @@ finally:
     [
         *(
             (f"{name}.py --help", 0, f"scripts/{name}.py [-h]")
-            for name in ("predict", "evaluate", "export", "compare", "report", "reproduce")
+            for name in (
+                *("predict", "evaluate", "calibrate", "export", "compare", "report", "reproduce"),
+            )
         ),
         ("prepare_ph2.py --help", 0, "--check ROOT"),
         ("train.py --help", 0, "train is powered by Hydra"),

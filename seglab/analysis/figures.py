@@ -15,6 +15,7 @@ from PIL import Image
 
 from seglab.core.files import write_atomic
 from seglab.data.classes import ONE_CLASS, Classes
+from seglab.inference.calibration import Calibration, cases_needed
 from seglab.inference.drawing import draw_contours
 
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
@@ -194,6 +195,24 @@ def save_boxes(path: str | Path, values: Mapping[str, Sequence[float]], metric: 
     axis.set_xlim(-0.02, 1.02)
     axis.set_xlabel(metric)
     axis.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
+def save_calibration(path: str | Path, calibration: Calibration, level: float) -> None:
+    """Draws Dice over confidence of the calibration cases, the expected Dice and a lower bound."""
+    _, confidence, dice = zip(*calibration.cases, strict=True)
+    x = np.linspace(min(confidence), 1, 200)
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axis = figure.subplots()
+    axis.scatter(confidence, dice, s=12, alpha=0.6, label=f"{len(dice)} cases")
+    axis.plot(x, calibration.expected_dice(x), label="expected Dice")
+    if len(dice) >= cases_needed(level):
+        bound = calibration.lower_bound(x, level)
+        axis.plot(x, bound, linestyle="--", label=f"bound, held for {level:.0%} of such cases")
+    axis.set_xlabel("confidence")
+    axis.set_ylabel("Dice")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
     _save(figure, path)
 
 

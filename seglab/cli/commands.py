@@ -118,6 +118,22 @@ def evaluate() -> None:
 
 
 @one_line_errors
+def calibrate() -> None:
+    """Run `seglab.analysis.calibrate.calibrate`."""
+    parser = _make_parser("Fits the Dice to expect of a mask, and a bound, from its confidence.")
+    text = "sweep of all folds, whose test cases count, or run directory, whose val cases do"
+    parser.add_argument("path", metavar="SWEEP", help=text)
+    parser.add_argument("--moved-to", metavar="ROOT", help=MOVED_TO)
+    _add_trust(parser)
+    args = vars(parser.parse_args(current_arguments()))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    from seglab.analysis.calibrate import calibrate
+
+    calibrate(**args)
+
+
+@one_line_errors
 def export() -> None:
     """Run `seglab.inference.export.export`."""
     parser = _make_parser("Writes a trained network as ONNX, checked on images.")

@@ -23,6 +23,7 @@ from seglab.data.classes import Classes
 from seglab.data.datamodule import with_mask_suffix
 from seglab.data.duplicates import thumbnail
 from seglab.data.layouts import find_cases
+from seglab.inference.calibration import LEVEL, Calibration
 from seglab.inference.models import Model, ensemble, find_members, make_model
 from seglab.inference.scoring import ScoredCase, Scores, score_cases
 from seglab.runs.checkpoints import load_run_network
@@ -82,10 +83,13 @@ def evaluate(
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
     thumbnails: list[np.ndarray] = []
     attributes: list[dict[str, Any]] = []
+    assessed: list[dict[str, float]] = []
 
     def on_case(case: ScoredCase) -> None:
         thumbnails.append(thumbnail(case.image))
         attributes.append(describe_case(case.case, case.image, case.target))
+        if model.calibration:
+            assessed.append(_assess(model.calibration, case))
 
     scored = score_cases(model.predictor, cases, model.threshold, model.inference, on_case=on_case)
     trained_on: list[str] = []
@@ -100,12 +104,11 @@ def evaluate(
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
         "trained_on": len(trained_on),
-        "warnings": _describe(cases, scored, trained_on),
+        **({"assessment": _check_assessments(assessed)} if assessed else {}),
+        "warnings": _describe(cases, scored, runs, trained_on),
         "data": str(expand_user(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
-    if any(run.provenance.init.get("trained_on") == "unknown" for run in runs):
-        summary["warnings"].append("weights that training started from may have seen these cases")
     if out is None:
         name = "own-test" if data_root is None else Path(data_root).absolute().name
         out = runs[0].paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
@@ -171,7 +174,9 @@ def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | No
     return make_model(run.paths.best_checkpoint, net, stored, device, **inference)
 
 
-def _describe(cases: list[Case], scored: Scores, trained_on: list[str]) -> list[str]:
+def _describe(
+    cases: list[Case], scored: Scores, runs: list[Run], trained_on: list[str]
+) -> list[str]:
     """Return warnings about cases that make their scores mean little."""
     warnings = describe_oddities(check_masks(cases))
     for name in scored.classes:
@@ -184,7 +189,33 @@ def _describe(cases: list[Case], scored: Scores, trained_on: list[str]) -> list[
             f"{len(trained_on)} of these {len(cases)} cases, or nearly the same pictures, were "
             f"used in training ({name_some(trained_on)}): scores are too high for new cases"
         )
+    if any(run.provenance.init.get("trained_on") == "unknown" for run in runs):
+        warnings.append("weights that training started from may have seen these cases")
     return warnings
+
+
+def _assess(calibration: Calibration, case: ScoredCase) -> dict[str, float]:
+    """Assess a case by its confidence, and add that to its rows; returns it with its Dice."""
+    assessment = calibration.assess(case.confidence, case.image)._asdict()
+    for row in case.rows:
+        row.update(assessment)
+    return {"confidence": case.confidence, "dice": case.dice} | assessment
+
+
+def _check_assessments(assessed: list[dict[str, float]]) -> dict[str, float]:
+    """Compare what was said of cases with their Dice, for summary.json."""
+    columns = {name: np.array([case[name] for case in assessed]) for name in assessed[0]}
+    held, familiar = columns["dice"] >= columns["lower_bound"], columns["familiar"]
+    values = {
+        "level": LEVEL,
+        "bound_held": held.mean(),
+        "confidence_minus_dice": (columns["confidence"] - columns["dice"]).mean(),
+        "expected_minus_dice": (columns["expected_dice"] - columns["dice"]).mean(),
+        "familiar": familiar.mean(),
+    }
+    if familiar.any():
+        values["bound_held_familiar"] = held[familiar].mean()
+    return {name: float(value) for name, value in values.items()}
 
 
 def _log_summary(summary: dict[str, Any]) -> None:
@@ -196,5 +227,19 @@ def _log_summary(summary: dict[str, Any]) -> None:
             if metric in values
         )
         log.info("%-16s %.4f%s", metric, value, by_class)
+    if "assessment" in summary:
+        log.info("%s", _describe_assessment(summary["assessment"]))
     for warning in summary["warnings"]:
         log.warning("%s", warning)
+
+
+def _describe_assessment(values: dict[str, float]) -> str:
+    text = (
+        f"the bound for {values['level']:.0%} of the cases held for {values['bound_held']:.1%}; "
+        f"confidence exceeds Dice by {values['confidence_minus_dice']:.3f} on average, expected "
+        f"Dice by {values['expected_minus_dice']:.3f}; {values['familiar']:.0%} look like the "
+        "training images"
+    )
+    if "bound_held_familiar" in values:
+        text += f", and of these it held for {values['bound_held_familiar']:.1%}"
+    return text

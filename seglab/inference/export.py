@@ -56,8 +56,8 @@ def export(
     for any N, H and W that the network takes: normalisation and sigmoid or softmax are inside. Its
     metadata hold under `seglab`, as JSON: `size`, the edge in pixels that it was trained at,
     `threshold`, `classes`, `colours`, `lesion_values`, `inference`, `run`, the name of the run
-    directory or checkpoint, `checkpoint_sha256`, `split_hash`, and `sha256` of the file with zeros
-    in its place.
+    directory or checkpoint, `checkpoint_sha256`, `split_hash`, `calibration`, as calibration.json
+    holds it or null, and `sha256` of the file with zeros in its place.
 
     Args:
         path: A run directory, or a checkpoint.
@@ -97,6 +97,7 @@ def export(
         "run": path.absolute().name,
         "checkpoint_sha256": model.sha256[0],
         "split_hash": stored["split_hash"],
+        "calibration": model.calibration.to_json() if model.calibration else None,
         "sha256": HASH_PLACEHOLDER.decode(),
     }
     log.info("exporting %s", file)

@@ -9,6 +9,7 @@ from seglab.data.resizing import image_to_network_size
 
 # Of images like the training images, this share is called unfamiliar.
 FALSE_ALARM_RATE = 0.05
+N_FEATURES = 9
 # All images are compared at this size, so that resolution and height by width play no part.
 _SIZE = 64
 # Part of the covariance that is replaced by that of independent features: few images do not

@@ -16,6 +16,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.data.images import ImageLike, to_array
+from seglab.inference.calibration import Calibration, choose_calibration, find_calibration
 from seglab.inference.postprocessing import Prediction, Predictor, predicted_mask
 from seglab.runs.paths import RunPaths
 from seglab.runs.records import find_runs, name_init
@@ -39,6 +40,7 @@ class Model:
         threshold: Probability above which a pixel is of class 1; not used with several classes.
         inference: Test-time augmentation and post-processing.
         sha256: Of each file it was read from.
+        calibration: What the confidence of its masks says about their Dice; None if unknown.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Model:
     threshold: float
     inference: Inference
     sha256: tuple[str, ...]
+    calibration: Calibration | None = None
 
     def predict(self, image: ImageLike) -> np.ndarray:
         """Predict class numbers, uint8 (H, W), of an image of this height and width."""
@@ -104,7 +107,8 @@ def make_model(
     settings = _replace_settings(stored["config"].get("inference"), file, inference)
     predictor = make_predictor(net, stored["config"]["data"]["size"], device, settings.tta)
     classes, threshold = stored["classes"], stored["threshold"]
-    return Model(file, predictor, classes, threshold, settings, (hash_file(file),))
+    calibration = find_calibration(file, settings)
+    return Model(file, predictor, classes, threshold, settings, (hash_file(file),), calibration)
 
 
 def load_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Model:
@@ -117,7 +121,9 @@ def load_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Mod
     classes = make_classes(names, colours, values, f"{file}: ")
     predictor = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
     sha256 = (hashlib.sha256(content).hexdigest(),)
-    return Model(file, predictor, classes, metadata["threshold"], settings, sha256)
+    known = {file: metadata["calibration"]} if metadata.get("calibration") else {}
+    calibration = choose_calibration(known, metadata.get("checkpoint_sha256", ""), settings)
+    return Model(file, predictor, classes, metadata["threshold"], settings, sha256, calibration)
 
 
 def find_members(path: str | Path) -> list[str | Path]:
@@ -199,6 +205,7 @@ def ensemble(models: Sequence[Model]) -> Model:
         predictor=predict,
         threshold=statistics.fmean(model.threshold for model in models),
         sha256=tuple(sha256 for model in models for sha256 in model.sha256),
+        calibration=first.calibration if len({m.calibration for m in models}) == 1 else None,
     )
 
 

@@ -14,6 +14,7 @@ from scipy.ndimage import zoom
 
 from seglab.core.errors import InputError
 from seglab.data.resizing import image_to_network_size
+from seglab.inference.calibration import parse_calibration
 from seglab.inference.postprocessing import Prediction, Predictor
 from seglab.inference.tta import make_views, undo_views
 
@@ -52,6 +53,8 @@ def open_exported(content: bytes, path: str | Path) -> tuple[InferenceSession, d
         metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA])
         if not (0 < metadata["size"] <= 2**14 and 0 < metadata["threshold"] < 1):
             raise ValueError("its size or threshold is out of range")
+        if metadata.get("calibration"):
+            metadata["calibration"] = parse_calibration(metadata["calibration"], Path(path))
         sha256 = metadata["sha256"].encode()
         if insert_hash(content.replace(sha256, HASH_PLACEHOLDER)) != content or len(sha256) != 64:
             raise ValueError("its content does not have the SHA-256 in its metadata")

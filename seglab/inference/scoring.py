@@ -50,8 +50,16 @@ class ScoredCase:
     @property
     def dice(self) -> float:
         """Dice, the mean over all classes but background."""
+        return self._mean("dice_per_image")
+
+    @property
+    def confidence(self) -> float:
+        """Confidence in the prediction, the mean over all classes but background."""
+        return self._mean("confidence")
+
+    def _mean(self, column: str) -> float:
         numbers = self.case.classes.numbers
-        return fmean(row["dice_per_image"] for k, row in zip(numbers, self.rows, strict=True) if k)
+        return fmean(row[column] for k, row in zip(numbers, self.rows, strict=True) if k)
 
 
 class Scores(NamedTuple):

@@ -1,26 +1,40 @@
 """Expected Dice and its bound: against hand-computed values and by simulation."""
 
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers.spoil import damage
+from helpers.tiny import Ended
 
+from seglab import load_model
 from seglab.core.errors import InputError
+from seglab.core.files import hash_file, read_csv
+from seglab.data.images import read_image
+from seglab.data.layouts import find_cases
 from seglab.inference.calibration import (
     Calibration,
     CalibrationCase,
     read_calibration,
     write_calibration,
 )
+from seglab.inference.familiarity import N_FEATURES, Familiarity, picture_features
+from seglab.inference.models import ensemble
 from seglab.schema import Inference
 
 
 def make_calibration(*pairs: tuple[float, float]) -> Calibration:
     """Make a calibration of pairs of confidence and Dice."""
     cases = (CalibrationCase(f"case{i}", *map(float, pair)) for i, pair in enumerate(pairs))
-    return Calibration(tuple(cases), ("a", "b"), Inference(tta=True))
+    features = np.random.default_rng(0).normal(size=(30, N_FEATURES)).tolist()
+    return Calibration(tuple(cases), ("a", "b"), Inference(tta=True), tuple(map(tuple, features)))
 
 
 def draw_pairs(random: np.random.Generator, n: int) -> np.ndarray:
@@ -84,7 +98,7 @@ def test_a_level_is_a_share(level: float) -> None:
 @pytest.mark.parametrize("n", [9, 39])
 def test_coverage_of_exchangeable_cases(n: int) -> None:
     """At least the level, and at most 1 / (n + 1) above it without ties (Lei et al. 2018)."""
-    random, level, trials = np.random.default_rng(2), 0.9, 2000
+    random, level, trials = np.random.default_rng(2), 0.9, 1000
     held = 0
     for _ in range(trials):
         pairs = draw_pairs(random, n + 1)
@@ -121,3 +135,108 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
             assert str(file) in str(error) and "\n" not in str(error)
         else:
             assert 0 <= found.expected_dice(0.9) <= 1
+
+
+@pytest.fixture
+def run(predicting_runs: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the run whose inference settings are all off, as the only one of a sweep."""
+    ignore = shutil.ignore_patterns("network.onnx")
+    return Path(shutil.copytree(predicting_runs[1], tmp_path / "sweep" / "run", ignore=ignore))
+
+
+def calibrate_by_hand(folder: Path, run: Path, tiny_ph2: Path, **changes: Any) -> Calibration:
+    """Write a calibration for a run, without any of its cases."""
+    pairs = draw_pairs(np.random.default_rng(5), 30)
+    images = [read_image(case.image) for case in find_cases(tiny_ph2)]
+    values: dict[str, Any] = {
+        "networks": ("other", hash_file(run / "checkpoints" / "best.ckpt")),
+        "inference": Inference(),
+        "features": tuple(tuple(picture_features(image).tolist()) for image in images),
+    }
+    calibration = replace(make_calibration(*pairs), **values | changes)
+    write_calibration(folder, calibration)
+    return calibration
+
+
+def test_a_model_has_the_calibration_that_holds_for_it(
+    run: Path, tiny_ph2: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_model(run).calibration is None
+    own = calibrate_by_hand(run, run, tiny_ph2)
+    for path in (run, run / "checkpoints" / "best.ckpt"):
+        assert load_model(path).calibration == own
+    # That of the sweep comes first, unless it is of other networks.
+    calibrate_by_hand(run.parent, run, tiny_ph2, networks=("other",))
+    assert load_model(run).calibration == own
+    of_sweep = calibrate_by_hand(run.parent, run, tiny_ph2, features=own.features[:9])
+    assert load_model(run).calibration == load_model(run.parent).calibration == of_sweep != own
+    assert caplog.messages == []
+    for _ in range(2):
+        assert load_model(run, tta=True).calibration is None
+    files = [folder / "calibration.json" for folder in (run.parent, run)]
+    expected = [f"{f}: was made with inference.tta=False, so it is not used" for f in files]
+    assert caplog.messages == expected  # once
+    other = Path(shutil.copytree(run, run.parent / "other"))
+    calibrate_by_hand(run.parent, run, tiny_ph2, networks=("other",))
+    calibrate_by_hand(other, run, tiny_ph2, features=own.features[:8])
+    models = [load_model(path) for path in (run, other)]
+    assert ensemble(models[:1] * 2).calibration == own
+    assert ensemble(models).calibration is None
+
+
+def test_an_exported_network_carries_its_calibration(
+    run: Path,
+    tiny_ph2: Path,
+    pictures: Path,
+    script: Callable[..., Ended],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("onnxruntime")
+    calibration = calibrate_by_hand(run.parent, run, tiny_ph2)
+    file = run / "network.onnx"
+    assert script("export", run, "--images", pictures, "--out", file).code == 0
+    assert load_model(file).calibration == calibration
+    assert load_model(file, fill_holes=True).calibration is None
+    assert caplog.messages == [
+        f"{file}: was made with inference.fill_holes=False, so it is not used"
+    ]
+
+
+def test_evaluate_compares_what_was_expected_with_what_is(
+    run: Path,
+    tiny_ph2: Path,
+    script: Callable[..., Ended],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    assert script("evaluate", run, "--data", tiny_ph2, "--out", plain).code == 0
+    calibration = calibrate_by_hand(run, run, tiny_ph2)
+    caplog.set_level(logging.INFO)
+    assert script("evaluate", run, "--data", tiny_ph2, "--out", out).code == 0
+    before, rows = (read_csv(folder / "test_cases.csv") for folder in (plain, out))
+    summary = json.loads((out / "summary.json").read_text())
+    familiarity = Familiarity(np.array(calibration.features))
+    images = {case.id: read_image(case.image) for case in find_cases(tiny_ph2)}
+    held, gaps = [], []
+    for old, row in zip(before, rows, strict=True):
+        added = {name: value for name, value in row.items() if name not in old}
+        assert row == old | added
+        confidence, dice = float(row["confidence"]), float(row["dice_per_image"])
+        assert float(added.pop("expected_dice")) == calibration.expected_dice(confidence)
+        bound = float(added.pop("lower_bound"))
+        assert bound == calibration.lower_bound(confidence, 0.9)
+        assert added == {"familiar": str(familiarity.is_familiar(images[row["id"]]))}
+        held.append(dice >= bound)
+        gaps.append(confidence - dice)
+    found = summary["assessment"]
+    assert found["level"] == 0.9 and found["bound_held"] == pytest.approx(np.mean(held))
+    assert found["confidence_minus_dice"] == pytest.approx(np.mean(gaps))
+    assert found["familiar"] == np.mean([row["familiar"] == "True" for row in rows])
+    line = (
+        f"the bound for 90% of the cases held for {np.mean(held):.1%}; confidence exceeds Dice by"
+    )
+    assert f"{line} {np.mean(gaps):.3f} on average" in caplog.text
+    assert {k: v for k, v in summary.items() if k != "assessment"} == json.loads(
+        (plain / "summary.json").read_text()
+    )
