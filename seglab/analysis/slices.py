@@ -1,6 +1,5 @@
 """Scores rows by slices: test cases that have an attribute in common, against the others."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ class Slice(NamedTuple):
     name: str
     members: np.ndarray  # bool (n,)
     others: np.ndarray  # bool (n,): the rest of the cases whose attribute is known
+    is_tested: bool  # not the first of two: it differs by as much as the second
 
 
 def make_slices(
@@ -44,8 +44,9 @@ def make_slices(
         texts = np.array(column)
         parts = _cut(attribute, texts)
         if 1 < len(parts) <= 2 * MAX_VALUES:
-            for name, members in parts.items():
-                slices.append(Slice(attribute, name, members, (texts != "") & ~members))
+            for i, (name, members) in enumerate(parts.items()):
+                others = (texts != "") & ~members
+                slices.append(Slice(attribute, name, members, others, i > 0 or len(parts) > 2))
     return slices
 
 
@@ -53,16 +54,17 @@ def _cut(attribute: str, texts: np.ndarray) -> dict[str, np.ndarray]:
     """Return the members of each slice, bool (n,), by its name; the text '' is in none."""
     known = texts != ""
     values = sorted(set(texts[known].tolist()), key=natural_key)
+    as_they_are = {value: texts == value for value in values}
     try:
         numbers = np.where(known, texts, "nan").astype(float)
     except ValueError:
-        return {value: texts == value for value in values}
+        return as_they_are
     if attribute in FIXED_BOUNDS:
         bounds = [FIXED_BOUNDS[attribute]]
     elif len(values) > MAX_VALUES:
         bounds = np.quantile(numbers[known], [1 / 3, 2 / 3]).tolist()
     else:
-        return {value: texts == value for value in values}
+        return as_they_are
     ends = [f"{bound:.3g}" for bound in bounds]
     between = [" to ".join(ends)] * (len(ends) - 1)
     part = np.digitize(numbers, bounds, right=True)  # 0: at most the first bound
@@ -75,12 +77,11 @@ def score_slices(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
     """Score the slices of rows by one of `PER_IMAGE`'s metrics, averaged over seeds and classes.
 
     Returns:
-        A record per row and slice: `row`, `attribute`, `slice`, `metric`, `n`, `value`. If the
-        slice and the other cases are at least `MIN_CASES`, also the fields of
-        `statistics.SliceTest`, and `p_holm`, corrected for all tests of the row. Of two slices of
-        an attribute only the second is tested: the difference of the first is the same.
+        A record per row and slice: `row`, `attribute`, `slice`, `metric`, `n`, `value`. If both
+        the slice and the other cases are at least `MIN_CASES`, also the fields of
+        `statistics.SliceTest`, and `p_holm`, corrected for all slices of the row that are tested.
     """
-    records = []
+    records: list[dict[str, Any]] = []
     for row in rows:
         attributes: dict[str, dict[str, str]] = {}
         for run in row.finished_runs:
@@ -93,67 +94,53 @@ def score_slices(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
             | {"n": int(part.members.sum()), "value": float(values[part.members].mean())}
             for part in slices
         ]
-        large = [
-            i
-            for i, part in enumerate(slices)
-            if min(part.members.sum(), part.others.sum()) >= MIN_CASES
-        ]
-        members = np.array([slices[i].members for i in large])
-        others = np.array([slices[i].others for i in large])
-        tests = statistics.compare_slices(values, members, others) if large else []
-        for i, test in zip(large, tests, strict=True):
-            row_records[i] |= test._asdict()
-        n_slices = Counter(part.attribute for part in slices)
-        firsts = {record["attribute"]: record for record in reversed(row_records)}
-        tested = [
-            record
-            for record in row_records
-            if "p" in record
-            and not (n_slices[record["attribute"]] == 2 and record is firsts[record["attribute"]])
-        ]
+        records += row_records
+        pairs = zip(slices, row_records, strict=True)
+        large = [(s, r) for s, r in pairs if min(s.members.sum(), s.others.sum()) >= MIN_CASES]
+        if large:
+            members, others = np.array([(s.members, s.others) for s, _ in large]).swapaxes(0, 1)
+            for (_, record), test in zip(
+                large, statistics.compare_slices(values, members, others), strict=True
+            ):
+                record |= test._asdict()
+        tested = [record for part, record in large if part.is_tested]
         corrected = statistics.correct_holm([record["p"] for record in tested])
         for record, p in zip(tested, corrected, strict=True):
             record["p_holm"] = p
-        records += row_records
     return records
 
 
 def make_slices_table(records: Sequence[dict[str, Any]], metric: str) -> Table:
     """Make the table of the records that `score_slices` returns."""
+    digits = 1 if metric in IN_PIXELS else 3
+    first_column = 0 if len({record["row"] for record in records}) > 1 else 1
     body, holding = [], []
-    previous = {"row": "", "attribute": ""}
+    previous = ["", ""]
     for record in records:
-        is_same_row = record["row"] == previous["row"]
-        is_same = is_same_row and record["attribute"] == previous["attribute"]
+        names = [record["row"], record["attribute"]]
         score = Score(record["value"], None, record.get("low"), record.get("high"))
         cells = [
-            "" if is_same_row else record["row"],
-            "" if is_same else record["attribute"],
+            "" if names[0] == previous[0] else names[0],
+            "" if names == previous else names[1],
             record["slice"],
             str(record["n"]) + ("*" if record["n"] < MIN_CASES else ""),
-            format_score(metric, score),
+            *(format_score(metric, score), "", "", ""),
         ]
-        previous = record
-        if "p_holm" not in record:
-            body.append([*cells, "", "", ""])
-            continue
-        digits = 1 if metric in IN_PIXELS else 3
-        ends = [f"{record[f'difference{end}']:+.{digits}f}" for end in ("", "_low", "_high")]
-        body.append([*cells, f"{ends[0]} [{ends[1]}, {ends[2]}]", *format_p_values(record)])
-        if record["p_holm"] < LEVEL:
-            name = f"{record['attribute']} {record['slice']} ({ends[0]})"
-            holding.append(f"{record['row']}: {name}")
+        if "p_holm" in record:
+            ends = [f"{record[f'difference{end}']:+.{digits}f}" for end in ("", "_low", "_high")]
+            cells[5:] = [f"{ends[0]} [{ends[1]}, {ends[2]}]", *format_p_values(record)]
+            if record["p_holm"] < LEVEL:
+                holding.append(f"{', '.join(names[first_column:])} {record['slice']} ({ends[0]})")
+        body.append(cells[first_column:])
+        previous = names
     notes = [
-        "difference: mean of the slice minus mean of the other cases; of two slices of an "
-        "attribute that of the second. p of a permutation test, and corrected for all tests of "
-        "the row (Holm). Attributes are defined in seglab/data/README.md",
+        "difference: mean of the slice minus mean of the other cases; where there are two slices, "
+        "of the second. p of a permutation test, and corrected for all tests of the row (Holm). "
+        "seglab/data/README.md defines the attributes",
         f"p (Holm) below {LEVEL:g}: {'; '.join(holding) or 'none'}",
     ]
     if any(record["n"] < MIN_CASES for record in records):
         notes.append(f"* fewer than {MIN_CASES} cases: no interval and no test")
     title = f"{metric} by slices of the test cases, averaged over seeds [95 % interval over cases]"
     head = ["row", "attribute", "slice", "n", metric, "difference", "p", "p (Holm)"]
-    if len({record["row"] for record in records}) == 1:
-        head, body = head[1:], [cells[1:] for cells in body]
-        notes = [note.replace(f"{records[0]['row']}: ", "") for note in notes]
-    return Table(title, head, head.index("n"), body, notes)
+    return Table(title, head[first_column:], 3 - first_column, body, notes)

@@ -35,9 +35,9 @@ class PairedTest(NamedTuple):
 
 
 class SliceTest(NamedTuple):
-    """Mean of some cases against others: ends of the mean's 95 % interval, difference, its ends.
+    """Ends of a mean's 95 % interval, its difference to the mean of other cases, ends of that.
 
-    `p` is the two-sided p value of the null hypothesis that the values do not depend on the slice.
+    `p` is the two-sided p value of the null hypothesis that values do not depend on the slice.
     """
 
     low: float
@@ -144,10 +144,8 @@ def compare_slices(values: np.ndarray, members: np.ndarray, others: np.ndarray) 
         members: bool (K, n), the cases of K slices.
         others: bool (K, n), those that each slice is compared with.
 
-    Returns:
-        Of each slice the intervals, see `intervals`, and the p value of a permutation test of
-        independent samples, two-sided as SciPy's: 9,999 times the cases change their values. The
-        same resamples serve all slices.
+    The intervals are those of `intervals`, p of a permutation test of independent samples, as
+    SciPy's two-sided one: 9,999 times the cases exchange their values, the same for all slices.
     """
     n = len(values)
     means = np.stack([mean_terms(values, part) for part in members])

@@ -8,33 +8,10 @@ from scipy import ndimage
 
 from seglab.data.cases import Case
 
-EDGE = 256  # pixels of the longer edge of the copy that most attributes are measured on
-RING = 16  # pixels of the copy
-BAND = 4
-MARGIN = 4
-DARK_MARGIN = 8
-MIN_SURROUND = 0.005  # of the copy's pixels
-DARK = 25  # L*
-HAIR_WIDTH = 9  # pixels of the copy: a closing of this length fills what is narrower
-HAIR_DEPTH = 8  # L*
-HAIR_LENGTH = 32
-HAIR_WINDOW = 25
-HAIR_DENSITY = 0.25
-
-# Units: shares are of the picture's pixels; lengths are pixels of a copy whose longer edge has 256.
-MEASURED = {
-    "lesion_share": "share of pixels that are lesion",
-    "frame_share": "share of the outermost pixels that are lesion: above 0 it touches the frame",
-    "pieces": "number of 8-connected pieces of the lesion",
-    "contrast": "CIE Lab distance (delta E 1976) of the mean colours of lesion and surround: "
-    "pixels outside within 16 px, not near the frame or dark corners",
-    "sharpness": "least-squares slope of colour over signed distance from the outline, within 4 px "
-    "of it, per px; colour runs from the lesion's mean, 0, to that of the surround, 1",
-    "surround_a": "mean a* of the surround: above 0 red, below green",
-    "surround_b": "mean b* of the surround: above 0 yellow, below blue",
-    "hair": "share of pixels of thin dark lines: narrower than 9 px, darker by L* 8, 32 px long",
-    "dark_corners": "share of pixels outside the lesion with L* below 25, connected to a corner",
-}
+# Lengths are in pixels of a copy whose longer edge has this many, lightness in L* of CIE Lab.
+EDGE = 256
+DARK = 25  # corners are darker
+HAIR_WIDTH, HAIR_LENGTH, HAIR_CONTRAST = 9, 32, 8
 # Attributes that are cut here into slices, at most this and above, instead of into thirds.
 FIXED_BOUNDS = {"frame_share": 0.0, "pieces": 1.0, "hair": 0.005, "dark_corners": 0.01}
 
@@ -47,15 +24,15 @@ def describe_case(case: Case, image: np.ndarray, mask: np.ndarray) -> dict[str, 
 
 
 def measure_attributes(image: np.ndarray, mask: np.ndarray) -> dict[str, float | None]:
-    """Measures the attributes of `MEASURED`.
+    """Measures the attributes that the package's README.md defines.
 
     Args:
         image: uint8 (H, W, 3).
         mask: Class numbers, uint8 (H, W); lesion is all but 0.
 
     Returns:
-        Values by name. Those that need a lesion and its surround are None without: an empty mask,
-        or one that leaves less than 0.5 % of the picture as surround.
+        Values by name; None where the definition needs a surround, and the mask is empty or leaves
+        less than 0.5 % of the picture.
     """
     from skimage.color import rgb2lab  # slow to import, not needed where tables are read
 
@@ -69,8 +46,8 @@ def measure_attributes(image: np.ndarray, mask: np.ndarray) -> dict[str, float |
     lesion_copy = Image.fromarray(native.astype(np.uint8) * 255)
     lesion = np.asarray(lesion_copy.resize(size, Image.Resampling.BOX)) > 127
     corners = _find_dark_corners(lab[..., 0], lesion)
-    usable = ndimage.uniform_filter(corners.astype(np.float32), 2 * DARK_MARGIN + 1) < 1e-6
-    usable[:MARGIN] = usable[-MARGIN:] = usable[:, :MARGIN] = usable[:, -MARGIN:] = False
+    usable = ~ndimage.maximum_filter(corners, 17)  # what is not within 8 pixels of them
+    usable[:4] = usable[-4:] = usable[:, :4] = usable[:, -4:] = False
     return {
         "lesion_share": float(native.mean()),
         "frame_share": float(np.concatenate(outermost).mean()),
@@ -100,12 +77,12 @@ def _measure_border(
     names = ("contrast", "sharpness", "surround_a", "surround_b")
     edge = lesion & ~ndimage.binary_erosion(lesion, border_value=1)
     distance = ndimage.distance_transform_edt(~edge)
-    surround = ~lesion & usable & (distance <= RING)
-    if not edge.any() or surround.mean() < MIN_SURROUND:
+    surround = ~lesion & usable & (distance <= 16)
+    if not edge.any() or surround.mean() < 0.005:
         return dict.fromkeys(names)
     # The outline runs between pixels: half a pixel outside the lesion's edge.
     distance = np.where(lesion, -0.5 - distance, distance - 0.5)
-    band = usable & (abs(distance) <= BAND)
+    band = usable & (abs(distance) <= 4)
     inside, outside = (lab[part].mean(0, dtype=np.float64) for part in (lesion, surround))
     contrast = float(np.linalg.norm(outside - inside))
     sharpness = None
@@ -119,19 +96,17 @@ def _measure_border(
 def _find_hair(lightness: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Returns the pixels of hair, bool (H, W): a black top-hat, as DullRazor (Lee et al. 1997).
 
-    Closings along rows and columns fill dark lines of any direction. Of the connected pieces that
-    they fill, short ones are left out, and dense ones, which are pigment network: around their
-    pixels more than 25 % of a window of 25 px are filled, on average.
+    Closings along rows and columns fill dark lines of any direction. Of the pieces that they fill
+    short ones are left out, and pigment network: pieces around whose pixels, on average, more than
+    25 % of a window of 25 x 25 pixels are filled.
     """
-    closed = np.maximum(
-        ndimage.grey_closing(lightness, (1, HAIR_WIDTH)),
-        ndimage.grey_closing(lightness, (HAIR_WIDTH, 1)),
-    )
-    lines = (closed - lightness > HAIR_DEPTH) & usable
-    density = ndimage.uniform_filter(lines.astype(np.float32), HAIR_WINDOW)
+    sizes = (1, HAIR_WIDTH), (HAIR_WIDTH, 1)
+    closed = np.maximum(*(ndimage.grey_closing(lightness, size) for size in sizes))
+    lines = (closed - lightness > HAIR_CONTRAST) & usable
+    density = ndimage.uniform_filter(lines.astype(np.float32), 25)
     regions, n_regions = ndimage.label(lines, _EIGHT)
     boxes = ndimage.find_objects(regions)
     lengths = np.array([max(part.stop - part.start for part in box) for box in boxes])
     densities = ndimage.mean(density, regions, range(1, n_regions + 1))
-    is_hair = (lengths >= HAIR_LENGTH) & (np.array(densities) <= HAIR_DENSITY)
+    is_hair = (lengths >= HAIR_LENGTH) & (np.array(densities) <= 0.25)
     return np.concatenate([[False], is_hair])[regions]

@@ -165,7 +165,12 @@ def test_compare_shows_slices(runs: Path, tmp_path: Path, script: Script) -> Non
     assert (ended.code, ended.err) == (0, "")
     table = ended.out.split("\n\n", 2)[2]
     assert "dice_per_image by slices of the test cases" in ended.out
-    for text in ("above 1", "1*", "* fewer than 10 cases", "p (Holm) below 0.05: contrast up to "):
+    for text in (
+        "above 1",
+        "1*",
+        "* fewer than 10 cases",
+        "p (Holm) below 0.05: contrast up to ",
+    ):
         assert text in table
     with (tmp_path / "out" / "slices.csv").open(newline="") as text:
         records = list(csv.DictReader(text))
