@@ -20,6 +20,7 @@ from seglab.data.masks import read_mask
 from seglab.inference.evaluate import evaluate
 from seglab.inference.models import load_model
 from seglab.inference.predict import predict
+from seglab.metrics.confidence import RISK_METRICS
 from seglab.runs.checkpoints import hash_weights
 from seglab.runs.records import find_runs
 
@@ -84,6 +85,14 @@ def test_a_run_learns_and_scores_each_class(run: Path) -> None:
     for name, scores in summary["classes"].items():
         values = [float(row["dice_per_image"]) for row in rows if row["class"] == name]
         assert scores["dice_per_image"] == pytest.approx(sum(values) / len(values), abs=1e-12)
+        ranked = sorted(
+            (-float(r["confidence"]), i) for i, r in enumerate(rows[NAMES.index(name) :: 3])
+        )
+        risks = [1 - values[i] for _, i in ranked]
+        areas = [sum(risks[:k]) / k for k in range(1, len(risks) + 1)]
+        assert scores["aurc"] == pytest.approx(sum(areas) / len(areas), abs=1e-12)
+    areas = [scores["aurc"] for scores in summary["classes"].values()]
+    assert summary["test"]["aurc"] == pytest.approx(sum(areas) / 2, abs=1e-15)
     last = read_csv(run / "metrics.csv")[-1]
     assert 0 < float(last["val/dice_per_image_square_net"]) <= 1
 
@@ -124,7 +133,14 @@ def test_the_table_has_a_line_for_each_class(
     assert [line["class"] for line in lines] == ["all", "disc", "square"]
     expected = [summary["test"], *summary["classes"].values()]
     for line, values in zip(lines, expected, strict=True):
-        for name in ("dice_per_image", "iou_pooled", "pixel_accuracy", "hd95", "sensitivity"):
+        for name in (
+            "dice_per_image",
+            "iou_pooled",
+            "pixel_accuracy",
+            "hd95",
+            "sensitivity",
+            *RISK_METRICS,
+        ):
             assert float(line[name]) == pytest.approx(values[name], abs=1e-12), name
             assert float(line[f"{name}_low"]) <= float(line[name]) <= float(line[f"{name}_high"])
     assert float(lines[0]["ece"]) == pytest.approx(summary["test"]["ece"], abs=1e-12)
@@ -170,7 +186,8 @@ def test_results_are_those_of_the_files(run: Path) -> None:
     rows = load_results(run).cases
     assert len(rows) == len(written) and {row["class"] for row in rows} == {*NAMES}
     for row, line in zip(rows, written, strict=True):
-        assert {name: str(row[name]) for name in line} == line  # to the last digit
+        texts = {name: "" if row[name] is None else str(row[name]) for name in line}
+        assert texts == line  # to the last digit
 
 
 def test_files_of_another_networks_classes_are_removed(

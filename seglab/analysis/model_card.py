@@ -159,9 +159,11 @@ def _describe_scores(run: Run) -> dict[str, Any]:
         for name in METRICS
     ]
     diagnoses = Counter(case.diagnosis for case in run.tested)
-    groups = {f"class {name}": row.scores(METRICS, class_name=name) for name in row.classes[1:]}
+    groups = {
+        f"class {name}": row.scores(DEFAULT_METRICS, class_name=name) for name in row.classes[1:]
+    }
     for name, n in diagnoses.most_common():
-        groups[f"diagnosis {name or 'unknown'} ({n})"] = row.scores(METRICS, name)
+        groups[f"diagnosis {name or 'unknown'} ({n})"] = row.scores(DEFAULT_METRICS, name)
     group_rows = [
         [code_span(group), *(format_score(name, values[name]) for name in DEFAULT_METRICS)]
         for group, values in groups.items()

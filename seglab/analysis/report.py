@@ -27,6 +27,7 @@ from seglab.analysis.slices import make_slices_table, score_slices
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, write_atomic
+from seglab.metrics.confidence import RISK_METRICS
 from seglab.metrics.scores import BOUNDARY_METRICS, DEFAULT_METRICS, IN_PIXELS
 from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import Run, find_runs
@@ -34,9 +35,11 @@ from seglab.runs.tables import read_metric_history
 
 log = logging.getLogger(__name__)
 
-REPORT_METRICS = (*DEFAULT_METRICS, *BOUNDARY_METRICS)
+REPORT_METRICS = (*DEFAULT_METRICS, *BOUNDARY_METRICS, *RISK_METRICS)
 COLUMNS_NOTE = (
-    f"{', '.join(sorted(IN_PIXELS))} is in pixels, less is better; val is Dice per image of val; "
+    f"{', '.join(sorted(IN_PIXELS))} is in pixels, less is better; aurc is the mean of 1 - Dice over "
+    "the k most confident cases, then over k, between aurc_random and aurc_oracle; less is better; "
+    "val is Dice per image of val; "
     "train s and images/s are of training, means over runs"
 )
 MAX_ROWS = 6  # rows with curves and predictions: there are as many colours

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seglab.analysis.statistics import intervals
+from seglab.analysis.statistics import aurc_intervals, intervals
+from seglab.metrics.confidence import RISK_METRICS, risk_scores
 from seglab.metrics.scores import (
     BOUNDARY_METRICS,
     IN_PIXELS,
@@ -35,7 +36,7 @@ class Score(NamedTuple):
 
 def format_score(metric: str, score: Score) -> str:
     """Format a score as the tables show it, e.g. '0.954 ± 0.002 [0.944, 0.960]'."""
-    digits = 1 if metric in IN_PIXELS else 3
+    digits = 1 if metric in IN_PIXELS else 4 if metric in RISK_METRICS else 3
     text = f"{score.value:.{digits}f}"
     if score.sd is not None:
         text += f" ± {score.sd:.{digits}f}"
@@ -123,6 +124,7 @@ class Row:
 
         S seeds, K classes except background (1 in the binary case), n cases. With several classes
         `ACCURACY_OF_ALL_CLASSES` counts the pixels whose class is right, equal for each class.
+        `confidence` is no metric: `RISK_METRICS` sort the cases by it.
         Where no seed is complete, seeds are averaged case by case to a single one: means over
         seeds with different cases would be of different things.
         """
@@ -134,7 +136,7 @@ class Row:
         foreground = values[:, 1:] if self.classes else values
         tested = foreground[..., :4].sum(-1) > 0
         terms = score_terms(foreground[..., :4])
-        for name in BOUNDARY_METRICS:
+        for name in (*BOUNDARY_METRICS, "confidence"):
             terms[name] = mean_terms(foreground[..., CASE_COLUMNS.index(name)], tested)
         if self.classes:
             correct = np.stack([values[..., 0].sum(1), values[:, 0, :, :4].sum(-1)], -1)
@@ -168,10 +170,19 @@ class Row:
             terms = {name: values[:, number : number + 1] for name, values in terms.items()}
         elif of_all_classes is not None:
             terms["pixel_accuracy"] = of_all_classes
+        # Of each case, (S, K, n).
+        dice, confidence = (
+            values[..., 0] / values[..., 1]
+            for values in (terms["dice_per_image"], terms.pop("confidence"))
+        )
+        risk = [[*map(risk_scores, *of_seed)] for of_seed in zip(confidence, dice, strict=True)]
+        terms["aurc_random"] = mean_terms(1 - dice, np.ones(dice.shape, bool))
         by_seed = {
             name: [statistics.fmean(map(ratio_of_sums, classes)) for classes in values]
             for name, values in terms.items()
         }
+        for name in RISK_METRICS:
+            by_seed[name] = [statistics.fmean(k[name] for k in classes) for classes in risk]
         if diagnosis is None and class_name is None:
             by_seed |= self._calibration_errors()
         ends: dict[str, list[float]] = {}
@@ -180,6 +191,10 @@ class Row:
             # Classes are averaged as seeds are.
             flat = np.stack([terms[name].reshape(-1, sum(chosen), 2) for name in names])
             ends = dict(zip(names, intervals(flat).tolist(), strict=True))
+        if "aurc" in interval_metrics:
+            sort_keys = np.stack([confidence, dice]).reshape(2, -1, sum(chosen))
+            areas = aurc_intervals(sort_keys, sort_keys[1]).tolist()
+            ends |= zip(("aurc", "aurc_oracle"), areas, strict=True)
         return {
             name: Score(
                 math.fsum(values) / len(values),

@@ -1,7 +1,8 @@
 """Statistics over test cases: bootstrap intervals of scores, paired tests, Holm's correction.
 
-Every score is a ratio of two sums over cases, and `seglab.metrics.scores.score_terms` returns what
-each case adds to both. So one resampling of cases serves all scores and all seeds.
+Most scores are ratios of two sums over cases, and `seglab.metrics.scores.score_terms` returns what
+each case adds to both. So one resampling of cases serves all these scores and all seeds. The area
+under a risk-coverage curve is no such ratio: each resample is sorted anew.
 """
 
 import math
@@ -63,10 +64,46 @@ def intervals(terms: np.ndarray) -> np.ndarray:
         float64 (K, 2): lower and upper ends. Both are the value where there is only one case, or
         where all cases have the same value.
     """
-    n = terms.shape[2]
     values = np.array([math.fsum(map(ratio_of_sums, seeds)) / len(seeds) for seeds in terms])
-    # Without this, rounding errors would count as spread.
     is_constant = (np.ptp(ratio(terms[..., 0], terms[..., 1]), axis=-1) == 0).all(-1)
+    n_numbers = terms[..., 0, :].size
+    return _bootstrap(_make_statistic(terms), terms.shape[2], values, is_constant, n_numbers)
+
+
+def aurc_intervals(confidences: np.ndarray, dice: np.ndarray) -> np.ndarray:
+    """Return 95 % intervals of areas under risk-coverage curves, averaged over seeds.
+
+    They are made as `intervals` makes them; see `seglab.metrics.confidence.risk_coverage`.
+
+    Args:
+        confidences: Of each case, float64 (K, S, n), for K measures, S seeds and n cases.
+        dice: Of each case, float64 (S, n).
+
+    Returns:
+        float64 (K, 2): lower and upper ends.
+    """
+    statistic, n = _make_aurc_statistic(confidences, dice), dice.shape[1]
+    values = statistic(np.arange(n))
+    is_constant = np.full(len(values), (np.ptp(dice, axis=-1) == 0).all())
+    return _bootstrap(statistic, n, values, is_constant, n)
+
+
+def _bootstrap(
+    statistic: Callable[..., np.ndarray],
+    n: int,
+    values: np.ndarray,
+    is_constant: np.ndarray,
+    n_numbers: int,
+) -> np.ndarray:
+    """Return ends of the intervals, (K, 2), of K scores.
+
+    Args:
+        statistic: Maps drawn case numbers, (..., m), to scores, (K, ...).
+        n: Number of cases.
+        values: The scores of all cases, (K,).
+        is_constant: Which scores no resample can change, (K,): rounding errors are no spread.
+        n_numbers: How many numbers the statistic computes for a resample.
+    """
     constant_ends = np.stack([values, values], -1)
     if n == 1 or is_constant.all():
         return constant_ends
@@ -74,12 +111,12 @@ def intervals(terms: np.ndarray) -> np.ndarray:
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         bootstrap = stats.bootstrap(
             (np.arange(n),),
-            _make_statistic(terms),
+            statistic,
             n_resamples=RESAMPLES,
             vectorized=True,
             confidence_level=CONFIDENCE,
             method="BCa" if n <= MAX_CASES_FOR_BCA else "percentile",
-            batch=max(1, BATCH_SIZE // max(n, terms[..., 0, :].size)),
+            batch=max(1, BATCH_SIZE // max(n, n_numbers)),
             random_state=np.random.default_rng(0),
         )
     tail = (1 - CONFIDENCE) / 2
@@ -105,6 +142,25 @@ def _make_statistic(terms: np.ndarray) -> Callable[..., np.ndarray]:
         # Contiguous for each score: else SciPy would add up in another order.
         scores = np.ascontiguousarray(ratio(sums[..., 0], sums[..., 1]).mean(-1).T)
         return scores.reshape(len(terms), *drawn.shape[:-1])
+
+    return score
+
+
+def _make_aurc_statistic(confidences: np.ndarray, dice: np.ndarray) -> Callable[..., np.ndarray]:
+    """Return the function from drawn case numbers to areas that SciPy resamples."""
+    orders = np.argsort(-confidences, -1, kind="stable")
+    ranks = np.argsort(orders, -1).astype(np.int32)
+    risks = np.take_along_axis(np.broadcast_to(1 - dice, orders.shape), orders, -1)
+
+    def score(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        rows = drawn.reshape(-1, drawn.shape[-1])
+        # The i-th risk counts in the mean of the first k risks for every k >= i.
+        weights = np.cumsum(1 / np.arange(rows.shape[-1], 0, -1))[::-1] / rows.shape[-1]
+        areas = np.zeros((len(risks), len(rows)))
+        for k, seed in np.ndindex(*risks.shape[:2]):
+            drawn_risks = risks[k, seed][np.sort(ranks[k, seed][rows], -1)]
+            areas[k] += (drawn_risks * weights).sum(-1) / risks.shape[1]
+        return areas.reshape(-1, *drawn.shape[:-1])
 
     return score
 

@@ -12,6 +12,7 @@ from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 
 from seglab.data.cases import Case
+from seglab.data.classes import Classes
 from seglab.inference.postprocessing import (
     Prediction,
     Predictor,
@@ -20,6 +21,7 @@ from seglab.inference.postprocessing import (
 )
 from seglab.inference.predictor import predict_cases, resize_probabilities
 from seglab.metrics.boundary import boundary_scores, count_pieces
+from seglab.metrics.confidence import RISK_METRICS, risk_scores
 from seglab.metrics.scores import (
     BOUNDARY_METRICS,
     CALIBRATION_BINS,
@@ -34,6 +36,7 @@ from seglab.metrics.scores import (
 from seglab.schema import DEFAULT_INFERENCE, Inference
 
 _CASE_METRICS = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
+_SET_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, "confidence", "dice_per_image")
 
 
 @dataclass(frozen=True)
@@ -142,18 +145,28 @@ def score_cases(
         rows += case_rows
         if on_case is not None:
             on_case(ScoredCase(case, image, target, prob, pred, case_rows))
-    channels = len(classes.names)
-    counts = np.array([[row[name] for name in PIXEL_COUNTS] for row in rows])
-    counts = counts.reshape(-1, channels, len(PIXEL_COUNTS))
-    by_class = {}
-    for number, class_name in classes.foreground.items():
-        channel = classes.numbers.index(number)
-        boundary = {k: fmean(row[k] for row in rows[channel::channels]) for k in BOUNDARY_METRICS}
-        by_class[class_name] = scores(counts[:, channel]) | boundary
-    values = class_scores(counts) if classes.is_multiclass else scores(counts[:, 0])
-    values |= {k: fmean(scored[k] for scored in by_class.values()) for k in BOUNDARY_METRICS}
+    values, by_class = _score_set(rows, classes)
     values["ece"] = calibration_error(bins)
     return Scores(rows, values, bins, by_class if classes.is_multiclass else {})
+
+
+def _score_set(
+    rows: list[dict[str, Any]], classes: Classes
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Score all cases by their rows; returns the scores, and those of each foreground class."""
+    channels = len(classes.names)
+    columns = {name: np.array([row[name] for row in rows]) for name in _SET_COLUMNS}
+    counts = np.stack([columns[name] for name in PIXEL_COUNTS], -1).reshape(-1, channels, 4)
+    by_class = {}
+    for number, class_name in classes.foreground.items():
+        of_class = slice(classes.numbers.index(number), None, channels)
+        boundary = {name: fmean(columns[name][of_class]) for name in BOUNDARY_METRICS}
+        risk = risk_scores(columns["confidence"][of_class], columns["dice_per_image"][of_class])
+        by_class[class_name] = scores(counts[:, of_class.start]) | boundary | risk
+    values = class_scores(counts) if classes.is_multiclass else scores(counts[:, 0])
+    for name in (*BOUNDARY_METRICS, *RISK_METRICS):
+        values[name] = fmean(scored[name] for scored in by_class.values())
+    return values, by_class
 
 
 def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[str, Any]]:

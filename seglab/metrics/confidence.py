@@ -8,6 +8,8 @@ import numpy as np
 
 # Columns of `test_cases.csv`, in [0, 1].
 CONFIDENCE_COLUMNS = ("confidence", "view_dice")
+# The keys of `risk_scores`.
+RISK_METRICS = ("aurc", "aurc_random", "aurc_oracle")
 
 
 def soft_dice_confidence(prob: np.ndarray, mask: np.ndarray) -> float:
@@ -56,3 +58,18 @@ def risk_coverage(confidence: np.ndarray, dice: np.ndarray) -> np.ndarray:
     """
     by_confidence = np.argsort(-np.asarray(confidence), kind="stable")
     return np.cumsum(1.0 - np.asarray(dice)[by_confidence]) / np.arange(1, len(dice) + 1)
+
+
+def risk_scores(confidence: np.ndarray, dice: np.ndarray) -> dict[str, float]:
+    """Return how well the confidence, float (n,), sorts cases by their Dice, float (n,).
+
+    Returns:
+        `aurc`, the mean of `risk_coverage`; `aurc_random`, that of a random order on average: the
+        mean of 1 - Dice; `aurc_oracle`, that of the order of the Dice itself, which no confidence
+        falls below.
+    """
+    return {
+        "aurc": fmean(risk_coverage(confidence, dice)),
+        "aurc_random": fmean(1.0 - np.asarray(dice)),
+        "aurc_oracle": fmean(risk_coverage(dice, dice)),
+    }

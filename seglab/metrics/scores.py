@@ -13,6 +13,8 @@ from statistics import fmean
 
 import numpy as np
 
+from seglab.metrics.confidence import RISK_METRICS
+
 # Of the metrics that tables, reports and model cards show, in their order.
 METRIC_DEFINITIONS = {
     "dice_per_image": "Dice (F1) of each image, then the mean over images",
@@ -26,6 +28,9 @@ METRIC_DEFINITIONS = {
     "hd95": "95th percentile of the distances between outlines, in pixels; lower is better",
     "surface_dice": "share of the outlines within 2 pixels of each other",
     "ece": "expected calibration error of the probabilities, 15 bins; lower is better",
+    "aurc": "mean of 1 - Dice over the k most confident images, then over k; lower is better",
+    "aurc_random": "what `aurc` is on average for a random order: the mean of 1 - Dice",
+    "aurc_oracle": "what `aurc` would be for the order of the Dice itself, its least value",
 }
 METRICS = tuple(METRIC_DEFINITIONS)
 DEFAULT_METRICS = METRICS[:3]
@@ -47,7 +52,7 @@ OUTLINE_COLUMNS = ("outline_shift", "missed_pieces", "extra_pieces")
 # Means over images of one value per image.
 PER_IMAGE = ("dice_per_image", "iou_per_image", "thresholded_iou", *BOUNDARY_METRICS)
 IN_PIXELS = frozenset({"hd95"})  # distances; other metrics are in [0, 1]
-LOWER_IS_BETTER = IN_PIXELS | {"ece"}
+LOWER_IS_BETTER = IN_PIXELS | {"ece", *RISK_METRICS}
 PIXEL_COUNTS = ("tp", "fp", "fn", "tn")  # columns of `confusion_counts`
 # ISIC 2018, task 1: an image whose IoU is below this counts as failed.
 ISIC_THRESHOLD = 0.65

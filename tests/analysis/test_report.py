@@ -29,6 +29,7 @@ from seglab.data.layouts import find_cases
 from seglab.data.masks import read_mask
 from seglab.inference.postprocessing import predicted_mask
 from seglab.inference.predictor import make_predictor
+from seglab.metrics.confidence import RISK_METRICS
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.paths import FORMAT
 from seglab.runs.records import open_run
@@ -73,7 +74,7 @@ def test_numbers_are_those_of_compare_and_of_the_runs(
             assert row["n"] == line["n"]
             for metric in module.REPORT_METRICS:
                 value, low, high = (float(line[f"{metric}{end}"]) for end in ("", "_low", "_high"))
-                digits = 1 if metric == "hd95" else 3
+                digits = 1 if metric == "hd95" else 4 if metric in RISK_METRICS else 3
                 ends = f"[{low:.{digits}f}, {high:.{digits}f}]"
                 assert row[metric] == f"{value:.{digits}f} {ends}"
     assert any("fewer than 50 cases" in note for note in data["table"]["notes"])

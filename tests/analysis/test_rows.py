@@ -34,10 +34,11 @@ from seglab.analysis.compare import compare
 from seglab.analysis.grouping import make_rows
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv, write_csv, write_json
-from seglab.metrics.scores import BOUNDARY_METRICS, PIXEL_COUNTS
+from seglab.metrics.scores import BOUNDARY_METRICS
 from seglab.runs import tables
 from seglab.runs.paths import FORMAT
 from seglab.runs.records import find_runs
+from seglab.runs.tables import CASE_COLUMNS
 
 Script = Callable[..., Ended]
 pytestmark = pytest.mark.usefixtures("few_resamples", "no_figures")
@@ -92,7 +93,7 @@ def test_an_added_boundary_metric_is_read_and_scored(
     names = ("assd", *BOUNDARY_METRICS)
     for module in (tables, rows_module):
         monkeypatch.setattr(module, "BOUNDARY_METRICS", names)
-        monkeypatch.setattr(module, "CASE_COLUMNS", (*PIXEL_COUNTS, *names))
+        monkeypatch.setattr(module, "CASE_COLUMNS", (*CASE_COLUMNS, "assd"))
     (row, *baselines), _ = make_rows(find_runs([run]))
     assert len(baselines) == 2
     scores = row.scores(["assd"])

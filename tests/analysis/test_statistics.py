@@ -155,3 +155,41 @@ def test_holm_rejects_what_its_steps_reject(p: list[float], level: float) -> Non
         rejected.add(rest.pop(0))
     assert {i for i, q in enumerate(stats.correct_holm(p)) if q <= level} == rejected
     assert max(stats.correct_holm(p), default=0) <= 1
+
+
+def plain_aurc(confidence: np.ndarray, dice: np.ndarray) -> float:
+    """The area under the risk-coverage curve in plain loops."""
+    cases = sorted(range(len(dice)), key=lambda i: -confidence[i])
+    risks = [sum(1 - dice[i] for i in cases[:k]) / k for k in range(1, len(dice) + 1)]
+    return sum(risks) / len(risks)
+
+
+@pytest.mark.parametrize("n", [12, 60])
+def test_intervals_of_areas_are_those_of_a_plain_loop(n: int) -> None:
+    random = np.random.default_rng(n)
+    dice = random.beta(8, 2, (2, n))
+    # Rounded, so that there are ties.
+    confidence = np.round(dice + random.normal(0, 0.1, (2, n)), 1)
+
+    def mean_areas(drawn: np.ndarray) -> list[float]:
+        cases = np.sort(drawn)  # tied cases stay in their order
+        return [
+            (plain_aurc(first[cases], dice[0, cases]) + plain_aurc(second[cases], dice[1, cases]))
+            / 2
+            for first, second in (confidence, dice)
+        ]
+
+    resamples = {"n_resamples": 199, "random_state": np.random.default_rng(0)}
+    plain = scipy.stats.bootstrap((np.arange(n),), mean_areas, vectorized=False, **resamples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "RESAMPLES", 199)
+        found = stats.aurc_intervals(np.stack([confidence, dice]), dice)
+    assert found == pytest.approx(np.stack(plain.confidence_interval, -1), abs=1e-10)
+
+
+def test_equal_cases_have_no_spread_of_risk() -> None:
+    confidence, dice = np.random.default_rng(0).random((1, 30)), np.full((1, 30), 0.9)
+    expected = np.full((1, 2), 0.1)
+    assert stats.aurc_intervals(confidence[None], dice) == pytest.approx(expected, abs=1e-12)
+    alone = stats.aurc_intervals(confidence[None, :, :1], dice[:, :1] / 2)
+    assert alone == pytest.approx(np.full((1, 2), 0.55), abs=1e-12)

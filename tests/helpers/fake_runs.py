@@ -185,6 +185,7 @@ def by_hand(who: str, seeds: tuple[object, ...], ids: list[str]) -> dict[str, li
         means = {
             **{"dice_per_image": dice, "iou_per_image": iou, "hd95": hd95},
             "surface_dice": surface,
+            "aurc_random": [1 - d for d in dice],
             "thresholded_iou": [v if v >= 0.65 else 0 for v in iou],
         }
         found = {name: sum(values) / len(ids) for name, values in means.items()} | {
@@ -194,6 +195,11 @@ def by_hand(who: str, seeds: tuple[object, ...], ids: list[str]) -> dict[str, li
             "sensitivity": tp / (tp + fn),
             "specificity": tn / (tn + fp),
         }
+        confidence = [confidence_of(who, seed, id) for id in ids]
+        for name, keys in (("aurc", confidence), ("aurc_oracle", dice)):
+            ranked = sorted(range(len(ids)), key=lambda i: -keys[i])
+            risks = [sum(1 - dice[i] for i in ranked[:k]) / k for k in range(1, len(ids) + 1)]
+            found[name] = sum(risks) / len(risks)
         for name, value in found.items():
             out[name].append(value)
     return out

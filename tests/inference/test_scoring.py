@@ -69,8 +69,10 @@ def test_rows_hold_the_counts_by_hand(tmp_path: Path) -> None:
     # 20 pixels at 0.5, of which 4 are lesion, and 4 at 0.51, of which 2: one bin, [7/15, 8/15).
     ece = abs((20 * 0.5 + 4 * 0.51) - 6) / 24
     pooled = {"iou_pooled": 2 / 8, "dice_pooled": 4 / 10, "ece": pytest.approx(ece, abs=1e-7)}
+    pooled |= dict.fromkeys(("aurc", "aurc_random", "aurc_oracle"), 1 - 4 / 10)
     assert values == scores | pooled
-    assert list(values)[-4:] == ["thresholded_iou", "hd95", "surface_dice", "ece"]
+    order = ["hd95", "surface_dice", "aurc", "aurc_random", "aurc_oracle", "ece"]
+    assert list(values)[-7:] == ["thresholded_iou", *order]
     in_one_bin = [24, 6, 20 * 2**23 + 4 * round(float(np.float32(0.51)) * 2**24)]
     assert calibration.dtype == np.int64
     assert calibration.tolist() == [in_one_bin if k == 7 else [0, 0, 0] for k in range(15)]

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from seglab.metrics.confidence import pairwise_dice, risk_coverage, soft_dice_confidence
+from seglab.metrics.confidence import (
+    RISK_METRICS,
+    pairwise_dice,
+    risk_coverage,
+    risk_scores,
+    soft_dice_confidence,
+)
 
 
 def test_soft_dice_confidence_by_hand() -> None:
@@ -46,3 +52,20 @@ def test_the_risk_is_the_mean_over_the_most_confident_cases() -> None:
     cases = sorted(zip(-confidence, range(50), dice, strict=True))
     plain = [sum(1 - d for *_, d in cases[:k]) / k for k in range(1, 51)]
     assert risk_coverage(confidence, dice) == pytest.approx(plain, rel=1e-12)
+
+
+def test_areas_lie_between_those_of_the_best_and_the_worst_order() -> None:
+    found = risk_scores(np.array([0.3, 0.9, 0.3, 0.6]), np.array([0.8, 0.9, 0.2, 0.5]))
+    # 1 - Dice by confidence: 0.1, 0.5, 0.2, 0.8; by Dice: 0.1, 0.2, 0.5, 0.8.
+    expected = {"aurc": (0.1 + 0.3 + 0.8 / 3 + 0.4) / 4, "aurc_random": 0.4}
+    expected["aurc_oracle"] = (0.1 + 0.15 + 0.8 / 3 + 0.4) / 4
+    assert tuple(found) == RISK_METRICS
+    assert found == pytest.approx(expected, rel=1e-12)
+    random = np.random.default_rng(2)
+    dice = random.random(12)
+    # The mean over random orders is that of chance; no order is better than the oracle.
+    areas = [risk_scores(random.random(12), dice)["aurc"] for _ in range(4000)]
+    found = risk_scores(dice, dice)
+    assert np.mean(areas) == pytest.approx(found["aurc_random"], abs=3 * np.std(areas) / 4000**0.5)
+    assert found["aurc"] == found["aurc_oracle"] <= min(areas)
+    assert max(areas) <= risk_scores(-dice, dice)["aurc"]
