@@ -61,7 +61,7 @@ def predict() -> None:
     """Run `seglab.inference.predict.predict`."""
     parser = _make_parser("Writes a lesion mask for each image.")
     add = parser.add_argument
-    add("run", metavar="RUN", help="run directory, checkpoint, or .onnx of seglab export")
+    add("run", metavar="RUN", help="run directory, sweep, checkpoint, or .onnx of seglab export")
     add("images", metavar="IMAGES", nargs="+", help="files or folders")
     add("--out", metavar="DIR", required=True, help="masks go to DIR/masks")
     text = "one more network: the mean probability of all"
@@ -71,11 +71,16 @@ def predict() -> None:
         ("overlays", "images with the mask's outline"),
         ("instances", "each connected lesion its number, and a CSV that measures them"),
         ("cutouts", "images within the mask, transparent elsewhere"),
+        ("quality", "quality.csv: confidence, expected Dice, and which masks to review"),
     ):
         add(
             f"--{kind}", dest="extras", action="append_const", const=kind, help=f"also write {text}"
         )
     add("--background", metavar="FILE", help="an image to put behind cut-outs")
+    text = "review masks whose Dice may be lower; default: 0.8"
+    add("--review-below", metavar="DICE", type=float, help=text)
+    text = "share of images for which the lower bound of Dice holds; default: 0.9"
+    add("--level", metavar="SHARE", type=float, help=text)
     add("--overwrite", action="store_true", help="replace existing files")
     _add_inference(parser)
     _add_trust(parser)

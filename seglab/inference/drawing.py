@@ -1,13 +1,14 @@
-"""Drawings of masks: contours in an image, and cut-outs. No torch."""
+"""Drawings of masks: contours in an image, a mark for review, and cut-outs. No torch."""
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 
 from seglab.data.classes import ONE_CLASS, Classes
 
 # Differ from skin, hair, lesions and streets alike, for the colour-blind too.
 CONTOUR, OUTSIDE = (0, 255, 255), (0, 0, 0)
+REVIEW = (255, 140, 0)
 _EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
 
 
@@ -37,6 +38,25 @@ def draw_contours(
         inner = binary_erosion(region, _EIGHT_NEIGHBOURS, width, border_value=1)
         out[region & ~inner] = palette[number]
     return out
+
+
+def draw_review_mark(image: np.ndarray) -> np.ndarray:
+    """Draw an orange triangle with an exclamation mark into the upper left corner of an image.
+
+    It is large enough to be seen among thumbnails; returns uint8 (H, W, 3).
+    """
+    drawn = Image.fromarray(image)
+    draw = ImageDraw.Draw(drawn)
+    edge = max(8, min(image.shape[:2]) / 5)
+
+    def scale(*points: tuple[float, float]) -> list[tuple[float, float]]:
+        return [(x * edge, y * edge) for x, y in points]
+
+    draw.polygon(scale((0, 0), (1.06, 0), (0, 1.06)), OUTSIDE)
+    draw.polygon(scale((0, 0), (1, 0), (0, 1)), REVIEW)
+    draw.polygon(scale((0.21, 0.1), (0.35, 0.1), (0.31, 0.42), (0.25, 0.42)), OUTSIDE)
+    draw.ellipse(scale((0.22, 0.47), (0.34, 0.59)), OUTSIDE)
+    return np.asarray(drawn)
 
 
 def cut_out(

@@ -8,11 +8,10 @@ from seglab.core.errors import InputError
 from seglab.core.files import read_json, write_json
 
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
-INSTANCES, CUTOUTS = "instances", "cutouts"
-# The outputs that can be chosen; masks are always written.
-EXTRAS = (PROBABILITIES, OVERLAYS, INSTANCES, CUTOUTS)
-KINDS = (*EXTRAS, MASKS)
-TABLE = "instances.csv"
+INSTANCES, CUTOUTS, QUALITY = "instances", "cutouts", "quality"
+# Folders of the output; masks are always written.
+KINDS = (PROBABILITIES, OVERLAYS, INSTANCES, CUTOUTS, MASKS)
+TABLES = {INSTANCES: "instances.csv", QUALITY: "quality.csv"}
 MANIFEST = "manifest.json"
 # After a kill, at most this many finished images are predicted again.
 SAVE_EVERY = 100
@@ -24,7 +23,8 @@ class Manifest:
 
     out: Path
     settings: dict[str, Any]  # that everything in the folder was made with
-    # Of each finished image, by name: its file's `sha256`, its rows of instances.csv.
+    # Of each finished image, by name: its file's `sha256`, its rows of instances.csv, and
+    # its row of quality.csv or None.
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_done(self, name: str, sha256: str, overwrite: bool) -> bool:
@@ -42,9 +42,9 @@ class Manifest:
             )
         return is_same
 
-    def add(self, name: str, sha256: str, instances: list[dict[str, Any]]) -> None:
-        """Add an image whose outputs have been written."""
-        self.images[name] = {"sha256": sha256, "instances": instances}
+    def add(self, name: str, **record: Any) -> None:
+        """Add an image whose outputs have been written, see `images`."""
+        self.images[name] = record
         if len(self.images) % SAVE_EVERY == 0:
             self.save()
 
@@ -63,7 +63,7 @@ def open_manifest(out: Path, settings: dict[str, Any], overwrite: bool) -> Manif
         InputError: `overwrite` is needed, or `predict` has not written what is in the folder.
     """
     file = out / MANIFEST
-    outputs = [out / name for name in (*KINDS, TABLE) if (out / name).exists()]
+    outputs = [out / name for name in (*KINDS, *TABLES.values()) if (out / name).exists()]
     if file.exists():
         stored = read_json(file)
         if (

@@ -16,8 +16,10 @@ from seglab.core.errors import InputError
 from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.data.images import ImageLike, to_array
-from seglab.inference.calibration import Calibration, choose_calibration, find_calibration
+from seglab.inference.calibration import LEVEL, Calibration, choose_calibration, find_calibration
 from seglab.inference.postprocessing import Prediction, Predictor, predicted_mask
+from seglab.inference.quality import Quality
+from seglab.metrics.confidence import soft_dice_confidence
 from seglab.runs.paths import RunPaths
 from seglab.runs.records import find_runs, name_init
 from seglab.schema import Inference, read_inference
@@ -58,6 +60,34 @@ class Model:
     def probabilities(self, image: ImageLike) -> np.ndarray:
         """Predict the probability of each channel's class, float32 (C, H, W) in [0, 1]."""
         return self.predictor(to_array(image)).prob
+
+    def assess(self, image: ImageLike, level: float = LEVEL) -> tuple[np.ndarray, Quality]:
+        """Predict a mask as `predict` does, and how far it can be trusted.
+
+        Args:
+            image: See `to_array`.
+            level: Share of images like the training images for which the lower bound holds.
+
+        Raises:
+            InputError: The calibration has too few cases for this level.
+        """
+        pixels = to_array(image)
+        prob = self.probabilities(pixels)
+        mask = self.make_mask(prob)
+        return mask, self.measure_quality(pixels, prob, mask, level)
+
+    def measure_quality(
+        self, image: np.ndarray, prob: np.ndarray, mask: np.ndarray, level: float = LEVEL
+    ) -> Quality:
+        """Measure how far the mask of an image, uint8 (H, W, 3), can be trusted; see `assess`."""
+        confidence = statistics.fmean(
+            soft_dice_confidence(prob[self.classes.names.index(name)], mask == number)
+            for number, name in self.classes.foreground.items()
+        )
+        if self.calibration is None:
+            return Quality(confidence)
+        assessment = self.calibration.assess(confidence, image, level)
+        return Quality(confidence, *(assessment if assessment.familiar else (None, None, False)))
 
     def make_mask(self, prob: np.ndarray) -> np.ndarray:
         """Turn probabilities, float32 (C, H, W), into class numbers, uint8 (H, W)."""

@@ -1,6 +1,8 @@
 """Predicts masks, and what is made of them, for image files."""
 
+import hashlib
 import io
+import json
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -11,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from seglab.core.commands import format_command
 from seglab.core.errors import InputError
 from seglab.core.files import (
     expand_user,
@@ -21,7 +24,8 @@ from seglab.core.files import (
     write_csv,
 )
 from seglab.data.images import read_image
-from seglab.inference.drawing import cut_out, draw_contours
+from seglab.inference.calibration import LEVEL
+from seglab.inference.drawing import cut_out, draw_contours, draw_review_mark
 from seglab.inference.image_files import find_images
 from seglab.inference.manifest import (
     CUTOUTS,
@@ -30,11 +34,14 @@ from seglab.inference.manifest import (
     MASKS,
     OVERLAYS,
     PROBABILITIES,
-    TABLE,
+    QUALITY,
+    TABLES,
+    Manifest,
     open_manifest,
 )
 from seglab.inference.models import Model, ensemble, find_members, load_model
 from seglab.inference.postprocessing import measure_instances, number_instances
+from seglab.inference.quality import REVIEW_BELOW
 from seglab.runs.paths import refuse_run_files
 
 log = logging.getLogger(__name__)
@@ -46,6 +53,8 @@ def predict(
     out: str | Path,
     extras: Sequence[str] = (),
     background: str | Path | None = None,
+    review_below: float = REVIEW_BELOW,
+    level: float = LEVEL,
     overwrite: bool = False,
     trust: tuple[str, ...] = (),
     **inference: bool | None,
@@ -58,8 +67,12 @@ def predict(
         paths: Networks, see `seglab.inference.models.load_model`; several are an ensemble.
         images: See `seglab.inference.image_files.find_images`.
         out: The folder to write to.
-        extras: Of `seglab.inference.manifest.EXTRAS`.
+        extras: What to write in addition to masks: `probabilities`, `overlays`, `instances`,
+            `cutouts`, and `quality`, a table of how far each mask can be trusted.
         background: An image to put behind each cut-out, scaled and cropped to fill it.
+        review_below: With `quality`, masks whose Dice may be lower are to be reviewed, and marked
+            in overlays.
+        level: With `quality`, share of images for which the lower bound of Dice holds.
         overwrite: Replace what was made with other networks or settings, or of another version of
             an image.
         trust: See `load_model`.
@@ -70,7 +83,8 @@ def predict(
         cannot be read; the log says why.
 
     Raises:
-        InputError: A network cannot be read, there is no image, or `overwrite` is needed.
+        InputError: A network cannot be read, there is no image, `overwrite` is needed, or there
+            are too few calibration cases for `level`.
         OSError: A file cannot be written.
     """
     out = expand_user(out)
@@ -85,7 +99,10 @@ def predict(
         "inference": asdict(model.inference),
         "outputs": sorted(kinds),
         "background": None if background is None else _hash_image(expand_user(background)),
+        "quality": None,
     }
+    if QUALITY in kinds:
+        settings["quality"] = _check_quality(model, paths[0], review_below, level)
     behind = None if background is None else read_image(expand_user(background))
 
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"
@@ -96,12 +113,13 @@ def predict(
         sha256 = _hash_image(file)
         if manifest.is_done(name, sha256, overwrite):
             return False
-        pngs, rows = _make_outputs(model, read_image(file), kinds, behind)
+        image = read_image(file)
+        pngs, rows = _make_outputs(model, image, kinds, behind, review_below, level)
         for folder, png in pngs.items():
             path = out / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, png)
-        manifest.add(name, sha256, rows)
+        manifest.add(name, sha256=sha256, **rows)
         return True
 
     with lock_folder(out, refusal):
@@ -119,27 +137,74 @@ def predict(
                 counts[outcome] += 1
         finally:
             manifest.save()
-        if INSTANCES in kinds:
-            records = sorted(manifest.images.items())
-            rows = ({"image": name} | row for name, done in records for row in done["instances"])
-            write_csv(out / TABLE, rows)
+        _write_tables(manifest, kinds)
     return counts
 
 
+def _check_quality(
+    model: Model, path: str | Path, review_below: float, level: float
+) -> dict[str, Any]:
+    """Return everything that quality.csv depends on, or warn that its columns will be empty."""
+    if not 0 <= review_below <= 1:
+        raise InputError(f"review_below={review_below}: expected a Dice between 0 and 1")
+    stored = None
+    if model.calibration is None:
+        is_folder = expand_user(path).is_dir()
+        log.warning(
+            "%s: is not calibrated, so %s holds confidence alone; first run %s%s",
+            *(path, TABLES[QUALITY]),
+            format_command("calibrate", path if is_folder else "RUN"),
+            "" if is_folder else " and export again",
+        )
+    else:
+        model.calibration.lower_bound(1.0, level)
+        content = json.dumps(model.calibration.to_json()).encode()
+        stored = hashlib.sha256(content).hexdigest()
+    return {"review_below": review_below, "level": level, "calibration": stored}
+
+
+def _write_tables(manifest: Manifest, kinds: Collection[str]) -> None:
+    """Write the tables of all finished images."""
+    records = sorted(manifest.images.items())
+    if INSTANCES in kinds:
+        rows = ({"image": name} | row for name, done in records for row in done["instances"])
+        write_csv(manifest.out / TABLES[INSTANCES], rows)
+    if QUALITY in kinds:
+        rated = [{"picture": name} | done["quality"] for name, done in records]
+        write_csv(manifest.out / TABLES[QUALITY], rated)
+        if manifest.settings["quality"]["calibration"]:
+            log.info(
+                "%d of %d masks to review, %d of them of images unlike the training images",
+                sum(row["review"] for row in rated),
+                len(rated),
+                sum(not row["familiar"] for row in rated),
+            )
+
+
 def _make_outputs(
-    model: Model, image: np.ndarray, kinds: Collection[str], background: np.ndarray | None
-) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """Predict an image: the content of its PNG files by folder, and its rows of instances.csv."""
+    model: Model,
+    image: np.ndarray,
+    kinds: Collection[str],
+    background: np.ndarray | None,
+    review_below: float,
+    level: float,
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Predict an image: the content of its PNG files by folder, and its rows of the tables."""
     prob, classes = model.probabilities(image), model.classes
     mask = model.make_mask(prob)
-    pngs, rows = dict[str, bytes](), list[dict[str, Any]]()
+    pngs, rows, quality = dict[str, bytes](), list[dict[str, Any]](), None
+    if QUALITY in kinds:
+        quality = model.measure_quality(image, prob, mask, level).to_row(review_below)
     if PROBABILITIES in kinds:
         scaled = np.rint(prob * 65535).astype(np.uint16)
         for class_name in classes.foreground.values():
             folder = f"{PROBABILITIES}/{class_name}" if classes.is_multiclass else PROBABILITIES
             pngs[folder] = _encode_png(scaled[classes.names.index(class_name)])
     if OVERLAYS in kinds:
-        pngs[OVERLAYS] = _encode_png(draw_contours(image, mask, classes))
+        overlay = draw_contours(image, mask, classes)
+        if quality is not None and quality["review"]:
+            overlay = draw_review_mark(overlay)
+        pngs[OVERLAYS] = _encode_png(overlay)
     if INSTANCES in kinds:
         instances = number_instances(mask)
         rows = measure_instances(instances, mask, prob, classes)
@@ -151,7 +216,7 @@ def _make_outputs(
         pngs[MASKS] = _encode_png(mask, classes.palette)
     else:
         pngs[MASKS] = _encode_png(mask * np.uint8(255))
-    return pngs, rows
+    return pngs, {"instances": rows, "quality": quality}
 
 
 def _hash_image(file: Path) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from seglab.data.classes import Classes
-from seglab.inference.drawing import CONTOUR, OUTSIDE, draw_contours
+from seglab.inference.drawing import CONTOUR, OUTSIDE, REVIEW, draw_contours, draw_review_mark
 
 
 def test_an_outline_is_drawn_on_both_sides_of_the_edge_alone() -> None:
@@ -33,3 +33,12 @@ def test_each_class_is_outlined_in_its_colour() -> None:
     assert (out[5:35, 29] == classes.palette[1]).all()  # where they touch, too
     assert (out[5:35, 30] == classes.palette[2]).all()
     assert (out[15, 10:25] == 77).all() and (out[0] == 77).all()
+
+
+def test_a_review_mark_fills_a_corner_alone() -> None:
+    for height, width in ((100, 160), (2000, 1500), (3, 5)):
+        image = np.full((height, width, 3), 77, np.uint8)
+        drawn = draw_review_mark(image)
+        assert (drawn[0, 0] == REVIEW).all() and (image == 77).all()
+        y, x = np.nonzero((drawn != 77).any(2))
+        assert (y + x).max() <= max(8, min(height, width) / 5) * 1.06 + 1

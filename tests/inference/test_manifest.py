@@ -15,7 +15,7 @@ def test_overwrite_deletes_listed_outputs_and_nothing_else(tmp_path: Path) -> No
     (elsewhere / "a.png").touch()
     manifest = open_manifest(out, {"threshold": 0.5}, False)
     for name in ("a", "deep/b", "../x", f"{elsewhere}/a"):  # the last two by another's hand
-        manifest.add(name, "", [])
+        manifest.add(name, sha256="")
     manifest.save()
     listed = ["masks/a.png", "masks/deep/b.png", "probabilities/lesion/a.png", "instances.csv"]
     unlisted = ["masks/mine.png", "masks/a.txt", "notes.txt", "x.png"]

@@ -49,6 +49,7 @@ def test_nothing_but_masks_is_written_unasked(
     assert manifest["images"]["a/one"] == {
         "sha256": hash_file(pictures / "a" / "one.png"),
         "instances": [],
+        "quality": None,
     }
 
 
