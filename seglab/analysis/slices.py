@@ -134,10 +134,10 @@ def make_slices_table(records: Sequence[dict[str, Any]], metric: str) -> Table:
         body.append(cells[first_column:])
         previous = names
     notes = [
+        f"p (Holm) below {LEVEL:g}: {'; '.join(holding) or 'none'}",
         "difference: mean of the slice minus mean of the other cases; where there are two slices, "
         "of the second. p of a permutation test, and corrected for all tests of the row (Holm). "
         "seglab/data/README.md defines the attributes",
-        f"p (Holm) below {LEVEL:g}: {'; '.join(holding) or 'none'}",
     ]
     if any(record["n"] < MIN_CASES for record in records):
         notes.append(f"* fewer than {MIN_CASES} cases: no interval and no test")

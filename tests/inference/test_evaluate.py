@@ -102,6 +102,8 @@ def test_a_run_scores_by_its_checkpoints_threshold(
         assert same == (not options)
         tables = [(folder / "test_cases.csv").read_bytes() for folder in (out, run)]
         assert tables[0] == tables[1] or options
+        attributes = [(folder / "case_attributes.csv").read_bytes() for folder in (out, run)]
+        assert attributes[0] == attributes[1]
 
 
 def test_an_ensemble_of_runs(
