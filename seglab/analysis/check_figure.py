@@ -5,9 +5,14 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
+import numpy as np
+
+from seglab.analysis.doubtful import Outline
 from seglab.analysis.figures import save_outlines
+from seglab.analysis.gallery import predict_tested
 from seglab.data.cases import Case, read_pair
 from seglab.data.scan import Scan
+from seglab.runs.records import Run
 
 
 def draw_check(path: str | Path, scan: Scan, n: int) -> int:
@@ -25,6 +30,28 @@ def draw_check(path: str | Path, scan: Scan, n: int) -> int:
         ]
         save_outlines(path, pictures, names, oddities, cases[0].classes)
     return len(cases)
+
+
+def draw_outlines(
+    path: str | Path,
+    outlines: Sequence[Outline],
+    runs: Sequence[Run],
+    trust: tuple[str, ...],
+    data_root: str | Path,
+) -> None:
+    """Draws the annotation of each outline, dashed, and the prediction of a run that tested it."""
+    predicted: dict[str, tuple[Case, np.ndarray, np.ndarray, np.ndarray]] = {}
+    for run in runs:
+        tested = {outline.case.id for outline in outlines if outline.case in run.tested}
+        if ids := tested - predicted.keys():
+            predicted |= {p[0].id: p for p in predict_tested(run, ids, trust, data_root)}
+    cases, images, targets, preds = zip(*(predicted[o.case.id] for o in outlines), strict=True)
+    names = [
+        f"{i}. {o.case.id} {o.class_name}: doubt {o.doubt:.1f}, Dice {o.dice:.3f}"
+        for i, o in enumerate(outlines, 1)
+    ]
+    pictures = [*zip(images, preds, strict=True)]
+    save_outlines(path, pictures, names, [""] * len(names), cases[0].classes, targets)
 
 
 def choose_cases(cases: Sequence[Case], oddities: Mapping[str, list[str]], n: int) -> list[Case]:

@@ -1,6 +1,7 @@
 """Pictures of cases, predictions and curves, as arrays and as PNG files."""
 
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -20,6 +22,7 @@ from seglab.inference.drawing import draw_contours
 
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
 HIT, FALSE_ALARM, MISS = (255, 255, 255), (230, 85, 60), (60, 125, 230)
+ANNOTATION = "#ffd21f"  # beside the outline of a prediction, as in report.html
 GAP = 4  # pixels between the tiles of a grid
 TILE = 400  # pixels of the longer edge of a picture with outlines, at most
 ERROR_LEGEND = "white: found, red: false alarm or wrong class, blue: missed"
@@ -90,6 +93,7 @@ def save_outlines(
     names: Sequence[str],
     oddities: Sequence[str],
     legend: Classes = ONE_CLASS,
+    annotations: Sequence[np.ndarray] = (),
 ) -> None:
     """Draws pictures in rows of four, each with the outline of its mask.
 
@@ -99,6 +103,7 @@ def save_outlines(
         names: A line below each picture.
         oddities: What is odd about each, below its name; its frame is red unless it is empty.
         legend: Classes of the masks, whose colours are named above, if there are several.
+        annotations: A second mask of each picture, which is outlined with dashes.
     """
     columns = min(4, len(pictures))
     rows = math.ceil(len(pictures) / columns)
@@ -114,16 +119,32 @@ def save_outlines(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(pictures) :]:
         axis.set_axis_off()
-    for axis, (image, mask), text, odd in zip(axes, pictures, texts, oddities, strict=False):
+    second_masks = annotations or itertools.repeat(None)
+    for axis, (image, mask), second, text, odd in zip(
+        axes, pictures, second_masks, texts, oddities, strict=False
+    ):
         small, small_mask = _shrink(image, mask)
         width = math.ceil(max(small_mask.shape) / 200)
         axis.imshow(draw_contours(small, small_mask, legend, width))
+        if second is not None:
+            _draw_dashes(axis, _shrink(image, second)[1], legend)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.set_xlabel(text, fontsize=8, parse_math=False, color="firebrick" if odd else "black")
         axis.spines[:].set(color="firebrick" if odd else "black", linewidth=2 if odd else 0.5)
     _add_legend(figure, legend)
     _save(figure, path)
+
+
+def _draw_dashes(axis: Axes, mask: np.ndarray, classes: Classes) -> None:
+    """Outlines a mask in a picture, in the colours of its classes or in `ANNOTATION`."""
+    for number in classes.foreground:
+        region = np.pad(mask == number, 1)
+        colour = classes.palette[number] / 255 if classes.is_multiclass else ANNOTATION
+        if region.any():
+            positions = (np.arange(-1, length + 1) for length in mask.shape[::-1])
+            axis.contour(*positions, region, [0.5], colors=[colour], linestyles="dashed")
+    axis.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
 def _shrink(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

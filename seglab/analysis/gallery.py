@@ -4,7 +4,7 @@ import base64
 import io
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map
 from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.data.cache import hash_cases, hash_files
-from seglab.data.cases import with_classes
-from seglab.data.classes import Classes
+from seglab.data.cases import Case, with_classes
+from seglab.data.classes import ONE_CLASS, Classes
 from seglab.runs.records import Run, open_run
 from seglab.runs.tables import CaseKey
 
@@ -27,28 +27,39 @@ OUTLINE_TOLERANCE = 0.6  # pixels of a thumbnail
 
 
 def make_gallery(
-    rows: Sequence[Row], n_cases: int, trust: tuple[str, ...], data_root: str | Path | None
+    rows: Sequence[Row],
+    n_cases: int,
+    more_cases: Sequence[CaseKey],
+    trust: tuple[str, ...],
+    data_root: str | Path | None,
 ) -> dict[str, Any]:
     """Predict the cases with the lowest mean Dice, and draw them for report.html.
 
-    Of each row the seed with most test cases is shown. For the other arguments see `report`.
+    Of each row the seed with most test cases is shown. If any case is, so are `more_cases`. For
+    the other arguments see `report`.
     """
     seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
     dice: dict[CaseKey, dict[int, float]] = defaultdict(dict)
+    confidence: list[dict[CaseKey, float]] = []
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
         of_seed = replace(row, case_values={seed: row.case_values[seed]})
+        confidence.append(of_seed.by_case("confidence"))
         for case, value in of_seed.by_case("dice_per_image").items():
             dice[case][number] = value
     worst_first = sorted(dice, key=lambda case: (statistics.fmean(dice[case].values()), case))
     cards: dict[CaseKey, dict[str, Any]] = {}
-    for case in worst_first[: max(n_cases, 0)]:
-        by_row = {number: {"dice": value} for number, value in dice[case].items()}
+    shown = dict.fromkeys([*worst_first[:n_cases], *more_cases]) if n_cases else {}
+    for case in shown:
+        by_row = {
+            number: {"dice": value, "confidence": confidence[number][case]}
+            for number, value in dice[case].items()
+        }
         cards[case] = {"id": case.id, "diagnosis": case.diagnosis, "rows": by_row}
     notes = []
     if len(cards) < len(dice):
         notes.append(
-            f"shown are the {len(cards)} of {len(dice)} cases with the lowest Dice; --cases N "
-            "shows more or fewer"
+            f"shown are the {n_cases} of {len(dice)} cases with the lowest Dice, and those of "
+            "doubtful outlines; --cases N shows more or fewer"
         )
     drawn_rows = []
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
@@ -86,23 +97,39 @@ def _draw_predictions(
     data_root: str | Path | None,
 ) -> tuple[Classes, list[str]]:
     """Predict the cases of a run, draw them on the cards, and return classes and ids left out."""
+    wanted = {case.id: card for case, card in cards.items() if case in run.tested}
+    classes = ONE_CLASS
+    for case, image, target, pred in predict_tested(run, {*wanted}, trust, data_root):
+        card, classes = wanted.pop(case.id), case.classes
+        card |= draw_image(image)
+        card["rows"][number] |= draw_prediction(pred, target, classes)
+    return classes, [*wanted]
+
+
+def predict_tested(
+    run: Run, ids: Collection[str], trust: tuple[str, ...], data_root: str | Path | None
+) -> Iterator[tuple[Case, np.ndarray, np.ndarray, np.ndarray]]:
+    """Predict test cases of a finished run again, except those that have changed or are missing.
+
+    Yields:
+        The case, its image, uint8 (H, W, 3), its mask and the prediction, uint8 (H, W) of class
+        numbers.
+
+    Raises:
+        InputError: The run, or its data, cannot be read.
+    """
     # Both import torch.
     from seglab.inference.evaluate import load_run_model, read_cases
     from seglab.inference.predictor import predict_cases
 
     opened = open_run(run.folder, trust, data_root)
     model = load_run_model(opened, trust)
-    wanted = {case.id: card for case, card in cards.items() if case in run.tested}
-    found = [case for case in read_cases(opened) if case.id in wanted]
+    found = [case for case in read_cases(opened) if case.id in ids]
     hashes = hash_cases(found, hash_files(found))
     unchanged = [case for case in found if hashes[case.id] == run.sha256[case.id]]
     cases = with_classes(unchanged, model.classes)
     for case, image, target, prediction in predict_cases(model.predictor, cases, run.folder.name):
-        card = wanted.pop(case.id)
-        card |= draw_image(image)
-        pred = model.make_mask(prediction.prob)
-        card["rows"][number] |= draw_prediction(pred, target, model.classes)
-    return model.classes, [*wanted]
+        yield case, image, target, model.make_mask(prediction.prob)
 
 
 def _make_legend(classes: Classes) -> list[tuple[str, str]]:

@@ -18,7 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seglab.analysis.compare import make_lines, make_table
+from seglab.analysis.doubtful import N_SHOWN, make_outline_table, rank_outlines
 from seglab.analysis.gallery import make_gallery
 from seglab.analysis.grouping import make_rows
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
@@ -27,7 +30,7 @@ from seglab.analysis.slices import make_slices_table, score_slices
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, write_atomic
-from seglab.metrics.confidence import RISK_METRICS
+from seglab.metrics.confidence import RISK_METRICS, risk_coverage
 from seglab.metrics.scores import BOUNDARY_METRICS, DEFAULT_METRICS, IN_PIXELS
 from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import Run, find_runs
@@ -42,6 +45,8 @@ COLUMNS_NOTE = (
     "val is Dice per image of val; "
     "train s and images/s are of training, means over runs"
 )
+RISK = "risk: mean of 1 - Dice over the share of cases that is most confident"
+RISK_PARTS = "solid: by confidence, dashed: by true Dice (oracle), dotted: chance"
 MAX_ROWS = 6  # rows with curves and predictions: there are as many colours
 DEFAULT_MONITOR = "val/dice_per_image_net"  # its curve is drawn where no value of val is monitored
 
@@ -92,11 +97,18 @@ def report(
             "the best val; name folders of other runs for theirs"
         )
         log.warning("%s", notes[-1])
+    tested = [run for row in report_rows for run in row.finished_runs]
+    outlines = rank_outlines(tested)[:N_SHOWN]
+    doubtful = make_outline_table(outlines, "")
     page: dict[str, Any] = {
         "title": "; ".join(row.label for row in report_rows),
         "facts": _make_facts([run for row in finished for run in row.finished_runs]),
         "curves": _make_curves(report_rows),
-        "gallery": make_gallery(report_rows, cases, trust, data_root),
+        "risk": _make_risk(report_rows),
+        "doubtful": _table_data(doubtful, len(doubtful.head), doubtful.notes),
+        "gallery": make_gallery(
+            report_rows, cases, [outline.case for outline in outlines], trust, data_root
+        ),
     }
     page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows)
     slices = make_slices_table(score_slices(report_rows, "dice_per_image"), "dice_per_image")
@@ -202,7 +214,33 @@ def _make_curves(report_rows: Sequence[Row]) -> list[dict[str, Any]]:
                 line |= {"low": [*map(min, by_epoch)], "high": [*map(max, by_epoch)]}
                 if epochs:
                     panels[name].append(line)
-    return [{"name": name, "lines": lines} for name, lines in panels.items()]
+    axis = {"axis": "epoch", "parts": "dashed: train, solid: val"}
+    return [{"name": name, **axis, "lines": lines} for name, lines in panels.items()]
+
+
+def _make_risk(report_rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the risk-coverage curve of each row, of an oracle and of chance, in percents.
+
+    Curves are averaged over seeds and over classes except background.
+    """
+    percents = np.arange(1, 101)
+    lines = []
+    for number, row in enumerate(report_rows):
+        dice, confidence = (
+            (row.terms[name][..., 0] / row.terms[name][..., 1]).reshape(-1, len(row.cases))
+            for name in ("dice_per_image", "confidence")
+        )
+        last = np.ceil(len(row.cases) * percents / 100).astype(int) - 1
+        curves = {
+            "confidence": np.array([*map(risk_coverage, confidence, dice)]),
+            "oracle": np.array([*map(risk_coverage, dice, dice)]),
+            "chance": np.full(dice.shape, 1 - dice.mean()),
+        }
+        for part, found in curves.items():
+            mean = found.mean(0)[last].tolist()
+            line = {"row": number, "part": part, "epochs": percents.tolist()}
+            lines.append(line | {"mean": mean, "low": mean, "high": mean})
+    return {"name": RISK, "axis": "coverage, %", "parts": RISK_PARTS, "lines": lines}
 
 
 def _fill_template(data: dict[str, Any]) -> str:

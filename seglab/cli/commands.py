@@ -83,7 +83,7 @@ def predict() -> None:
     add("--level", metavar="SHARE", type=float, help=text)
     add("--overwrite", action="store_true", help="replace existing files")
     _add_inference(parser)
-    _add_trust(parser)
+    add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
 
     from seglab.core.logs import log_to_console
@@ -113,7 +113,7 @@ def evaluate() -> None:
     add("--mask-suffix", metavar="TEXT", help=text)
     add("--out", metavar="DIR", help="default: a new folder in RUN/evaluations")
     _add_inference(parser)
-    _add_trust(parser)
+    add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -129,7 +129,7 @@ def calibrate() -> None:
     text = "sweep of all folds, whose test cases count, or run directory, whose val cases do"
     parser.add_argument("path", metavar="SWEEP", help=text)
     parser.add_argument("--moved-to", metavar="ROOT", help=MOVED_TO)
-    _add_trust(parser)
+    add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -149,7 +149,7 @@ def export() -> None:
     add("--images", metavar="IMAGES", nargs="+", help=text)
     add("--moved-to", metavar="ROOT", help=MOVED_TO)
     add("--overwrite", action="store_true", help="replace an existing file")
-    _add_trust(parser)
+    add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
 
     from seglab.core.logs import log_to_console
@@ -193,7 +193,7 @@ def report() -> None:
     text = "show the N test cases with the lowest Dice (24)"
     add("--cases", metavar="N", type=int, help=text)
     _add_versus(parser)
-    _add_trust(parser)
+    add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -217,7 +217,7 @@ def reproduce() -> None:
     add("--out", metavar="DIR", help="default: a new folder in RUN/reproductions")
     text = "greatest difference of a score on other hardware or versions (0.01)"
     add("--tolerance", metavar="X", type=float, help=text)
-    _add_trust(parser)
+    add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -236,7 +236,7 @@ def _make_parser(description: str, epilog: str | None = None) -> argparse.Argume
     )
 
 
-def _add_trust(parser: argparse.ArgumentParser) -> None:
+def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the option of commands that open runs of other people."""
     text = "_target_ outside seglab that the run's config may name, such as my_networks.MyNet"
 

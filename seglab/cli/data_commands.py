@@ -1,13 +1,19 @@
 """Commands that check a data set; `prepare` gets PH2 first."""
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from seglab.cli.commands import add_trust
 from seglab.cli.errors import one_line_errors
 from seglab.core.commands import current_arguments, format_command, program_name
 from seglab.core.errors import InputError, check_number
 from seglab.core.files import expand_user
+
+if TYPE_CHECKING:
+    from seglab.data.scan import Scan
 
 SIZE = 256  # as in conf/data/default.yaml
 
@@ -60,6 +66,11 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     text = "values in masks that are lesion, or nonzero; default: what is bright"
     add("--lesion-values", metavar="2,3", help=text)
     add("--json", metavar="FILE", help="also write the result to a JSON file")
+    text = (
+        "rank annotations by how much the runs in this folder, as of a sweep of folds, doubt them"
+    )
+    add("--runs", metavar="DIR", help=f"{text}; --show N then draws the first N")
+    add_trust(parser)
     args = parser.parse_args(current_arguments())
     if args.colours is not None and args.classes is None:
         parser.error("--colours are those of --classes, which is missing")
@@ -91,13 +102,16 @@ def _check(root: Path, args: argparse.Namespace) -> None:
         mask_suffix=args.mask_suffix,
     )
     print(scan)
-    if args.json is not None:
-        write_json(args.json, scan.to_json())
-    if args.show:
+    content = scan.to_json()
+    if args.runs is not None:
+        content["outlines"] = _check_outlines(scan, args)
+    elif args.show:
         from seglab.analysis.check_figure import draw_check
 
         n = draw_check(args.figure, scan, args.show)
         print(f"look at {args.figure}: {n} pairs, outlined as read" if n else "none to draw")
+    if args.json is not None:
+        write_json(args.json, content)
     if scan.errors:
         sys.exit(1)
     options = [f"data={scan.layout}", f"data.root={quote_value(root)}"]
@@ -115,6 +129,26 @@ def _check(root: Path, args: argparse.Namespace) -> None:
     if args.size != SIZE:
         options.append(f"data.size={args.size}")
     print(f"use it: {format_command('train', *options)}")
+
+
+def _check_outlines(scan: "Scan", args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print and draw the annotations that runs doubt most, and return all for --json."""
+    from seglab.analysis.check_figure import draw_outlines
+    from seglab.analysis.doubtful import N_SHOWN, make_outline_table, rank_annotations
+    from seglab.analysis.tables import format_plain
+    from seglab.runs.records import find_runs
+
+    runs = find_runs([args.runs])
+    outlines, notes = rank_annotations(scan, runs)
+    title = f"the most doubtful of {len(outlines)} annotations"
+    table = make_outline_table(outlines[:N_SHOWN], title)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(format_plain(table._replace(notes=[*table.notes, *notes]), width))
+    if args.show:
+        shown = outlines[: args.show]
+        draw_outlines(args.figure, shown, runs, tuple(args.trust or ()), scan.root)
+        print(f"look at {args.figure}: {len(shown)} annotations (dashed) and predictions")
+    return [outline.to_json() for outline in outlines]
 
 
 def _check_outputs(root: Path, args: argparse.Namespace) -> None:

@@ -204,8 +204,28 @@ def test_the_worst_cases_are_shown(swept: Path, tmp_path: Path, script: Script) 
     assert gallery["notes"][0].startswith("shown are the 5 of 12 cases with the lowest Dice")
     dice = stored(swept / "one")
     lowest = sorted(dice, key=lambda id: (dice[id], id))[:5]
-    assert [card["id"] for card in gallery["cases"]] == lowest
+    ids = [card["id"] for card in gallery["cases"]]
+    doubtful = [cells[0] for cells in read_page(out)["doubtful"]["body"]]
+    assert ids[:5] == lowest and {*ids} == {*lowest, *doubtful} and len(doubtful) == 10
     assert all("image" in card for card in gallery["cases"])
+
+
+def test_risk_and_confidence_are_those_of_the_test_cases(swept: Path, page: Path) -> None:
+    data = read_page(page)
+    curves = {(line["row"], line["part"]): line["mean"] for line in data["risk"]["lines"]}
+    for number, name in enumerate(NAMES):
+        rows = [row for fold in "01" for row in read_csv(swept / name / fold / "test_cases.csv")]
+        dice = {row["id"]: float(row["dice_per_image"]) for row in rows}
+        confidence = {row["id"]: float(row["confidence"]) for row in rows}
+        shown = {c["id"]: c["rows"][str(number)]["confidence"] for c in data["gallery"]["cases"]}
+        assert shown == confidence
+        for part, order in (("confidence", confidence), ("oracle", dice)):
+            risks = [1 - dice[id] for id in sorted(order, key=order.__getitem__, reverse=True)]
+            # 25 % of twelve cases are three, 26 % are four.
+            for percent, n in ((1, 1), (25, 3), (26, 4), (100, 12)):
+                mean = sum(risks[:n]) / n
+                assert curves[number, part][percent - 1] == pytest.approx(mean, abs=1e-12)
+        assert curves[number, "chance"] == pytest.approx([1 - np.mean([*dice.values()])] * 100)
 
 
 def test_large_images_become_thumbnails() -> None:
