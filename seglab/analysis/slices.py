@@ -88,22 +88,24 @@ def score_slices(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
             if run.paths.case_attributes.exists():
                 attributes |= read_case_attributes(run.paths.case_attributes)
         by_case = row.by_case(metric)
-        slices, values = make_slices([*by_case], attributes), np.array([*by_case.values()])
-        row_records: list[dict[str, Any]] = [
-            {"row": row.label, "attribute": part.attribute, "slice": part.name, "metric": metric}
-            | {"n": int(part.members.sum()), "value": float(values[part.members].mean())}
-            for part in slices
-        ]
-        records += row_records
-        pairs = zip(slices, row_records, strict=True)
-        large = [(s, r) for s, r in pairs if min(s.members.sum(), s.others.sum()) >= MIN_CASES]
-        if large:
-            members, others = np.array([(s.members, s.others) for s, _ in large]).swapaxes(0, 1)
-            for (_, record), test in zip(
-                large, statistics.compare_slices(values, members, others), strict=True
-            ):
-                record |= test._asdict()
-        tested = [record for part, record in large if part.is_tested]
+        values = np.array([*by_case.values()])
+        large, masks, tested = [], [], []
+        for part in make_slices([*by_case], attributes):
+            n = int(part.members.sum())
+            record: dict[str, Any] = {
+                "row": row.label,
+                "attribute": part.attribute,
+                "slice": part.name,
+            }
+            record |= {"metric": metric, "n": n, "value": float(values[part.members].mean())}
+            records.append(record)
+            if min(n, part.others.sum()) >= MIN_CASES:
+                large.append(record)
+                masks.append((part.members, part.others))
+                tested += [record] * part.is_tested
+        tests = statistics.compare_slices(values, *np.array(masks).swapaxes(0, 1)) if large else []
+        for record, test in zip(large, tests, strict=True):
+            record |= test._asdict()
         corrected = statistics.correct_holm([record["p"] for record in tested])
         for record, p in zip(tested, corrected, strict=True):
             record["p_holm"] = p

@@ -36,10 +36,7 @@ class PairedTest(NamedTuple):
 
 
 class SliceTest(NamedTuple):
-    """Ends of a mean's 95 % interval, its difference to the mean of other cases, ends of that.
-
-    `p` is the two-sided p value of the null hypothesis that values do not depend on the slice.
-    """
+    """Mean of a slice against other cases: 95 % intervals, difference, p that it is chance."""
 
     low: float
     high: float
@@ -193,15 +190,10 @@ def paired_test(differences: np.ndarray) -> PairedTest:
 
 
 def compare_slices(values: np.ndarray, members: np.ndarray, others: np.ndarray) -> list[SliceTest]:
-    """Compare the mean of each slice with the mean of the other cases.
+    """Compare the means of values (n,) in K slices, bool (K, n), with those of other cases (K, n).
 
-    Args:
-        values: float64 (n,), one for each case.
-        members: bool (K, n), the cases of K slices.
-        others: bool (K, n), those that each slice is compared with.
-
-    The intervals are those of `intervals`, p of a permutation test of independent samples, as
-    SciPy's two-sided one: 9,999 times the cases exchange their values, the same for all slices.
+    Intervals are those of `intervals`; p is of a two-sided permutation test of independent samples:
+    9,999 times the cases exchange their values, in the same way for all slices.
     """
     n = len(values)
     means = np.stack([mean_terms(values, part) for part in members])
