@@ -104,7 +104,7 @@ def evaluate(
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
         "trained_on": len(trained_on),
-        **({"assessment": _check_assessments(assessed)} if assessed else {}),
+        **({"assessment": _summarize_assessments(assessed)} if assessed else {}),
         "warnings": _describe(cases, scored, runs, trained_on),
         "data": str(expand_user(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
@@ -195,27 +195,24 @@ def _describe(
 
 
 def _assess(calibration: Calibration, case: ScoredCase) -> dict[str, float]:
-    """Assess a case by its confidence, and add that to its rows; returns it with its Dice."""
+    """Add what its calibration says of a case to its rows; returns it with its Dice."""
     assessment = calibration.assess(case.confidence, case.image)._asdict()
     for row in case.rows:
         row.update(assessment)
     return {"confidence": case.confidence, "dice": case.dice} | assessment
 
 
-def _check_assessments(assessed: list[dict[str, float]]) -> dict[str, float]:
-    """Compare what was said of cases with their Dice, for summary.json."""
+def _summarize_assessments(assessed: list[dict[str, float]]) -> dict[str, float | None]:
     columns = {name: np.array([case[name] for case in assessed]) for name in assessed[0]}
     held, familiar = columns["dice"] >= columns["lower_bound"], columns["familiar"]
-    values = {
+    return {
         "level": LEVEL,
-        "bound_held": held.mean(),
-        "confidence_minus_dice": (columns["confidence"] - columns["dice"]).mean(),
-        "expected_minus_dice": (columns["expected_dice"] - columns["dice"]).mean(),
-        "familiar": familiar.mean(),
+        "bound_held": float(held.mean()),
+        "familiar": float(familiar.mean()),
+        "bound_held_familiar": float(held[familiar].mean()) if familiar.any() else None,
+        "confidence_minus_dice": float((columns["confidence"] - columns["dice"]).mean()),
+        "expected_minus_dice": float((columns["expected_dice"] - columns["dice"]).mean()),
     }
-    if familiar.any():
-        values["bound_held_familiar"] = held[familiar].mean()
-    return {name: float(value) for name, value in values.items()}
 
 
 def _log_summary(summary: dict[str, Any]) -> None:
@@ -228,18 +225,10 @@ def _log_summary(summary: dict[str, Any]) -> None:
         )
         log.info("%-16s %.4f%s", metric, value, by_class)
     if "assessment" in summary:
-        log.info("%s", _describe_assessment(summary["assessment"]))
+        log.info(
+            "the bound for {level:.0%} of the cases held for {bound_held:.1%}; confidence exceeds "
+            "Dice by {confidence_minus_dice:.3f}, expected Dice by {expected_minus_dice:.3f}; "
+            "{familiar:.0%} look like training images".format(**summary["assessment"])
+        )
     for warning in summary["warnings"]:
         log.warning("%s", warning)
-
-
-def _describe_assessment(values: dict[str, float]) -> str:
-    text = (
-        f"the bound for {values['level']:.0%} of the cases held for {values['bound_held']:.1%}; "
-        f"confidence exceeds Dice by {values['confidence_minus_dice']:.3f} on average, expected "
-        f"Dice by {values['expected_minus_dice']:.3f}; {values['familiar']:.0%} look like the "
-        "training images"
-    )
-    if "bound_held_familiar" in values:
-        text += f", and of these it held for {values['bound_held_familiar']:.1%}"
-    return text

@@ -16,7 +16,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.data.images import ImageLike, to_array
-from seglab.inference.calibration import LEVEL, Calibration, choose_calibration, find_calibration
+from seglab.inference.calibration import LEVEL, Calibration, check_calibration, find_calibration
 from seglab.inference.postprocessing import Prediction, Predictor, predicted_mask
 from seglab.inference.quality import Quality
 from seglab.metrics.confidence import soft_dice_confidence
@@ -151,8 +151,9 @@ def load_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Mod
     classes = make_classes(names, colours, values, f"{file}: ")
     predictor = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
     sha256 = (hashlib.sha256(content).hexdigest(),)
-    known = {file: metadata["calibration"]} if metadata.get("calibration") else {}
-    calibration = choose_calibration(known, metadata.get("checkpoint_sha256", ""), settings)
+    calibration, of = metadata.get("calibration"), metadata.get("checkpoint_sha256", "")
+    if calibration and not check_calibration(calibration, file, of, settings):
+        calibration = None
     return Model(file, predictor, classes, metadata["threshold"], settings, sha256, calibration)
 
 

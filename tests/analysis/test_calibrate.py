@@ -60,21 +60,25 @@ def test_a_sweep_is_calibrated_on_its_out_of_fold_cases(
     np.testing.assert_array_equal(calibration.features, expected)
     # Each fold bounded by the other.
     stored = json.loads((sweep / "calibration.json").read_text())["cross_fitted"]
-    assert [row["level"] for row in stored] == [0.8, 0.9]
-    for row in stored:
+    assert [*stored] == ["0.8", "0.9"]
+    for level, row in stored.items():
         held, bounds, gaps = [], [], []
         for fold, other in (("0", "1"), ("1", "0")):
             fitted = make_calibration(pairs[other], calibration)
             for confidence, dice in pairs[fold].values():
-                bound = float(fitted.lower_bound(confidence, row["level"]))
+                bound = float(fitted.lower_bound(confidence, float(level)))
                 held.append(dice >= bound)
                 bounds.append(bound)
                 gaps.append(float(fitted.expected_dice(confidence)) - bound)
         means = [sum(values) / 20 for values in (held, bounds, gaps)]
-        found = [row[name] for name in ("coverage", "bound", "below_expected")]
+        found = [row[name] for name in ("coverage", "bound", "gap")]
         assert found == pytest.approx(means, rel=1e-12)
-    assert "from 20 out-of-fold cases" in caplog.text
-    assert "95% needs 19 other cases" in caplog.text
+    for line in (
+        "20 cases of 2 networks, each bounded by the other parts:",
+        f"bound for 80%: held for {stored['0.8']['coverage']:.1%}, mean ",
+        "bound for 95%: too few cases",
+    ):
+        assert line in caplog.text
     assert Image.open(sweep / "calibration.png").size[0] > 400
     content = (sweep / "calibration.json").read_bytes()
     assert script("calibrate", sweep).code == 0
@@ -107,7 +111,7 @@ def test_a_run_is_calibrated_on_its_val_cases(
     shutil.copy(run / "test_cases.csv", run / "val_cases.csv")
     ended = script("calibrate", run)
     assert ended.code == 0, ended.err
-    assert "from 10 val cases" in caplog.text
+    assert "10 cases of 1 networks" in caplog.text
     calibration = read_calibration(run)
     assert [case.id for case in calibration.cases] != [row["id"] for row in rows]
     assert {case.id for case in calibration.cases} == {row["id"] for row in rows}
@@ -118,9 +122,11 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(
     sweep: Path, predicting_runs: tuple[Path, Path], script: Callable[..., Ended], tmp_path: Path
 ) -> None:
     shutil.copytree(predicting_runs[1], tmp_path / "holdout" / "seed-0")
-    refused(script("calibrate", tmp_path / "holdout"), None, "have no folds", "data.split.fold")
+    refused(
+        script("calibrate", tmp_path / "holdout"), None, "fold 0 is not finished; expected a sweep"
+    )
     few = Path(shutil.copytree(predicting_runs[1], tmp_path / "few"))
-    refused(script("calibrate", few), None, f"{few}: has 2 val cases; expected at least 9")
+    refused(script("calibrate", few), None, f"{few}: 2 cases, of which the bound for 90% needs 9")
     shutil.rmtree(sweep / "seed-0-fold-1")
-    refused(script("calibrate", sweep), None, f"{sweep}: fold 1 is not finished; expected all 2")
+    refused(script("calibrate", sweep), None, f"{sweep}: fold 1 is not finished; ")
     assert not [*tmp_path.rglob("calibration.*")]
