@@ -9,11 +9,11 @@ import pytest
 from helpers.tiny import Ended, written
 from PIL import Image
 
-from seglab.core.files import read_csv
+from seglab.core.files import read_csv, write_json
 from seglab.data.classes import Classes
 from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
-from seglab.inference.calibration import Calibration, CalibrationCase, write_calibration
+from seglab.inference.calibration import Calibration, CalibrationCase
 from seglab.inference.drawing import REVIEW, draw_contours
 from seglab.inference.familiarity import picture_features
 from seglab.inference.image_files import find_images
@@ -32,7 +32,8 @@ def calibrate(run: Path, images: list[Path], n: int = 30) -> None:
     confidence = np.linspace(0, 1, n)
     cases = tuple(CalibrationCase(f"case{c}", c, 0.9 * c) for c in confidence.tolist())
     features = tuple(tuple(picture_features(read_image(image)).tolist()) for image in images)
-    write_calibration(run, Calibration(cases, model.sha256, model.inference, features))
+    calibration = Calibration(cases, model.sha256, model.inference, features)
+    write_json(run / "calibration.json", calibration.to_json())
 
 
 @pytest.fixture
