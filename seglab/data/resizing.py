@@ -1,4 +1,4 @@
-"""Brings an image and its mask to the size of the network's input."""
+"""Brings an image and its mask to the size of the network's input, and probabilities back."""
 
 from __future__ import annotations
 
@@ -65,6 +65,31 @@ def image_to_network_size(image: np.ndarray, size: int) -> np.ndarray:
     rows = np.hstack([vertical @ flat[:, i : i + step].astype(np.float32) for i in starts])
     small = (_resize_matrix(width, size, channels) @ rows.T).T
     return np.rint(small).astype(np.uint8, order="C").reshape(size, size, channels)
+
+
+def resize_probabilities(prob: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Resizes probabilities, float32 (C, S, S), to (C, H, W), bilinearly.
+
+    As torch's `interpolate` with `align_corners=False`, twice as fast on one thread.
+    """
+    (channels, size, _), (height, width) = prob.shape, shape
+    columns = _interpolation_matrix(size, width) @ prob.reshape(-1, size).T
+    rows = columns.reshape(width, channels, size).T.reshape(size, -1)
+    resized = _interpolation_matrix(size, height) @ rows
+    return resized.reshape(height, channels, width).swapaxes(0, 1)
+
+
+@lru_cache(maxsize=128)
+def _interpolation_matrix(length: int, size: int) -> csr_array:
+    """Computes the matrix, (size, length), of linear interpolation along an axis."""
+    from scipy.sparse import csr_array  # slow to import, not needed with a cache
+
+    position = ((np.arange(size) + 0.5) * (length / size) - 0.5).clip(0, length - 1)
+    left = position.astype(int)
+    fraction = (position - left).astype(np.float32)
+    weights = np.stack([1 - fraction, fraction], 1)
+    columns = np.stack([left, np.minimum(left + 1, length - 1)], 1)
+    return csr_array((weights.ravel(), columns.ravel(), 2 * np.arange(size + 1)), (size, length))
 
 
 @lru_cache(maxsize=128)

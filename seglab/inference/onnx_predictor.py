@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import zoom
 
 from seglab.core.errors import InputError
 from seglab.data.resizing import image_to_network_size
 from seglab.inference.calibration import parse_calibration
 from seglab.inference.postprocessing import Prediction, Predictor
-from seglab.inference.tta import make_views, undo_views
+from seglab.inference.tta import make_views, merge_views
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -89,18 +87,9 @@ def make_exported_predictor(
         is_probability = (prob >= -ROUNDING) & (prob <= 1 + ROUNDING)  # False for NaN
         if prob.shape != (len(batch), channels, size, size) or not is_probability.all():
             raise InputError("the exported network gives no probabilities; export it again")
-        prob = undo_views(prob.clip(0, 1)) if tta else prob.clip(0, 1)
-        resize = partial(_resize_probabilities, shape=image.shape[:2])
-        views = tuple(partial(resize, view) for view in prob) if tta else ()
-        return Prediction(partial(resize, prob.mean(0)), views)
+        return merge_views(prob.clip(0, 1), image.shape[:2])
 
     return predict
-
-
-def _resize_probabilities(prob: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize probabilities from (C, S, S) to (C, H, W), bilinearly."""
-    scale = shape[0] / prob.shape[1], shape[1] / prob.shape[2]
-    return np.stack([zoom(p, scale, order=1, mode="nearest", grid_mode=True) for p in prob])
 
 
 def first_line(error: Exception) -> str:

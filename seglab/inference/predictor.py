@@ -1,11 +1,9 @@
 """From a network to probabilities and a threshold, at native resolution."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -13,7 +11,7 @@ from seglab.core.errors import InputError
 from seglab.data.cases import Case, read_pair
 from seglab.data.resizing import image_to_network_size
 from seglab.inference.postprocessing import Prediction, Predictor, predicted_mask
-from seglab.inference.tta import make_views, undo_views
+from seglab.inference.tta import make_views, merge_views
 from seglab.metrics.scores import confusion_counts, scores
 from seglab.schema import Inference
 
@@ -50,18 +48,9 @@ def make_predictor(
             prob = probabilities(net(batch.permute(0, 3, 1, 2).float() / 255).float())
         if not prob.isfinite().all():
             raise InputError("the network predicts NaN: its weights are unusable, train it again")
-        if tta:
-            prob = torch.from_numpy(undo_views(prob.cpu().numpy())).to(device)
-        resize = partial(resize_probabilities, shape=image.shape[:2])
-        views = tuple(partial(resize, view) for view in prob.split(1)) if tta else ()
-        return Prediction(partial(resize, prob.mean(0, keepdim=True)), views)
+        return merge_views(prob.cpu().numpy(), image.shape[:2])
 
     return predict
-
-
-def resize_probabilities(prob: Tensor, shape: tuple[int, int]) -> np.ndarray:
-    """Resize probabilities from (1, C, S, S) to float32 (C, H, W), bilinearly."""
-    return F.interpolate(prob, shape, mode="bilinear", align_corners=False)[0].cpu().numpy()
 
 
 def predict_cases(

@@ -7,19 +7,19 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from skimage.color import rgb2gray
 from skimage.filters import threshold_otsu
 
 from seglab.data.cases import Case
 from seglab.data.classes import Classes
+from seglab.data.resizing import resize_probabilities
 from seglab.inference.postprocessing import (
     Prediction,
     Predictor,
     measure_confidence,
     predicted_mask,
 )
-from seglab.inference.predictor import predict_cases, resize_probabilities
+from seglab.inference.predictor import predict_cases
 from seglab.metrics.boundary import boundary_scores, count_pieces
 from seglab.metrics.confidence import RISK_METRICS, risk_scores
 from seglab.metrics.scores import (
@@ -85,13 +85,13 @@ def baseline_predictors(mean_mask: np.ndarray) -> dict[str, Predictor]:
     `mean_mask`, float (C, S, S), is the share of training cases that have each channel's class at
     each pixel. `otsu` finds what is darker than Otsu's threshold of the grey image (Otsu 1979).
     """
-    mean_prob = torch.from_numpy(np.asarray(mean_mask, np.float32))[None]
-    is_binary = mean_prob.shape[1] == 1
-    background = torch.zeros_like(mean_prob)
+    mean_prob = np.asarray(mean_mask, np.float32)
+    is_binary = len(mean_prob) == 1
+    background = np.zeros_like(mean_prob)
     if not is_binary:
-        background[:, 0] = 1
+        background[0] = 1
 
-    def resize(prob: torch.Tensor, image: np.ndarray) -> Prediction:
+    def resize(prob: np.ndarray, image: np.ndarray) -> Prediction:
         return Prediction(partial(resize_probabilities, prob, image.shape[:2]))
 
     def otsu(image: np.ndarray) -> Prediction:

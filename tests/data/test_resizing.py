@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from skimage.transform import resize
 
-from seglab.data.resizing import image_to_network_size, to_network_size
+from seglab.data.resizing import image_to_network_size, resize_probabilities, to_network_size
 
 
 def noise(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,3 +74,16 @@ def test_a_pixel_takes_the_class_that_covers_most_of_it() -> None:
     _, small = to_network_size(image, mask, 2)
     assert small.dtype == np.uint8
     assert small.tolist() == [[1, 1], [0, 2]]
+
+
+@pytest.mark.parametrize("shape", [(553, 765), (20, 30), (16, 16), (7, 40), (1, 3)])
+def test_probabilities_are_resized_as_torch_does(shape: tuple[int, int]) -> None:
+    prob = np.random.default_rng(0).random((2, 16, 16), np.float32)
+    before = prob.copy()
+    resized = resize_probabilities(prob, shape)
+    tensor = torch.from_numpy(prob)[None]
+    expected = F.interpolate(tensor, shape, mode="bilinear", align_corners=False)[0].numpy()
+    assert resized.dtype == np.float32 and resized.shape == (2, *shape)
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=1e-5)
+    assert np.array_equal(prob, before)
+    assert (resize_probabilities(np.ones((1, 16, 16), np.float32), shape) == 1).all()

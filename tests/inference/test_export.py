@@ -14,7 +14,11 @@ import pytest
 from helpers.tiny import ONE_THREAD, REPO, Ended, written
 from PIL import Image
 
+from seglab.data.images import read_image
+from seglab.inference.image_files import find_images
+from seglab.inference.models import load_model
 from seglab.inference.onnx_predictor import make_exported_predictor
+from seglab.inference.postprocessing import measure_confidence
 from seglab.schema import DEFAULT_INFERENCE
 
 
@@ -57,6 +61,20 @@ def test_it_predicts_without_torch_what_the_checkpoint_does(
             assert difference.max() <= 2 and np.ptp(file) > 1000
         else:
             assert np.count_nonzero(difference) <= 1
+
+
+def test_confidence_is_that_of_the_checkpoint(
+    exported: Path, predicting_runs: tuple[Path, Path], pictures: Path
+) -> None:
+    models = load_model(exported), load_model(predicting_runs[0])
+    for file in find_images([pictures]).values():
+        predictions = [model.predictor(read_image(file)) for model in models]
+        ours, theirs = (
+            measure_confidence(prediction, model.make_mask(prediction.prob), model.threshold)[0]
+            for model, prediction in zip(models, predictions, strict=True)
+        )
+        assert 0 < theirs["confidence"] < 1 and 0 < theirs["view_dice"] < 1
+        assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 def test_any_batch_and_size_pass_and_it_says_what_it_is(
