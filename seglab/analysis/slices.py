@@ -92,12 +92,9 @@ def score_slices(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
         large, masks, tested = [], [], []
         for part in make_slices([*by_case], attributes):
             n = int(part.members.sum())
-            record: dict[str, Any] = {
-                "row": row.label,
-                "attribute": part.attribute,
-                "slice": part.name,
-            }
-            record |= {"metric": metric, "n": n, "value": float(values[part.members].mean())}
+            record: dict[str, Any] = {"row": row.label, "attribute": part.attribute}
+            record |= {"slice": part.name, "metric": metric, "n": n}
+            record["value"] = float(values[part.members].mean())
             records.append(record)
             if min(n, part.others.sum()) >= MIN_CASES:
                 large.append(record)
