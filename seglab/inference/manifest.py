@@ -23,8 +23,7 @@ class Manifest:
 
     out: Path
     settings: dict[str, Any]  # that everything in the folder was made with
-    # Of each finished image, by name: its file's `sha256`, its rows of instances.csv, and
-    # its row of quality.csv or None.
+    # Of each finished image, by name: its file's `sha256`, its rows of the tables.
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_done(self, name: str, sha256: str, overwrite: bool) -> bool:

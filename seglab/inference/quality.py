@@ -12,7 +12,7 @@ class Quality(NamedTuple):
     Attributes:
         confidence: Soft Dice Confidence, of several classes the mean over all but background.
         expected_dice: See `Calibration`; None without one, and for an image that is not familiar.
-        lower_bound: Likewise.
+        lower_bound: As `expected_dice`.
         familiar: Whether the image looks like the training images; None without a calibration.
     """
 
