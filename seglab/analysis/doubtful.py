@@ -16,7 +16,7 @@ from seglab.runs.records import Run
 from seglab.runs.tables import CASE_COLUMNS, CaseKey
 
 # Added to 1 - confidence, so that a prediction without any doubt does not decide the order.
-MARGIN = 0.01
+MARGIN = 0.005
 N_SHOWN = 10  # rows of the table of a check and of a report
 NOTE = (
     "doubt is (1 - Dice) / (1 - confidence), how many times more annotation and prediction differ "
@@ -115,8 +115,8 @@ def _measure(case: CaseKey, class_name: str, values: np.ndarray) -> Outline:
     return Outline(case, class_name, doubt, dice, confidence, shift, missed or 0, extra or 0)
 
 
-def make_outline_table(outlines: Sequence[Outline], title: str) -> Table:
-    """Makes a table of outlines in their order."""
+def make_outline_table(outlines: Sequence[Outline]) -> Table:
+    """Makes a table of the first `N_SHOWN` of all ranked outlines."""
     text_columns = ["case", "diagnosis"]
     if any(outline.class_name for outline in outlines):
         text_columns.append("class")
@@ -130,7 +130,11 @@ def make_outline_table(outlines: Sequence[Outline], title: str) -> Table:
             f"{outline.missed_pieces:g}",
             f"{outline.extra_pieces:g}",
         ]
-        for outline in outlines
+        for outline in outlines[:N_SHOWN]
     ]
+    title = (
+        f"the {len(body)} most doubtful of {len(outlines)} annotations: those that confident "
+        "predictions, made without them, differ from most"
+    )
     head = [*text_columns, "doubt", "Dice", "confidence", "shift", "missed", "extra"]
     return Table(title, head, len(text_columns), body, [NOTE])

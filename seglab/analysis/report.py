@@ -98,16 +98,17 @@ def report(
         )
         log.warning("%s", notes[-1])
     tested = [run for row in report_rows for run in row.finished_runs]
-    outlines = rank_outlines(tested)[:N_SHOWN]
-    doubtful = make_outline_table(outlines, "")
+    outlines = rank_outlines(tested)
+    doubtful = make_outline_table(outlines)
     page: dict[str, Any] = {
         "title": "; ".join(row.label for row in report_rows),
         "facts": _make_facts([run for row in finished for run in row.finished_runs]),
         "curves": _make_curves(report_rows),
         "risk": _make_risk(report_rows),
-        "doubtful": _table_data(doubtful, len(doubtful.head), doubtful.notes),
+        "doubtful": _table_data(doubtful, len(doubtful.head), doubtful.notes)
+        | {"above": doubtful.title},
         "gallery": make_gallery(
-            report_rows, cases, [outline.case for outline in outlines], trust, data_root
+            report_rows, cases, [outline.case for outline in outlines[:N_SHOWN]], trust, data_root
         ),
     }
     page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows)

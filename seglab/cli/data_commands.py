@@ -134,14 +134,13 @@ def _check(root: Path, args: argparse.Namespace) -> None:
 def _check_outlines(scan: "Scan", args: argparse.Namespace) -> list[dict[str, Any]]:
     """Print and draw the annotations that runs doubt most, and return all for --json."""
     from seglab.analysis.check_figure import draw_outlines
-    from seglab.analysis.doubtful import N_SHOWN, make_outline_table, rank_annotations
+    from seglab.analysis.doubtful import make_outline_table, rank_annotations
     from seglab.analysis.tables import format_plain
     from seglab.runs.records import find_runs
 
     runs = find_runs([args.runs])
     outlines, notes = rank_annotations(scan, runs)
-    title = f"the most doubtful of {len(outlines)} annotations"
-    table = make_outline_table(outlines[:N_SHOWN], title)
+    table = make_outline_table(outlines)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(format_plain(table._replace(notes=[*table.notes, *notes]), width))
     if args.show:

@@ -56,8 +56,8 @@ def test_annotations_are_ranked_by_what_confidence_does_not_expect(tmp_path: Pat
     assert (doubtful.outline_shift, doubtful.extra_pieces, doubtful.missed_pieces) == (4, 1.5, 0)
     assert expected.doubt == pytest.approx(0.4 / (0.4 + MARGIN))
     assert (equal.doubt, equal.outline_shift) == (0, None)
-    table = make_outline_table(outlines, "title")
-    assert table.body[0] == ["doubtful", "nevus", "11.7", "0.650", "0.980", "+4.0", "0", "1.5"]
+    table = make_outline_table(outlines)
+    assert table.body[0] == ["doubtful", "nevus", "14.0", "0.650", "0.980", "+4.0", "0", "1.5"]
     assert table.body[2][-3:] == ["-", "0", "0"]
 
 
@@ -73,7 +73,7 @@ def test_each_class_has_a_place(tmp_path: Path) -> None:
     write_csv(run / "test_cases.csv", rows)
     outlines = rank_outlines(find_runs([run]))
     assert [outline.class_name for outline in outlines] == ["square", "disc"]
-    assert make_outline_table(outlines, "").head[:3] == ["case", "diagnosis", "class"]
+    assert make_outline_table(outlines).head[:3] == ["case", "diagnosis", "class"]
 
 
 def test_planted_annotations_come_first(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_check_ranks_and_draws(swept: Path, tmp_path: Path, script: Script) -> N
     outlines = json.loads(file.read_text())["outlines"]
     assert len(outlines) == 12
     assert [o["doubt"] for o in outlines] == sorted((o["doubt"] for o in outlines), reverse=True)
-    table = ended.out[ended.out.index("the most doubtful of 12 annotations") :].splitlines()
+    table = ended.out[ended.out.index("the 10 most doubtful of 12 annotations") :].splitlines()
     assert [line.split()[0] for line in table[3:13]] == [o["id"] for o in outlines[:10]]
     assert f"look at {figure}: 3 annotations (dashed) and predictions" in ended.out
     drawn = np.asarray(Image.open(figure).convert("RGB")).astype(int)

@@ -84,9 +84,23 @@ def test_order_filter_and_row(opened: Any, page: Path) -> None:
     diagnosis = {c["id"]: c["diagnosis"] for c in cases}
     found = [diagnosis[id] for id in listed(opened)]
     assert found == sorted(found)
+    choose(opened, "order", "confidence")
+    confidence = {c["id"]: c["rows"]["1"]["confidence"] for c in cases}
+    assert listed(opened) == sorted(confidence, key=lambda id: (confidence[id], id))
     choose(opened, "order", f"{rows[1]['label']} better than {rows[0]['label']}")
     gain = {c["id"]: c["rows"]["1"]["dice"] - c["rows"]["0"]["dice"] for c in cases}
     assert listed(opened) == sorted(gain, key=lambda id: (-gain[id], id))
+
+
+def test_doubtful_outlines_open_their_cases(opened: Any, page: Path) -> None:
+    doubtful = [cells[0] for cells in read_page(page)["doubtful"]["body"]]
+    links = opened.find_elements("css selector", "#doubtful .link")
+    assert [link.text for link in links] == doubtful
+    choose(opened, "diagnosis", "is melanoma")  # does not stand in the way
+    diagnosis = {c["id"]: c["diagnosis"] for c in read_page(page)["gallery"]["cases"]}
+    number = next(i for i, id in enumerate(doubtful) if diagnosis[id] != "melanoma")
+    opened.execute_script("arguments[0].click()", links[number])
+    assert opened.find_element("id", "case-title").text == doubtful[number]
 
 
 def test_keyboard(opened: Any, page: Path) -> None:
@@ -124,7 +138,9 @@ def test_keyboard(opened: Any, page: Path) -> None:
     assert source(".big") == cards[ids[2]]["rows"]["1"]["errors"]
     assert opened.find_element("id", "row").get_property("value") == "1"
     scores = opened.find_elements("css selector", ".scores tbody td")
-    expected = [f"{cards[ids[2]]['rows'][row]['dice']:.3f}" for row in "01"]
+    expected = [
+        f"{cards[ids[2]]['rows'][row][name]:.3f}" for row in "01" for name in ("dice", "confidence")
+    ]
     assert [score.text for score in scores] == expected
     press(opened, "1")
     outlines = opened.find_elements("css selector", ".big svg path:not(.under)")
