@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.tiny import REPO, Ended, refused, write_tiny_classes
+from helpers.tiny import REPO, Ended, refused
 from omegaconf import DictConfig, OmegaConf
 
 from seglab import compose
@@ -261,7 +261,7 @@ def composed(*overrides: str) -> DictConfig:
 def small(choice: str) -> list[str]:
     """What makes a run of it take seconds, not minutes."""
     config = composed(choice)
-    overrides = [choice, "data.size=32", "trainer.max_epochs=2"]
+    overrides = [choice, "data.size=32", "trainer.max_epochs=1"]
     if "width" in config.model:
         overrides += ["model.width=4", "model.depth=2"]
     else:
@@ -280,10 +280,10 @@ def test_it_composes_and_names_only_what_is_there_and_trusted(choice: str, tmp_p
 @pytest.mark.parametrize(
     "choice",
     [
-        *(f"experiment={name}" for name in shipped("experiment") if name != "classes"),
-        pytest.param("experiment=classes", marks=pytest.mark.figures),  # with a legend
+        # The others train in test_multiclass.py, test_train.py and test_log_test_loss.py.
+        *(f"experiment={name}" for name in ("best", "best_scratch", "fast", "human")),
         # That of a library: tests/networks/test_libraries.py.
-        *(f"model={name}" for name in shipped("model") if name != "smp_unet"),
+        *(f"model={name}" for name in shipped("model") if name not in ("unet", "smp_unet")),
         "trainer=debug",
     ],
 )
@@ -291,9 +291,6 @@ def test_it_trains(
     choice: str, script: Callable[..., Ended], tiny_ph2: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
     where = ["data=ph2", f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}"]
-    if choice == "experiment=classes":
-        root = write_tiny_classes(tmp_path / "classes")
-        where = ["data=pairs", f"data.root={root}", "data.classes=[skin,disc,square]"]
     ended = script("train", *small(choice), *where, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"

@@ -84,12 +84,12 @@ def test_the_wheel_alone_trains_a_sweep_predicts_and_compares(
         return done.stdout + done.stderr
 
     data = [f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY, "logger=none"]
-    sweep = ["seed=0,1", "hydra.sweep.dir=runs", "hydra.launcher.n_jobs=2"]
+    sweep = ["seed=0", "hydra.sweep.dir=runs"]
     assert f"compare      seglab compare {work}/runs\n" in run("train", "-m", *data, *sweep)
-    card = (work / "runs" / "seed-1" / "MODEL_CARD.md").read_text("utf-8")
+    card = (work / "runs" / "0" / "MODEL_CARD.md").read_text("utf-8")
     assert '\nseglab predict "$RUN" images' in card and "scripts/" not in card
     pictures = sorted(tiny_ph2.rglob("*_Dermoscopic_Image/*.bmp"))[:5]
-    assert "5 predicted" in run("predict", "runs/seed-0", *pictures, "--out", "masks")
+    assert "5 predicted" in run("predict", "runs/0", *pictures, "--out", "masks")
     assert len([*(work / "masks" / "masks").iterdir()]) == 5
     assert "UNet" in run("compare", "runs")
     run("report", "runs")

@@ -1,14 +1,14 @@
-"""The tutorial: a notebook in percent format, and as a process from start to end, as it is."""
+"""The tutorial: a notebook in percent format, and as a process from start to end."""
 
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.processes import Process
 from helpers.tiny import ONE_THREAD, REPO
 from PIL import Image
 
@@ -56,18 +56,18 @@ def test_the_notebook_is_of_this_text_and_has_run() -> None:
 
 
 @pytest.mark.slow
-def test_runs_from_start_to_end(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        cwd=tmp_path,
-        env=os.environ
-        | ONE_THREAD
-        | {"SEGLAB_TUTORIAL": "", "SEGLAB_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
+def test_runs_from_start_to_end(forks: Any, tmp_path: Path) -> None:
+    short = {
+        "SEGLAB_TUTORIAL": "trainer.max_epochs=1 data.cases.n=40",
+        "SEGLAB_CACHE": str(tmp_path / "cache"),
+    }
+    environment = os.environ | ONE_THREAD | short
+    process = Process(
+        forks, tmp_path / "log", "tutorial", [], cwd=tmp_path, environment=environment
     )
-    assert done.returncode == 0, done.stderr
-    named = re.findall(r"^figure: (.*)$", done.stdout, re.MULTILINE)
+    done = process.wait(600)
+    assert done.code == 0, done.err
+    named = re.findall(r"^figure: (.*)$", done.err, re.MULTILINE)
     assert {Path(path).stem for path in named} == {*FIGURES}
     for path in named:
         assert np.ptp(np.asarray(Image.open(tmp_path / path).convert("L"))) > 100
@@ -77,4 +77,4 @@ def test_runs_from_start_to_end(tmp_path: Path) -> None:
         p for p in (tmp_path / "runs" / "tutorial").glob("segnet-*") if "double" not in p.name
     )
     dice = read_json(plain / "summary.json")["test"]["dice_per_image"]
-    assert re.search(rf"^bce .* Dice {dice:.3f},", done.stdout, re.MULTILINE)
+    assert re.search(rf"^bce .* Dice {dice:.3f},", done.err, re.MULTILINE)

@@ -231,7 +231,7 @@ def test_risk_and_confidence_are_those_of_the_test_cases(swept: Path, page: Path
 def test_large_images_become_thumbnails() -> None:
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (600, 900, 3), dtype=np.uint8)
-    target, pred = (random.random((2, 600, 900)) < 0.5).astype(np.uint8)
+    target, pred = np.kron(random.random((2, 6, 9)) < 0.5, np.ones((100, 100), np.uint8))
     drawn = draw_image(image) | draw_prediction(pred, target, ONE_CLASS)
     for name in ("image", "target", "prediction", "errors"):
         assert picture(drawn[name]).shape == (320, 480, 3)

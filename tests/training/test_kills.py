@@ -90,7 +90,7 @@ def some(values: Any, slow: int) -> list[Any]:
     return [pytest.param(value, marks=marks[i < slow]) for i, value in enumerate(values)]
 
 
-@pytest.mark.parametrize("seed", some(range(20), slow=2))
+@pytest.mark.parametrize("seed", some(range(20), slow=1))
 def test_a_run_killed_at_a_random_moment(
     seed: int, start: Start, whole: Whole, finishes: Ends, tmp_path: Path
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_run_killed_again_and_again(start: Start, whole: Whole, tmp_path: Path
     assert_same(run, reference)
 
 
-SHARDS = 40
+SHARDS = 80
 
 
 @pytest.mark.parametrize("shard", some(range(SHARDS), slow=1))
