@@ -299,18 +299,9 @@ def _check_monitors(config: dict[str, Any]) -> None:
         if node and node.get("monitor") is not None:
             key = f"callbacks.{name}"
             check(f"{key}.monitor", node["monitor"], f"{key}.mode", _mode_of(node))
-    settings = task.get("lr_scheduler_config") or {}
-    interval = settings.get("interval")
-    if interval not in (None, "epoch", "step"):
-        raise InputError(f"task.lr_scheduler_config.interval={interval}: expected epoch or step")
-    if _is_plateau(task["lr_scheduler"]):
-        monitor, mode = settings.get("monitor"), task["lr_scheduler"].get("mode")
-        if monitor is None or interval == "step":
-            raise InputError(
-                "task.lr_scheduler: ReduceLROnPlateau watches a value of each epoch; set "
-                "task.lr_scheduler_config.interval=epoch and task.lr_scheduler_config.monitor=..., "
-                "such as val/loss"
-            )
+    monitor = (task.get("lr_scheduler_config") or {}).get("monitor")
+    if monitor is not None and _is_plateau(task["lr_scheduler"]):
+        mode = task["lr_scheduler"].get("mode")
         check("task.lr_scheduler_config.monitor", monitor, "task.lr_scheduler.mode", mode)
 
 

@@ -121,9 +121,7 @@ def test_main_functions_end_with_one_line(
     [
         (b"task:\n\toptimizer:\n", ["own.yaml", "line 2", "indent by blanks"]),
         (b"# @package _global_\nname: [a\nseed: 1\n", ["own.yaml", "line 3"]),
-        (b"# @package _global_\nname: M\xfcller\n", ["own.yaml, line 2: is no UTF-8"]),
         (b"seed: 5\n", ["experiment=own: own.yaml does not begin with '# @package _global_'"]),
-        (b"# @package _global_\ndefaults: [own]\n", ["names itself in its defaults"]),
         ("\ufeff# @package _global_\nseed: 5\n".encode(), ["own.yaml does not begin", "no BOM"]),
     ],
 )

@@ -105,15 +105,6 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
         ["task.lr_scheduler_config.monitor=val/dice", "set task.lr_scheduler.mode=max"],
     ),
     (
-        [PLATEAU + "}", "monitor=null"],
-        ["ReduceLROnPlateau", "task.lr_scheduler_config.monitor=..."],
-    ),
-    (
-        [PLATEAU + "}", "task.lr_scheduler_config.interval=step"],
-        ["ReduceLROnPlateau", "task.lr_scheduler_config.interval=epoch"],
-    ),
-    (["task.lr_scheduler_config.interval=batch"], ["interval=batch", "epoch or step"]),
-    (
         [
             PLATEAU + "}",
             "monitor=null",

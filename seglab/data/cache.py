@@ -36,11 +36,6 @@ log = logging.getLogger(__name__)
 VERSION = 5
 
 
-def default_dir() -> str:
-    """The cache directory unless a config names another, as in conf/data/default.yaml."""
-    return os.environ.get("SEGLAB_CACHE", "~/.cache/seglab")
-
-
 @dataclass(frozen=True)
 class Cache:
     """A data set at network size; row i is case i.

@@ -1,7 +1,6 @@
 """Builds the data, the task and the trainer of a run, and checks that they fit each other."""
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from seglab.core.errors import InputError
@@ -99,9 +97,6 @@ def build(
     with name_in_errors("trainer or callbacks"):
         trainer = build_trainer(config, recorder)
     check_subsets(config, data, trainer.world_size)
-    limit = trainer.limit_train_batches  # type: ignore[attr-defined]
-    if isinstance(limit, float) and limit == 1:  # all batches; the integer 1 is one batch
-        check_smallest_batch(task, data, trainer.world_size)
     return Components(data, task, trainer, recorder, warnings, initial)
 
 
@@ -188,29 +183,6 @@ def check_subsets(config: dict[str, Any], data: SegmentationDataModule, devices:
             raise InputError(
                 f"trainer.devices={devices}: {subset} has {n} cases; expected at least one a device"
             )
-
-
-@torch.no_grad()
-def check_smallest_batch(
-    task: SegmentationTask, data: SegmentationDataModule, devices: int
-) -> None:
-    """Raises an InputError if a training batch of one case is too little for BatchNorm."""
-    n = len(data.subset_indices("train"))
-    if (math.ceil(n / devices) - 1) % (data.batch_size // devices):
-        return  # the last batch holds more
-    buffers = [buffer.clone() for buffer in task.net.buffers()]
-    try:
-        with isolate_rng(include_cuda=False):  # the network is on the CPU
-            task.train()(torch.zeros(1, 3, data.size, data.size))
-    except ValueError as error:
-        if "more than 1 value per channel" in str(error):
-            raise InputError(
-                f"data.batch_size={data.batch_size}: leaves one of {n} training cases for the last "
-                f"batch, too little for BatchNorm at data.size={data.size}; choose another"
-            ) from error
-    finally:
-        for buffer, value in zip(task.net.buffers(), buffers, strict=True):
-            buffer.copy_(value)
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from seglab.composition import CONF
+from seglab.composition import CONF, default_cache_dir
 from seglab.core.commands import current_command, quote_for_shell
 from seglab.core.errors import InputError, printable
 from seglab.core.files import expand_user, read_csv, write_json
-from seglab.data.cache import default_dir, hash_files
+from seglab.data.cache import hash_files
 from seglab.data.datamodule import files_below
 from seglab.inference.evaluate import read_cases
 from seglab.metrics.scores import IN_PIXELS
@@ -208,7 +208,7 @@ def _read_values(folder: Path) -> dict[str, Any]:
 def _retraining_config(run: Run, out: Path) -> dict[str, Any]:
     """Returns the run's config without the paths in it to which training would write."""
     config = run.config | {"run_dir": str(out)}
-    data = config["data"] | {"cache_dir": default_dir()}
+    data = config["data"] | {"cache_dir": default_cache_dir()}
     if data["split"]["file"] is not None:
         data["split"] = data["split"] | {"file": str(run.paths.split)}
     config["data"] = data

@@ -4,18 +4,16 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-import torch
 from helpers.tiny import AUGMENT, Ended, files_below, refused, write_tiny_ph2
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig
 
 from seglab.config import check_config
 from seglab.core.errors import InputError
-from seglab.training.build import build, check_smallest_batch
+from seglab.training.build import build
 from seglab.training.callbacks import Pictures
 from seglab.training.callbacks.recorder import RunRecorder
 
@@ -68,8 +66,6 @@ def test_what_does_not_fit_is_refused(
         ("model.weights=imagenet", ["model: weights=imagenet", "pip install 'seglab[pretrained]'"]),
         ("model.encoder=resnet19", ["model: encoder=resnet19", "resnet18"]),
         ("data.size=48", ["data.size=48", "multiple of 32", "64"]),
-        ("data.batch_size=5", ["data.batch_size=5: leaves one of 16", "BatchNorm at data.size=32"]),
-        ("data.batch_size=1", ["data.batch_size=1: ", "BatchNorm at data.size=32"]),
     ],
 )
 def test_bad_pretrained_networks_are_refused(
@@ -89,52 +85,6 @@ def test_bad_pretrained_networks_are_refused(
         *(override, f"hydra.run.dir={tmp_path / 'run'}"),
     )
     refused(ended, tmp_path / "run", *words)
-
-
-def test_a_batch_of_one_case_is_tried_without_a_trace(tiny_config: Compose, tmp_path: Path) -> None:
-    config = check_config(tiny_config(tmp_path / "run", "data.batch_size=5"))
-    components = build(config, tmp_path / "run")
-    state = {k: v.clone() for k, v in components.task.state_dict().items()}
-    random_state = torch.get_rng_state()
-    check_smallest_batch(components.task, components.data, 1)
-    assert components.task.training
-    assert torch.equal(torch.get_rng_state(), random_state)
-    after = components.task.state_dict()
-    assert state.keys() == after.keys() and all(torch.equal(state[k], after[k]) for k in state)
-    # Of two devices each gets 8 of 16 cases: in batches of 3 the last has two, of 7 one.
-    for batch_size, is_tried in ((6, False), (14, True)):
-        components.data.batch_size, components.task.net = batch_size, OneIsTooFew()
-        with pytest.raises(InputError) if is_tried else nullcontext():
-            check_smallest_batch(components.task, components.data, 2)
-
-
-@pytest.mark.parametrize(
-    ("override", "is_tried"),
-    [
-        ("seed=1", True),
-        ("trainer.limit_train_batches=1", False),
-        ("+trainer.fast_dev_run=true", False),
-        ("+trainer.overfit_batches=2", False),
-    ],
-)
-def test_the_smallest_batch_is_tried_where_all_are_trained(
-    override: str,
-    is_tried: bool,
-    tiny_config: Compose,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tried: list[bool] = []
-    monkeypatch.setattr(
-        "seglab.training.build.check_smallest_batch", lambda *arguments: tried.append(True)
-    )
-    build(check_config(tiny_config(tmp_path / "run", override)), tmp_path / "run")
-    assert bool(tried) == is_tried
-
-
-class OneIsTooFew(torch.nn.Module):
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        raise ValueError("Expected more than 1 value per channel when training, got input size ...")
 
 
 def test_a_gpu_that_is_not_there_is_named(

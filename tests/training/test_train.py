@@ -392,6 +392,7 @@ def test_it_trains_on_real_ph2(script: Callable[..., Ended], tmp_path: Path) -> 
     ("overrides", "words"),
     [
         ([PLATEAU, "task.lr_scheduler_config.interval=batch"], ["interval", "batch"]),
+        ([PLATEAU, "monitor=null"], ["ReduceLROnPlateau", "monitor"]),
         (
             [PLATEAU, "task.lr_scheduler_config.interval=step", "data.batch_size=4"],
             ["ReduceLROnPlateau", "val/"],
