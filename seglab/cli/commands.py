@@ -103,7 +103,7 @@ def evaluate() -> None:
     """Run `seglab.inference.evaluate.evaluate`."""
     parser = _make_parser("Scores a run's checkpoint again, or the mean of several.")
     add = parser.add_argument
-    text = "run directory; of several the mean probability"
+    text = "run directory or sweep; of several the mean probability"
     add("paths", metavar="RUN", nargs="+", help=text)
     data = parser.add_mutually_exclusive_group()
     text = "another data set; all cases are scored"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from seglab.schema import Inference, read_inference
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+log = logging.getLogger(__name__)
 
 ONNX_SUFFIX = ".onnx"
 
@@ -166,9 +169,12 @@ def find_members(path: str | Path) -> list[str | Path]:
     folder = expand_user(path)
     if not folder.is_dir() or RunPaths(folder).record.is_file():
         return [path]
-    runs = [run for run in find_runs([folder]) if run.status == "finished"]
+    found = find_runs([folder])
+    runs = [run for run in found if run.status == "finished"]
     if not runs:
         raise InputError(f"{path}: holds no finished run; the command that trains goes on with it")
+    if len(runs) < len(found):
+        log.warning("%s: %d of %d runs are finished, and used", path, len(runs), len(found))
     first, *others = [run.settings | {"init": name_init([run])} for run in runs]
     for run, settings in zip(runs[1:], others, strict=True):
         if settings != first:
@@ -188,8 +194,8 @@ def find_network(path: str | Path) -> Path:
     paths = RunPaths(path)
     if not paths.record.is_file():
         raise InputError(
-            f"{path}: expected a run directory, which holds {paths.record.name}, a checkpoint, a "
-            "file of seglab export, or a sweep"
+            f"{path}: expected a run directory, which holds {paths.record.name}, a checkpoint, or "
+            "a file of seglab export"
         )
     return paths.best_checkpoint
 

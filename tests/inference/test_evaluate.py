@@ -164,7 +164,11 @@ def test_an_ensemble_of_folds_scores_other_cases(
 
 
 def test_a_sweep_is_the_ensemble_of_its_finished_runs(
-    runs: tuple[Path, Path], tiny_ph2: Path, script: Callable[..., Ended], tmp_path: Path
+    runs: tuple[Path, Path],
+    tiny_ph2: Path,
+    script: Callable[..., Ended],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     sweep, off = tmp_path / "sweep", runs[1]
     for seed in "123":
@@ -173,6 +177,9 @@ def test_a_sweep_is_the_ensemble_of_its_finished_runs(
     set_status(sweep / "3", "interrupted")
     change_checkpoint(sweep / "2", put_at("seglab.threshold", 0.25))
     image = cases_of(off, "test")[0].image
+    with caplog.at_level("WARNING"):
+        load_model(sweep)
+    assert f"{sweep}: 2 of 3 runs are finished, and used" in caplog.text
     model, one = load_model(sweep, tta=True), load_model(off, tta=True)
     assert (model.threshold, len(model.sha256)) == (0.375, 2)
     assert np.array_equal(model.probabilities(image), one.probabilities(image))
