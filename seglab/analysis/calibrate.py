@@ -67,7 +67,7 @@ def calibrate(
     for level in LEVELS:
         text = "too few cases"
         if level in results:
-            text = "held for {coverage:.1%}, mean {bound:.3f}, {gap:.3f} below expected Dice"
+            text = "held for {coverage:.1%}, mean {bound:.3f}, {gap:.3f} below the expected Dice"
         log.info("bound for %.0f%%: %s", 100 * level, text.format(**results.get(level, {})))
     log.info("written to %s and %s", file, file.with_suffix(".png").name)
     return calibration

@@ -34,14 +34,6 @@ class CalibrationCase(NamedTuple):
     dice: float
 
 
-class Assessment(NamedTuple):
-    """What a calibration says of a mask; holds where the image looks like the training images."""
-
-    expected_dice: float
-    lower_bound: float
-    familiar: bool
-
-
 @dataclass(frozen=True)
 class Calibration:
     """What the confidence of a mask says about its Dice, for images like some known cases.
@@ -91,13 +83,12 @@ class Calibration:
         bound = 1 - np.sort(scores)[rank - 1] * (1 - np.asarray(confidence) + MARGIN)
         return np.minimum(bound, self.expected_dice(confidence)).clip(0)
 
-    def assess(self, confidence: float, image: np.ndarray, level: float = LEVEL) -> Assessment:
-        """Assess the mask of an image, uint8 (H, W, 3), by its confidence."""
-        return Assessment(
-            float(self.expected_dice(confidence)),
-            float(self.lower_bound(confidence, level)),
-            self.familiarity.is_familiar(image),
-        )
+    def assess(
+        self, confidence: float, image: np.ndarray, level: float = LEVEL
+    ) -> tuple[float, float, bool]:
+        """Return expected Dice, its bound, and whether an image, uint8 (H, W, 3), is familiar."""
+        expected, bound = self.expected_dice(confidence), self.lower_bound(confidence, level)
+        return float(expected), float(bound), self.familiarity.is_familiar(image)
 
     @cached_property
     def familiarity(self) -> Familiarity:
@@ -156,17 +147,12 @@ def find_calibration(checkpoint: Path, inference: Inference) -> Calibration | No
     return None
 
 
+@cache  # members of an ensemble share a calibration: one warning for all
 def check_calibration(
     calibration: Calibration, file: Path, checkpoint_sha256: str, inference: Inference
 ) -> bool:
     """Return whether it holds for a checkpoint and settings; if not, a warning names the file."""
     holds = checkpoint_sha256 in calibration.networks and inference == calibration.inference
     if not holds:
-        _warn_once(f"{file}: made for other networks or inference settings, so it is not used")
+        log.warning("%s: made for other networks or inference settings, so it is not used", file)
     return holds
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """Log a warning that each member of an ensemble gives rise to."""
-    log.warning("%s", message)

@@ -1,6 +1,7 @@
 """Scores a run's best checkpoint again, or an ensemble of several runs."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -83,7 +84,7 @@ def evaluate(
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
     thumbnails: list[np.ndarray] = []
     attributes: list[dict[str, Any]] = []
-    assessed: list[dict[str, float]] = []
+    assessed: list[tuple[float, ...]] = []
 
     def on_case(case: ScoredCase) -> None:
         thumbnails.append(thumbnail(case.image))
@@ -109,17 +110,19 @@ def evaluate(
         "data": str(expand_user(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
     }
-    if out is None:
-        name = "own-test" if data_root is None else Path(data_root).absolute().name
-        out = runs[0].paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    written = RunPaths(expand_user(out))
+    written = RunPaths(_new_folder(runs[0], data_root) if out is None else expand_user(out))
     written.folder.mkdir(parents=True, exist_ok=True)
     write_csv(written.test_cases, scored.rows)
     write_csv(written.case_attributes, attributes)
     write_json(written.summary, summary)
     _log_summary(summary)
-    log.info("written to %s", out)
+    log.info("written to %s", written.folder)
     return summary
+
+
+def _new_folder(run: Run, data_root: str | Path | None) -> Path:
+    name = "own-test" if data_root is None else Path(data_root).absolute().name
+    return run.paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
 
 def _read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
@@ -194,25 +197,19 @@ def _describe(
     return warnings
 
 
-def _assess(calibration: Calibration, case: ScoredCase) -> dict[str, float]:
-    """Add what its calibration says of a case to its rows; returns it with its Dice."""
-    assessment = calibration.assess(case.confidence, case.image)._asdict()
+def _assess(calibration: Calibration, case: ScoredCase) -> tuple[float, ...]:
+    """Add three columns to the rows of a case; returns its confidence, its Dice and these."""
+    assessment = calibration.assess(case.confidence, case.image)
     for row in case.rows:
-        row.update(assessment)
-    return {"confidence": case.confidence, "dice": case.dice} | assessment
+        row.update(zip(("expected_dice", "lower_bound", "familiar"), assessment, strict=True))
+    return case.confidence, case.dice, *assessment
 
 
-def _summarize_assessments(assessed: list[dict[str, float]]) -> dict[str, float | None]:
-    columns = {name: np.array([case[name] for case in assessed]) for name in assessed[0]}
-    held, familiar = columns["dice"] >= columns["lower_bound"], columns["familiar"]
-    return {
-        "level": LEVEL,
-        "bound_held": float(held.mean()),
-        "familiar": float(familiar.mean()),
-        "bound_held_familiar": float(held[familiar].mean()) if familiar.any() else None,
-        "confidence_minus_dice": float((columns["confidence"] - columns["dice"]).mean()),
-        "expected_minus_dice": float((columns["expected_dice"] - columns["dice"]).mean()),
-    }
+def _summarize_assessments(assessed: list[tuple[float, ...]]) -> dict[str, float]:
+    confidence, dice, expected, bound, familiar = np.array(assessed).T
+    values = {"bound_held": dice >= bound, "familiar": familiar}
+    values |= {"confidence_minus_dice": confidence - dice, "expected_minus_dice": expected - dice}
+    return {"level": LEVEL} | {name: float(cases.mean()) for name, cases in values.items()}
 
 
 def _log_summary(summary: dict[str, Any]) -> None:
@@ -225,10 +222,14 @@ def _log_summary(summary: dict[str, Any]) -> None:
         )
         log.info("%-16s %.4f%s", metric, value, by_class)
     if "assessment" in summary:
+        values = summary["assessment"]
         log.info(
             "the bound for {level:.0%} of the cases held for {bound_held:.1%}; confidence exceeds "
             "Dice by {confidence_minus_dice:.3f}, expected Dice by {expected_minus_dice:.3f}; "
-            "{familiar:.0%} look like training images".format(**summary["assessment"])
+            "{familiar:.0%} look like training images".format(**values)
         )
+        deviation = math.sqrt(values["level"] * (1 - values["level"]) / summary["n"])
+        if values["bound_held"] < values["level"] - 2 * deviation:
+            log.warning("the bound fails on such images: calibrate on some, or look at each mask")
     for warning in summary["warnings"]:
         log.warning("%s", warning)

@@ -89,8 +89,10 @@ class Model:
         )
         if self.calibration is None:
             return Quality(confidence)
-        assessment = self.calibration.assess(confidence, image, level)
-        return Quality(confidence, *(assessment if assessment.familiar else (None, None, False)))
+        expected, bound, familiar = self.calibration.assess(confidence, image, level)
+        if not familiar:
+            return Quality(confidence, familiar=False)
+        return Quality(confidence, expected, bound, familiar)
 
     def make_mask(self, prob: np.ndarray) -> np.ndarray:
         """Turn probabilities, float32 (C, H, W), into class numbers, uint8 (H, W)."""

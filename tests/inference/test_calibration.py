@@ -175,7 +175,8 @@ def test_a_model_has_the_calibration_that_holds_for_it(
     expected = [f"{run.parent}/calibration.json: {reason}"]
     assert caplog.messages == expected  # once
     assert load_model(run, tta=True).calibration is None
-    assert caplog.messages == [*expected, f"{run}/calibration.json: {reason}"]
+    expected += [f"{folder}/calibration.json: {reason}" for folder in (run.parent, run)]
+    assert caplog.messages == expected
     other = Path(shutil.copytree(run, run.parent / "other"))
     calibrate_by_hand(other, run, tiny_ph2, features=own.features[:8])
     models = [load_model(path) for path in (run, other)]
@@ -238,3 +239,11 @@ def test_evaluate_compares_what_was_expected_with_what_is(
     assert {k: v for k, v in summary.items() if k != "assessment"} == json.loads(
         (plain / "summary.json").read_text()
     )
+    assert "the bound fails" not in caplog.text
+    cases = [(x, 1.0) for x in np.linspace(0, 1, 30)]  # so all masks should be perfect
+    write_json(
+        run / "calibration.json",
+        replace(calibration, cases=make_calibration(*cases).cases).to_json(),
+    )
+    assert script("evaluate", run, "--data", tiny_ph2, "--out", out).code == 0
+    assert "the bound fails on such images: " in caplog.text
