@@ -70,7 +70,7 @@ def intervals(terms: np.ndarray) -> np.ndarray:
 def aurc_intervals(confidences: np.ndarray, dice: np.ndarray) -> np.ndarray:
     """Return 95 % intervals of areas under risk-coverage curves, averaged over seeds.
 
-    They are made as `intervals` makes them; see `seglab.metrics.confidence.risk_coverage`.
+    As `intervals`; for the curves see `seglab.metrics.confidence.risk_coverage`.
 
     Args:
         confidences: Of each case, float64 (K, S, n), for K measures, S seeds and n cases.
@@ -92,14 +92,10 @@ def _bootstrap(
     is_constant: np.ndarray,
     n_numbers: int,
 ) -> np.ndarray:
-    """Return ends of the intervals, (K, 2), of K scores.
+    """Return intervals, (K, 2), of K scores that a statistic maps drawn numbers of n cases to.
 
-    Args:
-        statistic: Maps drawn case numbers, (..., m), to scores, (K, ...).
-        n: Number of cases.
-        values: The scores of all cases, (K,).
-        is_constant: Which scores no resample can change, (K,): rounding errors are no spread.
-        n_numbers: How many numbers the statistic computes for a resample.
+    `values`, (K,), are those of all cases; those that are constant, (K,), get no spread, which
+    would be rounding errors. The statistic computes `n_numbers` for each resample.
     """
     constant_ends = np.stack([values, values], -1)
     if n == 1 or is_constant.all():

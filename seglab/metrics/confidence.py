@@ -63,10 +63,8 @@ def risk_coverage(confidence: np.ndarray, dice: np.ndarray) -> np.ndarray:
 def risk_scores(confidence: np.ndarray, dice: np.ndarray) -> dict[str, float]:
     """Return how well the confidence, float (n,), sorts cases by their Dice, float (n,).
 
-    Returns:
-        `aurc`, the mean of `risk_coverage`; `aurc_random`, that of a random order on average: the
-        mean of 1 - Dice; `aurc_oracle`, that of the order of the Dice itself, which no confidence
-        falls below.
+    `aurc` is the mean of `risk_coverage`, `aurc_random` that of a random order on average,
+    `aurc_oracle` that of the order of the Dice itself, its least value.
     """
     return {
         "aurc": fmean(risk_coverage(confidence, dice)),
