@@ -33,7 +33,7 @@ def outcome(run: Path) -> dict[str, Any]:
     assert not left, left
     summary = read_json(run / "summary.json")
     return {
-        **{name: (run / name).read_bytes() for name in FILES},
+        **{name: (run / name).read_bytes() for name in FILES if (run / name).exists()},
         **{name: hash_weights(run / "checkpoints" / name) for name in CHECKPOINTS},
         **{key: summary[key] for key in ("val", "test", "baselines", "best_epoch", "threshold")},
         "of best.ckpt": read_checkpoint(run / "checkpoints" / "best.ckpt")["seglab"]["threshold"],
