@@ -38,12 +38,14 @@ from seglab.runs.tables import read_metric_history
 
 log = logging.getLogger(__name__)
 
-REPORT_METRICS = (*DEFAULT_METRICS, *BOUNDARY_METRICS, *RISK_METRICS)
+REPORT_METRICS = (*DEFAULT_METRICS, *BOUNDARY_METRICS)
 COLUMNS_NOTE = (
-    f"{', '.join(sorted(IN_PIXELS))} is in pixels, less is better; aurc is the mean of 1 - Dice over "
-    "the k most confident cases, then over k, between aurc_random and aurc_oracle; less is better; "
-    "val is Dice per image of val; "
+    f"{', '.join(sorted(IN_PIXELS))} is in pixels, less is better; val is Dice per image of val; "
     "train s and images/s are of training, means over runs"
+)
+AURC_NOTE = (
+    "aurc is the area under the curve, the mean of the risks of the k most confident cases over "
+    "all k, less is better; aurc_random and aurc_oracle are those of chance and of the oracle"
 )
 RISK = "risk: mean of 1 - Dice over the share of cases that is most confident"
 RISK_PARTS = "solid: by confidence, dashed: by true Dice (oracle), dotted: chance"
@@ -158,18 +160,22 @@ def _make_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _make_tables(rows: list[Row], notes: Sequence[str]) -> dict[str, Any]:
-    """Make the tables of all cases and of each diagnosis."""
-    lines = make_lines(rows, REPORT_METRICS, by_diagnosis=True)
+    """Make the tables of all cases, of each diagnosis, and of risk by confidence."""
+    lines = make_lines(rows, (*REPORT_METRICS, *RISK_METRICS), by_diagnosis=True)
     whole_lines = [line for line in lines if line.diagnosis is None]
+    risk_lines = [line for line in whole_lines if line.row.finished_runs]  # not of baselines
+    risk = make_table(rows, risk_lines, notes, RISK_METRICS, by_diagnosis=False)
     whole = make_table(rows, whole_lines, notes, REPORT_METRICS, by_diagnosis=False)
     parts = make_table(rows, lines, notes, REPORT_METRICS, by_diagnosis=True)
     # Columns of costs are left out of the second: they are of all cases.
     n_columns = parts.n_text_columns + 1 + len(REPORT_METRICS)
     part_notes = [note for note in parts.notes if note not in whole.notes]
+    n_risk_columns = risk.n_text_columns + 1 + len(RISK_METRICS)
     return {
         "protocol": whole.title,
         "table": _table_data(whole, len(whole.head), [COLUMNS_NOTE, *whole.notes]),
         "diagnoses": _table_data(parts, n_columns, part_notes),
+        "aurc": _table_data(risk, n_risk_columns, [AURC_NOTE]),
     }
 
 

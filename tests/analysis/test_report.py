@@ -74,10 +74,17 @@ def test_numbers_are_those_of_compare_and_of_the_runs(
             assert row["n"] == line["n"]
             for metric in module.REPORT_METRICS:
                 value, low, high = (float(line[f"{metric}{end}"]) for end in ("", "_low", "_high"))
-                digits = 1 if metric == "hd95" else 4 if metric in RISK_METRICS else 3
+                digits = 1 if metric == "hd95" else 3
                 ends = f"[{low:.{digits}f}, {high:.{digits}f}]"
                 assert row[metric] == f"{value:.{digits}f} {ends}"
     assert any("fewer than 50 cases" in note for note in data["table"]["notes"])
+    aurc = data["aurc"]
+    assert aurc["head"][-3:] == [*RISK_METRICS] and len(aurc["body"]) == 2  # not of baselines
+    for cells, line in zip(
+        aurc["body"], [x for x in known if x["diagnosis"] == "all" and int(x["runs"])], strict=True
+    ):
+        for cell, metric in zip(cells[-3:], RISK_METRICS, strict=True):
+            assert cell.startswith(f"{float(line[metric]):.4f} [{float(line[f'{metric}_low']):.4f}")
     slices = read_csv(tmp_path / "slices.csv")
     assert {*read_csv(swept / "one" / "0" / "case_attributes.csv")[0]} > {"contrast", "asymmetry"}
     assert {"diagnosis", "contrast"} < {line["attribute"] for line in slices}
