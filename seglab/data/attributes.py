@@ -7,6 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from seglab.data.cases import Case
+from seglab.metrics.boundary import EIGHT_NEIGHBOURS
 
 # Lengths are in pixels of a copy whose longer edge has this many, lightness in L* of CIE Lab.
 EDGE = 256
@@ -14,8 +15,6 @@ DARK = 25  # corners are darker
 HAIR_WIDTH, HAIR_LENGTH, HAIR_CONTRAST = 9, 32, 8
 # Attributes that are cut here into slices, at most this and above, instead of into thirds.
 FIXED_BOUNDS = {"frame_share": 0.0, "pieces": 1.0, "hair": 0.005, "dark_corners": 0.01}
-
-_EIGHT = np.ones((3, 3), bool)
 
 
 def describe_case(case: Case, image: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def measure_attributes(image: np.ndarray, mask: np.ndarray) -> dict[str, float |
     return {
         "lesion_share": float(native.mean()),
         "frame_share": float(np.concatenate(outermost).mean()),
-        "pieces": int(ndimage.label(native, _EIGHT)[1]),
+        "pieces": int(ndimage.label(native, EIGHT_NEIGHBOURS)[1]),
         **_measure_border(lab, lesion, usable),
         "hair": float(_find_hair(lab[..., 0], usable).mean()),
         "dark_corners": float(corners.mean()),
@@ -60,7 +59,7 @@ def measure_attributes(image: np.ndarray, mask: np.ndarray) -> dict[str, float |
 
 def _find_dark_corners(lightness: np.ndarray, lesion: np.ndarray) -> np.ndarray:
     """Returns the dark regions that reach a corner, bool (H, W)."""
-    regions = ndimage.label((lightness < DARK) & ~lesion, _EIGHT)[0]
+    regions = ndimage.label((lightness < DARK) & ~lesion, EIGHT_NEIGHBOURS)[0]
     near = [0, 1, 2, -3, -2, -1]  # some pictures have a bright line along the frame
     in_corners = regions[:, near][near] if min(regions.shape) > 2 else regions
     return (regions > 0) & np.isin(regions, in_corners)
@@ -104,7 +103,7 @@ def _find_hair(lightness: np.ndarray, usable: np.ndarray) -> np.ndarray:
     closed = np.maximum(*(ndimage.grey_closing(lightness, size) for size in sizes))
     lines = (closed - lightness > HAIR_CONTRAST) & usable
     density = ndimage.uniform_filter(lines.astype(np.float32), 25)
-    regions, n_regions = ndimage.label(lines, _EIGHT)
+    regions, n_regions = ndimage.label(lines, EIGHT_NEIGHBOURS)
     boxes = ndimage.find_objects(regions)
     lengths = np.array([max(part.stop - part.start for part in box) for box in boxes])
     densities = ndimage.mean(density, regions, range(1, n_regions + 1))

@@ -2,14 +2,14 @@
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
-from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from seglab.data.classes import ONE_CLASS, Classes
+from seglab.metrics.boundary import EIGHT_NEIGHBOURS
 
 # Differ from skin, hair, lesions and streets alike, for the colour-blind too.
 CONTOUR, OUTSIDE = (0, 255, 255), (0, 0, 0)
 REVIEW = (255, 140, 0)
-_EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
 
 
 def draw_contours(
@@ -32,10 +32,10 @@ def draw_contours(
     regions = {number: mask == number for number in classes.foreground}
     out = image.copy()
     for region in regions.values():
-        out[binary_dilation(region, _EIGHT_NEIGHBOURS, width) & ~region] = OUTSIDE
+        out[binary_dilation(region, EIGHT_NEIGHBOURS, width) & ~region] = OUTSIDE
     # Lines come last, so that no class's dark edge hides the line of one that it touches.
     for number, region in regions.items():
-        inner = binary_erosion(region, _EIGHT_NEIGHBOURS, width, border_value=1)
+        inner = binary_erosion(region, EIGHT_NEIGHBOURS, width, border_value=1)
         out[region & ~inner] = palette[number]
     return out
 

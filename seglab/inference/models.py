@@ -182,7 +182,7 @@ def find_members(path: str | Path) -> list[str | Path]:
         if settings != first:
             key = next(k for k in first | settings if first.get(k) != settings.get(k))
             raise InputError(
-                f"{path}: {run.label} and {runs[0].label} differ in {key}; expected runs of a sweep "
+                f"{path}: {run.label} and {runs[0].label} differ in {key}; expected runs "
                 "that differ in seed and fold alone: name one of them, or a folder of such"
             )
     return [run.folder for run in runs]

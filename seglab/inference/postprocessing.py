@@ -6,15 +6,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
+from scipy.ndimage import binary_fill_holes, label
 
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
+from seglab.metrics.boundary import EIGHT_NEIGHBOURS
 from seglab.metrics.confidence import pairwise_dice, soft_dice_confidence
 from seglab.schema import DEFAULT_INFERENCE, Inference
 
 MAX_INSTANCES = 65535  # instances are numbered in 16 bits
-_EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def clean(
         bool (H, W).
     """
     if largest_component:
-        components, n = label(mask, _EIGHT_NEIGHBOURS)
+        components, n = label(mask, EIGHT_NEIGHBOURS)
         if n > 1:
             mask = components == np.bincount(components.ravel())[1:].argmax() + 1
     return binary_fill_holes(mask) if fill_holes else mask
@@ -138,7 +138,7 @@ def number_instances(mask: np.ndarray) -> np.ndarray:
     """
     components, n = np.zeros(mask.shape, np.int32), 0
     for number in range(1, int(mask.max()) + 1):
-        more, m = label(mask == number, _EIGHT_NEIGHBOURS)
+        more, m = label(mask == number, EIGHT_NEIGHBOURS)
         components, n = np.where(more, more + n, components), n + m
     if n > MAX_INSTANCES:
         raise InputError(f"{n:,} lesions; expected at most {MAX_INSTANCES:,} in one mask")

@@ -20,7 +20,7 @@ from seglab.inference.postprocessing import (
     predicted_mask,
 )
 from seglab.inference.predictor import predict_cases
-from seglab.metrics.boundary import boundary_scores, count_pieces
+from seglab.metrics.boundary import boundary_scores
 from seglab.metrics.confidence import RISK_METRICS, risk_scores
 from seglab.metrics.scores import (
     BOUNDARY_METRICS,
@@ -184,7 +184,6 @@ def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[s
                 **dict(zip(PIXEL_COUNTS, counts.tolist(), strict=True)),
                 **{metric: overlap[metric] for metric in _CASE_METRICS},
                 **boundary_scores(pred_k, target_k),
-                **count_pieces(pred_k, target_k),
             }
         )
     return rows

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, generate_binary_structure, label
 from scipy.spatial import KDTree
 
-_EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
+EIGHT_NEIGHBOURS = generate_binary_structure(2, 2)
 
 
 def boundary_scores(
@@ -32,8 +32,9 @@ def boundary_scores(
         of them: 0.
         `outline_shift`: the mean distance in pixels, where distances count as positive if the
         outline of `pred` lies outside `target`, and as negative if it lies inside. Positive thus
-        means that `target` is drawn tighter. Swapped masks change the sign. None if a mask is
-        empty.
+        means that `target` is drawn tighter. None if a mask is empty.
+        `missed_pieces`, `extra_pieces`: number of pieces of `target`, or of `pred`, connected with
+        eight neighbours, that have no pixel in common with the other mask.
     """
     if not pred.any() or not target.any():
         equal = pred.any() == target.any()
@@ -41,8 +42,13 @@ def boundary_scores(
             "hd95": 0.0 if equal else math.hypot(*pred.shape),
             "surface_dice": 1.0 if equal else 0.0,
             "outline_shift": None,
+            "missed_pieces": label(target, EIGHT_NEIGHBOURS)[1],
+            "extra_pieces": label(pred, EIGHT_NEIGHBOURS)[1],
         }
-    pred, target = _crop(pred, target)
+    either = pred | target  # only its bounding box holds surface pixels
+    rows, columns = (np.flatnonzero(either.any(axis)) for axis in (1, 0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    pred, target = pred[window], target[window]
     pred_surface, target_surface = (
         np.argwhere(mask & ~binary_erosion(mask)) for mask in (pred, target)
     )
@@ -56,40 +62,13 @@ def boundary_scores(
         "hd95": max(float(np.percentile(directed, 95)) for directed in distances),
         "surface_dice": float(np.mean(all_distances <= tolerance)),
         "outline_shift": float(np.mean(np.where(is_outside, all_distances, -all_distances))),
-    }
-
-
-def count_pieces(pred: np.ndarray, target: np.ndarray) -> dict[str, int]:
-    """Count the pieces of each mask that have no pixel in common with the other mask.
-
-    Pieces are connected with eight neighbours.
-
-    Args:
-        pred: bool (H, W), True for lesion.
-        target: bool (H, W), True for lesion.
-
-    Returns:
-        `missed_pieces` of `target`, and `extra_pieces` of `pred`.
-    """
-    if not (pred.any() or target.any()):
-        return {"missed_pieces": 0, "extra_pieces": 0}
-    pred, target = _crop(pred, target)
-    return {
         "missed_pieces": _count_untouched(target, pred),
         "extra_pieces": _count_untouched(pred, target),
     }
 
 
 def _count_untouched(mask: np.ndarray, other: np.ndarray) -> int:
-    pieces, n = label(mask, _EIGHT_NEIGHBOURS)
-    touched = np.zeros(n + 1, bool)
-    touched[pieces[other]] = True
-    return n - int(touched[1:].sum())
-
-
-def _crop(pred: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Crop masks, at least one of them not empty, to the bounding box of both."""
-    either = pred | target
-    rows, columns = (np.flatnonzero(either.any(axis)) for axis in (1, 0))
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return pred[window], target[window]
+    """Count the pieces of a mask that have no pixel in common with another, both bool (H, W)."""
+    pieces, n = label(mask, EIGHT_NEIGHBOURS)
+    touched = np.bincount(pieces[other], minlength=n + 1)[1:]
+    return int(np.count_nonzero(touched == 0))
