@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seglab.analysis.doubtful import Outline
+from seglab.analysis.doubtful import RankedAnnotation
 from seglab.analysis.figures import save_outlines
 from seglab.analysis.gallery import predict_tested
 from seglab.data.cases import Case, read_pair
@@ -32,23 +32,23 @@ def draw_check(path: str | Path, scan: Scan, n: int) -> int:
     return len(cases)
 
 
-def draw_outlines(
+def draw_annotations(
     path: str | Path,
-    outlines: Sequence[Outline],
+    ranked: Sequence[RankedAnnotation],
     runs: Sequence[Run],
     trust: tuple[str, ...],
     data_root: str | Path,
 ) -> None:
-    """Draws the annotation of each outline, dashed, and the prediction of a run that tested it."""
+    """Draws each annotation, dashed, and the prediction of a run that tested it."""
     predicted: dict[str, tuple[Case, np.ndarray, np.ndarray, np.ndarray]] = {}
     for run in runs:
-        tested = {outline.case.id for outline in outlines if outline.case in run.tested}
+        tested = {found.case.id for found in ranked if found.case in run.tested}
         if ids := tested - predicted.keys():
             predicted |= {p[0].id: p for p in predict_tested(run, ids, trust, data_root)}
-    cases, images, targets, preds = zip(*(predicted[o.case.id] for o in outlines), strict=True)
+    cases, images, targets, preds = zip(*(predicted[o.case.id] for o in ranked), strict=True)
     names = [
         f"{i}. {o.case.id} {o.class_name}: doubt {o.doubt:.1f}, Dice {o.dice:.3f}"
-        for i, o in enumerate(outlines, 1)
+        for i, o in enumerate(ranked, 1)
     ]
     pictures = [*zip(images, preds, strict=True)]
     save_outlines(path, pictures, names, [""] * len(names), cases[0].classes, targets)

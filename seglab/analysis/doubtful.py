@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,11 +10,12 @@ from seglab.analysis.tables import Table
 from seglab.core.errors import InputError, name_some
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.scan import Scan
-from seglab.metrics.scores import OUTLINE_COLUMNS, ratio
+from seglab.metrics.scores import ratio
 from seglab.runs.records import Run
 from seglab.runs.tables import CASE_COLUMNS, CaseKey
 
-# Added to 1 - confidence, so that a prediction without any doubt does not decide the order.
+# Added to 1 - confidence, so that a prediction without any doubt does not decide the order. That
+# of `Calibration` is larger; this one finds more of the masks that analysis/README.md tells of.
 MARGIN = 0.005
 N_SHOWN = 10  # rows of the table of a check and of a report
 NOTE = (
@@ -25,8 +25,7 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Outline:
+class RankedAnnotation(NamedTuple):
     """The annotation of one class in a test case; values are means over the runs that tested it.
 
     Attributes:
@@ -51,13 +50,31 @@ class Outline:
     extra_pieces: float
 
     def to_json(self) -> dict[str, Any]:
-        """Converts it to plain containers."""
-        values = {name: value for name, value in vars(self).items() if name != "case"}
-        return {"id": self.case.id, "diagnosis": self.case.diagnosis, **values}
+        """Convert it to plain containers."""
+        values = self._asdict()
+        case = values.pop("case")
+        return {"id": case.id, "diagnosis": case.diagnosis, **values}
 
 
-def rank_annotations(scan: Scan, runs: Sequence[Run]) -> tuple[list[Outline], list[str]]:
-    """Ranks the annotations of a data set, and says which are not ranked.
+def rank_annotations(runs: Sequence[Run]) -> list[RankedAnnotation]:
+    """Rank the annotations of the cases that finished runs tested, the most doubtful first.
+
+    A run tests cases that it was not trained on, so all folds of a sweep rank all cases.
+    """
+    tested: dict[tuple[CaseKey, str], list[np.ndarray]] = defaultdict(list)
+    for run in runs:
+        names = run.classes[1:] or ("",)  # all but background; one class has no name
+        for case, values in run.tested.items():
+            for class_name, of_class in zip(names, values[-len(names) :], strict=True):
+                tested[case, class_name].append(of_class)
+    ranked = [_measure(*key, np.stack(values)) for key, values in tested.items()]
+    return sorted(ranked, key=lambda found: (-found.doubt, found.case, found.class_name))
+
+
+def rank_current_annotations(
+    scan: Scan, runs: Sequence[Run]
+) -> tuple[list[RankedAnnotation], list[str]]:
+    """Rank the annotations of a data set as it is now, and say which are not ranked.
 
     Left out are cases that no run tested, or whose files have changed since.
 
@@ -65,15 +82,14 @@ def rank_annotations(scan: Scan, runs: Sequence[Run]) -> tuple[list[Outline], li
         InputError: The runs tested none of the cases.
     """
     hashes = hash_cases(scan.cases, hash_files(scan.cases))
-    outlines = rank_outlines(runs)
-    tested = {outline.case.id for outline in outlines}
-    ranked = [outline for outline in outlines if hashes.get(outline.case.id) == outline.case.sha256]
-    ids = {outline.case.id for outline in ranked}
-    if not ids:
+    of_runs = rank_annotations(runs)
+    ranked = [found for found in of_runs if hashes.get(found.case.id) == found.case.sha256]
+    if not ranked:
         raise InputError(
             f"--runs: tested none of the cases of {scan.root} as they are now; expected finished "
             "runs that were trained on this data"
         )
+    tested, ids = ({found.case.id for found in part} for part in (of_runs, ranked))
     left_out = {
         "their files differ from those that the runs tested": tested & hashes.keys() - ids,
         "they are no longer here": tested - hashes.keys(),
@@ -86,55 +102,39 @@ def rank_annotations(scan: Scan, runs: Sequence[Run]) -> tuple[list[Outline], li
     ]
 
 
-def rank_outlines(runs: Sequence[Run]) -> list[Outline]:
-    """Ranks the annotations of the cases that finished runs tested, the most doubtful first.
-
-    A run tests cases that it was not trained on, so all folds of a sweep rank all cases.
-    """
-    tested: dict[tuple[CaseKey, str], list[np.ndarray]] = defaultdict(list)
-    for run in runs:
-        is_multiclass = len(run.classes) > 1
-        for case, values in run.tested.items():
-            for number in range(is_multiclass, len(values)):
-                class_name = run.classes[number] if is_multiclass else ""
-                tested[case, class_name].append(values[number])
-    outlines = [_measure(*key, np.stack(values)) for key, values in tested.items()]
-    return sorted(outlines, key=lambda outline: (-outline.doubt, outline.case, outline.class_name))
-
-
-def _measure(case: CaseKey, class_name: str, values: np.ndarray) -> Outline:
-    """Averages the values of `CASE_COLUMNS`, float64 (runs, columns), of one class of a case."""
+def _measure(case: CaseKey, class_name: str, values: np.ndarray) -> RankedAnnotation:
+    """Average the values of `CASE_COLUMNS`, float64 (runs, columns), of one class of a case."""
     columns = dict(zip(CASE_COLUMNS, values.T, strict=True))
     tp, fp, fn = columns["tp"], columns["fp"], columns["fn"]
     dice = float(ratio(2 * tp, 2 * tp + fp + fn).mean())
-    confidence = float(columns["confidence"].mean())
+    confidence, missed, extra = (
+        float(columns[name].mean()) for name in ("confidence", "missed_pieces", "extra_pieces")
+    )
+    shifts = columns["outline_shift"][~np.isnan(columns["outline_shift"])]
+    shift = float(shifts.mean()) if len(shifts) else None
     doubt = (1 - dice) / (1 - confidence + MARGIN)
-    # A column is NaN where a mask is empty.
-    means = (columns[name][~np.isnan(columns[name])] for name in OUTLINE_COLUMNS)
-    shift, missed, extra = (float(known.mean()) if len(known) else None for known in means)
-    return Outline(case, class_name, doubt, dice, confidence, shift, missed or 0, extra or 0)
+    return RankedAnnotation(case, class_name, doubt, dice, confidence, shift, missed, extra)
 
 
-def make_outline_table(outlines: Sequence[Outline]) -> Table:
-    """Makes a table of the first `N_SHOWN` of all ranked outlines."""
-    text_columns = ["case", "diagnosis"]
-    if any(outline.class_name for outline in outlines):
-        text_columns.append("class")
+def make_doubt_table(ranked: Sequence[RankedAnnotation]) -> Table:
+    """Make a table of the first `N_SHOWN` of all ranked annotations."""
+    has_classes = any(found.class_name for found in ranked)
     body = [
         [
-            *[outline.case.id, outline.case.diagnosis, outline.class_name][: len(text_columns)],
-            f"{outline.doubt:.1f}",
-            f"{outline.dice:.3f}",
-            f"{outline.confidence:.3f}",
-            "-" if outline.outline_shift is None else f"{outline.outline_shift:+.1f}",
-            f"{outline.missed_pieces:g}",
-            f"{outline.extra_pieces:g}",
+            *(found.case.id, found.case.diagnosis, *([found.class_name] if has_classes else [])),
+            f"{found.doubt:.1f}",
+            f"{found.dice:.3f}",
+            f"{found.confidence:.3f}",
+            "-" if found.outline_shift is None else f"{found.outline_shift:+.1f}",
+            f"{found.missed_pieces:g}",
+            f"{found.extra_pieces:g}",
         ]
-        for outline in outlines[:N_SHOWN]
+        for found in ranked[:N_SHOWN]
     ]
     title = (
-        f"the {len(body)} most doubtful of {len(outlines)} annotations: those that confident "
+        f"the {len(body)} most doubtful of {len(ranked)} annotations: those that confident "
         "predictions, made without them, differ from most"
     )
-    head = [*text_columns, "doubt", "Dice", "confidence", "shift", "missed", "extra"]
-    return Table(title, head, len(text_columns), body, [NOTE])
+    texts = ["case", "diagnosis", *(["class"] if has_classes else [])]
+    head = [*texts, "doubt", "Dice", "confidence", "shift", "missed", "extra"]
+    return Table(title, head, len(texts), body, [NOTE])

@@ -57,11 +57,15 @@ def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict
         test = statistics.paired_test(np.array(shared))._asdict() if shared else {"n": 0}
         seeds = f"{len(a.scored)}, {len(b.scored)}"
         records.append({"a": a.label, "b": b.label, "metric": metric, "seeds": seeds, **test})
-    tested = [record for record in records if record["n"]]
-    corrected = statistics.correct_holm([record["p"] for record in tested])
-    for record, p in zip(tested, corrected, strict=True):
-        record["p_holm"] = p
+    add_corrected_p([record for record in records if record["n"]])
     return records
+
+
+def add_corrected_p(tests: Sequence[dict[str, Any]]) -> None:
+    """Add to records of tests, with `p`, also `p_holm`: corrected for all of them."""
+    corrected = statistics.correct_holm([test["p"] for test in tests])
+    for test, p in zip(tests, corrected, strict=True):
+        test["p_holm"] = p
 
 
 def format_p_values(test: Mapping[str, Any]) -> list[str]:

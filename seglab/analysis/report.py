@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from seglab.analysis.compare import make_lines, make_table
-from seglab.analysis.doubtful import N_SHOWN, make_outline_table, rank_outlines
+from seglab.analysis.doubtful import N_SHOWN, make_doubt_table, rank_annotations
 from seglab.analysis.gallery import make_gallery
 from seglab.analysis.grouping import make_rows
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
@@ -100,22 +100,19 @@ def report(
         )
         log.warning("%s", notes[-1])
     tested = [run for row in report_rows for run in row.finished_runs]
-    outlines = rank_outlines(tested)
-    doubtful = make_outline_table(outlines)
+    ranked = rank_annotations(tested)
+    doubtful_cases = [found.case for found in ranked[:N_SHOWN]]
+    slices = make_slices_table(score_slices(report_rows, "dice_per_image"), "dice_per_image")
     page: dict[str, Any] = {
         "title": "; ".join(row.label for row in report_rows),
         "facts": _make_facts([run for row in finished for run in row.finished_runs]),
         "curves": _make_curves(report_rows),
         "risk": _make_risk(report_rows),
-        "doubtful": _table_data(doubtful, len(doubtful.head), doubtful.notes)
-        | {"above": doubtful.title},
-        "gallery": make_gallery(
-            report_rows, cases, [outline.case for outline in outlines[:N_SHOWN]], trust, data_root
-        ),
+        "slices": _table_data(slices),
+        "doubtful": _table_data(make_doubt_table(ranked)),
+        "gallery": make_gallery(report_rows, cases, doubtful_cases, trust, data_root),
     }
     page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows)
-    slices = make_slices_table(score_slices(report_rows, "dice_per_image"), "dice_per_image")
-    page["slices"] = _table_data(slices, len(slices.head), slices.notes) | {"above": slices.title}
     for note in page["gallery"]["notes"]:
         log.warning("%s", note)
     write_atomic(out, _fill_template(page))
@@ -172,10 +169,9 @@ def _make_tables(rows: list[Row], notes: Sequence[str]) -> dict[str, Any]:
     part_notes = [note for note in parts.notes if note not in whole.notes]
     n_risk_columns = risk.n_text_columns + 1 + len(RISK_METRICS)
     return {
-        "protocol": whole.title,
-        "table": _table_data(whole, len(whole.head), [COLUMNS_NOTE, *whole.notes]),
-        "diagnoses": _table_data(parts, n_columns, part_notes),
-        "aurc": _table_data(risk, n_risk_columns, [AURC_NOTE]),
+        "table": _table_data(whole._replace(notes=[COLUMNS_NOTE, *whole.notes])),
+        "diagnoses": _table_data(parts._replace(notes=part_notes), n_columns),
+        "aurc": _table_data(risk._replace(notes=[AURC_NOTE]), n_risk_columns),
     }
 
 
@@ -186,17 +182,17 @@ def _make_versus(pairs: Sequence[tuple[Row, Row]], report_rows: Sequence[Row]) -
     metric = "dice_per_image"
     table = make_versus_table(run_paired_tests(pairs, metric), pairs, metric)
     numbers = {row.label: number for number, row in enumerate(report_rows)}
-    data = _table_data(table, len(table.head), table.notes) | {"above": table.title}
     both = [(a.label, b.label) for a, b in pairs if {a.label, b.label} <= numbers.keys()]
-    return {"versus": data, "pairs": [[numbers[a], numbers[b]] for a, b in both]}
+    return {"versus": _table_data(table), "pairs": [[numbers[a], numbers[b]] for a, b in both]}
 
 
-def _table_data(table: Table, n_columns: int, notes: Sequence[str]) -> dict[str, Any]:
+def _table_data(table: Table, n_columns: int | None = None) -> dict[str, Any]:
     return {
+        "title": table.title,
         "head": table.head[:n_columns],
         "left": table.n_text_columns,
         "body": [cells[:n_columns] for cells in table.body],
-        "notes": list(notes),
+        "notes": table.notes,
     }
 
 
@@ -216,7 +212,7 @@ def _make_curves(report_rows: Sequence[Row]) -> list[dict[str, Any]]:
                 by_epoch = [
                     [curve[epoch] for curve in curves if epoch in curve] for epoch in epochs
                 ]
-                line: dict[str, Any] = {"row": number, "part": part, "epochs": epochs}
+                line: dict[str, Any] = {"row": number, "part": part, "x": epochs}
                 line["mean"] = [statistics.fmean(values) for values in by_epoch]
                 line |= {"low": [*map(min, by_epoch)], "high": [*map(max, by_epoch)]}
                 if epochs:
@@ -245,7 +241,7 @@ def _make_risk(report_rows: Sequence[Row]) -> dict[str, Any]:
         }
         for part, found in curves.items():
             mean = found.mean(0)[last].tolist()
-            line = {"row": number, "part": part, "epochs": percents.tolist()}
+            line = {"row": number, "part": part, "x": percents.tolist()}
             lines.append(line | {"mean": mean, "low": mean, "high": mean})
     return {"name": RISK, "axis": "coverage, %", "parts": RISK_PARTS, "lines": lines}
 

@@ -10,6 +10,7 @@ from seglab.analysis.grouping import make_rows
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv
 from seglab.runs.records import UNKNOWN, Run, find_runs
+from seglab.runs.tables import read_case_attributes
 
 
 class Results(NamedTuple):
@@ -54,9 +55,7 @@ def load_results(folder: str | Path, *folders: str | Path) -> Results:
 
 
 def _list_cases(run: Run) -> Iterator[dict[str, Any]]:
-    attributes = {}
-    if run.paths.case_attributes.exists():
-        attributes = {row["id"]: row for row in read_csv(run.paths.case_attributes)}
+    attributes = read_case_attributes(run.folder)
     for row in read_csv(run.paths.test_cases) if run.tested else ():
         yield {"run": run.label, "class": run.classes[0], "subset": "test"} | {
             name: text if name in ("id", "diagnosis", "class") else _parse(text)

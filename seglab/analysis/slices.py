@@ -7,7 +7,7 @@ import numpy as np
 
 from seglab.analysis import statistics
 from seglab.analysis.grouping import natural_key
-from seglab.analysis.paired import format_p_values
+from seglab.analysis.paired import add_corrected_p, format_p_values
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.analysis.tables import Table
 from seglab.data.attributes import FIXED_BOUNDS
@@ -16,7 +16,7 @@ from seglab.runs.tables import CaseKey, read_case_attributes
 
 MIN_CASES = 10  # of a slice and of the other cases; with fewer there is no interval and no test
 MAX_VALUES = 6  # numbers with more are cut into thirds, texts with twice as many left out
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 
 
 class Slice(NamedTuple):
@@ -85,16 +85,15 @@ def score_slices(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
     for row in rows:
         attributes: dict[str, dict[str, str]] = {}
         for run in row.finished_runs:
-            if run.paths.case_attributes.exists():
-                attributes |= read_case_attributes(run.paths.case_attributes)
+            attributes |= read_case_attributes(run.folder)
         by_case = row.by_case(metric)
         values = np.array([*by_case.values()])
         large, masks, tested = [], [], []
         for part in make_slices([*by_case], attributes):
             n = int(part.members.sum())
-            record: dict[str, Any] = {"row": row.label, "attribute": part.attribute}
-            record |= {"slice": part.name, "metric": metric, "n": n}
-            record["value"] = float(values[part.members].mean())
+            names = {"row": row.label, "attribute": part.attribute, "slice": part.name}
+            value = float(values[part.members].mean())
+            record: dict[str, Any] = {**names, "metric": metric, "n": n, "value": value}
             records.append(record)
             if min(n, part.others.sum()) >= MIN_CASES:
                 large.append(record)
@@ -103,9 +102,7 @@ def score_slices(rows: Sequence[Row], metric: str) -> list[dict[str, Any]]:
         tests = statistics.compare_slices(values, *np.array(masks).swapaxes(0, 1)) if large else []
         for record, test in zip(large, tests, strict=True):
             record |= test._asdict()
-        corrected = statistics.correct_holm([record["p"] for record in tested])
-        for record, p in zip(tested, corrected, strict=True):
-            record["p_holm"] = p
+        add_corrected_p(tested)
     return records
 
 
@@ -128,12 +125,12 @@ def make_slices_table(records: Sequence[dict[str, Any]], metric: str) -> Table:
         if "p_holm" in record:
             ends = [f"{record[f'difference{end}']:+.{digits}f}" for end in ("", "_low", "_high")]
             cells[5:] = [f"{ends[0]} [{ends[1]}, {ends[2]}]", *format_p_values(record)]
-            if record["p_holm"] < LEVEL:
+            if record["p_holm"] < SIGNIFICANCE:
                 holding.append(f"{', '.join(names[first_column:])} {record['slice']} ({ends[0]})")
         body.append(cells[first_column:])
         previous = names
     notes = [
-        f"p (Holm) below {LEVEL:g}: {'; '.join(holding) or 'none'}",
+        f"p (Holm) below {SIGNIFICANCE:g}: {'; '.join(holding) or 'none'}",
         "difference: mean of the slice minus mean of the other cases; where there are two slices, "
         "of the second. p of a permutation test, and corrected for all tests of the row (Holm). "
         "seglab/data/README.md defines the attributes",

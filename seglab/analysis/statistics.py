@@ -16,7 +16,7 @@ from scipy import stats
 from seglab.metrics.scores import mean_terms, ratio, ratio_of_sums
 
 RESAMPLES = 9_999
-CONFIDENCE = 0.95
+INTERVAL_LEVEL = 0.95
 MAX_CASES_FOR_BCA = 5_000
 BATCH_SIZE = 2**22  # numbers in a batch of resamples
 
@@ -107,12 +107,12 @@ def _bootstrap(
             statistic,
             n_resamples=RESAMPLES,
             vectorized=True,
-            confidence_level=CONFIDENCE,
+            confidence_level=INTERVAL_LEVEL,
             method="BCa" if n <= MAX_CASES_FOR_BCA else "percentile",
             batch=max(1, BATCH_SIZE // max(n, n_numbers)),
             random_state=np.random.default_rng(0),
         )
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - INTERVAL_LEVEL) / 2
     percentiles = np.quantile(bootstrap.bootstrap_distribution, [tail, 1 - tail], axis=-1).T
     ends = np.stack(bootstrap.confidence_interval, -1)
     # BCa gives NaN where all resamples lie on one side of the value.

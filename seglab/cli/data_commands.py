@@ -104,7 +104,7 @@ def _check(root: Path, args: argparse.Namespace) -> None:
     print(scan)
     content = scan.to_json()
     if args.runs is not None:
-        content["outlines"] = _check_outlines(scan, args)
+        content["annotations"] = _check_annotations(scan, args)
     elif args.show:
         from seglab.analysis.check_figure import draw_check
 
@@ -131,23 +131,23 @@ def _check(root: Path, args: argparse.Namespace) -> None:
     print(f"use it: {format_command('train', *options)}")
 
 
-def _check_outlines(scan: "Scan", args: argparse.Namespace) -> list[dict[str, Any]]:
+def _check_annotations(scan: "Scan", args: argparse.Namespace) -> list[dict[str, Any]]:
     """Print and draw the annotations that runs doubt most, and return all for --json."""
-    from seglab.analysis.check_figure import draw_outlines
-    from seglab.analysis.doubtful import make_outline_table, rank_annotations
+    from seglab.analysis.check_figure import draw_annotations
+    from seglab.analysis.doubtful import make_doubt_table, rank_current_annotations
     from seglab.analysis.tables import format_plain
     from seglab.runs.records import find_runs
 
     runs = find_runs([args.runs])
-    outlines, notes = rank_annotations(scan, runs)
-    table = make_outline_table(outlines)
+    ranked, notes = rank_current_annotations(scan, runs)
+    table = make_doubt_table(ranked)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(format_plain(table._replace(notes=[*table.notes, *notes]), width))
     if args.show:
-        shown = outlines[: args.show]
-        draw_outlines(args.figure, shown, runs, tuple(args.trust or ()), scan.root)
+        shown = ranked[: args.show]
+        draw_annotations(args.figure, shown, runs, tuple(args.trust or ()), scan.root)
         print(f"look at {args.figure}: {len(shown)} annotations (dashed) and predictions")
-    return [outline.to_json() for outline in outlines]
+    return [found.to_json() for found in ranked]
 
 
 def _check_outputs(root: Path, args: argparse.Namespace) -> None:

@@ -76,11 +76,13 @@ def read_case_values(
     }
 
 
-def read_case_attributes(file: Path) -> dict[str, dict[str, str]]:
-    """Reads case_attributes.csv: attributes as text, by case id; those not known are left out."""
-    with refuse_damaged(file):
+def read_case_attributes(folder: Path) -> dict[str, dict[str, str]]:
+    """Reads case_attributes.csv: attributes as text, empty if unknown, by case id and name."""
+    if not RunPaths(folder).case_attributes.exists():
+        return {}
+    with refuse_damaged(RunPaths(folder).case_attributes) as file:
         return {
-            printable(row.pop("id")): {printable(k): printable(v) for k, v in row.items() if v}
+            printable(row.pop("id")): {printable(k): printable(v) for k, v in row.items()}
             for row in read_csv(file)
         }
 

@@ -16,7 +16,12 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter
 from skimage.draw import disk
 
-from seglab.analysis.doubtful import MARGIN, make_outline_table, rank_annotations, rank_outlines
+from seglab.analysis.doubtful import (
+    MARGIN,
+    make_doubt_table,
+    rank_annotations,
+    rank_current_annotations,
+)
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json, write_csv, write_json
 from seglab.data.cache import hash_cases, hash_files
@@ -47,16 +52,16 @@ def test_annotations_are_ranked_by_what_confidence_does_not_expect(tmp_path: Pat
     first = make_run(tmp_path / "a", rows)
     other = {"doubtful": rows["doubtful"] | {"tp": 10, "outline_shift": "", "extra_pieces": 1}}
     second = make_run(tmp_path / "b", other, seed=1)
-    outlines = rank_outlines([first, second])
-    assert [outline.case.id for outline in outlines] == ["doubtful", "expected", "equal"]
-    doubtful, expected, equal = outlines
+    ranked = rank_annotations([first, second])
+    assert [found.case.id for found in ranked] == ["doubtful", "expected", "equal"]
+    doubtful, expected, equal = ranked
     dice = (0.8 + 0.5) / 2
     assert doubtful.dice == pytest.approx(dice)
     assert doubtful.doubt == pytest.approx((1 - dice) / (1 - 0.98 + MARGIN))
     assert (doubtful.outline_shift, doubtful.extra_pieces, doubtful.missed_pieces) == (4, 1.5, 0)
     assert expected.doubt == pytest.approx(0.4 / (0.4 + MARGIN))
     assert (equal.doubt, equal.outline_shift) == (0, None)
-    table = make_outline_table(outlines)
+    table = make_doubt_table(ranked)
     assert table.body[0] == ["doubtful", "nevus", "14.0", "0.650", "0.980", "+4.0", "0", "1.5"]
     assert table.body[2][-3:] == ["-", "0", "0"]
 
@@ -71,9 +76,9 @@ def test_each_class_has_a_place(tmp_path: Path) -> None:
     for row, fp in zip(rows, (9, 0, 5), strict=True):
         row |= {"tp": "5", "fp": str(fp), "fn": "0", "confidence": "0.9"}
     write_csv(run / "test_cases.csv", rows)
-    outlines = rank_outlines(find_runs([run]))
-    assert [outline.class_name for outline in outlines] == ["square", "disc"]
-    assert make_outline_table(outlines).head[:3] == ["case", "diagnosis", "class"]
+    ranked = rank_annotations(find_runs([run]))
+    assert [found.class_name for found in ranked] == ["square", "disc"]
+    assert make_doubt_table(ranked).head[:3] == ["case", "diagnosis", "class"]
 
 
 def test_planted_annotations_come_first(tmp_path: Path) -> None:
@@ -94,11 +99,9 @@ def test_planted_annotations_come_first(tmp_path: Path) -> None:
     write_csv(run.paths.test_cases, score_cases(make_lookup_predictor(probs), cases, 0.5).rows)
     split = read_json(run.paths.split)
     write_json(run.paths.split, split | {"sha256": sha256})
-    outlines = rank_outlines(find_runs([run.folder]))
-    assert {outline.case.id for outline in outlines[:4]} == {
-        *("IMD003", "IMD007", "IMD012", "IMD013")
-    }
-    by_id = {outline.case.id: outline for outline in outlines}
+    ranked = rank_annotations(find_runs([run.folder]))
+    assert {found.case.id for found in ranked[:4]} == {*("IMD003", "IMD007", "IMD012", "IMD013")}
+    by_id = {found.case.id: found for found in ranked}
     assert by_id["IMD003"].outline_shift == pytest.approx(-7, abs=1)  # of a city-block dilation
     assert by_id["IMD005"].missed_pieces == 1
     assert by_id["IMD000"].missed_pieces == by_id["IMD000"].extra_pieces == 0
@@ -108,9 +111,9 @@ def test_planted_annotations_come_first(tmp_path: Path) -> None:
     shutil.rmtree(mask_path(tmp_path / "data", "IMD007").parents[1])
     write_ph2_case(tmp_path / "data", "IMD020", np.zeros((90, 120, 3), np.uint8), masks[0])
     scan = check_data(tmp_path / "data")
-    ranked, notes = rank_annotations(scan, find_runs([run.folder]))
-    assert [o.case.id for o in ranked] == [
-        o.case.id for o in outlines if o.case.id not in ("IMD003", "IMD007")
+    current, notes = rank_current_annotations(scan, find_runs([run.folder]))
+    assert [o.case.id for o in current] == [
+        o.case.id for o in ranked if o.case.id not in ("IMD003", "IMD007")
     ]
     assert notes == [
         "not ranked, because their files differ from those that the runs tested: IMD003",
@@ -122,7 +125,7 @@ def test_planted_annotations_come_first(tmp_path: Path) -> None:
 def test_runs_on_other_data_are_refused(tmp_path: Path, tiny_ph2: Path) -> None:
     run = make_run(tmp_path / "run", {"IMD000": {}})  # an equal id, but other files
     with pytest.raises(InputError, match=r"^--runs: tested none of the cases of .*trained on"):
-        rank_annotations(check_data(tiny_ph2), [run])
+        rank_current_annotations(check_data(tiny_ph2), [run])
 
 
 def test_check_ranks_and_draws(swept: Path, tmp_path: Path, script: Script) -> None:
@@ -130,11 +133,11 @@ def test_check_ranks_and_draws(swept: Path, tmp_path: Path, script: Script) -> N
     options = ("--runs", swept, "--show", 3, "--figure", figure, "--json", file)
     ended = script("prepare_ph2", "--check", data, *options)
     assert ended.code == 0, ended.err
-    outlines = json.loads(file.read_text())["outlines"]
-    assert len(outlines) == 12
-    assert [o["doubt"] for o in outlines] == sorted((o["doubt"] for o in outlines), reverse=True)
+    ranked = json.loads(file.read_text())["annotations"]
+    assert len(ranked) == 12
+    assert [o["doubt"] for o in ranked] == sorted((o["doubt"] for o in ranked), reverse=True)
     table = ended.out[ended.out.index("the 10 most doubtful of 12 annotations") :].splitlines()
-    assert [line.split()[0] for line in table[3:13]] == [o["id"] for o in outlines[:10]]
+    assert [line.split()[0] for line in table[3:13]] == [o["id"] for o in ranked[:10]]
     assert f"look at {figure}: 3 annotations (dashed) and predictions" in ended.out
     drawn = np.asarray(Image.open(figure).convert("RGB")).astype(int)
     for column in range(3):
