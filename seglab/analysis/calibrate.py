@@ -14,7 +14,7 @@ from seglab.core.files import expand_user, hash_file, write_json
 from seglab.data.images import read_image
 from seglab.inference.calibration import LEVEL, Calibration, CalibrationCase, cases_needed
 from seglab.inference.evaluate import read_cases
-from seglab.inference.familiarity import picture_features
+from seglab.inference.familiarity import image_features
 from seglab.inference.models import find_members
 from seglab.metrics.scores import score_terms
 from seglab.runs.paths import RunPaths
@@ -57,7 +57,7 @@ def calibrate(
         cases,
         tuple(hash_file(run.paths.best_checkpoint) for run in runs),
         read_inference(runs[0].config.get("inference"), runs[0].paths.config),
-        tuple(tuple(picture_features(read_image(image)).tolist()) for image in images),
+        tuple(tuple(image_features(read_image(image)).tolist()) for image in images),
     )
     results = cross_fit(calibration, parts)
     file = RunPaths(folder).calibration

@@ -17,7 +17,7 @@ from PIL import Image
 
 from seglab.core.files import write_atomic
 from seglab.data.classes import ONE_CLASS, Classes
-from seglab.inference.calibration import Calibration, cases_needed
+from seglab.inference.calibration import Calibration
 from seglab.inference.drawing import draw_contours
 
 # Right lesion pixels white, false alarms red, misses blue: told apart by the colour-blind too.
@@ -227,9 +227,8 @@ def save_calibration(path: str | Path, calibration: Calibration, level: float) -
     axis = figure.subplots()
     axis.scatter(confidence, dice, s=12, alpha=0.6, label=f"{len(dice)} cases")
     axis.plot(x, calibration.expected_dice(x), label="expected Dice")
-    if len(dice) >= cases_needed(level):
-        bound = calibration.lower_bound(x, level)
-        axis.plot(x, bound, linestyle="--", label=f"bound, held for {level:.0%} of such cases")
+    bound = calibration.lower_bound(x, level)
+    axis.plot(x, bound, linestyle="--", label=f"bound, held for {level:.0%} of such cases")
     axis.set_xlabel("confidence")
     axis.set_ylabel("Dice")
     axis.grid(alpha=0.3)

@@ -57,9 +57,10 @@ def make_gallery(
         cards[case] = {"id": case.id, "diagnosis": case.diagnosis, "rows": by_row}
     notes = []
     if len(cards) < len(dice):
+        doubtful = ", and those of doubtful outlines" if cards else ""
         notes.append(
-            f"shown are the {n_cases} of {len(dice)} cases with the lowest Dice, and those of "
-            "doubtful outlines; --cases N shows more or fewer"
+            f"shown are the {n_cases} of {len(dice)} cases with the lowest Dice{doubtful}; "
+            "--cases N shows more or fewer"
         )
     drawn_rows = []
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):

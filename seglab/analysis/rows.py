@@ -209,8 +209,7 @@ class Row:
         if not self.finished_runs or not (self.complete_seeds or len(self.scored) == 1):
             return {}
         by_seed = [
-            [run.calibration for run in self.finished_runs if run.seed == seed]
-            for seed in self.scored
+            [run.ece_bins for run in self.finished_runs if run.seed == seed] for seed in self.scored
         ]
         return {"ece": [calibration_error(np.array(counts).sum(0)) for counts in by_seed]}
 

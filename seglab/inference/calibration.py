@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
 from seglab.core.errors import InputError, printable
-from seglab.core.files import hash_file, read_json
-from seglab.inference.familiarity import N_FEATURES, Familiarity
+from seglab.core.files import read_json
+from seglab.inference.familiarity import N_FEATURES, Familiarity, conformal_rank
 from seglab.runs.paths import RunPaths, refuse_damaged
 from seglab.runs.tables import parse_number
 from seglab.schema import Inference, read_inference
@@ -42,7 +42,7 @@ class Calibration:
         cases: At least one.
         networks: SHA-256 of the checkpoints that predicted them.
         inference: Settings that they were predicted with.
-        features: `picture_features` of the images that the networks were trained on.
+        features: `image_features` of the images that the networks were trained on.
     """
 
     cases: tuple[CalibrationCase, ...]
@@ -71,7 +71,7 @@ class Calibration:
         if not 0 < level < 1:
             raise InputError(f"level={level}: expected a share between 0 and 1, such as 0.9")
         n = len(self.cases)
-        rank = math.ceil(round((n + 1) * level, 9))  # rounded: 20 * 0.55 is above 11 in float64
+        rank = conformal_rank(n, level)
         if rank > n:
             raise InputError(
                 f"level={level}: needs {cases_needed(level)} calibration cases, there are {n}; "
@@ -138,11 +138,11 @@ def read_calibration(folder: Path) -> Calibration | None:
         return parse_calibration(read_json(file), file)
 
 
-def find_calibration(checkpoint: Path, inference: Inference) -> Calibration | None:
+def find_calibration(checkpoint: Path, sha256: str, inference: Inference) -> Calibration | None:
     """Find what holds for a run's checkpoint and settings, in its sweep's folder or its own."""
     for folder in reversed(checkpoint.absolute().parents[1:3]):  # the sweep's before the run's
         found, file = read_calibration(folder), RunPaths(folder).calibration
-        if found and check_calibration(found, file, hash_file(checkpoint), inference):
+        if found and check_calibration(found, file, sha256, inference):
             return found
     return None
 

@@ -41,21 +41,14 @@ def draw_contours(
 
 
 def draw_review_mark(image: np.ndarray) -> np.ndarray:
-    """Draw an orange triangle with an exclamation mark into the upper left corner of an image.
+    """Draw an orange triangle into the upper left corner of an image, both uint8 (H, W, 3).
 
-    It is large enough to be seen among thumbnails; returns uint8 (H, W, 3).
+    It is large enough to be seen among thumbnails.
     """
     drawn = Image.fromarray(image)
-    draw = ImageDraw.Draw(drawn)
     edge = max(8, min(image.shape[:2]) / 5)
-
-    def scale(*points: tuple[float, float]) -> list[tuple[float, float]]:
-        return [(x * edge, y * edge) for x, y in points]
-
-    draw.polygon(scale((0, 0), (1.06, 0), (0, 1.06)), OUTSIDE)
-    draw.polygon(scale((0, 0), (1, 0), (0, 1)), REVIEW)
-    draw.polygon(scale((0.21, 0.1), (0.35, 0.1), (0.31, 0.42), (0.25, 0.42)), OUTSIDE)
-    draw.ellipse(scale((0.22, 0.47), (0.34, 0.59)), OUTSIDE)
+    for length, colour in ((1.06 * edge, OUTSIDE), (edge, REVIEW)):
+        ImageDraw.Draw(drawn).polygon([(0, 0), (length, 0), (0, length)], colour)
     return np.asarray(drawn)
 
 

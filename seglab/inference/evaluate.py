@@ -99,13 +99,13 @@ def evaluate(
         trained_on = find_trained_on(runs, hashes, np.stack(thumbnails))
     summary: dict[str, Any] = {
         "test": scored.values,
-        "calibration": {"test": scored.calibration.tolist()},
+        "calibration": {"test": scored.ece_bins.tolist()},
         **({"classes": scored.classes} if scored.classes else {}),
         "n": len(cases),
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
         "trained_on": len(trained_on),
-        **({"assessment": _summarize_assessments(assessed)} if assessed else {}),
+        **({"quality": _summarize_quality(assessed)} if assessed else {}),
         "warnings": _describe(cases, scored, runs, trained_on),
         "data": str(expand_user(data_root or runs[0].config["data"]["root"]).absolute()),
         "runs": [str(run.folder.absolute()) for run in runs],
@@ -205,7 +205,7 @@ def _assess(calibration: Calibration, case: ScoredCase) -> tuple[float, ...]:
     return case.confidence, case.dice, *assessment
 
 
-def _summarize_assessments(assessed: list[tuple[float, ...]]) -> dict[str, float]:
+def _summarize_quality(assessed: list[tuple[float, ...]]) -> dict[str, float]:
     confidence, dice, expected, bound, familiar = np.array(assessed).T
     values = {"bound_held": dice >= bound, "familiar": familiar}
     values |= {"confidence_minus_dice": confidence - dice, "expected_minus_dice": expected - dice}
@@ -221,8 +221,8 @@ def _log_summary(summary: dict[str, Any]) -> None:
             if metric in values
         )
         log.info("%-16s %.4f%s", metric, value, by_class)
-    if "assessment" in summary:
-        values = summary["assessment"]
+    if "quality" in summary:
+        values = summary["quality"]
         log.info(
             "the bound for {level:.0%} of the cases held for {bound_held:.1%}; confidence exceeds "
             "Dice by {confidence_minus_dice:.3f}, expected Dice by {expected_minus_dice:.3f}; "

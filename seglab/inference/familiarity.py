@@ -19,7 +19,7 @@ _SHRINKAGE = 0.2
 _ROUNDING = 0.25
 
 
-def picture_features(image: np.ndarray) -> np.ndarray:
+def image_features(image: np.ndarray) -> np.ndarray:
     """Compute colour and contrast of an image: mean and log-covariance of its pixels in CIE Lab.
 
     Flips and quarter turns of the image do not change them.
@@ -38,6 +38,14 @@ def picture_features(image: np.ndarray) -> np.ndarray:
     return np.concatenate([pixels.mean(0), log_covariance[np.triu_indices(3)]])
 
 
+def conformal_rank(n: int, level: float) -> int:
+    """Return which of n sorted values, from 1, a new one does not exceed with this probability.
+
+    All n + 1 are exchangeable. It is above n where these are too few for the level.
+    """
+    return math.ceil(round((n + 1) * level, 9))  # rounded: 20 * 0.55 is above 11 in float64
+
+
 class Familiarity:
     """Distance of an image's features from those of the training images, and its limit.
 
@@ -47,7 +55,7 @@ class Familiarity:
     """
 
     def __init__(self, features: np.ndarray) -> None:
-        """Take `picture_features` of at least two training images, float64 (n, 9)."""
+        """Take `image_features` of at least two training images, float64 (n, 9)."""
         self._features, self._mean = features, features.mean(0)
         self._scale = features.std(0) + 1e-6  # a feature may be the same in all images
         covariance = np.cov(((features - self._mean) / self._scale).T, bias=True)
@@ -55,7 +63,7 @@ class Familiarity:
         self._inverse = np.linalg.inv(shrunk)
 
     def distance(self, features: np.ndarray) -> float:
-        """Return the distance of `picture_features` of an image from the training images."""
+        """Return the distance of `image_features` of an image from the training images."""
         z = (features - self._mean) / self._scale
         return math.sqrt(z @ self._inverse @ z)
 
@@ -67,9 +75,8 @@ class Familiarity:
             Familiarity(np.delete(self._features, i, 0)).distance(self._features[i])
             for i in range(n)
         ]
-        rank = math.ceil(round((n + 1) * (1 - FALSE_ALARM_RATE), 9))
-        return sorted(from_others)[min(rank, n) - 1]
+        return sorted(from_others)[min(conformal_rank(n, 1 - FALSE_ALARM_RATE), n) - 1]
 
     def is_familiar(self, image: np.ndarray) -> bool:
         """Whether an image, uint8 (H, W, 3), looks like the training images."""
-        return self.distance(picture_features(image)) <= self.limit
+        return self.distance(image_features(image)) <= self.limit

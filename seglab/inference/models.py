@@ -18,9 +18,8 @@ from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.data.images import ImageLike, to_array
 from seglab.inference.calibration import LEVEL, Calibration, check_calibration, find_calibration
-from seglab.inference.postprocessing import Prediction, Predictor, predicted_mask
+from seglab.inference.postprocessing import Prediction, Predictor, class_confidences, predicted_mask
 from seglab.inference.quality import Quality
-from seglab.metrics.confidence import soft_dice_confidence
 from seglab.runs.paths import RunPaths
 from seglab.runs.records import find_runs, name_init
 from seglab.schema import Inference, read_inference
@@ -83,16 +82,12 @@ class Model:
         self, image: np.ndarray, prob: np.ndarray, mask: np.ndarray, level: float = LEVEL
     ) -> Quality:
         """Measure how far the mask of an image, uint8 (H, W, 3), can be trusted; see `assess`."""
-        confidence = statistics.fmean(
-            soft_dice_confidence(prob[self.classes.names.index(name)], mask == number)
-            for number, name in self.classes.foreground.items()
-        )
+        by_class = class_confidences(prob, mask)
+        confidence = statistics.fmean(by_class[1:] or by_class)
         if self.calibration is None:
             return Quality(confidence)
-        expected, bound, familiar = self.calibration.assess(confidence, image, level)
-        if not familiar:
-            return Quality(confidence, familiar=False)
-        return Quality(confidence, expected, bound, familiar)
+        *values, familiar = self.calibration.assess(confidence, image, level)
+        return Quality(confidence, *(values if familiar else (None, None)), familiar)
 
     def make_mask(self, prob: np.ndarray) -> np.ndarray:
         """Turn probabilities, float32 (C, H, W), into class numbers, uint8 (H, W)."""
@@ -142,8 +137,9 @@ def make_model(
     settings = _replace_settings(stored["config"].get("inference"), file, inference)
     predictor = make_predictor(net, stored["config"]["data"]["size"], device, settings.tta)
     classes, threshold = stored["classes"], stored["threshold"]
-    calibration = find_calibration(file, settings)
-    return Model(file, predictor, classes, threshold, settings, (hash_file(file),), calibration)
+    sha256 = hash_file(file)
+    calibration = find_calibration(file, sha256, settings)
+    return Model(file, predictor, classes, threshold, settings, (sha256,), calibration)
 
 
 def load_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Model:

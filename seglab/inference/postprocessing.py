@@ -111,16 +111,24 @@ def measure_confidence(
         `soft_dice_confidence`; `view_dice`, see `pairwise_dice`, of the masks of all views before
         post-processing, or None where there are no views.
     """
-    prob = prediction.prob
     views = [predicted_mask(view(), threshold) for view in prediction.views]
-    numbers = range(len(prob)) if len(prob) > 1 else (1,)
+    confidences = class_confidences(prediction.prob, mask)
     return [
         {
-            "confidence": soft_dice_confidence(prob_of_class, mask == number),
+            "confidence": confidence,
             "view_dice": pairwise_dice([view == number for view in views]) if views else None,
         }
-        for number, prob_of_class in zip(numbers, prob, strict=True)
+        for number, confidence in enumerate(confidences, int(len(confidences) == 1))
     ]
+
+
+def class_confidences(prob: np.ndarray, mask: np.ndarray) -> list[float]:
+    """Return the Soft Dice Confidence of each of `Classes.names`, in [0, 1].
+
+    `prob` is float (C, H, W), and `mask` the class numbers, uint8 (H, W), of `predicted_mask`.
+    """
+    first = int(len(prob) == 1)  # in the binary case background has no channel
+    return [soft_dice_confidence(p, mask == number) for number, p in enumerate(prob, first)]
 
 
 def number_instances(mask: np.ndarray) -> np.ndarray:

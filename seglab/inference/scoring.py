@@ -74,7 +74,7 @@ class Scores(NamedTuple):
     # Of the whole set, by the names of `METRIC_DEFINITIONS`.
     values: dict[str, float]
     # int64 (15, 3), `calibration_counts` of all pixels. Those of several sets may be added.
-    calibration: np.ndarray
+    ece_bins: np.ndarray
     # `values` of each class but background against the rest; empty in the binary case.
     classes: dict[str, dict[str, float]]
 
@@ -138,10 +138,7 @@ def score_cases(
         bins += calibration_counts(prob.max(0), most_probable == target)
         pred = predicted_mask(prob, threshold, inference)
         confidence = measure_confidence(prediction, pred, threshold)
-        case_rows = [
-            row | columns
-            for row, columns in zip(_score_case(case, pred, target), confidence, strict=True)
-        ]
+        case_rows = _score_case(case, pred, target, confidence)
         rows += case_rows
         if on_case is not None:
             on_case(ScoredCase(case, image, target, prob, pred, case_rows))
@@ -169,10 +166,12 @@ def _score_set(
     return values, by_class
 
 
-def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[str, Any]]:
+def _score_case(
+    case: Case, pred: np.ndarray, target: np.ndarray, confidence: list[dict[str, float | None]]
+) -> list[dict[str, Any]]:
     """Return the rows of one case: one for each class, against the rest."""
-    rows = []
-    for number, class_name in zip(case.classes.numbers, case.classes.names, strict=True):
+    rows, classes = [], case.classes
+    for number, class_name, columns in zip(classes.numbers, classes.names, confidence, strict=True):
         pred_k, target_k = pred == number, target == number
         counts = confusion_counts(pred_k, target_k)
         overlap = scores(counts[None])
@@ -184,6 +183,7 @@ def _score_case(case: Case, pred: np.ndarray, target: np.ndarray) -> list[dict[s
                 **dict(zip(PIXEL_COUNTS, counts.tolist(), strict=True)),
                 **{metric: overlap[metric] for metric in _CASE_METRICS},
                 **boundary_scores(pred_k, target_k),
+                **columns,
             }
         )
     return rows

@@ -81,7 +81,7 @@ class Run:
         best_epoch: Number of the epoch whose weights are kept, from 1.
         threshold: Probability above which a pixel is lesion.
         costs: By the names in `COSTS`.
-        calibration: int64 (15, 3) of the test cases; None without.
+        ece_bins: int64 (15, 3), `calibration_counts` of the test cases; None without.
         tested: Values of the test cases, see `seglab.runs.tables`.
     """
 
@@ -106,7 +106,7 @@ class Run:
     best_epoch: int = 0
     threshold: float = 0.5
     costs: dict[str, float] = field(default_factory=dict)
-    calibration: np.ndarray | None = None
+    ece_bins: np.ndarray | None = None
     tested: CaseValues = field(default_factory=dict)
 
     @property
@@ -323,9 +323,9 @@ def _with_scores(run: Run) -> Run:
             "best_epoch": int(summary["best_epoch"]),
             "threshold": parse_number(summary["threshold"]),
             "costs": {name: parse_number(costs[name]) for name in COSTS},
-            "calibration": np.array(summary["calibration"]["test"], np.int64),
+            "ece_bins": np.array(summary["calibration"]["test"], np.int64),
         }
-        if scores["calibration"].shape != (15, 3) or not scores["calibration"][:, 0].any():
+        if scores["ece_bins"].shape != (15, 3) or not scores["ece_bins"][:, 0].any():
             raise ValueError("calibration is not 15 x 3 counts")
     tested = read_case_values(run.paths.test_cases, run.sha256, run.classes)[""]
     return replace(run, tested=tested, **scores)

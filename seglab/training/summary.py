@@ -73,7 +73,7 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
         "val": val,
         "test": test.values,
         "baselines": score_baselines(paths, data),
-        "calibration": {"test": test.calibration.tolist()},
+        "calibration": {"test": test.ece_bins.tolist()},
         **({"classes": test.classes} if test.classes else {}),
         "best_epoch": best_epoch,
         "threshold": threshold,

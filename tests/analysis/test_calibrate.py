@@ -15,7 +15,7 @@ from PIL import Image
 from seglab.core.files import hash_file, read_csv
 from seglab.data.layouts import find_cases
 from seglab.inference.calibration import Calibration, CalibrationCase, read_calibration
-from seglab.inference.familiarity import picture_features
+from seglab.inference.familiarity import image_features
 from seglab.schema import Inference
 
 
@@ -56,7 +56,7 @@ def test_a_sweep_is_calibrated_on_its_out_of_fold_cases(
     checkpoint = hash_file(sweep / "seed-0-fold-0" / "checkpoints" / "best.ckpt")
     assert calibration.networks == (checkpoint, checkpoint)
     assert calibration.inference == Inference(tta=True, largest_component=True, fill_holes=True)
-    expected = [picture_features(np.asarray(Image.open(c.image))) for c in find_cases(tiny_ph2)]
+    expected = [image_features(np.asarray(Image.open(c.image))) for c in find_cases(tiny_ph2)]
     np.testing.assert_array_equal(calibration.features, expected)
     # Each fold bounded by the other.
     stored = json.loads((sweep / "calibration.json").read_text())["cross_fitted"]

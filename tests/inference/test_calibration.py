@@ -24,7 +24,7 @@ from seglab.inference.calibration import (
     CalibrationCase,
     read_calibration,
 )
-from seglab.inference.familiarity import N_FEATURES, Familiarity, picture_features
+from seglab.inference.familiarity import N_FEATURES, Familiarity, image_features
 from seglab.inference.models import ensemble
 from seglab.schema import Inference
 
@@ -150,7 +150,7 @@ def calibrate_by_hand(folder: Path, run: Path, tiny_ph2: Path, **changes: Any) -
     values: dict[str, Any] = {
         "networks": ("other", hash_file(run / "checkpoints" / "best.ckpt")),
         "inference": Inference(),
-        "features": tuple(tuple(picture_features(image).tolist()) for image in images),
+        "features": tuple(tuple(image_features(image).tolist()) for image in images),
     }
     calibration = replace(make_calibration(*pairs), **values | changes)
     write_json(folder / "calibration.json", calibration.to_json())
@@ -228,7 +228,7 @@ def test_evaluate_compares_what_was_expected_with_what_is(
         assert added == {"familiar": str(familiarity.is_familiar(images[row["id"]]))}
         held.append(dice >= bound)
         gaps.append(confidence - dice)
-    found = summary["assessment"]
+    found = summary["quality"]
     assert found["level"] == 0.9 and found["bound_held"] == pytest.approx(np.mean(held))
     assert found["confidence_minus_dice"] == pytest.approx(np.mean(gaps))
     assert found["familiar"] == np.mean([row["familiar"] == "True" for row in rows])
@@ -236,7 +236,7 @@ def test_evaluate_compares_what_was_expected_with_what_is(
         f"the bound for 90% of the cases held for {np.mean(held):.1%}; confidence exceeds Dice by"
     )
     assert f"{line} {np.mean(gaps):.3f}, expected" in caplog.text
-    assert {k: v for k, v in summary.items() if k != "assessment"} == json.loads(
+    assert {k: v for k, v in summary.items() if k != "quality"} == json.loads(
         (plain / "summary.json").read_text()
     )
     assert "the bound fails" not in caplog.text

@@ -7,7 +7,7 @@ from scipy.spatial.distance import mahalanobis
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from seglab.inference.familiarity import Familiarity, picture_features
+from seglab.inference.familiarity import Familiarity, image_features
 
 
 def draw_picture(rng: np.random.Generator, skin: tuple[int, ...] = (215, 160, 120)) -> Image.Image:
@@ -23,7 +23,7 @@ def draw_picture(rng: np.random.Generator, skin: tuple[int, ...] = (215, 160, 12
 @pytest.fixture(scope="module")
 def features():
     rng = np.random.default_rng(1)
-    return np.array([picture_features(np.asarray(draw_picture(rng))) for _ in range(25)])
+    return np.array([image_features(np.asarray(draw_picture(rng))) for _ in range(25)])
 
 
 def test_features_are_mean_and_log_covariance_in_lab():
@@ -33,12 +33,12 @@ def test_features_are_mean_and_log_covariance_in_lab():
     log = logm(np.cov(pixels, rowvar=False) + 0.25 * np.eye(3))
     upper = log[[0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
     expected = [*pixels.mean(0), *upper]
-    np.testing.assert_allclose(picture_features(image), expected, rtol=1e-3)
+    np.testing.assert_allclose(image_features(image), expected, rtol=1e-3)
 
 
 def test_features_of_a_grey_and_of_a_one_coloured_image_are_finite():
     for image in (np.zeros((9, 7, 3), np.uint8), np.full((300, 20, 3), 255, np.uint8)):
-        assert np.isfinite(picture_features(image)).all()
+        assert np.isfinite(image_features(image)).all()
 
 
 def test_distance_is_mahalanobis_with_a_shrunk_covariance():
@@ -80,5 +80,5 @@ def test_other_colours_are_unfamiliar_and_other_resolutions_are_not(features):
         resized = [np.asarray(picture.resize(size)) for picture in same]
         assert sum(map(known.is_familiar, resized)) >= 8, size
     turned = np.asarray(same[0].transpose(Image.Transpose.ROTATE_90))
-    difference = picture_features(turned) - picture_features(np.asarray(same[0]))
+    difference = image_features(turned) - image_features(np.asarray(same[0]))
     np.testing.assert_allclose(difference, 0, atol=1e-9)

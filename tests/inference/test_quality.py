@@ -15,7 +15,7 @@ from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
 from seglab.inference.calibration import Calibration, CalibrationCase
 from seglab.inference.drawing import REVIEW, draw_contours
-from seglab.inference.familiarity import picture_features
+from seglab.inference.familiarity import image_features
 from seglab.inference.image_files import find_images
 from seglab.inference.models import Model, load_model
 from seglab.inference.postprocessing import Prediction
@@ -31,7 +31,7 @@ def calibrate(run: Path, images: list[Path], n: int = 30) -> None:
     model = load_model(run)
     confidence = np.linspace(0, 1, n)
     cases = tuple(CalibrationCase(f"case{c}", c, 0.9 * c) for c in confidence.tolist())
-    features = tuple(tuple(picture_features(read_image(image)).tolist()) for image in images)
+    features = tuple(tuple(image_features(read_image(image)).tolist()) for image in images)
     calibration = Calibration(cases, model.sha256, model.inference, features)
     write_json(run / "calibration.json", calibration.to_json())
 

@@ -98,9 +98,7 @@ def test_set_values_are_those_of_the_rows(cases: list[Case]) -> None:
     ece = (abs(0.9 * high - tp.sum()) + abs(0.1 * low - fn.sum())) / (high + low)
     assert values["ece"] == pytest.approx(ece, abs=1e-6)
     # Counts of sets add up, as those of folds must.
-    calibrations = [
-        score_cases(predict, subset, 0.5).calibration for subset in (cases[:1], cases[1:])
-    ]
+    calibrations = [score_cases(predict, subset, 0.5).ece_bins for subset in (cases[:1], cases[1:])]
     assert np.array_equal(calibrations[0] + calibrations[1], calibration)
     assert calibration_error(calibration) == values["ece"]
 
@@ -115,7 +113,7 @@ def test_order_of_cases_changes_nothing(cases: list[Case]) -> None:
     other = score_cases(predict, cases[::-1], 0.5)
     assert other.values == values
     assert other.rows == rows[::-1]
-    assert np.array_equal(other.calibration, calibration)
+    assert np.array_equal(other.ece_bins, calibration)
 
 
 def test_each_case_is_handed_over_with_its_prediction_and_scores(cases: list[Case]) -> None:
@@ -176,7 +174,7 @@ def test_scores_are_of_cleaned_masks_and_calibration_of_probabilities(tmp_path: 
     assert pixels == [[35, 1, 1, 107], [36, 0, 0, 108]]
     assert (cleaned.values["hd95"], cleaned.values["surface_dice"]) == (0, 1)
     assert rough.values["surface_dice"] < 1
-    assert np.array_equal(rough.calibration, cleaned.calibration)
+    assert np.array_equal(rough.ece_bins, cleaned.ece_bins)
 
 
 def test_views_are_compared_before_postprocessing(tmp_path: Path) -> None:
