@@ -197,25 +197,19 @@ def compare_slices(values: np.ndarray, members: np.ndarray, others: np.ndarray) 
     # A difference as a mean of two scores: twice that of the slice, minus twice that of the others.
     differences = np.stack([means * [2, 1], minus], 1)
     ends = intervals(np.concatenate([np.stack([means, means], 1), differences]))
-    # In steps of 2 ** -28 all sums are exact, and so are ties with the observed difference.
-    addends = np.round(values * 2**28) / 2**28
-    weights = np.concatenate([members, others]).T.astype(float)
-
-    def subtract_means(drawn: np.ndarray) -> np.ndarray:
-        of_members, of_others = np.split(drawn @ weights / weights.sum(0), 2, axis=1)
-        return of_members - of_others
-
-    observed = subtract_means(addends[None])
+    of_members, of_others = (part / part.sum(1, keepdims=True) for part in (members, others))
+    weights = (of_members - of_others).T
+    observed = values @ weights
+    rounding = 1e-12 * np.abs(values).max()
     more, less = np.zeros((2, len(members)), int)
     random, batch = np.random.default_rng(0), max(1, BATCH_SIZE // n)
     for start in range(0, RESAMPLES, batch):
         shape = min(batch, RESAMPLES - start), n
-        drawn = subtract_means(random.permuted(np.broadcast_to(addends, shape), axis=1))
-        more += (drawn >= observed).sum(0)
-        less += (drawn <= observed).sum(0)
+        drawn = random.permuted(np.broadcast_to(values, shape), axis=1) @ weights
+        more += (drawn >= observed - rounding).sum(0)
+        less += (drawn <= observed + rounding).sum(0)
     p = np.minimum(1, 2 * (np.minimum(more, less) + 1) / (RESAMPLES + 1))
-    ends_of_means, ends_of_differences = np.split(ends, 2)
-    rows = np.hstack([ends_of_means, observed.T, ends_of_differences, p[:, None]])
+    rows = np.hstack([ends[: len(p)], observed[:, None], ends[len(p) :], p[:, None]])
     return [SliceTest(*row) for row in rows.tolist()]
 
 

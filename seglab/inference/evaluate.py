@@ -199,10 +199,11 @@ def _describe(
 
 def _assess(calibration: Calibration, case: ScoredCase) -> tuple[float, ...]:
     """Add three columns to the rows of a case; returns its confidence, its Dice and these."""
-    assessment = calibration.assess(case.confidence, case.image)
+    confidence = case.mean("confidence")
+    assessment = calibration.assess(confidence, case.image)
     for row in case.rows:
         row.update(zip(("expected_dice", "lower_bound", "familiar"), assessment, strict=True))
-    return case.confidence, case.dice, *assessment
+    return confidence, case.mean("dice_per_image"), *assessment
 
 
 def _summarize_quality(assessed: list[tuple[float, ...]]) -> dict[str, float]:

@@ -86,8 +86,10 @@ class Model:
         confidence = statistics.fmean(by_class[1:] or by_class)
         if self.calibration is None:
             return Quality(confidence)
-        *values, familiar = self.calibration.assess(confidence, image, level)
-        return Quality(confidence, *(values if familiar else (None, None)), familiar)
+        expected, bound, familiar = self.calibration.assess(confidence, image, level)
+        if not familiar:
+            return Quality(confidence, familiar=False)
+        return Quality(confidence, expected, bound, familiar)
 
     def make_mask(self, prob: np.ndarray) -> np.ndarray:
         """Turn probabilities, float32 (C, H, W), into class numbers, uint8 (H, W)."""

@@ -99,10 +99,10 @@ def predict(
         "inference": asdict(model.inference),
         "outputs": sorted(kinds),
         "background": None if background is None else _hash_image(expand_user(background)),
-        "quality": _check_quality(model, paths[0], review_below, level)
-        if QUALITY in kinds
-        else None,
+        "quality": None,
     }
+    if QUALITY in kinds:
+        settings["quality"] = _check_quality(model, paths[0], review_below, level)
     behind = None if background is None else read_image(expand_user(background))
 
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"

@@ -50,17 +50,8 @@ class ScoredCase:
     pred: np.ndarray  # class numbers, uint8 (H, W)
     rows: list[dict[str, Any]]  # of test_cases.csv, one for each of `Classes.names`
 
-    @property
-    def dice(self) -> float:
-        """Dice, the mean over all classes but background."""
-        return self._mean("dice_per_image")
-
-    @property
-    def confidence(self) -> float:
-        """Confidence in the prediction, the mean over all classes but background."""
-        return self._mean("confidence")
-
-    def _mean(self, column: str) -> float:
+    def mean(self, column: str) -> float:
+        """Return the mean of a column of `rows` over all classes but background."""
         numbers = self.case.classes.numbers
         return fmean(row[column] for k, row in zip(numbers, self.rows, strict=True) if k)
 
