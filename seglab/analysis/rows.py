@@ -191,7 +191,7 @@ class Row:
             # Classes are averaged as seeds are.
             flat = np.stack([terms[name].reshape(-1, sum(chosen), 2) for name in names])
             ends = dict(zip(names, intervals(flat).tolist(), strict=True))
-        if "aurc" in interval_metrics:
+        if not {"aurc", "aurc_oracle"}.isdisjoint(interval_metrics):
             sort_keys = np.stack([confidence, dice]).reshape(2, -1, sum(chosen))
             areas = aurc_intervals(sort_keys, sort_keys[1]).tolist()
             ends |= zip(("aurc", "aurc_oracle"), areas, strict=True)

@@ -16,7 +16,7 @@ from seglab.runs.tables import CaseKey, read_case_attributes
 
 MIN_CASES = 10  # of a slice and of the other cases; with fewer there is no interval and no test
 MAX_VALUES = 6  # numbers with more are cut into thirds, texts with twice as many left out
-SIGNIFICANCE = 0.05
+SIGNIFICANCE = 0.05  # slices with a corrected p below it are named under the table
 
 
 class Slice(NamedTuple):

@@ -203,7 +203,7 @@ def _assess(calibration: Calibration, case: ScoredCase) -> tuple[float, ...]:
     assessment = calibration.assess(confidence, case.image)
     for row in case.rows:
         row.update(zip(("expected_dice", "lower_bound", "familiar"), assessment, strict=True))
-    return confidence, case.mean("dice_per_image"), *assessment
+    return confidence, case.dice, *assessment
 
 
 def _summarize_quality(assessed: list[tuple[float, ...]]) -> dict[str, float]:

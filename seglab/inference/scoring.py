@@ -50,6 +50,11 @@ class ScoredCase:
     pred: np.ndarray  # class numbers, uint8 (H, W)
     rows: list[dict[str, Any]]  # of test_cases.csv, one for each of `Classes.names`
 
+    @property
+    def dice(self) -> float:
+        """Dice, the mean over all classes but background."""
+        return self.mean("dice_per_image")
+
     def mean(self, column: str) -> float:
         """Return the mean of a column of `rows` over all classes but background."""
         numbers = self.case.classes.numbers

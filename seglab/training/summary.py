@@ -113,9 +113,7 @@ class CaseFigures:
         small = replace(scored, image=image, target=target, pred=pred, prob=confidence[None])
         if len(self.first) < FIRST_CASES:
             self.first.append(small)
-        self.worst = sorted([*self.worst, small], key=lambda case: case.mean("dice_per_image"))[
-            :WORST_CASES
-        ]
+        self.worst = sorted([*self.worst, small], key=lambda case: case.dice)[:WORST_CASES]
 
     def save(self, folder: Path, classes: Classes) -> None:
         """Writes predictions.png and worst.png."""
@@ -128,10 +126,7 @@ class CaseFigures:
                 confidence: [case.prob[0] for case in cases],
                 "errors": [error_map(case.pred, case.target) for case in cases],
             }
-            names = [
-                f"{c.case.id}\n{c.case.diagnosis}\nDice {c.mean('dice_per_image'):.3f}"
-                for c in cases
-            ]
+            names = [f"{c.case.id}\n{c.case.diagnosis}\nDice {c.dice:.3f}" for c in cases]
             note = f"errors: {ERROR_LEGEND}"
             save_cases(folder / f"{name}.png", columns, names, note=note, legend=classes)
 

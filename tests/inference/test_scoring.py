@@ -126,7 +126,7 @@ def test_each_case_is_handed_over_with_its_prediction_and_scores(cases: list[Cas
         assert (scored.image == i).all() and np.array_equal(scored.target, MASKS[i])
         assert np.array_equal(scored.prob, predict(scored.image).prob)
         assert np.array_equal(scored.pred, ROLLED[i])
-        assert scored.mean("dice_per_image") == scored.rows[0]["dice_per_image"]
+        assert scored.dice == scored.rows[0]["dice_per_image"]
 
 
 def test_all_background_finds_nothing(cases: list[Case]) -> None:
