@@ -82,20 +82,19 @@ def cross_fit(
         For each of `LEVELS` that the number of cases allows: `coverage`, the share of cases whose
         Dice is not below its bound, `bound`, its mean, and `gap` between it and expected Dice.
     """
+    n_others = sum(map(len, parts)) - max(map(len, parts))
     results = {}
-    for level in LEVELS:
+    for level in [level for level in LEVELS if cases_needed(level) <= n_others]:
         columns = []
         for part in parts:
             others = tuple(case for cases in parts if cases is not part for case in cases)
+            fitted = replace(calibration, cases=others)
             _, confidence, dice = zip(*part, strict=True)
-            if len(others) >= cases_needed(level):
-                fitted = replace(calibration, cases=others)
-                bound = fitted.lower_bound(confidence, level)
-                columns.append((dice, bound, fitted.expected_dice(confidence)))
-        if len(columns) == len(parts):
-            dice, bound, expected = np.concatenate(columns, axis=1)
-            means = (dice >= bound).mean(), bound.mean(), (expected - bound).mean()
-            results[level] = dict(zip(("coverage", "bound", "gap"), map(float, means), strict=True))
+            bound = fitted.lower_bound(confidence, level)
+            columns.append((dice, bound, fitted.expected_dice(confidence)))
+        dice, bound, expected = np.concatenate(columns, axis=1)
+        means = (dice >= bound).mean(), bound.mean(), (expected - bound).mean()
+        results[level] = dict(zip(("coverage", "bound", "gap"), map(float, means), strict=True))
     return results
 
 

@@ -66,10 +66,8 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     text = "values in masks that are lesion, or nonzero; default: what is bright"
     add("--lesion-values", metavar="2,3", help=text)
     add("--json", metavar="FILE", help="also write the result to a JSON file")
-    text = (
-        "rank annotations by how much the runs in this folder, as of a sweep of folds, doubt them"
-    )
-    add("--runs", metavar="DIR", help=f"{text}; --show N then draws the first N")
+    text = "rank annotations by how much the runs in DIR doubt them; --show N draws the first N"
+    add("--runs", metavar="DIR", help=text)
     add_trust(parser)
     args = parser.parse_args(current_arguments())
     if args.colours is not None and args.classes is None:
