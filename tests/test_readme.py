@@ -90,6 +90,7 @@ QUICK = {
     "train.py data=synthetic": ["data.cases.n=10", "data.batch_size=4", *TINY],
     "train.py -m model": [*TINY, "data.split.fold=0"],
     "train.py data=pairs": TINY,
+    "train.py -m experiment=best": ["model=unet", *TINY, "trainer.max_epochs=1"],
 }
 
 
@@ -119,6 +120,9 @@ def test_first_steps_do_what_they_say(
     assert (tmp_path / "check.png").is_file()
     masks = {file.name for file in (tmp_path / "masks" / "masks").iterdir()}
     assert masks == {f"IMD{i:03}.png" for i in range(20)}
+    quality = read_csv(tmp_path / "reviewed" / "quality.csv")
+    assert {row["picture"] for row in quality} == {f"IMD{i:03}" for i in range(20)}
+    assert all(row["review"] in ("True", "False") for row in quality)
 
 
 def anchors(page: Path) -> set[str]:
