@@ -1,7 +1,6 @@
 """Pictures of cases, predictions and curves, as arrays and as PNG files."""
 
 import io
-import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -119,10 +118,9 @@ def save_outlines(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(pictures) :]:
         axis.set_axis_off()
-    second_masks = annotations or itertools.repeat(None)
-    for axis, (image, mask), second, text, odd in zip(
-        axes, pictures, second_masks, texts, oddities, strict=False
-    ):
+    second_masks = annotations or [None] * len(pictures)
+    tiles = zip(axes, pictures, second_masks, texts, oddities, strict=False)
+    for axis, (image, mask), second, text, odd in tiles:
         small, small_mask = _shrink(image, mask)
         width = math.ceil(max(small_mask.shape) / 200)
         axis.imshow(draw_contours(small, small_mask, legend, width))

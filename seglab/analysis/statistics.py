@@ -186,8 +186,9 @@ def paired_test(differences: np.ndarray) -> PairedTest:
 
 
 def compare_slices(values: np.ndarray, members: np.ndarray, others: np.ndarray) -> list[SliceTest]:
-    """Compare the means of values (n,) in K slices, bool (K, n), with those of other cases (K, n).
+    """Compare the means of values in K slices of n cases with those of other cases.
 
+    `values` is float64 (n,), `members` and `others` are bool (K, n), none of them without a case.
     Intervals are those of `intervals`; p is of a two-sided permutation test of independent samples:
     9,999 times the cases exchange their values, in the same way for all slices.
     """

@@ -86,7 +86,10 @@ class Calibration:
     def assess(
         self, confidence: float, image: np.ndarray, level: float = LEVEL
     ) -> tuple[float, float, bool]:
-        """Return expected Dice, its bound, and whether an image, uint8 (H, W, 3), is familiar."""
+        """Return expected Dice and its bound, in [0, 1], and whether the image is familiar.
+
+        `confidence` is that of its mask, in [0, 1]; `image` is uint8 (H, W, 3).
+        """
         expected, bound = self.expected_dice(confidence), self.lower_bound(confidence, level)
         return float(expected), float(bound), self.familiarity.is_familiar(image)
 

@@ -63,7 +63,7 @@ class Familiarity:
         self._inverse = np.linalg.inv(shrunk)
 
     def distance(self, features: np.ndarray) -> float:
-        """Return the distance of `image_features` of an image from the training images."""
+        """Return the distance, 0 or more, of `image_features` from those of the training images."""
         z = (features - self._mean) / self._scale
         return math.sqrt(z @ self._inverse @ z)
 

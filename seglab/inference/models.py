@@ -81,7 +81,10 @@ class Model:
     def measure_quality(
         self, image: np.ndarray, prob: np.ndarray, mask: np.ndarray, level: float = LEVEL
     ) -> Quality:
-        """Measure how far the mask of an image, uint8 (H, W, 3), can be trusted; see `assess`."""
+        """Measure how far a mask can be trusted, see `assess`.
+
+        `image` is uint8 (H, W, 3), `prob` what `probabilities` returns, `mask` what `make_mask` does.
+        """
         by_class = class_confidences(prob, mask)
         confidence = statistics.fmean(by_class[1:] or by_class)
         if self.calibration is None:
