@@ -4,6 +4,7 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,7 @@ def save_outlines(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(pictures) :]:
         axis.set_axis_off()
-    second_masks = annotations or [None] * len(pictures)
-    tiles = zip(axes, pictures, second_masks, texts, oddities, strict=False)
+    tiles = zip_longest(axes[: len(pictures)], pictures, annotations, texts, oddities)
     for axis, (image, mask), second, text, odd in tiles:
         small, small_mask = _shrink(image, mask)
         width = math.ceil(max(small_mask.shape) / 200)

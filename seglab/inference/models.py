@@ -83,7 +83,7 @@ class Model:
     ) -> Quality:
         """Measure how far a mask can be trusted, see `assess`.
 
-        `image` is uint8 (H, W, 3), `prob` what `probabilities` returns, `mask` what `make_mask` does.
+        `image` is uint8 (H, W, 3), `prob` is of `probabilities`, and `mask` is of `make_mask`.
         """
         by_class = class_confidences(prob, mask)
         confidence = statistics.fmean(by_class[1:] or by_class)
