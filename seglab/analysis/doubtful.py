@@ -26,25 +26,14 @@ NOTE = (
 
 
 class RankedAnnotation(NamedTuple):
-    """The annotation of one class in a test case; values are means over the runs that tested it.
-
-    Attributes:
-        case: The case.
-        class_name: Name of the class; empty in the binary case.
-        doubt: (1 - Dice) / (1 - confidence + `MARGIN`).
-        dice: Of prediction and annotation, in [0, 1].
-        confidence: See `seglab.metrics.confidence.soft_dice_confidence`.
-        outline_shift: In pixels; None where a mask is empty. This and the others: see
-            `seglab.metrics.boundary`.
-        missed_pieces: Number of pieces that only the annotation has.
-        extra_pieces: Number of pieces that only the prediction has.
-    """
+    """The annotation of one class in a test case; values are means over the runs that tested it."""
 
     case: CaseKey
-    class_name: str
-    doubt: float
-    dice: float
-    confidence: float
+    class_name: str  # empty in the binary case
+    doubt: float  # (1 - Dice) / (1 - confidence + MARGIN)
+    dice: float  # of prediction and annotation, in [0, 1]
+    confidence: float  # `soft_dice_confidence` of the prediction, in [0, 1]
+    # See `boundary_scores`; shift in pixels, None where a mask is empty.
     outline_shift: float | None
     missed_pieces: float
     extra_pieces: float

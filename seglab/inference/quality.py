@@ -7,19 +7,13 @@ NOT_VALID = "not valid here"
 
 
 class Quality(NamedTuple):
-    """How far a mask can be trusted.
+    """How far a mask can be trusted; without a calibration, `confidence` alone is known."""
 
-    Attributes:
-        confidence: Soft Dice Confidence, of several classes the mean over all but background.
-        expected_dice: See `Calibration`; None without one, and for an image that is not familiar.
-        lower_bound: As `expected_dice`.
-        familiar: Whether the image looks like the training images; None without a calibration.
-    """
-
-    confidence: float
+    confidence: float  # Soft Dice Confidence, of several classes the mean over all but background
+    # See `Calibration`; None for an image that is not familiar, too.
     expected_dice: float | None = None
     lower_bound: float | None = None
-    familiar: bool | None = None
+    familiar: bool | None = None  # whether the image looks like the training images
 
     def needs_review(self, below: float = REVIEW_BELOW) -> bool | None:
         """Whether the Dice may be lower than `below`, or is unknown; None without a calibration."""
