@@ -99,10 +99,8 @@ def predict(
         "inference": asdict(model.inference),
         "outputs": sorted(kinds),
         "background": None if background is None else _hash_image(expand_user(background)),
-        "quality": None,
+        "quality": _check_quality(model, kinds, paths[0], review_below, level),
     }
-    if QUALITY in kinds:
-        settings["quality"] = _check_quality(model, paths[0], review_below, level)
     behind = None if background is None else read_image(expand_user(background))
 
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"
@@ -142,9 +140,11 @@ def predict(
 
 
 def _check_quality(
-    model: Model, path: str | Path, review_below: float, level: float
-) -> dict[str, Any]:
+    model: Model, kinds: Collection[str], path: str | Path, review_below: float, level: float
+) -> dict[str, Any] | None:
     """Return everything that quality.csv depends on, or warn that its columns will be empty."""
+    if QUALITY not in kinds:
+        return None
     if not 0 <= review_below <= 1:
         raise InputError(f"review_below={review_below}: expected a Dice between 0 and 1")
     stored = None
