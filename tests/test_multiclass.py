@@ -13,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seglab import load_results
+from seglab.analysis.grouping import make_rows
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv
 from seglab.data.classes import Classes
@@ -94,6 +95,10 @@ def test_a_run_learns_and_scores_each_class(run: Path) -> None:
         assert scores["aurc"] == pytest.approx(sum(areas) / len(areas), abs=1e-12)
     areas = [scores["aurc"] for scores in summary["classes"].values()]
     assert summary["test"]["aurc"] == pytest.approx(sum(areas) / 2, abs=1e-15)
+    row = make_rows(find_runs([run]))[0][0].scores(RISK_METRICS)
+    for metric, ends in summary["intervals"]["test"].items():
+        assert [*row[metric][2:]] == pytest.approx(ends) and ends[0] < ends[1]
+    assert {*summary["intervals"]["test"]} == {*RISK_METRICS}
     last = read_csv(run / "metrics.csv")[-1]
     assert 0 < float(last["val/dice_per_image_square_net"]) <= 1
 

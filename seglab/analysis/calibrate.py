@@ -63,7 +63,7 @@ def calibrate(
     file = RunPaths(folder).calibration
     write_json(file, calibration.to_json() | {"cross_fitted": results})
     save_calibration(file.with_suffix(".png"), calibration, LEVEL)
-    log.info("%d cases of %d networks, each bounded by the other parts:", len(cases), len(runs))
+    log.info("%d cases, each part of them bounded by the others:", len(cases))
     for level in LEVELS:
         text = "too few cases"
         if level in results:
@@ -107,11 +107,16 @@ def _read_parts(folder: Path, runs: Sequence[Run]) -> list[list[CalibrationCase]
             f"{folder}: fold {', '.join(sorted(missing))} is not finished; expected a sweep over "
             "data.split.fold that has ended, or a single run, whose val cases then count"
         )
+    if is_run and not runs[0].ids["val"]:
+        raise InputError(
+            f"{folder}: has no val cases (data.split.val=0); calibrate its sweep over "
+            "data.split.fold, or a run with val cases"
+        )
     parts: dict[str, dict[str, list[tuple[float, float]]]]
     parts = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        table = {} if is_run else run.tested
-        if is_run and run.ids["val"]:
+        table = run.tested
+        if is_run:
             table = read_case_values(run.paths.val_cases, run.sha256, run.classes)[""]
         for i, (case, values) in enumerate(table.items()):
             foreground = values[1:] if len(values) > 1 else values

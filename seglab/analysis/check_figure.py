@@ -47,7 +47,7 @@ def draw_annotations(
             predicted |= {p[0].id: p for p in predict_tested(run, ids, trust, data_root)}
     cases, images, targets, preds = zip(*(predicted[o.case.id] for o in ranked), strict=True)
     names = [
-        f"{i}. {o.case.id} {o.class_name}: doubt {o.doubt:.1f}, Dice {o.dice:.3f}"
+        f"{i}. {f'{o.case.id} {o.class_name}'.strip()}: doubt {o.doubt:.1f}, Dice {o.dice:.3f}"
         for i, o in enumerate(ranked, 1)
     ]
     pictures = [*zip(images, preds, strict=True)]

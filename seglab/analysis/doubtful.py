@@ -19,8 +19,9 @@ from seglab.runs.tables import CASE_COLUMNS, CaseKey
 MARGIN = 0.005
 N_SHOWN = 10  # rows of the table of a check and of a report
 NOTE = (
-    "doubt is (1 - Dice) / (1 - confidence), how many times more annotation and prediction differ "
-    "than the network expects; shift is in pixels, positive where the annotation is drawn tighter; "
+    f"doubt is (1 - Dice) / (1 - confidence + {MARGIN}), how many times more annotation and "
+    "prediction differ than the network expects; shift is in pixels, positive where the annotation "
+    "is drawn tighter; "
     "missed and extra are pieces that the prediction, or the annotation, lacks"
 )
 

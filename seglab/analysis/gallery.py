@@ -33,7 +33,7 @@ def make_gallery(
     trust: tuple[str, ...],
     data_root: str | Path | None,
 ) -> dict[str, Any]:
-    """Predict the cases with the lowest mean Dice, and draw them for report.html.
+    """Predict the cases with the lowest mean Dice or confidence, and draw them for report.html.
 
     Of each row the seed with most test cases is shown. If any case is, so are `more_cases`. For
     the other arguments see `report`.
@@ -46,10 +46,15 @@ def make_gallery(
         confidence.append(of_seed.by_case("confidence"))
         for case, value in of_seed.by_case("dice_per_image").items():
             dice[case][number] = value
+
+    def mean_confidence(case: CaseKey) -> float:
+        return statistics.fmean(confidence[number][case] for number in dice[case])
+
     worst_first = sorted(dice, key=lambda case: (statistics.fmean(dice[case].values()), case))
+    doubted_first = sorted(dice, key=lambda case: (mean_confidence(case), case))
     cards: dict[CaseKey, dict[str, Any]] = {}
-    shown = dict.fromkeys([*worst_first[:n_cases], *more_cases]) if n_cases else {}
-    for case in shown:
+    shown = [*worst_first[:n_cases], *doubted_first[:n_cases], *more_cases] if n_cases else []
+    for case in dict.fromkeys(shown):
         by_row = {
             number: {"dice": value, "confidence": confidence[number][case]}
             for number, value in dice[case].items()
@@ -59,7 +64,8 @@ def make_gallery(
     if len(cards) < len(dice):
         doubtful = ", and those of doubtful outlines" if cards else ""
         notes.append(
-            f"shown are the {n_cases} of {len(dice)} cases with the lowest Dice{doubtful}; "
+            f"shown are the {n_cases} of {len(dice)} cases with the lowest Dice, as many with the "
+            f"lowest confidence{doubtful}; "
             "--cases N shows more or fewer"
         )
     drawn_rows = []

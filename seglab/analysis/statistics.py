@@ -190,28 +190,36 @@ def compare_slices(values: np.ndarray, members: np.ndarray, others: np.ndarray) 
 
     `values` is float64 (n,), `members` and `others` are bool (K, n), none of them without a case.
     Intervals are those of `intervals`; p is of a two-sided permutation test of independent samples:
-    9,999 times the cases exchange their values, in the same way for all slices.
+    9,999 times the cases of both exchange their values, and p is twice the smaller tail's share.
     """
-    n = len(values)
     means = np.stack([mean_terms(values, part) for part in members])
     minus = np.stack([mean_terms(-2 * values, part) for part in others])
     # A difference as a mean of two scores: twice that of the slice, minus twice that of the others.
     differences = np.stack([means * [2, 1], minus], 1)
     ends = intervals(np.concatenate([np.stack([means, means], 1), differences]))
     of_members, of_others = (part / part.sum(1, keepdims=True) for part in (members, others))
-    weights = (of_members - of_others).T
+    weights = of_members - of_others
+    known, p = members | others, np.empty(len(members))
+    for used in np.unique(known, axis=0):  # cases without the attribute exchange nothing
+        chosen = (known == used).all(1)
+        p[chosen] = _permute(values[used], weights[chosen][:, used].T)
+    observed = weights @ values
+    rows = np.hstack([ends[: len(p)], observed[:, None], ends[len(p) :], p[:, None]])
+    return [SliceTest(*row) for row in rows.tolist()]
+
+
+def _permute(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return p, (K,), of weighted sums of values, (n,), by weights, (n, K), on permuted values."""
     observed = values @ weights
     rounding = 1e-12 * np.abs(values).max()
-    more, less = np.zeros((2, len(members)), int)
-    random, batch = np.random.default_rng(0), max(1, BATCH_SIZE // n)
+    more, less = np.zeros((2, weights.shape[1]), int)
+    random, batch = np.random.default_rng(0), max(1, BATCH_SIZE // len(values))
     for start in range(0, RESAMPLES, batch):
-        shape = min(batch, RESAMPLES - start), n
+        shape = min(batch, RESAMPLES - start), len(values)
         drawn = random.permuted(np.broadcast_to(values, shape), axis=1) @ weights
         more += (drawn >= observed - rounding).sum(0)
         less += (drawn <= observed + rounding).sum(0)
-    p = np.minimum(1, 2 * (np.minimum(more, less) + 1) / (RESAMPLES + 1))
-    rows = np.hstack([ends[: len(p)], observed[:, None], ends[len(p) :], p[:, None]])
-    return [SliceTest(*row) for row in rows.tolist()]
+    return np.minimum(1, 2 * (np.minimum(more, less) + 1) / (RESAMPLES + 1))
 
 
 def correct_holm(p_values: Sequence[float]) -> list[float]:

@@ -77,14 +77,16 @@ def predict() -> None:
             f"--{kind}", dest="extras", action="append_const", const=kind, help=f"also write {text}"
         )
     add("--background", metavar="FILE", help="an image to put behind cut-outs")
-    text = "review masks whose Dice may be lower; default: 0.8"
+    text = "of --quality: review masks whose Dice may be lower; default: 0.8"
     add("--review-below", metavar="DICE", type=float, help=text)
-    text = "share of images for which the lower bound of Dice holds; default: 0.9"
+    text = "of --quality: share of images for which the lower bound of Dice holds; default: 0.9"
     add("--level", metavar="SHARE", type=float, help=text)
     add("--overwrite", action="store_true", help="replace existing files")
     _add_inference(parser)
     add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
+    if args.keys() & {"review_below", "level"}:
+        args["extras"] = [*args.get("extras", []), "quality"]
 
     from seglab.core.logs import log_to_console
     from seglab.inference.predict import predict

@@ -1,10 +1,9 @@
 """Expected Dice of a mask from its confidence, and a bound for a share of images. No torch."""
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +17,6 @@ from seglab.inference.familiarity import N_FEATURES, Familiarity, conformal_rank
 from seglab.runs.paths import RunPaths, refuse_damaged
 from seglab.runs.tables import parse_number
 from seglab.schema import Inference, read_inference
-
-log = logging.getLogger(__name__)
 
 LEVEL = 0.9  # share of like images for which a lower bound holds, unless another is asked for
 # Added to 1 - confidence, so that a confidence of 1 does not promise a Dice of 1.
@@ -93,6 +90,10 @@ class Calibration:
         expected, bound = self.expected_dice(confidence), self.lower_bound(confidence, level)
         return float(expected), float(bound), self.familiarity.is_familiar(image)
 
+    def holds_for(self, sha256: str, inference: Inference) -> bool:
+        """Whether it was made of this checkpoint, with these settings."""
+        return sha256 in self.networks and inference == self.inference
+
     @cached_property
     def familiarity(self) -> Familiarity:
         """Tells whether an image looks like those that the networks were trained on."""
@@ -144,18 +145,7 @@ def read_calibration(folder: Path) -> Calibration | None:
 def find_calibration(checkpoint: Path, sha256: str, inference: Inference) -> Calibration | None:
     """Find what holds for a run's checkpoint and settings, in its sweep's folder or its own."""
     for folder in reversed(checkpoint.absolute().parents[1:3]):  # the sweep's before the run's
-        found, file = read_calibration(folder), RunPaths(folder).calibration
-        if found and check_calibration(found, file, sha256, inference):
+        found = read_calibration(folder)
+        if found and found.holds_for(sha256, inference):
             return found
     return None
-
-
-@cache  # members of an ensemble share a calibration: one warning for all
-def check_calibration(
-    calibration: Calibration, file: Path, checkpoint_sha256: str, inference: Inference
-) -> bool:
-    """Return whether it holds for a checkpoint and settings; if not, a warning names the file."""
-    holds = checkpoint_sha256 in calibration.networks and inference == calibration.inference
-    if not holds:
-        log.warning("%s: made for other networks or inference settings, so it is not used", file)
-    return holds

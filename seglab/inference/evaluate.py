@@ -89,7 +89,7 @@ def evaluate(
     def on_case(case: ScoredCase) -> None:
         thumbnails.append(thumbnail(case.image))
         attributes.append(describe_case(case.case, case.image, case.target))
-        if model.calibration:
+        if model.calibration and data_root is not None:  # own test cases calibrated it
             assessed.append(_assess(model.calibration, case))
 
     scored = score_cases(model.predictor, cases, model.threshold, model.inference, on_case=on_case)
@@ -225,12 +225,15 @@ def _log_summary(summary: dict[str, Any]) -> None:
     if "quality" in summary:
         values = summary["quality"]
         log.info(
-            "the bound for {level:.0%} of the cases held for {bound_held:.1%}; confidence exceeds "
-            "Dice by {confidence_minus_dice:.3f}, expected Dice by {expected_minus_dice:.3f}; "
-            "{familiar:.0%} look like training images".format(**values)
+            "the bound for {level:.0%} of the cases held for {bound_held:.1%}; on average, "
+            "confidence minus Dice is {confidence_minus_dice:+.3f}, expected Dice minus Dice "
+            "{expected_minus_dice:+.3f}; {familiar:.0%} look like training images".format(**values)
         )
         deviation = math.sqrt(values["level"] * (1 - values["level"]) / summary["n"])
         if values["bound_held"] < values["level"] - 2 * deviation:
-            log.warning("the bound fails on such images: calibrate on some, or look at each mask")
+            log.warning(
+                "the bound fails on such images: train and calibrate with some of them, or look at "
+                "each mask"
+            )
     for warning in summary["warnings"]:
         log.warning("%s", warning)

@@ -17,7 +17,7 @@ from seglab.core.errors import InputError
 from seglab.core.files import expand_user, hash_file
 from seglab.data.classes import Classes, make_classes
 from seglab.data.images import ImageLike, to_array
-from seglab.inference.calibration import LEVEL, Calibration, check_calibration, find_calibration
+from seglab.inference.calibration import LEVEL, Calibration, find_calibration
 from seglab.inference.postprocessing import Prediction, Predictor, class_confidences, predicted_mask
 from seglab.inference.quality import Quality
 from seglab.runs.paths import RunPaths
@@ -157,8 +157,8 @@ def load_onnx_model(file: Path, content: bytes, **inference: bool | None) -> Mod
     classes = make_classes(names, colours, values, f"{file}: ")
     predictor = make_exported_predictor(session, metadata["size"], len(classes.names), settings.tta)
     sha256 = (hashlib.sha256(content).hexdigest(),)
-    calibration, of = metadata.get("calibration"), metadata.get("checkpoint_sha256", "")
-    if calibration and not check_calibration(calibration, file, of, settings):
+    calibration = metadata.get("calibration")
+    if calibration and not calibration.holds_for(metadata.get("checkpoint_sha256", ""), settings):
         calibration = None
     return Model(file, predictor, classes, metadata["threshold"], settings, sha256, calibration)
 

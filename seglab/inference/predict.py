@@ -149,12 +149,11 @@ def _check_quality(
         raise InputError(f"review_below={review_below}: expected a Dice between 0 and 1")
     stored = None
     if model.calibration is None:
-        is_folder = expand_user(path).is_dir()
         log.warning(
-            "%s: is not calibrated, so %s holds confidence alone; first run %s%s",
-            *(path, TABLES[QUALITY]),
-            format_command("calibrate", path if is_folder else "RUN"),
-            "" if is_folder else " and export again",
+            "%s: no calibration was made of these networks with these settings of inference, so "
+            "%s holds confidence alone; make it with %s, of their sweep of folds or of a run with "
+            "val cases (and export again)",
+            *(path, TABLES[QUALITY], format_command("calibrate", "SWEEP")),
         )
     else:
         model.calibration.lower_bound(1.0, level)

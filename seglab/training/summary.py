@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map, save_cases
+from seglab.analysis.statistics import aurc_intervals, intervals
 from seglab.analysis.tables import Table, format_plain
 from seglab.core.commands import format_command, quote_for_shell
 from seglab.core.files import read_csv, read_json, write_csv
@@ -17,7 +18,8 @@ from seglab.data.classes import Classes
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
 from seglab.inference.predictor import make_predictor, tune_threshold
-from seglab.inference.scoring import ScoredCase, baseline_predictors, score_cases
+from seglab.inference.scoring import ScoredCase, Scores, baseline_predictors, score_cases
+from seglab.metrics.scores import mean_terms
 from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
 from seglab.runs.loading import list_targets, parse_config, untrusted_targets
@@ -73,6 +75,7 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
         "val": val,
         "test": test.values,
         "baselines": score_baselines(paths, data),
+        "intervals": {"test": _risk_intervals(test)},
         "calibration": {"test": test.ece_bins.tolist()},
         **({"classes": test.classes} if test.classes else {}),
         "best_epoch": best_epoch,
@@ -80,6 +83,19 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "multiply_adds": multiply_adds(net, data.size),
     }
+
+
+def _risk_intervals(scored: Scores) -> dict[str, list[float]]:
+    """Returns 95 % intervals of `RISK_METRICS` over cases; classes are averaged as in scores."""
+    rows = [row for row in scored.rows if not scored.classes or row["class"] in scored.classes]
+    n_classes = max(1, len(scored.classes))
+    confidence, dice = (
+        np.array([row[name] for row in rows]).reshape(-1, n_classes).T
+        for name in ("confidence", "dice_per_image")
+    )
+    aurc, oracle = aurc_intervals(np.stack([confidence, dice]), dice).tolist()
+    (chance,) = intervals(mean_terms(1 - dice, np.ones(dice.shape, bool))[None]).tolist()
+    return {"aurc": aurc, "aurc_random": chance, "aurc_oracle": oracle}
 
 
 def score_baselines(paths: RunPaths, data: SegmentationDataModule) -> dict[str, dict[str, float]]:

@@ -74,7 +74,7 @@ def test_a_sweep_is_calibrated_on_its_out_of_fold_cases(
         found = [row[name] for name in ("coverage", "bound", "gap")]
         assert found == pytest.approx(means, rel=1e-12)
     for line in (
-        "20 cases of 2 networks, each bounded by the other parts:",
+        "20 cases, each part of them bounded by the others:",
         f"bound for 80%: held for {stored['0.8']['coverage']:.1%}, mean ",
         "bound for 95%: too few cases",
     ):
@@ -111,7 +111,7 @@ def test_a_run_is_calibrated_on_its_val_cases(
     shutil.copy(run / "test_cases.csv", run / "val_cases.csv")
     ended = script("calibrate", run)
     assert ended.code == 0, ended.err
-    assert "10 cases of 1 networks" in caplog.text
+    assert "10 cases, each part of them" in caplog.text
     calibration = read_calibration(run)
     assert [case.id for case in calibration.cases] != [row["id"] for row in rows]
     assert {case.id for case in calibration.cases} == {row["id"] for row in rows}

@@ -51,10 +51,10 @@ def coarse(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).reduce(5), float)
 
 
-def stored(row: Path) -> dict[str, float]:
-    """Dice of each case of both folds of a row."""
+def stored(row: Path, column: str = "dice_per_image") -> dict[str, float]:
+    """A score of each case of both folds of a row."""
     cases = [case for fold in "01" for case in read_csv(row / fold / "test_cases.csv")]
-    return {case["id"]: float(case["dice_per_image"]) for case in cases}
+    return {case["id"]: float(case[column]) for case in cases}
 
 
 def test_numbers_are_those_of_compare_and_of_the_runs(
@@ -213,7 +213,9 @@ def test_the_worst_cases_are_shown(swept: Path, tmp_path: Path, script: Script) 
     lowest = sorted(dice, key=lambda id: (dice[id], id))[:5]
     ids = [card["id"] for card in gallery["cases"]]
     doubtful = [cells[0] for cells in read_page(out)["doubtful"]["body"]]
-    assert ids[:5] == lowest and {*ids} == {*lowest, *doubtful} and len(doubtful) == 10
+    confidence = stored(swept / "one", "confidence")
+    doubted = sorted(confidence, key=lambda id: (confidence[id], id))[:5]
+    assert ids[:5] == lowest and {*ids} == {*lowest, *doubted, *doubtful} and len(doubtful) == 10
     assert all("image" in card for card in gallery["cases"])
 
 

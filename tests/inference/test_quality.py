@@ -121,10 +121,11 @@ def test_without_a_calibration_there_is_confidence_alone(
     predicting_runs: tuple[Path, Path], pictures: Path, script: Callable[..., Ended]
 ) -> None:
     out, run = pictures.parent / "out", predicting_runs[0]
-    options = ["--quality", "--overlays"]
+    options = ["--review-below", 0.7, "--overlays"]  # which means --quality
     ended = script("predict", run, pictures / "b", "--out", out, *options)
     warning, last = ended.err.splitlines()
-    assert warning.startswith(f"{run}: is not calibrated") and f"calibrate.py {run}" in warning
+    assert warning.startswith(f"{run}: no calibration was made of these networks")
+    assert "calibrate.py SWEEP" in warning
     assert (ended.code, last) == (0, f"{out}: 2 predicted, 0 there already")
     model = load_model(run)
     for row in read_csv(out / "quality.csv"):
