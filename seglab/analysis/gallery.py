@@ -39,33 +39,27 @@ def make_gallery(
     the other arguments see `report`.
     """
     seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
-    dice: dict[CaseKey, dict[int, float]] = defaultdict(dict)
-    confidence: list[dict[CaseKey, float]] = []
+    scores: dict[CaseKey, dict[int, dict[str, Any]]] = defaultdict(dict)
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
         of_seed = replace(row, case_values={seed: row.case_values[seed]})
-        confidence.append(of_seed.by_case("confidence"))
-        for case, value in of_seed.by_case("dice_per_image").items():
-            dice[case][number] = value
+        confidence = of_seed.by_case("confidence")
+        for case, dice in of_seed.by_case("dice_per_image").items():
+            scores[case][number] = {"dice": dice, "confidence": confidence[case]}
 
-    def mean_confidence(case: CaseKey) -> float:
-        return statistics.fmean(confidence[number][case] for number in dice[case])
+    def find_lowest(name: str) -> list[CaseKey]:
+        means = {case: statistics.fmean(s[name] for s in scores[case].values()) for case in scores}
+        return sorted(means, key=lambda case: (means[case], case))[:n_cases]
 
-    worst_first = sorted(dice, key=lambda case: (statistics.fmean(dice[case].values()), case))
-    doubted_first = sorted(dice, key=lambda case: (mean_confidence(case), case))
-    cards: dict[CaseKey, dict[str, Any]] = {}
-    shown = [*worst_first[:n_cases], *doubted_first[:n_cases], *more_cases] if n_cases else []
-    for case in dict.fromkeys(shown):
-        by_row = {
-            number: {"dice": value, "confidence": confidence[number][case]}
-            for number, value in dice[case].items()
-        }
-        cards[case] = {"id": case.id, "diagnosis": case.diagnosis, "rows": by_row}
+    chosen = [*find_lowest("dice"), *find_lowest("confidence"), *more_cases] if n_cases else []
+    cards: dict[CaseKey, dict[str, Any]] = {
+        case: {"id": case.id, "diagnosis": case.diagnosis, "rows": scores[case]}
+        for case in dict.fromkeys(chosen)
+    }
     notes = []
-    if len(cards) < len(dice):
-        doubtful = ", and those of doubtful outlines" if cards else ""
+    if len(cards) < len(scores):
+        others = ", as many with the lowest confidence, and doubtful outlines" if cards else ""
         notes.append(
-            f"shown are the {n_cases} of {len(dice)} cases with the lowest Dice, as many with the "
-            f"lowest confidence{doubtful}; "
+            f"shown are the {n_cases} of {len(scores)} cases with the lowest Dice{others}; "
             "--cases N shows more or fewer"
         )
     drawn_rows = []

@@ -73,7 +73,7 @@ def report(
         trust: Names of code that configs may hold, as in `open_run`.
         versus: Pairs of rows for paired tests of Dice, as in `compare`.
         data_root: Where the runs' data is today; None for where it was.
-        cases: Number of test cases to show, those with the lowest Dice.
+        cases: Number of test cases to show with the lowest Dice, and with the lowest confidence.
 
     Returns:
         The file.

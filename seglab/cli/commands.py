@@ -117,10 +117,11 @@ def evaluate() -> None:
     _add_inference(parser)
     add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    from seglab.core.logs import log_once
     from seglab.inference.evaluate import evaluate
 
+    log_once()
     evaluate(**args)
 
 
@@ -133,10 +134,11 @@ def calibrate() -> None:
     parser.add_argument("--moved-to", metavar="ROOT", help=MOVED_TO)
     add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.analysis.calibrate import calibrate
+    from seglab.core.logs import log_once
 
+    log_once()
     calibrate(**args)
 
 
@@ -192,15 +194,16 @@ def report() -> None:
     add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
     add("--out", metavar="FILE", help="default: report.html in the folder")
     add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=MOVED_TO)
-    text = "show the N test cases with the lowest Dice (24)"
+    text = "show N test cases with the lowest Dice, and N with the lowest confidence (24)"
     add("--cases", metavar="N", type=int, help=text)
     _add_versus(parser)
     add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from seglab.analysis.report import report
+    from seglab.core.logs import log_once
 
+    log_once()
     report(**args)
 
 
@@ -221,10 +224,11 @@ def reproduce() -> None:
     add("--tolerance", metavar="X", type=float, help=text)
     add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    from seglab.core.logs import log_once
     from seglab.training.reproduce import reproduce
 
+    log_once()
     sys.exit(reproduce(**args))
 
 

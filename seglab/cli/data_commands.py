@@ -134,17 +134,19 @@ def _check_annotations(scan: "Scan", args: argparse.Namespace) -> list[dict[str,
     from seglab.analysis.check_figure import draw_annotations
     from seglab.analysis.doubtful import make_doubt_table, rank_current_annotations
     from seglab.analysis.tables import format_plain
+    from seglab.core.logs import log_once
     from seglab.runs.records import find_runs
 
+    log_once()
     runs = find_runs([args.runs])
     ranked, notes = rank_current_annotations(scan, runs)
     table = make_doubt_table(ranked)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(format_plain(table._replace(notes=[*table.notes, *notes]), width))
     if args.show:
-        shown = ranked[: args.show]
-        draw_annotations(args.figure, shown, runs, tuple(args.trust or ()), scan.root)
-        print(f"look at {args.figure}: {len(shown)} annotations (dashed) and predictions")
+        first = ranked[: args.show]
+        draw_annotations(args.figure, first, runs, tuple(args.trust or ()), scan.root)
+        print(f"look at {args.figure}: {len(first)} annotations (dashed) and predictions")
     return [found.to_json() for found in ranked]
 
 

@@ -21,6 +21,19 @@ class _Console(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+def log_once() -> None:
+    """Sends messages to the terminal, equal ones once: runs of a sweep read the same data."""
+    handler, seen = logging.StreamHandler(), set[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message, before = record.getMessage(), len(seen)
+        seen.add(message)
+        return len(seen) > before
+
+    handler.addFilter(is_new)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+
+
 @contextmanager
 def log_to_console(log: logging.Logger) -> Iterator[None]:
     """Sends the messages of a logger to the terminal while the body runs."""
