@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.tiny import REPO, Ended, refused, write_tiny_ph2
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
@@ -86,6 +87,13 @@ def test_errors_of_users_are_told_from_bugs(error: Exception, line: str | None) 
     assert found is None if line is None else found is not None and found.startswith(line)
 
 
+def test_a_batch_too_small_for_batchnorm_is_the_users() -> None:
+    with pytest.raises(ValueError) as refused:
+        torch.nn.BatchNorm2d(1)(torch.zeros(1, 1, 1, 1))
+    found = find_input_error(refused.value)
+    assert found is not None and found.startswith("data.batch_size: leaves one training case")
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -121,6 +129,8 @@ def test_main_functions_end_with_one_line(
     [
         (b"task:\n\toptimizer:\n", ["own.yaml", "line 2", "indent by blanks"]),
         (b"# @package _global_\nname: [a\nseed: 1\n", ["own.yaml", "line 3"]),
+        (b"# @package _global_\nname: M\xfcller\n", ["own.yaml, line 2: is no UTF-8"]),
+        (b"# @package _global_\ndefaults: [own]\n", ["names itself in its defaults"]),
         (b"seed: 5\n", ["experiment=own: own.yaml does not begin with '# @package _global_'"]),
         ("\ufeff# @package _global_\nseed: 5\n".encode(), ["own.yaml does not begin", "no BOM"]),
     ],

@@ -46,6 +46,16 @@ def find_input_error(error: BaseException) -> str | None:
     if isinstance(error, YAMLError):  # its text names file and line
         tab = "; indent by blanks" if "'\\t'" in str(error) else ""
         return f"no YAML: {error}{tab}"
+    if isinstance(error, UnicodeDecodeError):
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if "full_path" in frame.f_locals:  # of Hydra 1.3, which reads configs as UTF-8
+                line = error.object[: error.start].count(b"\n") + 1
+                return f"{frame.f_locals['full_path']}, line {line}: is no UTF-8; save it as UTF-8"
+    frames = str(traceback.extract_tb(error.__traceback__))
+    if isinstance(error, RecursionError) and "create_defaults_list" in frames:  # of Hydra 1.3
+        return "a config file names itself in its defaults; give a file of your own another name"
+    if "more than 1 value per channel" in str(error):  # of BatchNorm in torch 2.13
+        return "data.batch_size: leaves one training case for a batch, too little; choose another"
     if str(error).startswith("Only one of --"):  # raised by Hydra about its own options
         return str(error)
     if str(error).startswith("Config group override must be"):  # Hydra 1.3, of group=null
