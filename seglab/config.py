@@ -1,6 +1,7 @@
 """What a config may hold: checked as a whole, before anything is built."""
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -95,35 +96,6 @@ def is_encoder_unet(model: Mapping[str, Any]) -> bool:
     return name.startswith("seglab.networks.") and name.endswith(".EncoderUNet")
 
 
-def config_differences(then: Any, now: Any) -> list[str]:
-    """Describes keys with other values, 'seed: 1 then, 2 now', of what matters to a result."""
-    then, now = result_settings(then), result_settings(now)
-    return [
-        f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
-        # What was given comes before what is derived of it.
-        for key in sorted({*then, *now}, key=lambda key: (key.count("."), key))
-        if key not in then or key not in now or then[key] != now[key]
-    ]
-
-
-def result_settings(config: Any) -> dict[str, Any]:
-    """Returns the values by dotted key that matter to a result."""
-    flat = flatten({key: value for key, value in config.items() if key != "logger"})
-    flat.pop("data.cache_dir", None)
-    run_dir = flat.get("run_dir", "run_dir")
-    return flat | {key: "run_dir" for key, value in flat.items() if value == run_dir}
-
-
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested dictionaries by dotted key; a list is one value."""
-    if not isinstance(node, dict):
-        return {prefix: node}
-    flat: dict[str, Any] = {} if node else {prefix: {}}
-    for key, value in node.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
 def _check_arguments(node: Any, where: str) -> None:
     """Holds every `_target_` and its arguments against the signature of what it names."""
     if isinstance(node, list):
@@ -195,7 +167,7 @@ def _check_sections(config: dict[str, Any]) -> None:
 
 def _check_scalars(config: dict[str, Any]) -> None:
     """Checks numbers, texts and paths one by one."""
-    values = flatten(config)
+    values = schema.flatten(config)
     for key, kind, least, most, null, number in schema.NUMBERS:
         check_number(key, values.get(key), kind, least, most, null, number)
     for key, kind, least, most, null, number in schema.OPTIONAL_NUMBERS:
@@ -218,12 +190,37 @@ def _check_data(data: dict[str, Any]) -> None:
     make_classes(data["classes"], data["colours"], data.get("lesion_values"))  # checks these
     if not isinstance(data.get("find_duplicates", True), bool):
         raise InputError(f"data.find_duplicates={data['find_duplicates']}: expected true or false")
+    _check_sets(data)
     file, fold = data["split"]["file"], data["split"]["fold"]
     if file is not None and fold is not None:
         raise InputError(
             f"data.split.fold={fold}: a split from data.split.file={file} has no folds to choose "
             "from; give one of the two"
         )
+
+
+def _check_sets(data: dict[str, Any]) -> None:
+    """Checks `data.sets`, the settings of several data sets by name."""
+    limits = {number[0]: number for number in schema.NUMBERS}
+    for name, own in (data.get("sets") or {}).items():
+        where = f"data.sets.{name}"
+        if not re.fullmatch(r"[\w-]+", str(name)) or not isinstance(own, dict):
+            raise InputError(
+                f"{where}={own}: expected a name of letters, digits, '_' and '-', and keys, such "
+                "as data.sets.mine.root=FOLDER"
+            )
+        _check_keys(own, f"{where}.", schema.SET_KEYS, ("root",))
+        if not isinstance(own["root"], str) or not own["root"]:
+            raise InputError(f"{where}.root={own['root']}: expected a folder, below data.root or /")
+        check_number(f"{where}.weight", own.get("weight", 1), int, 1, 1000, False, 3)
+        split = own.get("split", {})
+        if not isinstance(split, dict):
+            raise InputError(f"{where}.split={split}: expected keys, as those of data.split")
+        _check_keys(split, f"{where}.split.", [key for key in schema.SPLIT_KEYS if key != "file"])
+        for key, value in split.items():
+            _, kind, least, most, null, example = limits[f"data.split.{key}"]
+            least = 0 if key == "test" else least  # a set may be for training alone
+            check_number(f"{where}.split.{key}", value, kind, least, most, null, example)
 
 
 def _check_trainer(trainer: dict[str, Any]) -> None:
@@ -252,13 +249,15 @@ def _refuse_test_values(config: dict[str, Any]) -> None:
 
 
 def _check_folders(config: dict[str, Any]) -> None:
-    root = config["data"]["root"]
+    from seglab.data.sets import find_roots  # imports SciPy
+
     for key, folder in (
         ("hydra.run.dir", config["run_dir"]),
         ("data.cache_dir", config["data"]["cache_dir"]),
     ):
-        if Path(folder).resolve().is_relative_to(Path(root).resolve()):
-            raise InputError(f"{key}={folder}: expected a folder outside the data, {root}")
+        for root in find_roots(config["data"]).values():
+            if Path(folder).resolve().is_relative_to(root.resolve()):
+                raise InputError(f"{key}={folder}: expected a folder outside the data, {root}")
 
 
 def _check_inference(inference: Any, data: dict[str, Any]) -> None:

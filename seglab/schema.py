@@ -14,6 +14,7 @@ SECTIONS = (
     *("name", "seed", "init", "monitor", "monitor_mode", "run_dir", "inference"),
     *TARGET_SECTIONS,
 )
+SET_KEYS = ("root", "cases", "mask_suffix", "lesion_values", "split", "weight")
 SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
 
 # Arguments of Lightning's Trainer that `build` gives it.
@@ -134,3 +135,32 @@ def describe_unknown_key(key: str, known: Iterable[Any]) -> str:
         if re.match(rf"({pattern})(\.|$)", key):
             return f"{key}: unknown config key; {instead}"
     return f"{key}: unknown config key; expected one of {', '.join(map(str, known))}"
+
+
+def config_differences(then: Any, now: Any) -> list[str]:
+    """Describes keys with other values, 'seed: 1 then, 2 now', of what matters to a result."""
+    then, now = result_settings(then), result_settings(now)
+    return [
+        f"{key}: {then.get(key, 'not there')} then, {now.get(key, 'not there')} now"
+        # What was given comes before what is derived of it.
+        for key in sorted({*then, *now}, key=lambda key: (key.count("."), key))
+        if key not in then or key not in now or then[key] != now[key]
+    ]
+
+
+def result_settings(config: Any) -> dict[str, Any]:
+    """Returns the values by dotted key that matter to a result."""
+    flat = flatten({key: value for key, value in config.items() if key != "logger"})
+    flat.pop("data.cache_dir", None)
+    run_dir = flat.get("run_dir", "run_dir")
+    return flat | {key: "run_dir" for key, value in flat.items() if value == run_dir}
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dictionaries by dotted key; a list is one value."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    flat: dict[str, Any] = {} if node else {prefix: {}}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -16,7 +16,7 @@ from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map
 from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.data.cache import hash_cases, hash_files
-from seglab.data.cases import Case, with_classes
+from seglab.data.cases import Case
 from seglab.data.classes import ONE_CLASS, Classes
 from seglab.runs.records import Run, open_run
 from seglab.runs.tables import CaseKey
@@ -127,8 +127,7 @@ def predict_tested(
     model = load_run_model(opened, trust)
     found = [case for case in read_cases(opened) if case.id in ids]
     hashes = hash_cases(found, hash_files(found))
-    unchanged = [case for case in found if hashes[case.id] == run.sha256[case.id]]
-    cases = with_classes(unchanged, model.classes)
+    cases = [case for case in found if hashes[case.id] == run.sha256[case.id]]
     for case, image, target, prediction in predict_cases(model.predictor, cases, run.folder.name):
         yield case, image, target, model.make_mask(prediction.prob)
 

@@ -19,13 +19,14 @@ class Case:
     """One image with its mask.
 
     Attributes:
-        id: Unique in its data set.
+        id: Unique in a run.
         image: The image's file.
         mask: The mask's file.
         diagnosis: Splits are stratified by it; 'unknown' where no table states it.
         patient: The patient's name or number; empty where no table states it.
         tables: The files that diagnosis and patient were read from.
         classes: The classes that the mask distinguishes.
+        set: Name of its data set in a run of several, else empty.
         attributes: What else tables state, by name, e.g. {'asymmetry': 'fully symmetric'}; scores
             are shown by it.
     """
@@ -37,6 +38,7 @@ class Case:
     patient: str = ""
     tables: tuple[Path, ...] = field(default=(), compare=False)
     classes: Classes = field(default=ONE_CLASS, compare=False)
+    set: str = field(default="", compare=False)
     attributes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 

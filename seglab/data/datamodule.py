@@ -1,6 +1,5 @@
 """The DataModule: cases, cache, split and batches."""
 
-import inspect
 import logging
 import os
 import signal
@@ -17,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from seglab.core.errors import InputError
 from seglab.core.files import hash_json
 from seglab.data.cache import Cache, open_cache
-from seglab.data.cases import Case, with_classes
+from seglab.data.cases import Case
 from seglab.data.checks import describe_checks, describe_split
 from seglab.data.classes import ONE_CLASS, make_classes
 from seglab.data.duplicates import equal_files
+from seglab.data.sets import join_caches, join_splits, name_cases, read_sets
 from seglab.data.splits import Split, load_split, make_split
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ class CachedDataset(Dataset):
 
 
 class SegmentationDataModule(LightningDataModule):
-    """Loads and splits a data set.
+    """Loads and splits a data set, or several.
 
     A batch is a dict: `image` float (N, 3, S, S) in [0, 1], `mask` float (N, 1, S, S) of class
     numbers, `index` int64 (N,) the row of each case, `id` a list of N case ids.
 
     Args:
         cases: Function from the root folder to the cases (`seglab.data.layouts`).
-        root: The data's folder.
+        root: The data's folder; of several sets the one that those are relative to.
         size: Edge of the square network input, in pixels.
         batch_size: Training images in a batch, over all devices.
         eval_batch_size: Images in a batch of val and test.
@@ -71,6 +71,9 @@ class SegmentationDataModule(LightningDataModule):
             `same_pictures`; if not, only image files of equal content do.
         mask_suffix: What names of masks end with, for `cases`; None to recognise it.
         lesion_values: Values of one class in mask files, as in `Classes`.
+        sets: Several data sets by name: of each its `root` and what differs for it, see
+            `seglab.data.sets.read_sets`, of `split`, too, and as `weight` how often each of its
+            training images comes in an epoch, by default once. None for one set.
     """
 
     def __init__(
@@ -90,16 +93,30 @@ class SegmentationDataModule(LightningDataModule):
         lesion_values: Sequence[int] | str | None = None,
         find_duplicates: bool = True,
         mask_suffix: str | None = None,
+        sets: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
-        if not callable(cases):
-            raise InputError(f"data.cases={cases}: expected a function, see conf/data")
+        self.sets = sets or {}
+        for function in (cases, *(own["cases"] for own in self.sets.values() if "cases" in own)):
+            if not callable(function):
+                raise InputError(f"data.cases={function}: expected a function, see conf/data")
         if augment is not None and not callable(augment):
             raise InputError(
                 f"data.augment={augment}: expected null or a callable (image, mask, generator)"
             )
         self.classes = make_classes(classes, colours, lesion_values)
-        self.read_cases = with_mask_suffix(cases, mask_suffix)
+        self.read_sets = partial(
+            read_sets,
+            {
+                "root": root,
+                "cases": cases,
+                "mask_suffix": mask_suffix,
+                "classes": classes,
+                "colours": colours,
+                "lesion_values": lesion_values,
+                "sets": sets,
+            },
+        )
         self.root = root
         self.size = size
         self.batch_size = batch_size
@@ -118,17 +135,11 @@ class SegmentationDataModule(LightningDataModule):
         """Reads the cases, opens the cache and splits. A second call does nothing."""
         if self.cases:
             return
-        cases = with_classes(self.read_cases(self.root), self.classes)
-        self.cache = open_cache(cases, self.size, self.cache_dir)
-        groups = self.cache.groups
-        if not self.find_duplicates:
-            groups = equal_files([self.cache.files[case.image] for case in cases])
-        settings = dict(self.split_settings)
-        file = settings.pop("file")
-        if file is None:
-            self.split = make_split(cases, groups, self.cache.sha256, **settings)
-        else:
-            self.split = load_split(file, cases, groups, self.cache.sha256)
+        sets = self.read_sets()
+        caches = {name: open_cache(own, self.size, self.cache_dir) for name, own in sets.items()}
+        self.cache = join_caches(caches, self.cache_dir)
+        cases = name_cases(sets)
+        self.split = self._make_split(sets, caches, cases)
         self.cases = cases
         checks = self.cache.checks
         for warning in (
@@ -140,6 +151,27 @@ class SegmentationDataModule(LightningDataModule):
         left_out = len(cases) - sum(map(len, (self.split.train, self.split.val, self.split.test)))
         if left_out:
             log.info("the split leaves out %d cases", left_out)
+
+    def _make_split(
+        self, sets: dict[str, list[Case]], caches: dict[str, Cache], cases: list[Case]
+    ) -> Split:
+        file = self.split_settings["file"]
+        groups = self._group(self.cache, cases)
+        if file is not None:
+            return load_split(file, cases, groups, self.cache.sha256)
+        splits = {}
+        for name, own in sets.items():
+            settings = self.split_settings | dict(self.sets.get(name, {}).get("split", {}))
+            settings.pop("file")
+            of_set = self._group(caches[name], own)
+            splits[name] = make_split(own, of_set, caches[name].sha256, **settings)
+        return join_splits(splits, cases, groups)
+
+    def _group(self, cache: Cache, cases: Sequence[Case]) -> list[int]:
+        """Returns a number for each case, equal for those of the same picture."""
+        if self.find_duplicates:
+            return cache.groups
+        return equal_files([cache.files[case.image] for case in cases])
 
     def files(self) -> dict[str, str]:
         """SHA-256 of every file that was read, by its path below the root."""
@@ -157,7 +189,10 @@ class SegmentationDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of train, in an order that depends only on seed and epoch."""
         rank, world = self._rank_and_world()
-        dataset = CachedDataset(self.cache, self.cases, self.subset_indices("train"))
+        rows = self.subset_indices("train")
+        weights = [self.sets.get(self.cases[row].set, {}).get("weight", 1) for row in rows]
+        rows = [row for row, n in zip(rows, weights, strict=True) for _ in range(n)]
+        dataset = CachedDataset(self.cache, self.cases, rows)
         size = self.batch_size // world
         sampler: DistributedSampler = DistributedSampler(
             dataset, world, rank, shuffle=True, seed=self.seed
@@ -218,20 +253,6 @@ class SegmentationDataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
-
-
-def with_mask_suffix(
-    cases: Callable[..., list[Case]], mask_suffix: str | None
-) -> Callable[[str], list[Case]]:
-    """Gives a function such as `find_cases` the suffix of masks' names, where one is set."""
-    if mask_suffix is None:
-        return cases
-    if "mask_suffix" not in inspect.signature(cases).parameters:
-        raise InputError(
-            f"data.mask_suffix={mask_suffix}: this data set (data.cases) has names of its own; set "
-            "it to null"
-        )
-    return partial(cases, mask_suffix=mask_suffix)
 
 
 def files_below(root: str | Path, files: Mapping[Path, str]) -> dict[str, str]:

@@ -77,7 +77,7 @@ def make_split(
         groups: A number for each case, equal for equal pictures (`same_pictures`).
         sha256: Hash of each case's files, by id.
         val: Share of the cases outside test to hold out as val; 0 for none.
-        test: Share of all cases to test, without folds.
+        test: Share of all cases to test, without folds; 0 for none.
         seed: Seed of the order.
         fold: Number of the fold to test, from 0; None to hold out the share `test`.
         folds: Number of folds.
@@ -88,7 +88,7 @@ def make_split(
     sequence = _order_groups(cases, groups, seed)
     n_test: float
     if fold is None:
-        n_test = max(1, round(test * len(cases)))
+        n_test = max(1, round(test * len(cases))) if test else 0
         tested, rest = _take(sequence, n_test)
         protocol = f"holdout, {test:.0%} test, {val:.0%} of the rest val"
     else:
@@ -110,7 +110,8 @@ def make_split(
         seed=seed,
         sha256=dict(sorted(sha256.items())),
     )
-    if not split.train or not split.test or (fold is not None and len(sequence) < folds):
+    is_too_small = not split.train or (n_test and not split.test)
+    if is_too_small or (fold is not None and len(sequence) < folds):
         largest = max(sequence, key=len, default=[])
         reason = ""
         if len(largest) > 1:
@@ -135,9 +136,7 @@ def load_split(
     case's files have changed, or cases of one picture or patient are in different subsets.
     """
     split = read_split(path)
-    group_by_id = dict(
-        zip((case.id for case in cases), _merge_patients(cases, groups), strict=True)
-    )
+    group_by_id = dict(zip((case.id for case in cases), merge_patients(cases, groups), strict=True))
     seen: set[str] = set()
     first: dict[int, tuple[str, str]] = {}  # id and subset of the first case of each group
     for subset in ("train", "val", "test"):
@@ -190,7 +189,7 @@ def read_split(path: str | Path) -> Split:
 def _order_groups(cases: Sequence[Case], groups: Sequence[int], seed: int) -> Groups:
     """Orders groups of cases that must stay together, so that diagnoses are spread evenly."""
     members = defaultdict(list)
-    for case, number in zip(cases, _merge_patients(cases, groups), strict=True):
+    for case, number in zip(cases, merge_patients(cases, groups), strict=True):
         members[number].append(case)
     strata = defaultdict(list)
     for group in members.values():
@@ -204,7 +203,7 @@ def _order_groups(cases: Sequence[Case], groups: Sequence[int], seed: int) -> Gr
     return [group for _, _, group in sorted(ranked, key=lambda entry: entry[:2])]
 
 
-def _merge_patients(cases: Sequence[Case], groups: Sequence[int]) -> list[int]:
+def merge_patients(cases: Sequence[Case], groups: Sequence[int]) -> list[int]:
     """Joins groups of equal pictures that share a patient: a number for each case, as `groups`."""
     merged = np.arange(len(cases))
     first: dict[int | str, int] = {}

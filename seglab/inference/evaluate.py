@@ -20,10 +20,9 @@ from seglab.data.attributes import describe_case
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
 from seglab.data.checks import MIN_TEST_CASES, check_masks, describe_oddities
-from seglab.data.classes import Classes
-from seglab.data.datamodule import with_mask_suffix
 from seglab.data.duplicates import thumbnail
 from seglab.data.layouts import find_cases
+from seglab.data.sets import find_roots, name_cases, read_sets
 from seglab.inference.calibration import LEVEL, Calibration
 from seglab.inference.models import Model, ensemble, find_members, make_model
 from seglab.inference.scoring import ScoredCase, Scores, score_cases
@@ -79,7 +78,7 @@ def evaluate(
     models = [load_run_model(run, trust, **inference) for run in runs]
     model = ensemble(models)
     if data_root is None:
-        cases = _read_test_cases(runs, model.classes)
+        cases = _read_test_cases(runs)
     else:
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
     thumbnails: list[np.ndarray] = []
@@ -125,8 +124,8 @@ def _new_folder(run: Run, data_root: str | Path | None) -> Path:
     return run.paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
 
-def _read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
-    """Read the test cases that runs share, with masks that distinguish `classes`.
+def _read_test_cases(runs: list[Run]) -> list[Case]:
+    """Read the test cases that runs share.
 
     Raises an InputError if the runs differ in their test cases, or a case is missing or changed.
     """
@@ -139,7 +138,7 @@ def _read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
                 "with --data"
             )
     by_id = {case.id: case for case in read_cases(run)}
-    cases = with_classes([by_id[id] for id in tested if id in by_id], classes)
+    cases = [by_id[id] for id in tested if id in by_id]
     hashes = hash_cases(cases, hash_files(cases))
     changed = [id for id in tested if hashes.get(id) != tested[id]]
     if changed:
@@ -152,21 +151,36 @@ def _read_test_cases(runs: list[Run], classes: Classes) -> list[Case]:
 
 
 def read_cases(run: Run) -> list[Case]:
-    """Read the cases of the data set that a run was trained on.
+    """Read the cases of the data that a run was trained on, of all its sets."""
+    return name_cases(read_run_sets(run))
+
+
+def read_run_sets(run: Run) -> dict[str, list[Case]]:
+    """Read the data sets that a run was trained on, as `seglab.data.sets.read_sets` does.
 
     Raises an InputError if they are not there, with the command that says where they are.
     """
     data = run.config["data"]
-    # A synthetic set is in PH2's layout, and its own reader would draw it where it is missing.
-    is_synthetic = data["cases"]["_target_"].endswith(".synthetic_cases")
-    read = find_cases if is_synthetic else instantiate(data["cases"])
-    if not Path(data["root"]).is_dir():
-        command = quote_for_shell(*current_command(), "--moved-to", "FOLDER")
-        raise InputError(
-            f"{data['root']}: no such folder; if the data of {run.folder} was moved, name its "
-            f"folder: {command}"
-        )
-    return with_mask_suffix(read, data.get("mask_suffix"))(data["root"])
+    for root in find_roots(data).values():
+        if not root.is_dir():
+            command = quote_for_shell(*current_command(), "--moved-to", "FOLDER")
+            raise InputError(
+                f"{root}: no such folder; if the data of {run.folder} was moved, name the folder "
+                f"that stands for data.root={data['root']}: {command}"
+            )
+    return read_sets(_with_readers(data))
+
+
+def _with_readers(data: dict[str, Any]) -> dict[str, Any]:
+    """Replace `cases` in a section of a config, and in its sets, by the functions that it names."""
+    changed = dict(data)
+    if "cases" in data:
+        # A synthetic set is in PH2's layout, and its own reader would draw it where it is missing.
+        is_synthetic = data["cases"]["_target_"].endswith(".synthetic_cases")
+        changed["cases"] = find_cases if is_synthetic else instantiate(data["cases"])
+    if data.get("sets"):
+        changed["sets"] = {name: _with_readers(own) for name, own in data["sets"].items()}
+    return changed
 
 
 def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | None) -> Model:

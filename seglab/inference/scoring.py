@@ -1,10 +1,10 @@
 """Scores at native resolution, for networks and for trivial baselines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from skimage.color import rgb2gray
@@ -35,6 +35,7 @@ from seglab.metrics.scores import (
 )
 from seglab.schema import DEFAULT_INFERENCE, Inference
 
+T = TypeVar("T")
 _CASE_METRICS = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
 _SET_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, "confidence", "dice_per_image")
 
@@ -143,6 +144,35 @@ def score_cases(
     return Scores(rows, values, bins, by_class if classes.is_multiclass else {})
 
 
+def score_sets(
+    predict: Predictor,
+    cases: Sequence[Case],
+    threshold: float,
+    inference: Inference = DEFAULT_INFERENCE,
+    name: str = "scoring",
+    on_case: Callable[[ScoredCase], None] | None = None,
+) -> dict[str, Scores]:
+    """Score the cases of each data set apart, as `score_cases` does; by `Case.set`."""
+    by_set: dict[str, list[Case]] = {}
+    for case in cases:
+        by_set.setdefault(case.set, []).append(case)
+    return {
+        data_set: score_cases(
+            predict, own, threshold, inference, f"{name} {data_set}".rstrip(), on_case
+        )
+        for data_set, own in by_set.items()
+    }
+
+
+def join_sets(by_set: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """Join values by name; those of a set that has a name get it in front: 'ph2/dice_per_image'."""
+    return {
+        f"{data_set}/{name}" if data_set else name: value
+        for data_set, values in by_set.items()
+        for name, value in values.items()
+    }
+
+
 def _score_set(
     rows: list[dict[str, Any]], classes: Classes
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
@@ -174,6 +204,7 @@ def _score_case(
         rows.append(
             {
                 "id": case.id,
+                **({"set": case.set} if case.set else {}),
                 "diagnosis": case.diagnosis,
                 **({"class": class_name} if case.classes.is_multiclass else {}),
                 **dict(zip(PIXEL_COUNTS, counts.tolist(), strict=True)),

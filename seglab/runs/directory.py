@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.config import check_values, config_differences, resolve_config
+from seglab.config import check_values, resolve_config
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, name_some
 from seglab.core.files import (
     expand_user,
@@ -35,6 +35,7 @@ from seglab.runs.overrides import format_resumption
 from seglab.runs.paths import FORMAT, RunPaths, check_format, refuse_damaged
 from seglab.runs.records import read_data_files
 from seglab.runs.thumbnails import SeenCases, write_thumbnails
+from seglab.schema import config_differences
 
 log = logging.getLogger("seglab")
 

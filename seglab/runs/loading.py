@@ -29,11 +29,11 @@ LinearLR MultiStepLR OneCycleLR PolynomialLR ReduceLROnPlateau StepLR"""
 # Not ModelCheckpoint, which writes into any folder.
 _CALLBACKS = """DeviceStatsMonitor EarlyStopping EMAWeightAveraging GradientAccumulationScheduler
 LearningRateMonitor ModelSummary RichModelSummary RichProgressBar Timer TQDMProgressBar"""
+_CASES = frozenset({"seglab.data.layouts.find_cases", "seglab.data.synthetic.synthetic_cases"})
 ALLOWED_TARGETS: dict[str, frozenset[str]] = {
     "data": frozenset({"seglab.data.datamodule.SegmentationDataModule"}),
-    "data.cases": frozenset(
-        {"seglab.data.layouts.find_cases", "seglab.data.synthetic.synthetic_cases"}
-    ),
+    "data.cases": _CASES,
+    "data.sets.*.cases": _CASES,
     "data.augment": frozenset({"seglab.data.augment.Augment"}),
     "model": _NETWORKS | {"seglab.networks.Normalized"},
     "model.net": _NETWORKS,
@@ -112,8 +112,8 @@ def untrusted_targets(config: Any) -> dict[str, str]:
     """Returns the `_target_`s that need --trust to be opened, and the keys where they stand."""
     found = {}
     for place, key, value in _entries(config):
-        # Users choose the names of callbacks and loggers.
-        section = re.sub(r"^(callbacks|logger)\.[^.]+$", r"\1.*", place)
+        # Users choose the names of callbacks, loggers and data sets.
+        section = re.sub(r"^(callbacks|logger|data\.sets)\.[^.]+(\.cases)?$", r"\1.*\2", place)
         if key == "_target_" and str(value) not in ALLOWED_TARGETS.get(section, ()):
             found[str(value)] = place
     return found
@@ -135,9 +135,10 @@ def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
     try:
         check_config(cfg)
         # Otherwise building the data would call it, with a folder of the config's choice.
-        cases = config["data"]["cases"]
-        if not isinstance(cases, dict) or cases.get("_partial_") is not True:
-            raise InputError("data.cases: expected _partial_: true")
+        sets = (config["data"].get("sets") or {}).values()
+        for cases in (config["data"]["cases"], *(own["cases"] for own in sets if "cases" in own)):
+            if not isinstance(cases, dict) or cases.get("_partial_") is not True:
+                raise InputError("data.cases: expected _partial_: true")
     except (InputError, OmegaConfBaseException, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{file}: {printable(str(error), 300)}") from error
     return cfg

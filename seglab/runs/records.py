@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from seglab.config import flatten
 from seglab.core.errors import InputError, printable
 from seglab.core.files import expand_user, read_json
 from seglab.data.splits import read_split
 from seglab.runs.loading import parse_config, read_config
 from seglab.runs.paths import RunPaths, check_format, refuse_damaged
 from seglab.runs.tables import CaseValues, parse_number, read_case_values
+from seglab.schema import flatten
 
 COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 # Of two runs of one config the first of these is taken.

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from seglab.config import config_differences, resolve_config
+from seglab.config import resolve_config
 from seglab.core.commands import format_command
 from seglab.core.errors import InputError
 from seglab.core.files import expand_user, lock_folder, read_csv, write_csv
@@ -29,6 +29,7 @@ from seglab.runs.overrides import (
     parse_overrides,
     varying_overrides,
 )
+from seglab.schema import config_differences
 from seglab.sweeps.jobs import Job
 
 log = logging.getLogger("seglab")

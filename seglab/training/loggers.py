@@ -12,9 +12,9 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
 
-from seglab.config import result_settings
 from seglab.core.errors import SWEEP_JOB_VARIABLE, InputError, printable
 from seglab.runs.directory import RunDirectory
+from seglab.schema import result_settings
 from seglab.training.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from seglab.core.errors import InputError, printable
 from seglab.core.files import expand_user, read_csv, write_json
 from seglab.data.cache import hash_files
 from seglab.data.datamodule import files_below
-from seglab.inference.evaluate import read_cases
+from seglab.data.sets import name_cases
+from seglab.inference.evaluate import read_run_sets
 from seglab.metrics.scores import IN_PIXELS
 from seglab.runs import provenance
 from seglab.runs.checkpoints import hash_weights, load_run_network
@@ -151,12 +152,13 @@ def _compare_inputs(run: Run) -> dict[str, list[str]]:
     }
     inputs["code"] += _describe_pairs(record["modules"], modules, {**record["modules"], **modules})
 
-    root, cases = run.config["data"]["root"], read_cases(run)
-    files = files_below(root, hash_files(cases))
+    root, sets = run.config["data"]["root"], read_run_sets(run)
+    files = files_below(root, hash_files(name_cases(sets)))
     changed = provenance.describe_changed_files(read_data_files(run.folder), files)
     inputs |= {"data": [str(Path(root, name)) for name in changed], "split": []}
     if not changed:
-        data = instantiate(_retraining_config(run, run.folder)["data"], cases=lambda _: cases)
+        data = instantiate(_retraining_config(run, run.folder)["data"])
+        data.read_sets = lambda: sets
         data.setup()
         if data.split.hash != run.provenance.split_hash:
             inputs["split"] = ["this config gives another one today"]

@@ -1,6 +1,7 @@
 """Scores a trained network at native resolution, and writes tables, figures and the summary."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from seglab.data.classes import Classes
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
 from seglab.inference.predictor import make_predictor, tune_threshold
-from seglab.inference.scoring import ScoredCase, Scores, baseline_predictors, score_cases
+from seglab.inference.scoring import ScoredCase, Scores, baseline_predictors, join_sets, score_sets
 from seglab.metrics.scores import mean_terms
 from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
@@ -54,35 +55,54 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
         set_threshold(paths.best_checkpoint, threshold)
     val: dict[str, float] = {}
     if val_cases:
-        scored_val = score_cases(predict, val_cases, threshold, inference, "scoring val")
-        write_csv(paths.val_cases, scored_val.rows)
-        val = scored_val.values | {
+        scored_val = score_sets(predict, val_cases, threshold, inference, "scoring val")
+        write_csv(paths.val_cases, _join_rows(scored_val))
+        val = join_sets({name: scored.values for name, scored in scored_val.items()}) | {
             name.removeprefix("val/"): value
             for name, value in components.recorder.rows[best_epoch - 1].items()
             if name.startswith("val/") and name.endswith("_net")
         }
-    figures, attributes = CaseFigures(), []
+    figures: dict[str, CaseFigures] = defaultdict(CaseFigures)
+    attributes = []
 
     def on_case(case: ScoredCase) -> None:
-        figures.add(case)
+        figures[case.case.set].add(case)
         attributes.append(describe_case(case.case, case.image, case.target))
 
-    test = score_cases(predict, test_cases, threshold, inference, "scoring test", on_case=on_case)
-    write_csv(paths.test_cases, test.rows)
+    test = score_sets(predict, test_cases, threshold, inference, "scoring test", on_case=on_case)
+    write_csv(paths.test_cases, _join_rows(test))
     write_csv(paths.case_attributes, attributes)
-    figures.save(paths.figures, data.classes)
+    for name, of_set in figures.items():
+        of_set.save(paths.figures, data.classes, name)
     return {
         "val": val,
-        "test": test.values,
+        **_summarize_test(test),
         "baselines": score_baselines(paths, data),
-        "intervals": {"test": _risk_intervals(test)},
-        "calibration": {"test": test.ece_bins.tolist()},
-        **({"classes": test.classes} if test.classes else {}),
         "best_epoch": best_epoch,
         "threshold": threshold,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "multiply_adds": multiply_adds(net, data.size),
     }
+
+
+def _summarize_test(scored: Mapping[str, Scores]) -> dict[str, Any]:
+    """Returns the parts of summary.json on the test cases of each set."""
+    bins = {name: of_set.ece_bins.tolist() for name, of_set in scored.items()}
+    intervals_by_set = {name: _risk_intervals(of_set) for name, of_set in scored.items()}
+    classes = {
+        class_name: join_sets({name: of_set.classes[class_name] for name, of_set in scored.items()})
+        for class_name in next(iter(scored.values())).classes
+    }
+    return {
+        "test": join_sets({name: of_set.values for name, of_set in scored.items()}),
+        "intervals": {"test": join_sets(intervals_by_set)},
+        "calibration": {"test": bins.get("", bins)},
+        **({"classes": classes} if classes else {}),
+    }
+
+
+def _join_rows(scored: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    return [row for scores in scored.values() for row in scores.rows]
 
 
 def _risk_intervals(scored: Scores) -> dict[str, list[float]]:
@@ -105,9 +125,9 @@ def score_baselines(paths: RunPaths, data: SegmentationDataModule) -> dict[str, 
     rows: list[dict[str, Any]] = []
     values = {}
     for name, predict in baseline_predictors(mean_mask).items():
-        scored = score_cases(predict, data.subset_cases("test"), 0.5, name=f"scoring {name}")
-        values[name] = scored.values
-        rows += [{"baseline": name} | row for row in scored.rows]
+        by_set = score_sets(predict, data.subset_cases("test"), 0.5, name=f"scoring {name}")
+        values[name] = join_sets({data_set: scored.values for data_set, scored in by_set.items()})
+        rows += [{"baseline": name} | row for row in _join_rows(by_set)]
     write_csv(paths.baseline_cases, rows)
     return values
 
@@ -131,8 +151,8 @@ class CaseFigures:
             self.first.append(small)
         self.worst = sorted([*self.worst, small], key=lambda case: case.dice)[:WORST_CASES]
 
-    def save(self, folder: Path, classes: Classes) -> None:
-        """Writes predictions.png and worst.png."""
+    def save(self, folder: Path, classes: Classes, data_set: str = "") -> None:
+        """Writes predictions.png and worst.png, or of a set as in worst-ph2.png."""
         confidence = "confidence" if classes.is_multiclass else "probability"
         for name, cases in (("predictions", self.first), ("worst", self.worst)):
             columns = {
@@ -144,7 +164,8 @@ class CaseFigures:
             }
             names = [f"{c.case.id}\n{c.case.diagnosis}\nDice {c.dice:.3f}" for c in cases]
             note = f"errors: {ERROR_LEGEND}"
-            save_cases(folder / f"{name}.png", columns, names, note=note, legend=classes)
+            file = folder / ("-".join(filter(None, (name, data_set))) + ".png")
+            save_cases(file, columns, names, note=note, legend=classes)
 
 
 def draw_training_pairs(path: Path, data: SegmentationDataModule) -> None:

@@ -7,8 +7,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from seglab.config import flatten
 from seglab.runs.overrides import shorten_keys
+from seglab.schema import flatten
 
 # Parameters of single runs on the HParams page; those of a sweep are what varies in it.
 _PARAMETERS = (

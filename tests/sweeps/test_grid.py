@@ -9,8 +9,9 @@ from helpers.tiny import REPO, Ended
 from omegaconf import OmegaConf
 
 from seglab import compose
-from seglab.config import check_config, config_differences
+from seglab.config import check_config
 from seglab.runs.overrides import job_names, varying_overrides
+from seglab.schema import config_differences
 from seglab.sweeps.launcher import SweepLauncher
 
 Sweep = Callable[..., dict[str, list[str]]]

@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from seglab.config import flatten
 from seglab.core.errors import InputError
 from seglab.core.files import read_csv, read_json
 from seglab.runs.checkpoints import hash_weights, read_checkpoint
+from seglab.schema import flatten
 from seglab.training.callbacks.recorder import RunRecorder
 from seglab.training.train import train
 
