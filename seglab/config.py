@@ -202,7 +202,8 @@ def _check_data(data: dict[str, Any]) -> None:
 def _check_sets(data: dict[str, Any]) -> None:
     """Checks `data.sets`, the settings of several data sets by name."""
     limits = {number[0]: number for number in schema.NUMBERS}
-    for name, own in (data.get("sets") or {}).items():
+    sets = data.get("sets") or {}
+    for name, own in sets.items() if isinstance(sets, dict) else [("mine", sets)]:
         where = f"data.sets.{name}"
         if not re.fullmatch(r"[\w-]+", str(name)) or not isinstance(own, dict):
             raise InputError(

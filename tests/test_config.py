@@ -55,6 +55,15 @@ BAD_VALUES = {
     "trainer.max_epochs": ("0", "abc", "1.5", "null"),
 }
 BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
+    (["+data.sets=3"], ["data.sets.mine=3: expected a name", "data.sets.mine.root=FOLDER"]),
+    (["data=dermoscopy", "data.sets.ph2=x"], ["data.sets.ph2=x"]),
+    (["+data.sets.mine.weight=2"], ["data.sets.mine.root: missing"]),
+    (["+data.sets.mine={root: 3}"], ["data.sets.mine.root=3"]),
+    (["+data.sets.mine={root: x, weight: 0.5}"], ["data.sets.mine.weight=0.5"]),
+    (["+data.sets.mine={root: x, wieght: 2}"], ["data.sets.mine.wieght", "weight"]),
+    (["data=dermoscopy", "+data.sets.ph2.split.test=1.5"], ["data.sets.ph2.split.test=1.5"]),
+    (["data=dermoscopy", "+data.sets.ph2.split.file=x"], ["data.sets.ph2.split.file", "fold"]),
+    (["data=dermoscopy", "+data.sets.ph2.split=3"], ["data.sets.ph2.split=3"]),
     *(
         ([f"callbacks={name}", f"callbacks.{name}.{key}={value}"], [f"callbacks.{name}.{key}="])
         for name, key, value in (("ema", "decay", "1"), ("ema", "decay", "abc"))

@@ -16,7 +16,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     """Return arguments as Hydra takes them: options first, the home for ~, callbacks=none for null.
 
     Raises:
-        InputError: One is neither an option nor an override `key=value`.
+        InputError: One is neither an option nor an override `key=value`, or names several
+            options of a group that has one.
     """
     # argparse takes no overrides on both sides of an option.
     arguments = sorted(arguments, key=lambda argument: bool(_OVERRIDE.match(argument)))
@@ -26,6 +27,12 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
             raise InputError(
                 f"{word}: expected an override, written KEY=VALUE without dashes and blanks, such "
                 f"as data=ph2 or data.size=128, or an option of {format_command('train', '--help')}"
+            )
+        # Hydra would merge them, and the last one would win.
+        if re.match(r"(data|model|trainer)=\[.*,", word):
+            raise InputError(
+                f"{word}: expected one name; a sweep is written without brackets, -m data=a,b, and "
+                "a run of several data sets is data=dermoscopy, in which data.sets lists them"
             )
     # Hydra 1.3 takes no null for a group.
     null = re.compile(r"^((?:callbacks|logger)=.*)\bnull\b")

@@ -135,10 +135,11 @@ def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
     try:
         check_config(cfg)
         # Otherwise building the data would call it, with a folder of the config's choice.
-        sets = (config["data"].get("sets") or {}).values()
-        for cases in (config["data"]["cases"], *(own["cases"] for own in sets if "cases" in own)):
-            if not isinstance(cases, dict) or cases.get("_partial_") is not True:
-                raise InputError("data.cases: expected _partial_: true")
+        for place, key, value in _entries({"data": {"cases": None} | config["data"]}):
+            if key == "cases" and (
+                not isinstance(value, dict) or value.get("_partial_") is not True
+            ):
+                raise InputError(f"{place}.cases: expected _partial_: true")
     except (InputError, OmegaConfBaseException, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{file}: {printable(str(error), 300)}") from error
     return cfg

@@ -137,3 +137,10 @@ def test_a_refused_override_is_shown_as_it_must_be_written(
 @given(st.lists(st.text(SIGNS + "$`\\!\n,", min_size=1), min_size=1))
 def test_words_are_quoted_for_a_shell(words: list[str]) -> None:
     assert shlex.split(quote_for_shell(*words)) == words
+
+
+@pytest.mark.parametrize("word", ["data=[ph2,isic2018]", "model=[unet,segnet]"])
+def test_several_of_a_group_that_has_one_are_refused(word: str) -> None:
+    with pytest.raises(InputError, match=r"expected one name; .* data=dermoscopy"):
+        compose([word])
+    prepare_arguments(["experiment=[best,classes]", "data.classes=[a,b]", "data=ph2"])

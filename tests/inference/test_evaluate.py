@@ -312,7 +312,7 @@ def values_of(run: Path) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("name", ["tune_threshold", "set_threshold", "score_cases"])
+@pytest.mark.parametrize("name", ["tune_threshold", "set_threshold", "score_sets"])
 def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
     name: str,
     runs: tuple[Path, Path],
@@ -329,7 +329,7 @@ def test_a_run_stopped_while_it_chooses_ends_as_if_it_had_not_been(
         patched.setattr(seglab.training.summary, name, stop)
         assert tiny_train(run, *command).code == 130
     stored = read_checkpoint(run / "checkpoints" / "best.ckpt")["seglab"]["threshold"]
-    assert (stored == 0.5) == (name != "score_cases")
+    assert (stored == 0.5) == (name != "score_sets")
     ended = tiny_train(run, *command)
     assert ended.code == 0, ended.err
     assert "going on after step" in ended.err

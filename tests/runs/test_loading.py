@@ -13,6 +13,7 @@ from helpers.spoil import BEST, change_config, change_stored_config, put_at
 from seglab.core.errors import InputError
 from seglab.runs.loading import ALLOWED_TARGETS, check_targets, parse_config
 
+FIND = "seglab.data.layouts.find_cases"
 NAMES = (
     "os.system",
     "builtins.eval",
@@ -120,8 +121,9 @@ def test_yaml_that_is_not_a_plain_config_is_refused_at_once(
         "data": (None, [], "x"),
         "data.root": (None, 5, ["a"], {}),
         "data.size": (None, "32", 0, -32, 32.0, True, 2**40, [32]),
-        "data.cases": (None, "ph2", [], {}, {"_target_": "seglab.data.layouts.find_cases"}),
+        "data.cases": (None, "ph2", [], {}, {"_target_": FIND}),
         "data.cases._partial_": (False, "x", 1),
+        "data.sets": (3, {"a": 3}, {"a": {"root": "x", "cases": {"_target_": FIND}}}),
         "data.split": (None, 5, {}),
         "data.split.val": ("x", None, -1),
         "data.more": (1,),
