@@ -35,7 +35,8 @@ finally:
         *(
             (f"{name}.py --help", 0, f"scripts/{name}.py [-h]")
             for name in (
-                *("predict", "evaluate", "calibrate", "export", "compare", "report", "reproduce"),
+                *("predict", "evaluate", "calibrate", "export", "compare", "stress", "report"),
+                "reproduce",
             )
         ),
         ("prepare_ph2.py --help", 0, "--check ROOT"),

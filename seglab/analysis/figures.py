@@ -234,6 +234,42 @@ def save_calibration(path: str | Path, calibration: Calibration, level: float) -
     _save(figure, path)
 
 
+def save_stress_curves(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Draws Dice over severity, a panel for each corruption and a line with its band for each row.
+
+    `records` are the lines of stress.csv.
+    """
+    names = [*dict.fromkeys(record["corruption"] for record in records)]
+    labels = [*dict.fromkeys(record["label"] for record in records)]
+    columns = min(5, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(2.2 * columns + 1, 2.2 * rows + 0.8), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        for label in labels:
+            curve = [r for r in records if (r["label"], r["corruption"]) == (label, name)]
+            x, *ys = zip(
+                *(
+                    (
+                        r["severity"],
+                        r["dice_per_image"],
+                        r["dice_per_image_low"],
+                        r["dice_per_image_high"],
+                    )
+                    for r in curve
+                ),
+                strict=True,
+            )
+            (line,) = axis.plot(x, ys[0], marker=".", label=label.replace("$", r"\$"))
+            axis.fill_between(x, *ys[1:], color=line.get_color(), alpha=0.2)
+        axis.set_title(name.replace("_", " "), fontsize=9)
+        axis.grid(alpha=0.3)
+    figure.supxlabel("severity", fontsize=9)
+    figure.supylabel("Dice per image", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=8)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -187,6 +187,26 @@ def compare() -> None:
 
 
 @one_line_errors
+def stress() -> None:
+    """Run `seglab.analysis.stress.stress`."""
+    parser = _make_parser("Scores runs on worse pictures: their test cases, corrupted.")
+    add = parser.add_argument
+    add("dirs", metavar="RUN", nargs="+", help="run directory or sweep, at any depth")
+    add("--only", metavar="A,B,C", help="corruptions, such as blur,jpeg; default: all nine")
+    add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
+    add("--moved-to", metavar="ROOT", help=MOVED_TO)
+    add_trust(parser)
+    args = vars(parser.parse_args(current_arguments()))
+
+    from seglab.analysis.stress import stress
+    from seglab.core.logs import log_once
+
+    log_once()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(stress(width=width, **args))
+
+
+@one_line_errors
 def report() -> None:
     """Run `seglab.analysis.report.report`."""
     parser = _make_parser("Writes a page of runs and sweeps, one HTML file.")

@@ -15,6 +15,7 @@ COMMANDS = {
     "calibrate": (commands.calibrate, "fits the Dice to expect, and a bound, from confidence"),
     "export": (commands.export, "writes a network as ONNX"),
     "compare": (commands.compare, "makes a table of runs"),
+    "stress": (commands.stress, "scores runs on worse pictures"),
     "report": (commands.report, "makes a page of runs"),
     "reproduce": (commands.reproduce, "trains a run again and compares"),
 }

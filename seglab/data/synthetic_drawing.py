@@ -70,12 +70,12 @@ def draw_case(seed: int, index: int, diagnosis: int) -> tuple[np.ndarray, np.nda
     light, lit = _dermoscope_light(rng, shape, traits.area)
     distance = _outline(rng, traits, lit)
     color = np.exp(_skin(rng, shape, distance) + _lesion(rng, traits, distance))
-    picture = Image.fromarray(_to_bytes(np.moveaxis(color, 0, -1)))
+    picture = Image.fromarray(to_bytes(np.moveaxis(color, 0, -1)))
     _draw_artefacts(rng, picture)
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.1)))
     grain = rng.standard_normal((*shape, 3), np.float32) * np.float32(rng.uniform(1.5, 4.0))
     classes = np.where(lit, distance > 0, 2).astype(np.uint8)
-    return _to_bytes(np.asarray(picture) * light[..., None] + grain), classes, traits
+    return to_bytes(np.asarray(picture) * light[..., None] + grain), classes, traits
 
 
 def _draw_traits(rng: np.random.Generator, diagnosis: int) -> LesionTraits:
@@ -104,7 +104,8 @@ def _draw_traits(rng: np.random.Generator, diagnosis: int) -> LesionTraits:
     )
 
 
-def _to_bytes(image: np.ndarray) -> np.ndarray:
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """Rounds and clips to uint8."""
     return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
@@ -258,7 +259,7 @@ def _draw_artefacts(rng: np.random.Generator, picture: Image.Image) -> None:
         angle, length = lean + 0.5 * rng.normal(), rng.uniform(40, 450)
         middle = rng.uniform(0, size)
         reach = length / 2 * np.array([cos(angle), sin(angle)])
-        line = _curve(middle - reach, middle + rng.normal(0, 0.15 * length, 2), middle + reach)
+        line = bend_line(middle - reach, middle + rng.normal(0, 0.15 * length, 2), middle + reach)
         brush = pale_hair if rng.random() < 0.2 else hair
         brush.line(line, int(rng.integers(110, 250)), int(rng.choice([2, 2, 3, 4, 6])), "curve")
     if rng.random() < 0.08:
@@ -273,7 +274,7 @@ def _draw_artefacts(rng: np.random.Generator, picture: Image.Image) -> None:
         gel.line([(x - 0.4 * r, y - 0.5 * r), (x, y - 0.6 * r)], 220, 3)
     for _ in range(rng.choice([0, 1, 1, 4]) * rng.integers(5, 30)):
         start, bend, end = rng.uniform(0, size) + rng.normal(0, ((0.1,), (4,), (6,)), (3, 2))
-        gel.line(_curve(start, bend, end), int(rng.integers(70, 240)), 3)
+        gel.line(bend_line(start, bend, end), int(rng.integers(70, 240)), 3)
     if rng.random() < 0.25:
         # Where the gel under the glass ends: a bright, wobbly ring.
         turn, r = np.linspace(0, 2 * pi, 60), rng.uniform(20, 90)
@@ -286,8 +287,8 @@ def _draw_artefacts(rng: np.random.Generator, picture: Image.Image) -> None:
         picture.paste(color, mask=layer.reduce(2))
 
 
-def _curve(start: np.ndarray, bend: np.ndarray, end: np.ndarray) -> list[tuple[float, ...]]:
-    """Points of a bent line, at twice the size; the arguments are (x, y) in pixels."""
+def bend_line(start: np.ndarray, bend: np.ndarray, end: np.ndarray) -> list[tuple[float, ...]]:
+    """Returns points of a bent line, at twice the size; the arguments are (x, y) in pixels."""
     t = np.linspace(0, 1, 24)[:, None]
     points = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
     return [tuple(point) for point in 2 * points]

@@ -78,7 +78,7 @@ def evaluate(
     models = [load_run_model(run, trust, **inference) for run in runs]
     model = ensemble(models)
     if data_root is None:
-        cases = _read_test_cases(runs)
+        cases = read_test_cases(runs)
     else:
         cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), model.classes)
     thumbnails: list[np.ndarray] = []
@@ -124,7 +124,7 @@ def _new_folder(run: Run, data_root: str | Path | None) -> Path:
     return run.paths.evaluations / f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
 
 
-def _read_test_cases(runs: list[Run]) -> list[Case]:
+def read_test_cases(runs: list[Run]) -> list[Case]:
     """Read the test cases that runs share.
 
     Raises an InputError if the runs differ in their test cases, or a case is missing or changed.

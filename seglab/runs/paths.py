@@ -49,6 +49,7 @@ class RunPaths:
         self.model_card = folder / "MODEL_CARD.md"
         # Written by later commands.
         self.evaluations = folder / "evaluations"  # with summary.json, tables of cases
+        self.stress = self.evaluations / "stress"  # Dice on worse pictures, by corruption
         self.calibration = folder / "calibration.json"  # in the folder of a run or of a sweep
         self.reproductions = folder / "reproductions"  # each a run directory with:
         self.reproduction = folder / "reproduction.json"  # how it differs from the original
