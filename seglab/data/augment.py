@@ -15,11 +15,14 @@ _NODES = 5  # along an edge, of the grid of elastic displacements
 _MAX_HAIRS = 8  # in one image
 # Share of red, green and blue that brown hair absorbs.
 _BROWN = torch.tensor([0.85, 0.95, 1]).view(3, 1, 1)
+# Smallest share that a pen's ink absorbs, and by how much the largest is greater.
+_VIOLET = torch.tensor([[0.55, 0.75, 0.2], [0.35, 0.2, 0.5]]).view(2, 3, 1, 1)
+_HUES = torch.tensor([0.0, 4, 2]).view(3, 1, 1)  # where red, green, blue begin, in sixths
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random geometry, light and hair, drawn anew for each image of a batch.
+    """Random geometry, light and objects, drawn anew for each image of a batch.
 
     Image and mask are resampled by one map, in which the outside of the image is its mirror image.
     Everything else changes the image alone. A strength of 0 switches a component off.
@@ -40,6 +43,9 @@ class Augment:
         illumination: Largest change of light between centre and corners, as a share; it rises or
             falls linearly across the image.
         gamma: 0.2 raises the image to powers from 1/1.2 to 1.2.
+        ink: Probability that an image gets hatched marks of a surgical pen, on lesions too.
+        sticker: Probability that an image gets part of a vivid disc at its edge, below the lesion,
+            like the colour patches of ISIC's archive.
     """
 
     flip: bool = True
@@ -54,6 +60,8 @@ class Augment:
     colour: float = 0
     illumination: float = 0
     gamma: float = 0
+    ink: float = 0
+    sticker: float = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.flip, bool):
@@ -94,6 +102,11 @@ class Augment:
             power = torch.exp(_uniform(n, generator) * math.log1p(self.gamma)).view(n, 1, 1, 1)
             # x ** power, in half the time.
             out.clamp_(0, 1).log_().mul_(power.to(out)).exp_()
+        if self.ink:
+            out *= 1 - _draw_ink(out, self.ink, generator)
+        if self.sticker:
+            cover, colour = _draw_stickers(out, self.sticker, generator)
+            out += (colour - out) * cover * (mask == 0)
         grey = out.mean(1, keepdim=True)
         out.sub_(grey).mul_(1 + saturation).add_(grey)
         level = out.mean((1, 2, 3), keepdim=True)
@@ -131,10 +144,8 @@ class Augment:
 
     def _draw_illumination(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Draws factors that rise or fall linearly across the image, float (N, 1, H, W)."""
-        height, width = image.shape[-2:]
         gain = _draw_like(image, self.illumination / 2, generator, channels=2)
-        x = torch.linspace(-1, 1, width).to(image)
-        y = torch.linspace(-1, 1, height).to(image).view(-1, 1)
+        x, y = _axes(image)
         return 1 + gain[:, :1] * x + gain[:, 1:] * y
 
 
@@ -149,6 +160,13 @@ def _draw_like(
     """Draws changes up to a strength, float (N, channels, 1, 1) on the image's device."""
     n = len(image)
     return (_uniform(n, generator, channels) * strength).view(n, channels, 1, 1).to(image)
+
+
+def _axes(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x, float (W), and y, float (H, 1), of an image's pixels, from -1 to 1."""
+    height, width = image.shape[-2:]
+    x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height).view(-1, 1)
+    return x.to(image), y.to(image)
 
 
 def _bicubic(nodes: Tensor, height: int, width: int) -> Tensor:
@@ -206,3 +224,50 @@ def _draw_hairs(image: Tensor, probability: float, generator: torch.Generator) -
     index = (picture * (height + 2) + row) * (width + 2) + column
     absorbed.scatter_reduce_(0, index.flatten(), share.flatten(), "amax")
     return absorbed.view(n, 1, height + 2, width + 2)[..., 1:-1, 1:-1].to(image)
+
+
+def _draw_ink(image: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Draws pen marks as the share of light that they absorb, float (N, 3, H, W) in [0, 1).
+
+    Marks are blots where a smooth random field is high, hatched by waves that the field bends, and
+    grainy. An image has any with this probability; they are violet to blue or black.
+    """
+    n, _, height, width = image.shape
+    numbers = torch.rand(7, n, 1, 1, 1, generator=generator)
+    inked, level, slant, pitch, gap, grain, dark = numbers.to(image)
+    tone = torch.rand(n, 3, 1, 1, generator=generator).to(image)
+    nodes = torch.randn(n, 2, 6, 6, generator=generator).to(image)
+    field, bend = _bicubic(nodes, height, width).split(1, 1)
+    x, y = _axes(image)
+    across = x * torch.cos(math.pi * slant) + y * torch.sin(math.pi * slant)
+    wave = torch.sin(across * (20 + 90 * pitch) + 1.5 * bend)
+    cover = torch.sigmoid(12 * (field - 0.4 - 1.1 * level))
+    cover *= torch.sigmoid(5 * (wave + 1.6 * gap - 0.4))
+    specks = torch.randn(n, 1, 48, 48, generator=generator).to(image)
+    cover *= torch.sigmoid(2 * _bicubic(specks, height, width) + 1 + grain)
+    absorbs = _VIOLET[0].to(image) + _VIOLET[1].to(image) * tone
+    return (inked < probability) * (0.15 + 0.8 * dark) * cover * absorbs
+
+
+def _draw_stickers(
+    image: Tensor, probability: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draws discs at the edge of images, each image's with this probability.
+
+    Returns:
+        The share of each pixel that a disc covers, float (N, 1, H, W), and the discs' colours,
+        float (N, 3, 1, 1), of any hue.
+    """
+    numbers = torch.rand(8, len(image), 1, 1, 1, generator=generator)
+    has, turn, size, inside, edge, hue, saturation, value = numbers.to(image)
+    radius = 0.25 + 0.55 * size
+    centre = torch.cat([torch.cos(2 * math.pi * turn), torch.sin(2 * math.pi * turn)], 1)
+    # On the image's edge, then up to 0.35 radii into the image or 0.65 out of it.
+    centre *= (1 + (inside - 0.35) * radius) / centre.abs().amax(1, keepdim=True)
+    x, y = _axes(image)
+    distance = ((x - centre[:, :1]) ** 2 + (y - centre[:, 1:]) ** 2).sqrt()
+    cover = torch.sigmoid((radius - distance) * (70 + 140 * edge))
+    # HSV to RGB.
+    pure = ((hue * 6 + _HUES.to(image)) % 6 - 3).abs().sub(1).clamp(0, 1)
+    colour = (0.45 + 0.55 * value) * (1 - (0.35 + 0.65 * saturation) * (1 - pure))
+    return cover * (has < probability), colour

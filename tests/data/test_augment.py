@@ -1,5 +1,6 @@
 """Augmentation: image and mask move together, as far as the settings say, from the seed alone."""
 
+import colorsys
 import math
 import re
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Tensor
 
 from seglab.core.errors import InputError
@@ -19,6 +21,7 @@ NONE = {"flip": False} | dict.fromkeys(
     ("rotate", "scale", "shift", "brightness", "contrast", "saturation"), 0.0
 )
 ADDED = {"elastic": 0.03, "hair": 1.0, "colour": 0.3, "illumination": 0.3, "gamma": 0.3}
+ADDED |= {"ink": 1.0, "sticker": 1.0}
 MOST = {"rotate": 180, "elastic": 0.1, "scale": 10, "gamma": 10}  # 1 for all others
 
 
@@ -344,6 +347,53 @@ def test_hair_comes_as_often_as_set() -> None:
     assert 0.25 < share(0.3) < 0.35
     assert share(1) > 0.97  # some lie in a corner, and a few outside
     assert share(1e-9) == 0
+
+
+def test_ink_is_a_violet_that_darkens_a_part_of_as_many_images_as_set() -> None:
+    white, mask = torch.ones(400, 3, S, S), torch.ones(400, 1, S, S)
+    left = only(ink=0.5)(white, mask, seeded())[0]
+    inked = left.amin((1, 2, 3)) < 0.99
+    assert 0.4 < inked.float().mean() < 0.55  # not where no blot lies in the image
+    taken = (1 - left[inked]).flatten(2)
+    assert (taken[:, 1] >= taken[:, 2] - 1e-6).all()  # green more than blue
+    assert taken.min() >= 0
+    assert 0.8 < taken.max() < 0.95
+    shares = (taken[:, 1] > 0.1).float().mean(1)
+    assert 0.02 < shares.mean() < 0.2
+    # One colour in all of an image: shares taken of two channels are in proportion.
+    matrix = taken[:, :2] / taken.amax((1, 2), keepdim=True)
+    assert torch.linalg.svdvals(matrix)[:, 1].max() < 1e-3
+    image, mask = lesions()
+    darker, same = only(ink=1)(image, mask, seeded())
+    assert torch.equal(same, mask)
+    assert (darker <= image + 1e-5).all()
+    assert (darker < image - 0.1)[:, 0][mask[:, 0] == 1].any()
+
+
+def test_stickers_are_discs_at_the_edge_and_below_the_lesion() -> None:
+    grey, mask = torch.full((400, 3, S, S), 0.5), torch.zeros(400, 1, S, S)
+    changed = only(sticker=0.5)(grey, mask, seeded())[0].numpy()
+    covered = np.abs(changed - 0.5).max(1) > 0.01
+    assert 0.42 < covered.any((1, 2)).mean() < 0.55  # some lie in a corner outside
+    assert covered[:, 24:40, 24:40].mean() < 0.2
+    hues = []
+    for image, cover in zip(changed, covered, strict=True):
+        solid = ndimage.binary_erosion(cover, iterations=4)  # without what is half covered
+        if not solid.any():
+            continue
+        pieces, n = ndimage.label(cover)
+        assert n == 1
+        assert pieces[[0, -1]].any() or pieces[:, [0, -1]].any()
+        red, green, blue = np.median(image[:, solid], 1)
+        assert np.ptp(image[:, solid], axis=1).max() < 0.1
+        hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
+        assert saturation > 0.34 and value > 0.44
+        hues.append(hue)
+    assert np.histogram(hues, 6, (0, 1))[0].min() > len(hues) / 12  # any hue
+    image, mask = lesions()
+    changed, same = only(sticker=1)(image, mask, seeded())
+    assert torch.equal(same, mask)
+    assert ((changed - image).abs() * mask).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", [*NONE, *ADDED][1:])
