@@ -1,6 +1,7 @@
 """Makes one table of run directories: settings that differ, by the scores that were measured."""
 
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,16 +195,20 @@ def _make_record(line: TableLine) -> dict[str, Any]:
 
 def list_runs(runs: Sequence[Run], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every run directory that was found, for runs.csv; one that is in no row has no label."""
-    row_by_run = {run.label: row for row in rows for run in row.runs}
+    rows_by_run = defaultdict(list)  # one for each data set of the run
+    for row in rows:
+        for run in row.runs:
+            rows_by_run[run.label].append(row)
     records = []
     for run in runs:
-        row = row_by_run.get(run.label)
-        record: dict[str, Any] = {"run": run.label, "row": row.label if row else ""}
-        record |= {"used": row is not None, "seed": run.seed, "fold": run.fold}
+        of_run = rows_by_run[run.label]
+        record: dict[str, Any] = {"run": run.label, "row": " | ".join(row.label for row in of_run)}
+        record |= {"used": bool(of_run), "seed": run.seed, "fold": run.fold}
         record |= {"status": run.status, "error": run.error}
         record["experiment"] = run.settings.get("name", "")
         record["model"] = run.settings.get("model._target_", "").rpartition(".")[2]
-        record |= (row.labels if row else {}) | run.values
+        labels = of_run[0].labels if of_run else {}
+        record |= {column: text for column, text in labels.items() if column != "set"} | run.values
         for name, scores in run.baselines.items():
             record |= {f"{name}/{metric}": value for metric, value in scores.items()}
         records.append(record | run.costs)

@@ -11,16 +11,28 @@ from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.metrics.scores import METRICS
 from seglab.runs.records import COSTS, STATUSES, UNKNOWN, Run, name_init
-from seglab.runs.tables import CaseValues, read_case_values
+from seglab.runs.tables import CaseValues, by_content, read_case_values
 
 # Names of other columns, which a setting's column may not have: of the table, and of CSV files.
-_TABLE_COLUMNS = ("diagnosis", "class", "n", "val", "runs", "multiply-adds", "train s", "images/s")
+_TABLE_COLUMNS = (
+    "set",
+    "diagnosis",
+    "class",
+    "n",
+    "val",
+    "runs",
+    "multiply-adds",
+    "train s",
+    "images/s",
+)
 _CSV_COLUMNS = ("label", "status", "finished", "run", "row", "used", "seed", "fold", "error")
 RESERVED_COLUMNS = (*_TABLE_COLUMNS, *_CSV_COLUMNS, *METRICS, *COSTS)
 
 
 def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     """Group runs that differ only in seed and fold, and add trivial baselines.
+
+    Runs of several data sets become a row for each set that they test.
 
     Returns rows sorted by label, baselines last, and notes on runs that are in no row. Raises an
     InputError if no run has a config, or two folds of a row test the same case.
@@ -39,7 +51,11 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     for group in by_settings.values():
         settings = group[0].settings | {"init": name_init(group)}
         joined[frozenset(settings.items())] += group
-    rows = [_make_row(dict(settings), group, notes) for settings, group in joined.items()]
+    rows = [
+        row
+        for settings, group in joined.items()
+        for row in _split_sets(dict(settings), group, notes)
+    ]
     by_protocol = defaultdict(list)
     for row in rows:
         by_protocol[row.protocol_key].append(row)
@@ -47,19 +63,22 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
         _add_missing_cells(members)
     for row in rows:
         _join_folds(row)
+    rows = [row for row in rows if row.n_cases or not row.finished_runs]
     _label_rows(rows)
     rows.sort(key=lambda row: natural_key(row.label))
     return rows + _make_baseline_rows(rows), notes
 
 
-def _make_row(settings: dict[str, str], group: Sequence[Run], notes: list[str]) -> Row:
+def _split_sets(settings: dict[str, str], group: Sequence[Run], notes: list[str]) -> list[Row]:
+    """Make the rows of runs that share their settings: one for each of their data sets."""
     cells: dict[tuple[str, str], Run | None] = {}
     for run in sorted(group, key=lambda run: (STATUSES.index(run.status), run.label)):
         first = cells.setdefault((run.seed, run.fold), run)
         if first and first is not run and run.status == "finished":
             notes.append(f"{first.label} and {run.label} have the same config: the first is used")
     run = next(run for run in cells.values() if run)
-    return Row(settings, run.classes if len(run.classes) > 1 else (), cells, {})
+    classes = run.classes if len(run.classes) > 1 else ()
+    return [Row(settings, classes, {**cells}, {}, set=name) for name in run.sets or ("",)]
 
 
 def _add_missing_cells(rows: Sequence[Row]) -> None:
@@ -84,19 +103,27 @@ def _add_missing_cells(rows: Sequence[Row]) -> None:
         for key in itertools.product(seeds, row.folds):
             row.cells.setdefault(key, None)
         row.cells = dict(sorted(row.cells.items(), key=lambda item: natural_key(" ".join(item[0]))))
+        if len(row.folds) > 1 and f"data.sets.{row.set}.split.fold" in row.settings:
+            row.folds_are_seeds, row.folds = True, [""]
+            row.cells = {
+                (f"{seed} fold {fold}", ""): run for (seed, fold), run in row.cells.items()
+            }
 
 
 def _join_folds(row: Row) -> None:
     """Collect the test cases of each seed."""
-    for run in row.finished_runs:
-        values = row.case_values.setdefault(run.seed, {})
-        twice = sorted(values.keys() & run.tested.keys())
+    for (seed, _), run in row.cells.items():
+        if run is None or run.status != "finished":
+            continue
+        values = row.case_values.setdefault(seed, {})
+        tested = {case: found for case, found in run.tested.items() if case.set == row.set}
+        twice = sorted(values.keys() & tested.keys())
         if twice:
             raise InputError(
                 f"{run.label}: tests case {twice[0].id}, as another fold of the same config does; "
                 "compare them apart"
             )
-        values |= run.tested
+        values |= tested
 
 
 def _label_rows(rows: Sequence[Row]) -> None:
@@ -115,6 +142,9 @@ def _label_rows(rows: Sequence[Row]) -> None:
                 is_plain = is_target or key in ("name", "protocol")
                 part = row.labels[column] if is_plain else f"{column}={row.labels[column]}"
                 row.label += f", {part}" if row.label else part
+    for row in rows if any(row.set for row in rows) else ():
+        row.labels["set"] = row.set or UNKNOWN
+        row.label += f", set={row.set}" if row.set else ""
 
 
 def settings_that_vary(rows: Sequence[Row]) -> set[str]:
@@ -157,27 +187,33 @@ def _name_columns(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
-    """Make rows of trivial baselines for each set of test cases, from the seed with most cases."""
+    """Make rows of trivial baselines for all groups of test cases, from the seed with most cases.
+
+    Equal cases count as the same, whatever their ids and data sets are named.
+    """
     by_protocol = defaultdict(list)
     for row in rows:
         for seed in row.case_values:
             by_protocol[row.protocol_key, row.classes].append((row, seed))
-    case_sets: dict[Any, tuple[Row, str]] = {}
+    tested: dict[Any, tuple[Row, str]] = {}
     for pairs in by_protocol.values():
         row, seed = max(pairs, key=lambda pair: len(pair[0].case_values[pair[1]]))
-        case_sets.setdefault((frozenset(row.case_values[seed]), row.classes), (row, seed))
+        tested.setdefault((frozenset(by_content(row.case_values[seed])), row.classes), (row, seed))
     baselines = []
-    for row, seed in case_sets.values():
+    times = Counter(row.set for row, _ in tested.values())
+    for row, seed in tested.values():
         values_by_name: dict[str, CaseValues] = defaultdict(dict)
-        for run in row.finished_runs:
-            if run.seed == seed:
-                table = run.paths.baseline_cases
-                groups = read_case_values(table, run.sha256, run.classes, "baseline")
-                for name, values in groups.items():
-                    values_by_name[name] |= values
+        for run in row.runs_of_seed(seed):
+            table = run.paths.baseline_cases
+            groups = read_case_values(table, run.sha256, run.classes, "baseline")
+            for name, values in groups.items():
+                of_set = {case: found for case, found in values.items() if case.set == row.set}
+                values_by_name[name] |= of_set
+        where = f"set={row.set}" if row.set and times[row.set] == 1 else f"cases of {row.label}"
         for name, values in sorted(values_by_name.items()):
-            label = name if len(case_sets) == 1 else f"{name} (cases of {row.label})"
+            label = name if len(tested) == 1 else f"{name} ({where})"
             labels = dict.fromkeys(row.labels, "") | {next(iter(row.labels)): label}
+            labels |= {"set": row.set} if row.set else {}
             baseline = Row({}, row.classes, {}, {seed: values}, labels=labels, label=label)
             baselines.append(baseline)
     return baselines

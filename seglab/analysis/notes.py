@@ -7,6 +7,7 @@ from pathlib import Path
 from seglab.analysis.grouping import natural_key, settings_that_vary
 from seglab.analysis.rows import Row
 from seglab.runs.records import UNKNOWN
+from seglab.runs.tables import by_content
 
 MIN_CASES_FOR_INTERVAL = 50
 NARROW_INTERVAL_CAUTION = (
@@ -29,7 +30,7 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     cases = "1 test case" if sizes == [1] else f"{sizes[0]} test cases"
     if len(sizes) > 1:
         cases = f"{sizes[0]} to {sizes[-1]} test cases"
-    protocols = sorted({row.settings["protocol"] for row in rows}, key=natural_key)
+    protocols = sorted({row.protocol for row in rows}, key=natural_key)
     once = ", each case out of fold once"
     folds = [p + once if p.endswith(" folds") else p for p in protocols]
     files = {row.settings.get("data.split.file", "null") for row in rows} - {"null"}
@@ -37,7 +38,8 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     split = f"split seed {', '.join(sorted(splits, key=natural_key))}"
     if files:
         split = f"split of {', '.join(sorted(Path(file).name for file in files))}"
-    seeds = sorted({seed for row in rows for seed in row.scored}, key=natural_key)
+    of_seeds = [run for row in rows for seed in row.scored for run in row.runs_of_seed(seed)]
+    seeds = sorted({run.seed for run in of_seeds}, key=natural_key)
     values = f"seed {seeds[0]}: value"
     if len(seeds) > 1:
         values = f"seeds {', '.join(seeds)}: mean ± standard deviation over seeds"
@@ -67,7 +69,13 @@ def describe_gaps(rows: Sequence[Row]) -> list[str]:
         if gaps:
             note = f"{row.label}: {'; '.join(gaps)}"
             notes.append(f"* {note}" if row.mark else note)
-    if len({tuple(row.cases) for row in rows if row.finished_runs}) > 1:
+        if row.folds_are_seeds and len(row.scored) > 1:
+            notes.append(
+                f"{row.label}: every fold tests the same cases, so folds count as seeds: ± is the "
+                f"standard deviation over {len(row.scored)} networks"
+            )
+    tested = {frozenset(by_content(dict.fromkeys(row.cases))) for row in rows if row.finished_runs}
+    if len(tested) > 1:
         notes.append("rows were not tested on the same cases: their values cannot be compared")
     return notes
 

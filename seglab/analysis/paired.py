@@ -11,6 +11,7 @@ from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.metrics.scores import LOWER_IS_BETTER
 from seglab.runs.records import UNKNOWN
+from seglab.runs.tables import by_content
 
 
 def find_pairs(versus: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -52,7 +53,7 @@ def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict
     """
     records: list[dict[str, Any]] = []
     for a, b in pairs:
-        first, second = a.by_case(metric), b.by_case(metric)
+        first, second = by_content(a.by_case(metric)), by_content(b.by_case(metric))
         shared = [first[case] - second[case] for case in sorted(first.keys() & second.keys())]
         test = statistics.paired_test(np.array(shared))._asdict() if shared else {"n": 0}
         seeds = f"{len(a.scored)}, {len(b.scored)}"

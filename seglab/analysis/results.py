@@ -58,7 +58,7 @@ def _list_cases(run: Run) -> Iterator[dict[str, Any]]:
     attributes = read_case_attributes(run.folder)
     for row in read_csv(run.paths.test_cases) if run.tested else ():
         yield {"run": run.label, "class": run.classes[0], "subset": "test"} | {
-            name: text if name in ("id", "diagnosis", "class") else _parse(text)
+            name: text if name in ("id", "set", "diagnosis", "class") else _parse(text)
             for name, text in (row | attributes.get(row["id"], {}) | row).items()
         }
 

@@ -47,7 +47,7 @@ def format_score(metric: str, score: Score) -> str:
 
 @dataclass
 class Row:
-    """Runs that differ only in seed and fold, or a trivial baseline.
+    """Runs that differ only in seed and fold, or a trivial baseline, on the cases of one data set.
 
     Cached properties are valid only once `make_rows` has filled the row.
 
@@ -59,6 +59,9 @@ class Row:
         folds: The folds that each seed should have.
         labels: What distinguishes the row from others, by column of the table.
         label: All of `labels` in one line.
+        set: Name of the data set in runs of several; else empty.
+        folds_are_seeds: Whether every fold tests the same cases of the set, so that each network is
+            a repetition. The seeds in `cells` are then those of run and fold, '0 fold 3'.
     """
 
     settings: dict[str, str]
@@ -68,6 +71,8 @@ class Row:
     folds: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     label: str = ""
+    set: str = ""
+    folds_are_seeds: bool = False
 
     @property
     def runs(self) -> list[Run]:
@@ -79,6 +84,11 @@ class Row:
         """The finished runs: those that have scores."""
         return [run for run in self.runs if run.status == "finished"]
 
+    def runs_of_seed(self, seed: str) -> list[Run]:
+        """The finished runs of a seed, one for each fold."""
+        runs = [run for (of_seed, _), run in self.cells.items() if of_seed == seed and run]
+        return [run for run in runs if run.status == "finished"]
+
     @cached_property
     def n_cases(self) -> int:
         """Number of test cases that any seed has."""
@@ -87,7 +97,7 @@ class Row:
     @cached_property
     def complete_seeds(self) -> list[str]:
         """Seeds that lack no fold, and no case that another seed has."""
-        done = {(run.seed, run.fold) for run in self.finished_runs}
+        done = {key for key, run in self.cells.items() if run and run.status == "finished"}
         return [
             seed
             for seed, cases in self.case_values.items()
@@ -205,11 +215,11 @@ class Row:
         }
 
     def _calibration_errors(self) -> dict[str, list[float]]:
-        # Runs store calibration of all cases together, so it cannot be averaged case by case.
+        # Runs store calibration of all cases of a set together, so it cannot be averaged case by case.
         if not self.finished_runs or not (self.complete_seeds or len(self.scored) == 1):
             return {}
         by_seed = [
-            [run.ece_bins for run in self.finished_runs if run.seed == seed] for seed in self.scored
+            [run.ece_bins[self.set] for run in self.runs_of_seed(seed)] for seed in self.scored
         ]
         return {"ece": [calibration_error(np.array(counts).sum(0)) for counts in by_seed]}
 
@@ -222,22 +232,33 @@ class Row:
 
     def costs(self) -> dict[str, float]:
         """Costs, as means over the runs that are scored; empty where there is none."""
-        runs = [run for run in self.finished_runs if run.seed in self.scored]
+        runs = [run for seed in self.scored for run in self.runs_of_seed(seed)]
         return {name: statistics.fmean(r.costs[name] for r in runs) for name in COSTS if runs}
 
     @property
     def val_dice(self) -> float | None:
         """Dice per image of val, as a mean over finished runs; None where one has none."""
-        values = [run.values.get("val/dice_per_image") for run in self.finished_runs]
+        name = "/".join(filter(None, ("val", self.set, "dice_per_image")))
+        values = [run.values.get(name) for run in self.finished_runs]
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if values and len(known) == len(values) else None
 
     @property
+    def protocol(self) -> str:
+        """How the cases were split, in words; a set may have a fold of its own."""
+        fold = self.settings.get(f"data.sets.{self.set}.split.fold")
+        if fold is None:
+            return self.settings["protocol"]
+        return "holdout" if fold == "null" else f"fold {fold}"
+
+    @property
     def protocol_key(self) -> frozenset[tuple[str, str]]:
         """What decides which cases are tested, and so which seeds and folds rows should share."""
-        prefixes = ("protocol", "data.root", "data.cases.", "data.split.")
-        return frozenset(
+        prefixes = ("protocol", "data.root", "data.cases.", "data.split.", "data.sets.")
+        of_training = ("split.val", ".weight")
+        chosen = {
             (key, value)
             for key, value in self.settings.items()
-            if key.startswith(prefixes) and key != "data.split.val"
-        )
+            if key.startswith(prefixes) and not key.endswith(of_training)
+        }
+        return frozenset(chosen | {("set", self.set)})

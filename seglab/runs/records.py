@@ -74,14 +74,17 @@ class Run:
         varied_settings: Settings that its sweep varied.
         sweep: Folder of its sweep; None for a single run.
         classes: Names of its classes, one for each logit channel.
+        sets: Names of its data sets; empty for a run of one.
         ids: Ids of the cases in train, val and test; empty before the split was written.
         sha256: Of each case's files, by id.
-        values: Scores by name, `val/...` and `test/...`. This and the rest: once it is scored.
-        baselines: Test scores of trivial baselines, by their names.
+        values: Scores by name, `val/...` and `test/...`, of several sets as in
+            `test/ph2/dice_per_image`. This and the rest: once it is scored.
+        baselines: Test scores of trivial baselines, by their names; the scores' as of `values`.
         best_epoch: Number of the epoch whose weights are kept, from 1.
         threshold: Probability above which a pixel is lesion.
         costs: By the names in `COSTS`.
-        ece_bins: int64 (15, 3), `calibration_counts` of the test cases; None without.
+        ece_bins: int64 (15, 3), `calibration_counts` of the test cases of each set, '' in a run
+            of one set.
         tested: Values of the test cases, see `seglab.runs.tables`.
     """
 
@@ -99,6 +102,7 @@ class Run:
     varied_settings: list[str]
     sweep: Path | None
     classes: tuple[str, ...]
+    sets: tuple[str, ...] = ()
     ids: dict[str, list[str]] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
@@ -106,7 +110,7 @@ class Run:
     best_epoch: int = 0
     threshold: float = 0.5
     costs: dict[str, float] = field(default_factory=dict)
-    ece_bins: np.ndarray | None = None
+    ece_bins: dict[str, np.ndarray] = field(default_factory=dict)
     tested: CaseValues = field(default_factory=dict)
 
     @property
@@ -156,6 +160,7 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
             sha256 = {id: hashes[id] for part in ids.values() for id in part}
     with refuse_damaged(paths.record):
         description = _describe(config, overrides)
+        sets = tuple(map(to_text, config["data"].get("sets") or ())) if config else ()
     run = Run(
         folder=folder,
         label=to_text(folder.name) if label is None else label,
@@ -166,6 +171,7 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
         config=config,
         sweep=folder.parent if overrides else None,
         classes=classes,
+        sets=sets,
         ids=ids,
         sha256=sha256,
         **description,
@@ -323,9 +329,15 @@ def _with_scores(run: Run) -> Run:
             "best_epoch": int(summary["best_epoch"]),
             "threshold": parse_number(summary["threshold"]),
             "costs": {name: parse_number(costs[name]) for name in COSTS},
-            "ece_bins": np.array(summary["calibration"]["test"], np.int64),
         }
-        if scores["ece_bins"].shape != (15, 3) or not scores["ece_bins"][:, 0].any():
-            raise ValueError("calibration is not 15 x 3 counts")
+        bins = summary["calibration"]["test"] if run.sets else {"": summary["calibration"]["test"]}
+        ece_bins = {to_text(name): np.array(counts, np.int64) for name, counts in bins.items()}
+        for counts in ece_bins.values():
+            if counts.shape != (15, 3) or not counts[:, 0].any():
+                raise ValueError("calibration is not 15 x 3 counts")
     tested = read_case_values(run.paths.test_cases, run.sha256, run.classes)[""]
-    return replace(run, tested=tested, **scores)
+    with refuse_damaged(run.paths.test_cases):
+        names = {case.set for case in tested}
+        if names != {*ece_bins} or not names.issubset(run.sets or [""]):
+            raise ValueError("its data sets are not those of config.yaml and summary.json")
+    return replace(run, tested=tested, ece_bins=ece_bins, **scores)

@@ -1,10 +1,10 @@
 """Reads the tables of run directories: values of cases, metrics of epochs, scores of val."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from seglab.metrics.confidence import CONFIDENCE_COLUMNS
 from seglab.metrics.scores import BOUNDARY_METRICS, OUTLINE_COLUMNS, PIXEL_COUNTS
 from seglab.runs.paths import RunPaths, refuse_damaged
 
+T = TypeVar("T")
+
 
 class CaseKey(NamedTuple):
     """A test case; `sha256` is of its files, and empty where the split does not name the case."""
@@ -21,6 +23,7 @@ class CaseKey(NamedTuple):
     id: str
     sha256: str
     diagnosis: str
+    set: str = ""  # name of its data set in a run of several
 
 
 CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, *OUTLINE_COLUMNS, *CONFIDENCE_COLUMNS)
@@ -50,7 +53,8 @@ def read_case_values(
         rows = read_csv(file)
         for row in rows:
             id = printable(row["id"])
-            case = CaseKey(id, sha256.get(id, ""), printable(row["diagnosis"]))
+            data_set = printable(row.get("set") or "")
+            case = CaseKey(id, sha256.get(id, ""), printable(row["diagnosis"]), data_set)
             counts = [int(row[name]) for name in PIXEL_COUNTS]
             values = [
                 math.nan
@@ -74,6 +78,28 @@ def read_case_values(
         group: {case: np.array([*by_class.values()], float) for case, by_class in cases.items()}
         for group, cases in groups.items()
     }
+
+
+def by_content(values: Mapping[CaseKey, T]) -> dict[tuple[str, int], T]:
+    """Keys values by what their cases hold, whatever their ids: equal cases of two runs have one.
+
+    Keys are the hash of the case, and its number among cases that hold the same.
+    """
+    counts: Counter[str] = Counter()
+    keyed = {}
+    for case, value in values.items():
+        content = case.sha256 or case.id
+        keyed[content, counts[content]] = value
+        counts[content] += 1
+    return keyed
+
+
+def select_set(values: Mapping[str, T], data_set: str) -> dict[str, T]:
+    """Selects from values by name those of a data set, 'ph2/dice_per_image', by plain names."""
+    if not data_set:
+        return dict(values)
+    start = f"{data_set}/"
+    return {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
 
 
 def read_case_attributes(folder: Path) -> dict[str, dict[str, str]]:

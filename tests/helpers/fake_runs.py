@@ -107,30 +107,7 @@ def write_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     if status != "finished":
         return folder
-    ids = cases_of(fold, cases)
-    sha256 = {id: f"hash of {id}" for id in ids}
-    write_json(folder / "splits.json", {"train": [], "val": [], "test": ids, "sha256": sha256})
-
-    def make_case_rows(who: str, seed: object) -> list[dict[str, Any]]:
-        out = []
-        for id in ids:
-            row = {"id": id, "diagnosis": cases[id]}
-            row |= dict(zip(("tp", "fp", "fn", "tn"), counts_of(who, seed, id), strict=True))
-            row |= zip(("hd95", "surface_dice"), boundary_of(who, seed, id), strict=True)
-            row |= {"outline_shift": "", "missed_pieces": 0, "extra_pieces": 0}
-            row |= {"confidence": confidence_of(who, seed, id), "view_dice": ""}
-            out.append(row)
-        return out
-
-    write_csv(folder / "test_cases.csv", make_case_rows(model, seed))
-    write_csv(
-        folder / "baseline_cases.csv",
-        [
-            {"baseline": b, **row}
-            for b in ("otsu", "all_background")
-            for row in make_case_rows(b, seed)
-        ],
-    )
+    _write_cases(folder, model, {"": (seed, {id: cases[id] for id in cases_of(fold, cases)})})
     metrics = [{"epoch": e, "val/dice_per_image_net": 0.1 * e + seed / 100} for e in (1, 2, 3)]
     write_csv(folder / "metrics.csv", metrics)
     summary: dict[str, Any] = {
@@ -146,6 +123,67 @@ def write_run(
         "images_per_second": 20.0 + (fold or 0),
     }
     write_json(folder / "summary.json", summary)
+    return folder
+
+
+def _write_cases(folder: Path, model: str, sets: dict[str, tuple[object, dict[str, str]]]) -> None:
+    """splits.json and the tables of cases: of each set the seed of its values, and diagnoses."""
+
+    def make_case_rows(who: str) -> list[dict[str, Any]]:
+        out = []
+        for name, (seed, cases) in sets.items():
+            for id, diagnosis in cases.items():
+                row = {"id": f"{name}/{id}", "set": name} if name else {"id": id}
+                row |= {"diagnosis": diagnosis}
+                row |= zip(("tp", "fp", "fn", "tn"), counts_of(who, seed, id), strict=True)
+                row |= zip(("hd95", "surface_dice"), boundary_of(who, seed, id), strict=True)
+                row |= {"outline_shift": "", "missed_pieces": 0, "extra_pieces": 0}
+                row |= {"confidence": confidence_of(who, seed, id), "view_dice": ""}
+                out.append(row)
+        return out
+
+    rows = make_case_rows(model)
+    sha256 = {row["id"]: f"hash of {row['id'].rpartition('/')[2]}" for row in rows}
+    split = {"train": [], "val": [], "test": [*sha256], "sha256": sha256}
+    write_json(folder / "splits.json", split)
+    write_csv(folder / "test_cases.csv", rows)
+    names = ("otsu", "all_background")
+    baselines = [{"baseline": name} | row for name in names for row in make_case_rows(name)]
+    write_csv(folder / "baseline_cases.csv", baselines)
+
+
+def write_sets_run(
+    folder: Path,
+    sets: dict[str, dict[str, str]],
+    held_out: tuple[str, ...] = (),
+    model: str = "UNet",
+    seed: int = 0,
+    fold: int | None = None,
+    **more: Any,
+) -> Path:
+    """A run of several sets, given by their diagnoses by id; those held out are so in every fold.
+
+    Its values are those of `write_run`; of sets held out they are of the seed '0 fold 1'.
+    """
+    own: dict[str, Any] = {name: {"root": name, "weight": 1} for name in sets}
+    for name in held_out:
+        own[name]["split"] = {"fold": None}
+    write_run(folder, model, seed, fold, data__sets=own, **more)
+    if not (folder / "summary.json").exists():
+        return folder
+    tested: dict[str, tuple[object, dict[str, str]]] = {}
+    for name, cases in sets.items():
+        if name in held_out:
+            tested[name] = (f"{seed} fold {fold}" if fold is not None else seed, cases)
+        else:
+            tested[name] = (seed, {id: cases[id] for id in cases_of(fold, cases)})
+    tested = {name: of_set for name, of_set in tested.items() if of_set[1]}
+    _write_cases(folder, model, tested)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["val"] = {f"{name}/dice_per_image": 0.5 + i for i, name in enumerate(tested)}
+    summary["test"] = {f"{name}/dice_per_image": 0.25 + i for i, name in enumerate(tested)}
+    bins = {name: bins_of(f"{seed} {name}", fold) for name in tested}
+    write_json(folder / "summary.json", summary | {"calibration": {"test": bins}})
     return folder
 
 
