@@ -145,7 +145,7 @@ def _check_sections(config: dict[str, Any]) -> None:
     split = config["data"]["split"]
     if not isinstance(split, dict):
         raise InputError(f"data.split={split}: expected keys, see conf/data")
-    _check_keys(split, "data.split.", schema.SPLIT_KEYS, schema.SPLIT_KEYS)
+    _check_keys(split, "data.split.", schema.SPLIT_KEYS, schema.SPLIT_KEYS[:-1])
     for key, example in schema.TARGETS.items():
         value = config["task"].get(key.removeprefix("task."))
         if not isinstance(value, dict) and (value is not None or key != "task.lr_scheduler"):
@@ -197,11 +197,16 @@ def _check_data(data: dict[str, Any]) -> None:
             f"data.split.fold={fold}: a split from data.split.file={file} has no folds to choose "
             "from; give one of the two"
         )
+    if file is not None and data["split"].get("train_share", 1) != 1:
+        raise InputError(
+            f"data.split.train_share={data['split']['train_share']}: data.split.file={file} says "
+            "which cases train; give one of the two"
+        )
 
 
 def _check_sets(data: dict[str, Any]) -> None:
     """Checks `data.sets`, the settings of several data sets by name."""
-    limits = {number[0]: number for number in schema.NUMBERS}
+    limits = {number[0]: number for number in (*schema.NUMBERS, *schema.OPTIONAL_NUMBERS)}
     sets = data.get("sets") or {}
     for name, own in sets.items() if isinstance(sets, dict) else [("mine", sets)]:
         where = f"data.sets.{name}"

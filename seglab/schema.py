@@ -15,7 +15,7 @@ SECTIONS = (
     *TARGET_SECTIONS,
 )
 SET_KEYS = ("root", "cases", "mask_suffix", "lesion_values", "split", "weight")
-SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file")
+SPLIT_KEYS = ("val", "test", "seed", "fold", "folds", "file", "train_share")
 
 # Arguments of Lightning's Trainer that `build` gives it.
 BUILT_ARGUMENTS = ("callbacks", "logger", "plugins", "default_root_dir", "enable_checkpointing")
@@ -62,6 +62,7 @@ NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
 )
 # As NUMBERS, of keys that a config may have.
 OPTIONAL_NUMBERS: tuple[tuple[str, type, float, float, bool, float], ...] = (
+    ("data.split.train_share", float, 1e-6, 1, False, 0.5),
     ("callbacks.early_stopping.patience", int, 0, math.inf, False, 10),
     ("callbacks.ema.decay", float, 0, 0.9999, False, 0.99),
     ("task.loss.alpha", float, 0, 1, False, 0.3),

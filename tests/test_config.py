@@ -44,6 +44,7 @@ BAD_VALUES = {
     "data.split.folds": ("null", "1"),
     "data.split.seed": ("abc", "null"),
     "data.split.test": ("abc",),
+    "data.split.train_share": ("0", "1.5", "all"),
     "data.split.val": ("abc", "null", "[0.1]", "1.5"),
     "model._target_": ("seglab.networks", "seglab.networks.unet", "seglab.networks.UNett"),
     "monitor": ("5", "val/dice"),
@@ -81,6 +82,7 @@ BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
     ),
     ([COSINE + "epochs: 2, warmup: 2}"], ["task.lr_scheduler.warmup=2", "expected a"]),
     (["data.split.file=x.json", "data.split.fold=1"], ["data.split.fold=1", "x.json"]),
+    (["data.split.file=x.json", "data.split.train_share=0.5"], ["train_share=0.5", "x.json"]),
     (["+tags=[a,b]"], ["tags: unknown config key; type name=..."]),
     (
         ["task.lr_scheduler=torch.optim.lr_scheduler.StepLR"],

@@ -60,8 +60,8 @@ class SegmentationDataModule(LightningDataModule):
         batch_size: Training images in a batch, over all devices.
         eval_batch_size: Images in a batch of val and test.
         cache_dir: Folder of all caches, outside the data.
-        split: `val`, `test`, `seed`, `fold` and `folds` of `make_split`, and `file`: a saved split
-            to use instead, or None.
+        split: `val`, `test`, `seed`, `fold`, `folds` and `train_share` of `make_split`, and
+            `file`: a saved split to use instead, or None.
         augment: Function that augments training batches, as `Augment` does, or None.
         num_workers: Number of loader processes; 0 suffices for a cache.
         seed: Seed of the order of training batches and of augmentation.

@@ -63,6 +63,7 @@ def make_split(
     seed: int,
     fold: int | None = None,
     folds: int = 5,
+    train_share: float = 1,
 ) -> Split:
     """Splits cases, stratified by diagnosis.
 
@@ -81,6 +82,8 @@ def make_split(
         seed: Seed of the order.
         fold: Number of the fold to test, from 0; None to hold out the share `test`.
         folds: Number of folds.
+        train_share: Share of what is left that train gets, the first of the sequence: a smaller
+            share is part of a larger one. The rest is left out.
 
     Raises:
         InputError: There is no such fold, or there are too few cases for the shares or folds.
@@ -102,6 +105,9 @@ def make_split(
         protocol = f"fold {fold} of {folds}, {val:.0%} of the rest val"
     n_val = max(1, round(val * sum(map(len, rest)))) if val else 0
     held_out, trained = _take(rest, n_val)
+    if train_share < 1:
+        trained = trained[: max(1, round(train_share * len(trained)))]
+        protocol += f", {train_share:.4g} of what is left trains"
     split = Split(
         train=_sorted_ids(trained),
         val=_sorted_ids(held_out),

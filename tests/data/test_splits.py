@@ -452,3 +452,32 @@ def test_what_is_no_split_is_refused(content: str, tmp_path: Path) -> None:
     path.write_text(content)
     with pytest.raises(InputError, match=rf"\A{path}: .*\Z"):
         load(path)
+
+
+@QUICK
+@given(COUNTS, SHARES, SEEDS, st.integers(-1, 2), st.booleans())
+def test_a_share_of_train_is_part_of_a_larger_one(
+    counts: tuple[int, int, int], val: float, seed: int, fold: int, grouped: bool
+) -> None:
+    cases = cases_of(counts)
+    groups = [i // 3 for i in range(len(cases))] if grouped else range(len(cases))
+    settings = {"fold": None if fold < 0 else fold, "folds": 3, "val": val, "seed": seed}
+    whole = split_of(cases, groups, **settings)
+    assert split_of(cases, groups, train_share=1, **settings) == whole
+    larger = set(whole.train)
+    for share in (0.75, 0.5, 0.25, 0.01):
+        split = split_of(cases, groups, train_share=share, **settings)
+        assert (split.val, split.test) == (whole.val, whole.test)
+        assert split.train and set(split.train) <= larger
+        larger = set(split.train)
+        n_groups = len({groups[cases.index(case)] for case in cases if case.id in whole.train})
+        kept = {groups[cases.index(case)] for case in cases if case.id in larger}
+        assert len(kept) == max(1, round(share * n_groups))
+
+
+def test_a_share_of_train_has_all_diagnoses() -> None:
+    cases = cases_of((40, 40, 20))
+    split = split_of(cases, val=0, fold=2, train_share=0.25)
+    kinds = Counter(case.diagnosis for case in cases if case.id in split.train)
+    assert [kinds[kind] for kind in KINDS] == pytest.approx([8, 8, 4], abs=1)
+    assert split.protocol == "fold 2 of 5, 0% of the rest val, 0.25 of what is left trains"
