@@ -7,7 +7,7 @@ what the Hugging Face Hub reads, scores included.
 import json
 import re
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -18,8 +18,10 @@ import yaml
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.core.commands import format_command, quote_for_shell
+from seglab.data.splits import read_split
 from seglab.metrics.scores import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
 from seglab.runs.records import Run, read_run
+from seglab.runs.tables import CaseValues, select_scores
 
 WORST_CASES = 5
 PH2_LIMITS = (
@@ -52,27 +54,29 @@ def _make_front_matter(run: Run) -> str:
     """YAML in the format of the Hugging Face Hub's model cards."""
     license = {"license": "other", "license_name": "terms-of-the-training-data"}
     is_from_scratch = _pretrained_weights(run) == "none" and not run.provenance.init
-    if _data_limits(run) == SYNTHETIC_LIMITS and is_from_scratch:
+    if {*_data_limits(run).values()} == {SYNTHETIC_LIMITS} and is_from_scratch:
         license = {"license": "mit"}
-    dataset = _dataset(run)
-    result = {
-        "task": {"type": "image-segmentation"},
-        "dataset": {
-            "type": re.sub(r"\W+", "-", dataset.lower()),
-            "name": dataset,
-            "split": "test",
-            "args": {"cases": len(run.tested), "resolution": "native", "split": _split(run)},
-        },
-        "metrics": [
-            {"type": name, "name": name, "value": run.values[f"test/{name}"]} for name in METRICS
-        ],
-    }
+    results = []
+    for row in _make_rows(run):
+        dataset, scores = row.set or _dataset(run), select_scores(run.values, "test", row.set)
+        result = {
+            "task": {"type": "image-segmentation"},
+            "dataset": {
+                "type": re.sub(r"\W+", "-", dataset.lower()),
+                "name": dataset,
+                "split": "test",
+                "args": {"cases": row.n_cases, "resolution": "native", "split": _split(run)},
+            },
+            "metrics": [{"type": name, "name": name, "value": scores[name]} for name in METRICS],
+        }
+        results.append(result)
+    name = f"{_class_name(run, 'model')} on {_dataset(run)}"
     front_matter = license | {
         "library_name": "seglab",
         "pipeline_tag": "image-segmentation",
         "tags": ["semantic-segmentation", "pytorch"],
         "metrics": ["dice", "iou", "accuracy"],
-        "model-index": [{"name": f"{_class_name(run, 'model')} on {dataset}", "results": [result]}],
+        "model-index": [{"name": name, "results": results}],
     }
     return yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True).rstrip()
 
@@ -96,7 +100,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "size": settings["data.size"],
         "classes": ", ".join(run.classes),
         "inference": _constructor(run, "inference"),
-        "cases_reader": _constructor(run, "data.cases"),
+        "cases_reader": _constructor(run, "data.sets") or _constructor(run, "data.cases"),
         "split": _split(run),
         "data_hash": provenance.data,
         "loss": _constructor(run, "task.loss"),
@@ -121,7 +125,10 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "cases": ", ".join(f"{len(ids):,} {part}" for part, ids in run.ids.items()),
         "best_epoch": run.best_epoch,
         "changes": ", with uncommitted changes" if provenance.dirty else "",
-        "limits": _data_limits(run),
+        "limits": " ".join(
+            f"{code_span(name)}: {text}" if name else text
+            for name, text in _data_limits(run).items()
+        ),
         "init": _describe_init(provenance.init),
     }
 
@@ -143,12 +150,37 @@ def _describe_init(init: Mapping[str, str]) -> str:
     return f"{text}\n"
 
 
-def _describe_scores(run: Run) -> dict[str, Any]:
-    """Values of the placeholders that hold scores."""
+def _make_rows(run: Run) -> list[Row]:
+    """Make a row of each data set that a run tests."""
     classes = run.classes if len(run.classes) > 1 else ()
-    row = Row(run.settings, classes, {(run.seed, run.fold): run}, {run.seed: run.tested})
+    tested: dict[str, CaseValues] = defaultdict(dict)
+    for case, values in run.tested.items():
+        tested[case.set][case] = values
+    cells: dict[tuple[str, str], Run | None] = {(run.seed, run.fold): run}
+    return [
+        Row(run.settings, classes, cells, {run.seed: values}, set=name)
+        for name, values in tested.items()
+    ]
+
+
+def _describe_scores(run: Run) -> dict[str, str]:
+    """Values of the placeholders that hold scores."""
+    rows = _make_rows(run)
+    headlines, bodies = zip(*(_describe_set(row, run.baselines) for row in rows), strict=True)
+    sizes = Counter((row.set, case.diagnosis) for row in rows for case in row.cases)
+    is_narrow = min(sizes.values()) < MIN_CASES_FOR_INTERVAL
+    return {
+        "n_test": f"{len(run.tested):,}",
+        "headlines": "\n\n".join(headlines),
+        "caution": f"\n**Caution:** {NARROW_INTERVAL_CAUTION}.\n" if is_narrow else "",
+        "scores": "\n\n".join(bodies),
+    }
+
+
+def _describe_set(row: Row, all_baselines: Mapping[str, dict[str, float]]) -> tuple[str, str]:
+    """Return a sentence on the scores of a data set, and its tables, as Markdown."""
     scores, metric = row.scores(METRICS), "dice_per_image"
-    baselines = run.baselines
+    baselines = {name: select_scores(v, row.set) for name, v in all_baselines.items()}
     metric_rows = [
         [
             code_span(name),
@@ -158,7 +190,7 @@ def _describe_scores(run: Run) -> dict[str, Any]:
         ]
         for name in METRICS
     ]
-    diagnoses = Counter(case.diagnosis for case in run.tested)
+    diagnoses = Counter(case.diagnosis for case in row.cases)
     groups = {
         f"class {name}": row.scores(DEFAULT_METRICS, class_name=name) for name in row.classes[1:]
     }
@@ -170,22 +202,22 @@ def _describe_scores(run: Run) -> dict[str, Any]:
     ]
     dice = row.by_case(metric)
     worst = sorted((value, case) for case, value in dice.items())[:WORST_CASES]
-    is_narrow = min(diagnoses.values()) < MIN_CASES_FOR_INTERVAL
-    return {
-        "n_test": f"{len(run.tested):,}",
-        "dice": format_score(metric, scores[metric]),
-        "baselines_dice": ", ".join(
-            f"{code_span(name)} {values[metric]:.3f}" for name, values in baselines.items()
-        ),
-        "caution": f"\n**Caution:** {NARROW_INTERVAL_CAUTION}.\n" if is_narrow else "",
-        "metrics_table": _table(
-            ["metric", "this network", *map(code_span, baselines), "definition"], metric_rows
-        ),
-        "groups_table": _table(["group (cases)", *DEFAULT_METRICS], group_rows),
-        "median_dice": f"{statistics.median(dice.values()):.3f}",
-        "n_below": sum(value < 0.8 for value in dice.values()),
-        "worst": ", ".join(f"{code_span(case.id)} {value:.3f}" for value, case in worst),
-    }
+    of_set = f" of {code_span(row.set)}" if row.set else ""
+    n_below = sum(value < 0.8 for value in dice.values())
+    worst_cases = ", ".join(f"{code_span(case.id)} {value:.3f}" for value, case in worst)
+    baselines_dice = (f"{code_span(name)} {v[metric]:.3f}" for name, v in baselines.items())
+    headline = (
+        f"Dice per image on {row.n_cases:,} test cases{of_set}: "
+        f"{format_score(metric, scores[metric])}. Trivial baselines: {', '.join(baselines_dice)}."
+    )
+    body = [
+        *([f"### Test cases{of_set}"] if row.set else []),
+        _table(["metric", "this network", *map(code_span, baselines), "definition"], metric_rows),
+        _table(["group (cases)", *DEFAULT_METRICS], group_rows),
+        f"Dice of single cases: median {statistics.median(dice.values()):.3f}, below 0.8 in "
+        f"{n_below}. The worst: {worst_cases}.",
+    ]
+    return headline, "\n\n".join(body)
 
 
 def _split(run: Run) -> str:
@@ -193,19 +225,29 @@ def _split(run: Run) -> str:
     if file != "null":
         return Path(file).name
     part = f"fold {run.fold} of {run.folds} (from 0)" if run.fold else "holdout"
+    if run.sets:
+        part = read_split(run.paths.split).protocol
     return f"{part}, stratified by diagnosis, split seed {run.settings.get('data.split.seed')}"
 
 
 def _dataset(run: Run) -> str:
-    return Path(run.settings.get("data.root", "")).name or "unknown"
+    return ", ".join(run.sets) or Path(run.settings.get("data.root", "")).name or "unknown"
 
 
-def _data_limits(run: Run) -> str:
-    if _class_name(run, "data.cases") == "synthetic_cases":
-        return SYNTHETIC_LIMITS
-    # Other data may be in PH2's layout.
-    is_ph2 = run.settings.get("data.cases.layout") == "ph2" and "ph2" in _dataset(run).lower()
-    return PH2_LIMITS if is_ph2 else UNKNOWN_LIMITS
+def _data_limits(run: Run) -> dict[str, str]:
+    """What the images of each data set stand for, by the set's name."""
+    limits = {}
+    for name in run.sets or ("",):
+
+        def read(key: str, name: str = name) -> str:
+            return run.settings.get(f"data.sets.{name}.{key}", run.settings.get(f"data.{key}", ""))
+
+        # Other data may be in PH2's layout.
+        is_ph2 = read("cases.layout") in ("ph2", "") and "ph2" in Path(read("root")).name.lower()
+        limits[name] = PH2_LIMITS if is_ph2 else UNKNOWN_LIMITS
+        if read("cases._target_").endswith(".synthetic_cases"):
+            limits[name] = SYNTHETIC_LIMITS
+    return limits
 
 
 def _class_name(run: Run, key: str) -> str:

@@ -20,7 +20,7 @@ from seglab.metrics.scores import (
     score_terms,
 )
 from seglab.runs.records import COSTS, STATUSES, Run
-from seglab.runs.tables import CASE_COLUMNS, CaseKey, CaseValues
+from seglab.runs.tables import CASE_COLUMNS, CaseKey, CaseValues, select_scores
 
 ACCURACY_OF_ALL_CLASSES = "accuracy of all classes"
 
@@ -238,8 +238,8 @@ class Row:
     @property
     def val_dice(self) -> float | None:
         """Dice per image of val, as a mean over finished runs; None where one has none."""
-        name = "/".join(filter(None, ("val", self.set, "dice_per_image")))
-        values = [run.values.get(name) for run in self.finished_runs]
+        scores = [select_scores(run.values, "val", self.set) for run in self.finished_runs]
+        values = [of_run.get("dice_per_image") for of_run in scores]
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if values and len(known) == len(values) else None
 

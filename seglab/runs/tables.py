@@ -94,11 +94,12 @@ def by_content(values: Mapping[CaseKey, T]) -> dict[tuple[str, int], T]:
     return keyed
 
 
-def select_set(values: Mapping[str, T], data_set: str) -> dict[str, T]:
-    """Selects from values by name those of a data set, 'ph2/dice_per_image', by plain names."""
-    if not data_set:
-        return dict(values)
-    start = f"{data_set}/"
+def select_scores(values: Mapping[str, T], *prefixes: str) -> dict[str, T]:
+    """Selects scores by what their names begin with, 'test' and 'ph2' of 'test/ph2/hd95'.
+
+    An empty prefix, the name of the set in a run of one, is none. Keys are the rest of the names.
+    """
+    start = "".join(f"{prefix}/" for prefix in prefixes if prefix)
     return {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
 
 

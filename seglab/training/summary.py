@@ -25,6 +25,7 @@ from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
 from seglab.runs.loading import list_targets, parse_config, untrusted_targets
 from seglab.runs.paths import RunPaths, refuse_damaged
+from seglab.runs.tables import select_scores
 from seglab.schema import Inference
 from seglab.training.build import Components
 
@@ -179,31 +180,45 @@ def draw_training_pairs(path: Path, data: SegmentationDataModule) -> None:
 
 
 def log_summary(paths: RunPaths) -> None:
-    """Logs a short table of the scores of a finished run, and where its files are."""
+    """Logs a short table of the scores of a finished run, and where its files are.
+
+    Of several data sets each has a table.
+    """
     split = read_split(paths.split)
+    config = parse_config(paths.config)
+    tables = []
     with refuse_damaged(paths.summary) as file:
         summary = read_json(file)
-        columns = {"val": summary["val"]} if summary["val"] else {}
-        columns |= {"test": summary["test"], **summary.get("classes", {}), **summary["baselines"]}
-        body = [
-            [metric, *(f"{v[metric]:.4f}" if metric in v else "" for v in columns.values())]
-            for metric in summary["test"]
-        ]
-        title = (
-            f"native resolution, {len(split.val)} val and {len(split.test)} test cases; "
-            f"weights of epoch {summary['best_epoch']}; baselines on test"
-        )
+        for name in config["data"].get("sets") or ("",):
+            columns = {"val": summary["val"]} if summary["val"] else {}
+            columns |= {"test": summary["test"], **summary.get("classes", {})}
+            columns |= summary["baselines"]
+            columns = {key: select_scores(values, name) for key, values in columns.items()}
+            body = [
+                [metric, *(f"{v[metric]:.4f}" if metric in v else "" for v in columns.values())]
+                for metric in columns["test"]
+            ]
+            n_val, n_test = (
+                len(select_scores(dict.fromkeys(ids), name)) for ids in (split.val, split.test)
+            )
+            title = (
+                f"native resolution, {n_val} val and {n_test} test cases{name and f' of {name}'}; "
+                f"weights of epoch {summary['best_epoch']}; baselines on test"
+            )
+            if body:
+                tables.append(Table(title, ["", *columns], 1, body, []))
     notes = [f"run directory  {paths.folder}"]
     if paths.tensorboard.exists():
         look = quote_for_shell("tensorboard", "--logdir", paths.folder)
         notes.append(f"look at it     {look}")
-    trust = [f"--trust={name}" for name in untrusted_targets(parse_config(paths.config))]
+    trust = [f"--trust={name}" for name in untrusted_targets(config)]
     predict = format_command("predict", paths.folder, *trust, "IMAGES", "--out", "masks")
     notes += [
         f"predict        {predict}",
         f"score again    {format_command('evaluate', paths.folder, *trust)}",
     ]
-    log.info("%s", format_plain(Table(title, ["", *columns], 1, body, notes), width=None))
+    tables[-1] = tables[-1]._replace(notes=notes)
+    log.info("%s", "\n\n".join(format_plain(table, width=None) for table in tables))
     if not any(int(row["tp"]) + int(row["fp"]) for row in read_csv(paths.test_cases)):
         log.warning(
             "nothing was found in any test case, all masks are empty; train longer, with "
