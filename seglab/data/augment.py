@@ -230,7 +230,7 @@ def _draw_ink(image: Tensor, probability: float, generator: torch.Generator) -> 
     """Draws pen marks as the share of light that they absorb, float (N, 3, H, W) in [0, 1).
 
     Marks are blots where a smooth random field is high, hatched by waves that the field bends, and
-    grainy. An image has any with this probability; they are violet to blue or black.
+    grainy. An image has any with this probability; their colour is a violet.
     """
     n, _, height, width = image.shape
     numbers = torch.rand(7, n, 1, 1, 1, generator=generator)
