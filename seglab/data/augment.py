@@ -17,7 +17,6 @@ _MAX_HAIRS = 8  # in one image
 _BROWN = torch.tensor([0.85, 0.95, 1]).view(3, 1, 1)
 # Smallest share that a pen's ink absorbs, and by how much the largest is greater.
 _VIOLET = torch.tensor([[0.55, 0.75, 0.2], [0.35, 0.2, 0.5]]).view(2, 3, 1, 1)
-_HUES = torch.tensor([0.0, 4, 2]).view(3, 1, 1)  # where red, green, blue begin, in sixths
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class Augment:
             falls linearly across the image.
         gamma: 0.2 raises the image to powers from 1/1.2 to 1.2.
         ink: Probability that an image gets hatched marks of a surgical pen, on lesions too.
-        sticker: Probability that an image gets part of a vivid disc at its edge, below the lesion,
-            like the colour patches of ISIC's archive.
+        sticker: Probability that an image gets part of a vivid disc at its edge, below the lesion.
     """
 
     flip: bool = True
@@ -165,8 +163,8 @@ def _draw_like(
 def _axes(image: Tensor) -> tuple[Tensor, Tensor]:
     """Returns x, float (W), and y, float (H, 1), of an image's pixels, from -1 to 1."""
     height, width = image.shape[-2:]
-    x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height).view(-1, 1)
-    return x.to(image), y.to(image)
+    x, y = (torch.linspace(-1, 1, size).to(image) for size in (width, height))
+    return x, y.view(-1, 1)
 
 
 def _bicubic(nodes: Tensor, height: int, width: int) -> Tensor:
@@ -229,8 +227,7 @@ def _draw_hairs(image: Tensor, probability: float, generator: torch.Generator) -
 def _draw_ink(image: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Draws pen marks as the share of light that they absorb, float (N, 3, H, W) in [0, 1).
 
-    Marks are blots where a smooth random field is high, hatched by waves that the field bends, and
-    grainy. An image has any with this probability; their colour is a violet.
+    An image has any with this probability: violet blots of a smooth random field, hatched, grainy.
     """
     n, _, height, width = image.shape
     numbers = torch.rand(7, n, 1, 1, 1, generator=generator)
@@ -245,18 +242,16 @@ def _draw_ink(image: Tensor, probability: float, generator: torch.Generator) -> 
     cover *= torch.sigmoid(5 * (wave + 1.6 * gap - 0.4))
     specks = torch.randn(n, 1, 48, 48, generator=generator).to(image)
     cover *= torch.sigmoid(2 * _bicubic(specks, height, width) + 1 + grain)
-    absorbs = _VIOLET[0].to(image) + _VIOLET[1].to(image) * tone
-    return (inked < probability) * (0.15 + 0.8 * dark) * cover * absorbs
+    least, more = _VIOLET.to(image)
+    return (inked < probability) * (0.15 + 0.8 * dark) * cover * (least + more * tone)
 
 
 def _draw_stickers(
     image: Tensor, probability: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draws discs at the edge of images, each image's with this probability.
+    """Draws a disc of any hue at the edge of each image with this probability.
 
-    Returns:
-        The share of each pixel that a disc covers, float (N, 1, H, W), and the discs' colours,
-        float (N, 3, 1, 1), of any hue.
+    Returns how much it covers, float (N, 1, H, W) in [0, 1], and its colour, float (N, 3, 1, 1).
     """
     numbers = torch.rand(8, len(image), 1, 1, 1, generator=generator)
     has, turn, size, inside, edge, hue, saturation, value = numbers.to(image)
@@ -267,7 +262,7 @@ def _draw_stickers(
     x, y = _axes(image)
     distance = ((x - centre[:, :1]) ** 2 + (y - centre[:, 1:]) ** 2).sqrt()
     cover = torch.sigmoid((radius - distance) * (70 + 140 * edge))
-    # HSV to RGB.
-    pure = ((hue * 6 + _HUES.to(image)) % 6 - 3).abs().sub(1).clamp(0, 1)
+    sixths = hue * 6 + torch.tensor([0.0, 4, 2]).view(3, 1, 1).to(image)  # HSV to RGB
+    pure = (sixths % 6 - 3).abs().sub(1).clamp(0, 1)
     colour = (0.45 + 0.55 * value) * (1 - (0.35 + 0.65 * saturation) * (1 - pure))
     return cover * (has < probability), colour
