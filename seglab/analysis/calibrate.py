@@ -34,8 +34,8 @@ def calibrate(
     """Calibrate the networks of a sweep or of a run, and write calibration.json and .png there.
 
     Args:
-        path: A sweep that has finished all folds, whose test cases count, each predicted by a
-            network that was not trained on it; or a run directory, whose val cases count.
+        path: A sweep that has finished all folds, whose test cases of all data sets count, each
+            predicted by a network that was not trained on it; or a run directory, whose val cases count.
         trust: See `open_run`.
         moved_to: Where the data of the runs is today; None for where it was.
 
@@ -99,7 +99,10 @@ def cross_fit(
 
 
 def _read_parts(folder: Path, runs: Sequence[Run]) -> list[list[CalibrationCase]]:
-    """Read test cases by fold, as means over seeds; or val cases of a single run, dealt out."""
+    """Read test cases by fold, as means over seeds; or val cases of a single run, dealt out.
+
+    Test cases of several folds, those of a data set held out in each, are dealt out, too, as means.
+    """
     is_run = runs[0].folder == folder
     missing = {*map(str, range(runs[0].folds))} - {run.fold for run in runs}
     if not is_run and missing:
@@ -112,18 +115,22 @@ def _read_parts(folder: Path, runs: Sequence[Run]) -> list[list[CalibrationCase]
             f"{folder}: has no val cases (data.split.val=0); calibrate its sweep over "
             "data.split.fold, or a run with val cases"
         )
-    parts: dict[str, dict[str, list[tuple[float, float]]]]
-    parts = defaultdict(lambda: defaultdict(list))
+    pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    folds: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         table = run.tested
         if is_run:
             table = read_case_values(run.paths.val_cases, run.sha256, run.classes)[""]
-        for i, (case, values) in enumerate(table.items()):
+        for case, values in table.items():
             foreground = values[1:] if len(values) > 1 else values
             confidence = foreground[:, CASE_COLUMNS.index("confidence")].mean()
             dice = score_terms(foreground[:, :4])["dice_per_image"][:, 0].mean()
-            parts[str(i % VAL_PARTS) if is_run else run.fold][case.id].append((confidence, dice))
-    return [
-        [CalibrationCase(id, *np.mean(pairs, 0).tolist()) for id, pairs in part.items()]
-        for _, part in sorted(parts.items())
-    ]
+            pairs[case.id].append((confidence, dice))
+            folds[case.id].add(run.fold)
+    parts: dict[str, list[CalibrationCase]] = defaultdict(list)
+    n_parts = VAL_PARTS if is_run else runs[0].folds
+    for i, (id, found) in enumerate(pairs.items()):
+        is_of_one_fold = len(folds[id]) == 1 and not is_run
+        part = folds[id].pop() if is_of_one_fold else str(i % n_parts)
+        parts[part].append(CalibrationCase(id, *np.mean(found, 0).tolist()))
+    return [part for _, part in sorted(parts.items())]

@@ -44,7 +44,8 @@ def draw_annotations(
     for run in runs:
         tested = {found.case.id for found in ranked if found.case in run.tested}
         if ids := tested - predicted.keys():
-            predicted |= {p[0].id: p for p in predict_tested(run, ids, trust, data_root)}
+            root = None if run.sets else data_root  # which is that of one set
+            predicted |= {p[0].id: p for p in predict_tested(run, ids, trust, root)}
     cases, images, targets, preds = zip(*(predicted[o.case.id] for o in ranked), strict=True)
     names = [
         f"{i}. {f'{o.case.id} {o.class_name}'.strip()}: doubt {o.doubt:.1f}, Dice {o.dice:.3f}"

@@ -51,13 +51,18 @@ def rank_annotations(runs: Sequence[Run]) -> list[RankedAnnotation]:
 
     A run tests cases that it was not trained on, so all folds of a sweep rank all cases.
     """
-    tested: dict[tuple[CaseKey, str], list[np.ndarray]] = defaultdict(list)
+    cases: dict[str, CaseKey] = {}
+    tested: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     for run in runs:
         names = run.classes[1:] or ("",)  # all but background; one class has no name
         for case, values in run.tested.items():
+            cases.setdefault(case.content, case)
             for class_name, of_class in zip(names, values[-len(names) :], strict=True):
-                tested[case, class_name].append(of_class)
-    ranked = [_measure(*key, np.stack(values)) for key, values in tested.items()]
+                tested[case.content, class_name].append(of_class)
+    ranked = [
+        _measure(cases[content], class_name, np.stack(values))
+        for (content, class_name), values in tested.items()
+    ]
     return sorted(ranked, key=lambda found: (-found.doubt, found.case, found.class_name))
 
 
@@ -73,17 +78,25 @@ def rank_current_annotations(
     """
     hashes = hash_cases(scan.cases, hash_files(scan.cases))
     of_runs = rank_annotations(runs)
-    ranked = [found for found in of_runs if hashes.get(found.case.id) == found.case.sha256]
+    here = {*hashes.values()}
+    ranked = [found for found in of_runs if found.case.sha256 in here]
     if not ranked:
         raise InputError(
             f"--runs: tested none of the cases of {scan.root} as they are now; expected finished "
             "runs that were trained on this data"
         )
-    tested, ids = ({found.case.id for found in part} for part in (of_runs, ranked))
+    sets, tested = ({getattr(o.case, n) for o in ranked} for n in ("set", "sha256"))
+    # Ids of this data set alone: runs of several have the set in front of them.
+    gone = {
+        case.id.removeprefix(f"{case.set}/")
+        for case in (found.case for found in of_runs)
+        if case.set in sets and case.sha256 not in here
+    }
+    new = {id for id, sha256 in hashes.items() if sha256 not in tested}
     left_out = {
-        "their files differ from those that the runs tested": tested & hashes.keys() - ids,
-        "they are no longer here": tested - hashes.keys(),
-        "no run tested them": hashes.keys() - tested,
+        "their files differ from those that the runs tested": gone & new,
+        "they are no longer here": gone - hashes.keys(),
+        "no run tested them": new - gone,
     }
     return ranked, [
         f"not ranked, because {reason}: {name_some(sorted(cases), 20)}"

@@ -35,31 +35,38 @@ def make_gallery(
 ) -> dict[str, Any]:
     """Predict the cases with the lowest mean Dice or confidence, and draw them for report.html.
 
-    Of each row the seed with most test cases is shown. If any case is, so are `more_cases`. For
+    Of each row the seed with most test cases is shown. Each data set has cases of its own. If any case is, so are `more_cases`. For
     the other arguments see `report`.
     """
     seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
-    scores: dict[CaseKey, dict[int, dict[str, Any]]] = defaultdict(dict)
+    cases: dict[str, CaseKey] = {}  # by content, as the scores of rows are
+    scores: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
         of_seed = replace(row, case_values={seed: row.case_values[seed]})
         confidence = of_seed.by_case("confidence")
         for case, dice in of_seed.by_case("dice_per_image").items():
-            scores[case][number] = {"dice": dice, "confidence": confidence[case]}
+            cases.setdefault(case.content, case)
+            scores[case.content][number] = {"dice": dice, "confidence": confidence[case]}
 
-    def find_lowest(name: str) -> list[CaseKey]:
-        means = {case: statistics.fmean(s[name] for s in scores[case].values()) for case in scores}
-        return sorted(means, key=lambda case: (means[case], case))[:n_cases]
+    def find_lowest(name: str) -> list[str]:
+        by_set: dict[str, list[tuple[float, CaseKey]]] = defaultdict(list)
+        for content, case in cases.items():
+            mean = statistics.fmean(of_row[name] for of_row in scores[content].values())
+            by_set[case.set].append((mean, case))
+        return [c.content for of_set in by_set.values() for _, c in sorted(of_set)[:n_cases]]
 
-    chosen = [*find_lowest("dice"), *find_lowest("confidence"), *more_cases] if n_cases else []
-    cards: dict[CaseKey, dict[str, Any]] = {
-        case: {"id": case.id, "diagnosis": case.diagnosis, "rows": scores[case]}
-        for case in dict.fromkeys(chosen)
+    more = [case.content for case in more_cases if case.content in scores]
+    chosen = [*find_lowest("dice"), *find_lowest("confidence"), *more] if n_cases else []
+    cards: dict[str, dict[str, Any]] = {
+        key: {"id": cases[key].id, "diagnosis": cases[key].diagnosis, "rows": scores[key]}
+        for key in dict.fromkeys(chosen)
     }
+    of_each = " of each data set" if any(case.set for case in cases.values()) else ""
     notes = []
     if len(cards) < len(scores):
         others = ", as many with the lowest confidence, and doubtful outlines" if cards else ""
         notes.append(
-            f"shown are the {n_cases} of {len(scores)} cases with the lowest Dice{others}; "
+            f"shown are the {n_cases} of {len(scores)} cases with the lowest Dice{of_each}{others}; "
             "--cases N shows more or fewer"
         )
     drawn_rows = []
@@ -70,7 +77,7 @@ def make_gallery(
             "legend": [],
         }
         drawn_rows.append(drawn_row)
-        for run in (run for run in row.finished_runs if run.seed == seed):
+        for run in row.runs_of_seed(seed):
             try:
                 classes, left_out = _draw_predictions(run, number, cards, trust, data_root)
                 drawn_row["legend"] = _make_legend(classes)
@@ -93,12 +100,13 @@ def make_gallery(
 def _draw_predictions(
     run: Run,
     number: int,
-    cards: dict[CaseKey, dict[str, Any]],
+    cards: dict[str, dict[str, Any]],
     trust: tuple[str, ...],
     data_root: str | Path | None,
 ) -> tuple[Classes, list[str]]:
     """Predict the cases of a run, draw them on the cards, and return classes and ids left out."""
-    wanted = {case.id: card for case, card in cards.items() if case in run.tested}
+    found = {case.id: cards[case.content] for case in run.tested if case.content in cards}
+    wanted = {id: card for id, card in found.items() if number in card["rows"]}
     classes = ONE_CLASS
     for case, image, target, pred in predict_tested(run, {*wanted}, trust, data_root):
         card, classes = wanted.pop(case.id), case.classes

@@ -99,8 +99,8 @@ def report(
             "the best val; name folders of other runs for theirs"
         )
         log.warning("%s", notes[-1])
-    tested = [run for row in report_rows for run in row.finished_runs]
-    ranked = rank_annotations(tested)
+    tested = dict.fromkeys(run for row in report_rows for run in row.finished_runs)
+    ranked = rank_annotations([*tested])
     doubtful_cases = [found.case for found in ranked[:N_SHOWN]]
     slices = make_slices_table(score_slices(report_rows, "dice_per_image"), "dice_per_image")
     page: dict[str, Any] = {
@@ -147,7 +147,8 @@ def _make_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     data, code = set(), set()
     for run in runs:
         provenance = run.provenance
-        data.add(f"{run.settings.get('data.root')} ({provenance.data[:12] or 'unknown'})")
+        sets = f": {', '.join(run.sets)}" if run.sets else ""
+        data.add(f"{run.settings.get('data.root')}{sets} ({provenance.data[:12] or 'unknown'})")
         version = f"seglab {provenance.versions.get('seglab', '?')}"
         changes = ", with uncommitted changes" if provenance.dirty else ""
         code.add(f"{version}, commit {provenance.commit[:12] or 'unknown'}{changes}")

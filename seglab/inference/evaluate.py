@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from seglab.data.layouts import find_cases
 from seglab.data.sets import find_roots, name_cases, read_sets
 from seglab.inference.calibration import LEVEL, Calibration
 from seglab.inference.models import Model, ensemble, find_members, make_model
-from seglab.inference.scoring import ScoredCase, Scores, score_cases
+from seglab.inference.scoring import ScoredCase, Scores, join_rows, score_sets, summarize_sets
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.paths import RunPaths, refuse_run_files
 from seglab.runs.records import Run, open_run
@@ -91,15 +91,13 @@ def evaluate(
         if model.calibration and data_root is not None:  # own test cases calibrated it
             assessed.append(_assess(model.calibration, case))
 
-    scored = score_cases(model.predictor, cases, model.threshold, model.inference, on_case=on_case)
+    scored = score_sets(model.predictor, cases, model.threshold, model.inference, on_case=on_case)
     trained_on: list[str] = []
     if data_root is not None:  # the split has kept a run's own test cases apart
         hashes = hash_cases(cases, hash_files(cases))
         trained_on = find_trained_on(runs, hashes, np.stack(thumbnails))
     summary: dict[str, Any] = {
-        "test": scored.values,
-        "calibration": {"test": scored.ece_bins.tolist()},
-        **({"classes": scored.classes} if scored.classes else {}),
+        **summarize_sets(scored),
         "n": len(cases),
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
@@ -111,7 +109,7 @@ def evaluate(
     }
     written = RunPaths(_new_folder(runs[0], data_root) if out is None else expand_user(out))
     written.folder.mkdir(parents=True, exist_ok=True)
-    write_csv(written.test_cases, scored.rows)
+    write_csv(written.test_cases, join_rows(scored))
     write_csv(written.case_attributes, attributes)
     write_json(written.summary, summary)
     _log_summary(summary)
@@ -192,12 +190,12 @@ def load_run_model(run: Run, trust: tuple[str, ...] = (), **inference: bool | No
 
 
 def _describe(
-    cases: list[Case], scored: Scores, runs: list[Run], trained_on: list[str]
+    cases: list[Case], scored: Mapping[str, Scores], runs: list[Run], trained_on: list[str]
 ) -> list[str]:
     """Return warnings about cases that make their scores mean little."""
     warnings = describe_oddities(check_masks(cases))
-    for name in scored.classes:
-        if not any(row["tp"] + row["fn"] for row in scored.rows if row["class"] == name):
+    for name in next(iter(scored.values())).classes:
+        if not any(row["tp"] + row["fn"] for row in join_rows(scored) if row["class"] == name):
             warnings.append(f"no mask holds {name}: its scores mean nothing; add cases that do")
     if len(cases) < MIN_TEST_CASES:
         warnings.append(f"{len(cases)} cases are few: their scores say little; score more")
@@ -235,7 +233,7 @@ def _log_summary(summary: dict[str, Any]) -> None:
             for class_name, values in summary.get("classes", {}).items()
             if metric in values
         )
-        log.info("%-16s %.4f%s", metric, value, by_class)
+        log.info("%-*s %.4f%s", max(map(len, summary["test"])), metric, value, by_class)
     if "quality" in summary:
         values = summary["quality"]
         log.info(

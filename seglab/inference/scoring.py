@@ -173,6 +173,25 @@ def join_sets(by_set: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
     }
 
 
+def summarize_sets(by_set: Mapping[str, Scores]) -> dict[str, Any]:
+    """Return the parts of summary.json that hold test scores of each data set."""
+    bins = {data_set: scored.ece_bins.tolist() for data_set, scored in by_set.items()}
+    classes = {
+        class_name: join_sets({name: scored.classes[class_name] for name, scored in by_set.items()})
+        for class_name in next(iter(by_set.values())).classes
+    }
+    return {
+        "test": join_sets({name: scored.values for name, scored in by_set.items()}),
+        "calibration": {"test": bins.get("", bins)},
+        **({"classes": classes} if classes else {}),
+    }
+
+
+def join_rows(by_set: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """Join the rows of all data sets."""
+    return [row for scored in by_set.values() for row in scored.rows]
+
+
 def _score_set(
     rows: list[dict[str, Any]], classes: Classes
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

@@ -25,6 +25,11 @@ class CaseKey(NamedTuple):
     diagnosis: str
     set: str = ""  # name of its data set in a run of several
 
+    @property
+    def content(self) -> str:
+        """What two cases with the same files have in common, whatever their ids."""
+        return self.sha256 or self.id
+
 
 CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, *OUTLINE_COLUMNS, *CONFIDENCE_COLUMNS)
 # Cells of these may be empty: of predictions with a single view, and of empty masks.
@@ -81,16 +86,12 @@ def read_case_values(
 
 
 def by_content(values: Mapping[CaseKey, T]) -> dict[tuple[str, int], T]:
-    """Keys values by what their cases hold, whatever their ids: equal cases of two runs have one.
-
-    Keys are the hash of the case, and its number among cases that hold the same.
-    """
+    """Keys values by `CaseKey.content`, and the case's number among those of equal content."""
     counts: Counter[str] = Counter()
     keyed = {}
     for case, value in values.items():
-        content = case.sha256 or case.id
-        keyed[content, counts[content]] = value
-        counts[content] += 1
+        keyed[case.content, counts[case.content]] = value
+        counts[case.content] += 1
     return keyed
 
 

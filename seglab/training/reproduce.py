@@ -191,7 +191,7 @@ def _read_values(folder: Path) -> dict[str, Any]:
     }
     values |= {f"summary.json {name.replace('/', ' ')}": v for name, v in run.values.items()}
     for baseline, scores in run.baselines.items():
-        values |= {f"summary.json {baseline} {name}": value for name, value in scores.items()}
+        values |= {f"summary.json {baseline} {n.replace('/', ' ')}": v for n, v in scores.items()}
     tables: list[tuple[Path, tuple[str, ...]]] = [
         (paths.metrics, ("epoch",)),
         (paths.test_cases, ("id", "class")),

@@ -19,7 +19,15 @@ from seglab.data.classes import Classes
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.splits import read_split
 from seglab.inference.predictor import make_predictor, tune_threshold
-from seglab.inference.scoring import ScoredCase, Scores, baseline_predictors, join_sets, score_sets
+from seglab.inference.scoring import (
+    ScoredCase,
+    Scores,
+    baseline_predictors,
+    join_rows,
+    join_sets,
+    score_sets,
+    summarize_sets,
+)
 from seglab.metrics.scores import mean_terms
 from seglab.networks.cost import multiply_adds
 from seglab.runs.checkpoints import load_network, set_threshold
@@ -57,7 +65,7 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
     val: dict[str, float] = {}
     if val_cases:
         scored_val = score_sets(predict, val_cases, threshold, inference, "scoring val")
-        write_csv(paths.val_cases, _join_rows(scored_val))
+        write_csv(paths.val_cases, join_rows(scored_val))
         val = join_sets({name: scored.values for name, scored in scored_val.items()}) | {
             name.removeprefix("val/"): value
             for name, value in components.recorder.rows[best_epoch - 1].items()
@@ -71,39 +79,20 @@ def score_run(paths: RunPaths, config: Mapping[str, Any], components: Components
         attributes.append(describe_case(case.case, case.image, case.target))
 
     test = score_sets(predict, test_cases, threshold, inference, "scoring test", on_case=on_case)
-    write_csv(paths.test_cases, _join_rows(test))
+    write_csv(paths.test_cases, join_rows(test))
     write_csv(paths.case_attributes, attributes)
     for name, of_set in figures.items():
         of_set.save(paths.figures, data.classes, name)
     return {
         "val": val,
-        **_summarize_test(test),
+        **summarize_sets(test),
+        "intervals": {"test": join_sets({name: _risk_intervals(s) for name, s in test.items()})},
         "baselines": score_baselines(paths, data),
         "best_epoch": best_epoch,
         "threshold": threshold,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "multiply_adds": multiply_adds(net, data.size),
     }
-
-
-def _summarize_test(scored: Mapping[str, Scores]) -> dict[str, Any]:
-    """Returns the parts of summary.json on the test cases of each set."""
-    bins = {name: of_set.ece_bins.tolist() for name, of_set in scored.items()}
-    intervals_by_set = {name: _risk_intervals(of_set) for name, of_set in scored.items()}
-    classes = {
-        class_name: join_sets({name: of_set.classes[class_name] for name, of_set in scored.items()})
-        for class_name in next(iter(scored.values())).classes
-    }
-    return {
-        "test": join_sets({name: of_set.values for name, of_set in scored.items()}),
-        "intervals": {"test": join_sets(intervals_by_set)},
-        "calibration": {"test": bins.get("", bins)},
-        **({"classes": classes} if classes else {}),
-    }
-
-
-def _join_rows(scored: Mapping[str, Scores]) -> list[dict[str, Any]]:
-    return [row for scores in scored.values() for row in scores.rows]
 
 
 def _risk_intervals(scored: Scores) -> dict[str, list[float]]:
@@ -128,7 +117,7 @@ def score_baselines(paths: RunPaths, data: SegmentationDataModule) -> dict[str, 
     for name, predict in baseline_predictors(mean_mask).items():
         by_set = score_sets(predict, data.subset_cases("test"), 0.5, name=f"scoring {name}")
         values[name] = join_sets({data_set: scored.values for data_set, scored in by_set.items()})
-        rows += [{"baseline": name} | row for row in _join_rows(by_set)]
+        rows += [{"baseline": name} | row for row in join_rows(by_set)]
     write_csv(paths.baseline_cases, rows)
     return values
 

@@ -109,7 +109,7 @@ def test_planted_annotations_come_first(tmp_path: Path) -> None:
     # Who mends an annotation, or adds a case, sees the others only.
     Image.fromarray(~masks[3]).save(mask_path(tmp_path / "data", "IMD003"))
     shutil.rmtree(mask_path(tmp_path / "data", "IMD007").parents[1])
-    write_ph2_case(tmp_path / "data", "IMD020", np.zeros((90, 120, 3), np.uint8), masks[0])
+    write_ph2_case(tmp_path / "data", "IMD020", np.zeros((90, 120, 3), np.uint8), ~masks[0])
     scan = check_data(tmp_path / "data")
     current, notes = rank_current_annotations(scan, find_runs([run.folder]))
     assert [o.case.id for o in current] == [
