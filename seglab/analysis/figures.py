@@ -270,6 +270,26 @@ def save_stress_curves(path: str | Path, records: Sequence[Mapping[str, Any]]) -
     _save(figure, path)
 
 
+def save_heat_map(
+    path: str | Path, values: np.ndarray, rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """Draws scores in [0, 1], float64 (R, C), as coloured cells with numbers; NaN stays white."""
+    figure = Figure(figsize=(2.2 + 1.5 * len(columns), 1 + 0.6 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    low = min(0.5, np.nanmin(values, initial=1))
+    axis.imshow(values, cmap="viridis", vmin=low, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        colour = "white" if value < low + 0.6 * (1 - low) else "black"
+        text = "-" if np.isnan(value) else f"{value:.3f}"
+        axis.text(j, i, text, ha="center", va="center", color=colour)
+    for set_ticks, texts in ((axis.set_xticks, columns), (axis.set_yticks, rows)):
+        set_ticks(range(len(texts)), [textwrap.fill(t, 20).replace("$", r"\$") for t in texts])
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

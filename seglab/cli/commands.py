@@ -207,6 +207,28 @@ def stress() -> None:
 
 
 @one_line_errors
+def transfer() -> None:
+    """Run `seglab.analysis.transfer.transfer`."""
+    parser = _make_parser("Tests networks on several data sets: one table of Dice.")
+    add = parser.add_argument
+    text = "a row: run, or sweep over seed and fold, [NAME=]PATH; default name: its experiment"
+    add("paths", metavar="RUN", nargs="+", help=text)
+    text = "a column: data set of any layout, and what to call it; several, or repeated"
+    add("--on", metavar="NAME=ROOT", nargs="+", action="extend", required=True, help=text)
+    add("--limit", metavar="N", type=int, help="at most N cases of each data set")
+    add("--out", metavar="DIR", help="also write table (md, tex, csv), cases and heat map")
+    add_trust(parser)
+    args = vars(parser.parse_args(current_arguments()))
+
+    from seglab.analysis.transfer import transfer
+    from seglab.core.logs import log_once
+
+    log_once()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(transfer(width=width, **args))
+
+
+@one_line_errors
 def report() -> None:
     """Run `seglab.analysis.report.report`."""
     parser = _make_parser("Writes a page of runs and sweeps, one HTML file.")

@@ -16,6 +16,7 @@ COMMANDS = {
     "export": (commands.export, "writes a network as ONNX"),
     "compare": (commands.compare, "makes a table of runs"),
     "stress": (commands.stress, "scores runs on worse pictures"),
+    "transfer": (commands.transfer, "tests networks on several data sets"),
     "report": (commands.report, "makes a page of runs"),
     "reproduce": (commands.reproduce, "trains a run again and compares"),
 }
