@@ -99,9 +99,9 @@ def cross_fit(
 
 
 def _read_parts(folder: Path, runs: Sequence[Run]) -> list[list[CalibrationCase]]:
-    """Read test cases by fold, as means over seeds; or val cases of a single run, dealt out.
+    """Read test cases by fold, as means over runs; those of several folds are dealt out to parts.
 
-    Test cases of several folds, those of a data set held out in each, are dealt out, too, as means.
+    Of a single run the val cases are dealt out.
     """
     is_run = runs[0].folder == folder
     missing = {*map(str, range(runs[0].folds))} - {run.fold for run in runs}

@@ -1,7 +1,6 @@
 """Makes one table of run directories: settings that differ, by the scores that were measured."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,13 +194,9 @@ def _make_record(line: TableLine) -> dict[str, Any]:
 
 def list_runs(runs: Sequence[Run], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every run directory that was found, for runs.csv; one that is in no row has no label."""
-    rows_by_run = defaultdict(list)  # one for each data set of the run
-    for row in rows:
-        for run in row.runs:
-            rows_by_run[run.label].append(row)
     records = []
     for run in runs:
-        of_run = rows_by_run[run.label]
+        of_run = [row for row in rows if run in row.runs]  # one for each data set
         record: dict[str, Any] = {"run": run.label, "row": " | ".join(row.label for row in of_run)}
         record |= {"used": bool(of_run), "seed": run.seed, "fold": run.fold}
         record |= {"status": run.status, "error": run.error}

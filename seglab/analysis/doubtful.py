@@ -85,7 +85,8 @@ def rank_current_annotations(
             f"--runs: tested none of the cases of {scan.root} as they are now; expected finished "
             "runs that were trained on this data"
         )
-    sets, tested = ({getattr(o.case, n) for o in ranked} for n in ("set", "sha256"))
+    sets = {found.case.set for found in ranked}
+    tested = {found.case.sha256 for found in ranked}
     # Ids of this data set alone: runs of several have the set in front of them.
     gone = {
         case.id.removeprefix(f"{case.set}/")

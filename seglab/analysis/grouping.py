@@ -11,7 +11,7 @@ from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.metrics.scores import METRICS
 from seglab.runs.records import COSTS, STATUSES, UNKNOWN, Run, name_init
-from seglab.runs.tables import CaseValues, by_content, read_case_values
+from seglab.runs.tables import CaseValues, read_case_values
 
 # Names of other columns, which a setting's column may not have: of the table, and of CSV files.
 _TABLE_COLUMNS = (
@@ -30,9 +30,7 @@ RESERVED_COLUMNS = (*_TABLE_COLUMNS, *_CSV_COLUMNS, *METRICS, *COSTS)
 
 
 def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
-    """Group runs that differ only in seed and fold, and add trivial baselines.
-
-    Runs of several data sets become a row for each set that they test.
+    """Group runs that differ only in seed and fold, by data set, and add trivial baselines.
 
     Returns rows sorted by label, baselines last, and notes on runs that are in no row. Raises an
     InputError if no run has a config, or two folds of a row test the same case.
@@ -187,10 +185,7 @@ def _name_columns(keys: Sequence[str]) -> dict[str, str]:
 
 
 def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
-    """Make rows of trivial baselines for all groups of test cases, from the seed with most cases.
-
-    Equal cases count as the same, whatever their ids and data sets are named.
-    """
+    """Make rows of trivial baselines for all distinct test cases, from the seed with most cases."""
     by_protocol = defaultdict(list)
     for row in rows:
         for seed in row.case_values:
@@ -198,7 +193,8 @@ def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
     tested: dict[Any, tuple[Row, str]] = {}
     for pairs in by_protocol.values():
         row, seed = max(pairs, key=lambda pair: len(pair[0].case_values[pair[1]]))
-        tested.setdefault((frozenset(by_content(row.case_values[seed])), row.classes), (row, seed))
+        contents = frozenset(case.content for case in row.case_values[seed])
+        tested.setdefault((contents, row.classes), (row, seed))
     baselines = []
     times = Counter(row.set for row, _ in tested.values())
     for row, seed in tested.values():

@@ -7,7 +7,7 @@ what the Hugging Face Hub reads, scores included.
 import json
 import re
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -15,13 +15,14 @@ from typing import Any
 
 import yaml
 
+from seglab.analysis.grouping import make_rows
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.core.commands import format_command, quote_for_shell
 from seglab.data.splits import read_split
 from seglab.metrics.scores import DEFAULT_METRICS, METRIC_DEFINITIONS, METRICS
 from seglab.runs.records import Run, read_run
-from seglab.runs.tables import CaseValues, select_scores
+from seglab.runs.tables import select_scores
 
 WORST_CASES = 5
 PH2_LIMITS = (
@@ -57,7 +58,7 @@ def _make_front_matter(run: Run) -> str:
     if {*_data_limits(run).values()} == {SYNTHETIC_LIMITS} and is_from_scratch:
         license = {"license": "mit"}
     results = []
-    for row in _make_rows(run):
+    for row in _rows_of_sets(run):
         dataset, scores = row.set or _dataset(run), select_scores(run.values, "test", row.set)
         result = {
             "task": {"type": "image-segmentation"},
@@ -100,7 +101,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "size": settings["data.size"],
         "classes": ", ".join(run.classes),
         "inference": _constructor(run, "inference"),
-        "cases_reader": _constructor(run, "data.sets") or _constructor(run, "data.cases"),
+        "cases_reader": f"{_constructor(run, 'data.cases')}; {_constructor(run, 'data.sets')}",
         "split": _split(run),
         "data_hash": provenance.data,
         "loss": _constructor(run, "task.loss"),
@@ -117,7 +118,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
         "device": f"{provenance.device}: {provenance.machine}",
     }
     mask = f"probability above {run.threshold:g}"
-    return {name: code_span(text) for name, text in texts.items()} | {
+    return {name: code_span(text.removesuffix("; ")) for name, text in texts.items()} | {
         "mask": mask if len(run.classes) == 1 else "class of the highest probability",
         "parameters": f"{run.costs['parameters']:,.0f}",
         "multiply_adds": f"{run.costs['multiply_adds'] * 1e-9:.3g}",
@@ -150,22 +151,13 @@ def _describe_init(init: Mapping[str, str]) -> str:
     return f"{text}\n"
 
 
-def _make_rows(run: Run) -> list[Row]:
-    """Make a row of each data set that a run tests."""
-    classes = run.classes if len(run.classes) > 1 else ()
-    tested: dict[str, CaseValues] = defaultdict(dict)
-    for case, values in run.tested.items():
-        tested[case.set][case] = values
-    cells: dict[tuple[str, str], Run | None] = {(run.seed, run.fold): run}
-    return [
-        Row(run.settings, classes, cells, {run.seed: values}, set=name)
-        for name, values in tested.items()
-    ]
+def _rows_of_sets(run: Run) -> list[Row]:
+    return [row for row in make_rows([run])[0] if row.finished_runs]
 
 
 def _describe_scores(run: Run) -> dict[str, str]:
     """Values of the placeholders that hold scores."""
-    rows = _make_rows(run)
+    rows = _rows_of_sets(run)
     headlines, bodies = zip(*(_describe_set(row, run.baselines) for row in rows), strict=True)
     sizes = Counter((row.set, case.diagnosis) for row in rows for case in row.cases)
     is_narrow = min(sizes.values()) < MIN_CASES_FOR_INTERVAL

@@ -7,7 +7,6 @@ from pathlib import Path
 from seglab.analysis.grouping import natural_key, settings_that_vary
 from seglab.analysis.rows import Row
 from seglab.runs.records import UNKNOWN
-from seglab.runs.tables import by_content
 
 MIN_CASES_FOR_INTERVAL = 50
 NARROW_INTERVAL_CAUTION = (
@@ -74,8 +73,7 @@ def describe_gaps(rows: Sequence[Row]) -> list[str]:
                 f"{row.label}: every fold tests the same cases, so folds count as seeds: ± is the "
                 f"standard deviation over {len(row.scored)} networks"
             )
-    tested = {frozenset(by_content(dict.fromkeys(row.cases))) for row in rows if row.finished_runs}
-    if len(tested) > 1:
+    if len({frozenset(c.content for c in row.cases) for row in rows if row.finished_runs}) > 1:
         notes.append("rows were not tested on the same cases: their values cannot be compared")
     return notes
 

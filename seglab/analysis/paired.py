@@ -11,7 +11,6 @@ from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
 from seglab.metrics.scores import LOWER_IS_BETTER
 from seglab.runs.records import UNKNOWN
-from seglab.runs.tables import by_content
 
 
 def find_pairs(versus: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -53,7 +52,9 @@ def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict
     """
     records: list[dict[str, Any]] = []
     for a, b in pairs:
-        first, second = by_content(a.by_case(metric)), by_content(b.by_case(metric))
+        first, second = (
+            {case.content: value for case, value in row.by_case(metric).items()} for row in (a, b)
+        )
         shared = [first[case] - second[case] for case in sorted(first.keys() & second.keys())]
         test = statistics.paired_test(np.array(shared))._asdict() if shared else {"n": 0}
         seeds = f"{len(a.scored)}, {len(b.scored)}"

@@ -1,7 +1,7 @@
 """Reads the tables of run directories: values of cases, metrics of epochs, scores of val."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -83,16 +83,6 @@ def read_case_values(
         group: {case: np.array([*by_class.values()], float) for case, by_class in cases.items()}
         for group, cases in groups.items()
     }
-
-
-def by_content(values: Mapping[CaseKey, T]) -> dict[tuple[str, int], T]:
-    """Keys values by `CaseKey.content`, and the case's number among those of equal content."""
-    counts: Counter[str] = Counter()
-    keyed = {}
-    for case, value in values.items():
-        keyed[case.content, counts[case.content]] = value
-        counts[case.content] += 1
-    return keyed
 
 
 def select_scores(values: Mapping[str, T], *prefixes: str) -> dict[str, T]:

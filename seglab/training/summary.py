@@ -169,10 +169,7 @@ def draw_training_pairs(path: Path, data: SegmentationDataModule) -> None:
 
 
 def log_summary(paths: RunPaths) -> None:
-    """Logs a short table of the scores of a finished run, and where its files are.
-
-    Of several data sets each has a table.
-    """
+    """Logs a short table of the scores of each data set of a run, and where its files are."""
     split = read_split(paths.split)
     config = parse_config(paths.config)
     tables = []
