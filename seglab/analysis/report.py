@@ -29,10 +29,10 @@ from seglab.analysis.rows import Row
 from seglab.analysis.slices import make_slices_table, score_slices
 from seglab.analysis.tables import Table
 from seglab.core.errors import InputError
-from seglab.core.files import expand_user, write_atomic
+from seglab.core.files import expand_user, read_json, write_atomic
 from seglab.metrics.confidence import RISK_METRICS, risk_coverage
 from seglab.metrics.scores import BOUNDARY_METRICS, DEFAULT_METRICS, IN_PIXELS
-from seglab.runs.paths import refuse_run_files
+from seglab.runs.paths import refuse_damaged, refuse_run_files
 from seglab.runs.records import Run, find_runs
 from seglab.runs.tables import read_metric_history
 
@@ -60,6 +60,7 @@ def report(
     versus: Sequence[tuple[str, str]] = (),
     data_root: str | Path | None = None,
     cases: int = 24,
+    transfer: str | Path | None = None,
 ) -> Path:
     """Write the page.
 
@@ -74,6 +75,7 @@ def report(
         versus: Pairs of rows for paired tests of Dice, as in `compare`.
         data_root: Where the runs' data is today; None for where it was.
         cases: Number of test cases to show with the lowest Dice, and with the lowest confidence.
+        transfer: Folder that `seglab.analysis.transfer.transfer` wrote to, whose table is shown.
 
     Returns:
         The file.
@@ -84,6 +86,7 @@ def report(
     """
     if cases < 0:
         raise InputError(f"--cases {cases}: expected a number of cases, 0 or more")
+    table = {} if transfer is None else {"transfer": _load_transfer(expand_user(transfer))}
     rows, notes = make_rows(find_runs(dirs))
     out = _check_output(dirs, out)
     finished = [row for row in rows if row.finished_runs]
@@ -112,7 +115,7 @@ def report(
         "doubtful": _table_data(make_doubt_table(ranked)),
         "gallery": make_gallery(report_rows, cases, doubtful_cases, trust, data_root),
     }
-    page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows)
+    page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows) | table
     for note in page["gallery"]["notes"]:
         log.warning("%s", note)
     write_atomic(out, _fill_template(page))
@@ -195,6 +198,18 @@ def _table_data(table: Table, n_columns: int | None = None) -> dict[str, Any]:
         "body": [cells[:n_columns] for cells in table.body],
         "notes": table.notes,
     }
+
+
+def _load_transfer(folder: Path) -> dict[str, Any]:
+    """Load the table and the heat map of a folder that `transfer` wrote to."""
+    if not (folder / "transfer.json").is_file():
+        raise InputError(
+            f"--transfer {folder}: holds no transfer.json; name the --out of seglab transfer"
+        )
+    with refuse_damaged(folder / "transfer.json") as file:
+        table = _table_data(Table(**read_json(file)))
+        png = base64.b64encode(file.with_suffix(".png").read_bytes()).decode()
+        return table | {"figure": f"data:image/png;base64,{png}"}
 
 
 def _make_curves(report_rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -266,10 +266,7 @@ def _make_table(records: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _write(
-    out: Path,
-    table: Table,
-    records: Sequence[Mapping[str, Any]],
-    lines: Sequence[Mapping[str, Any]],
+    out: Path, table: Table, records: list[dict[str, Any]], cases: list[dict[str, Any]]
 ) -> None:
     from seglab.analysis.figures import save_heat_map  # matplotlib, slow to import
 
@@ -277,7 +274,7 @@ def _write(
     files.write_atomic(out / "transfer.tex", format_latex(table))
     files.write_json(out / "transfer.json", table._asdict())
     files.write_csv(out / "transfer.csv", records)
-    files.write_csv(out / "transfer_cases.csv", lines)
+    files.write_csv(out / "transfer_cases.csv", cases)
     values = [record.get("dice_per_image", math.nan) for record in records]
     by_set = np.array(values).reshape(-1, len(table.body))
     save_heat_map(out / "transfer.png", by_set.T, [row[0] for row in table.body], table.head[2:])

@@ -238,6 +238,7 @@ def report() -> None:
     add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=MOVED_TO)
     text = "show N test cases with the lowest Dice, and N with the lowest confidence (24)"
     add("--cases", metavar="N", type=int, help=text)
+    add("--transfer", metavar="DIR", help="also show the table in this --out of seglab transfer")
     _add_versus(parser)
     add_trust(parser)
     args = vars(parser.parse_args(current_arguments()))

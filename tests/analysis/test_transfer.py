@@ -1,5 +1,6 @@
 """The transfer table against compare, evaluate and means by hand."""
 
+import base64
 import json
 import logging
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.fake_runs import read_page
 from helpers.tiny import Ended, refused, write_ph2_case
 from PIL import Image
 
@@ -91,6 +93,11 @@ def test_a_row_is_scored_out_of_fold_or_by_its_ensemble(
     assert re.search(r"own \(n 12\) +other \(n 10\)\nbaseline +2 .*\]\* .*\]\n", ended.out)
     assert "other: 1 of 11 cases are left out in each row" in ended.out
     assert Image.open(out / "transfer.png").size[0] > 300
+    page = tmp_path / "report.html"
+    assert script("report", sweep, "--cases", 0, "--transfer", out, "--out", page).code == 0
+    shown = read_page(page)["transfer"]
+    assert shown["body"][0][:2] == ["baseline", "2"]
+    assert base64.b64decode(shown["figure"].split(",")[1]) == (out / "transfer.png").read_bytes()
     content = {file.name: file.read_bytes() for file in out.iterdir()}
     monkeypatch.setattr(predictor, "predict_cases", None)  # the second call predicts nothing
     assert script(*command).out == ended.out
@@ -160,5 +167,8 @@ def test_what_cannot_be_tested_is_refused_in_one_line(
     )
     refused(script("transfer", sweep, "--on", "a=nowhere"), None, "nowhere is no folder")
     refused(script("transfer", sweep, "--on", f"a={own}", "--limit", 0), None, "--limit=0")
+    refused(
+        script("report", sweep, "--transfer", own), None, "holds no transfer.json; name the --out"
+    )
     member = sweep / "0"
     refused(script("transfer", sweep, "--on", f"a={own}", "--out", member), None, "belongs to")
