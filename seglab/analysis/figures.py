@@ -235,33 +235,22 @@ def save_calibration(path: str | Path, calibration: Calibration, level: float) -
 
 
 def save_stress_curves(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Draws Dice over severity, a panel for each corruption and a line with its band for each row.
-
-    `records` are the lines of stress.csv.
-    """
-    names = [*dict.fromkeys(record["corruption"] for record in records)]
-    labels = [*dict.fromkeys(record["label"] for record in records)]
-    columns = min(5, len(names))
-    rows = math.ceil(len(names) / columns)
+    """Draws lines of stress.csv: Dice over severity, a panel for each corruption."""
+    curves: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for record in records:
+        panel = curves.setdefault(record["corruption"], {})
+        panel.setdefault(record["label"], []).append(record)
+    columns = min(5, len(curves))
+    rows = math.ceil(len(curves) / columns)
     figure = Figure(figsize=(2.2 * columns + 1, 2.2 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis, name in zip(axes, names, strict=False):
-        for label in labels:
-            curve = [r for r in records if (r["label"], r["corruption"]) == (label, name)]
-            x, *ys = zip(
-                *(
-                    (
-                        r["severity"],
-                        r["dice_per_image"],
-                        r["dice_per_image_low"],
-                        r["dice_per_image_high"],
-                    )
-                    for r in curve
-                ),
-                strict=True,
+    for axis, (name, by_label) in zip(axes, curves.items(), strict=False):
+        for label, curve in by_label.items():
+            dice, *band = (
+                [r[f"dice_per_image{end}"] for r in curve] for end in ("", "_low", "_high")
             )
-            (line,) = axis.plot(x, ys[0], marker=".", label=label.replace("$", r"\$"))
-            axis.fill_between(x, *ys[1:], color=line.get_color(), alpha=0.2)
+            (line,) = axis.plot(dice, marker=".", label=label.replace("$", r"\$"))
+            axis.fill_between(range(len(dice)), *band, color=line.get_color(), alpha=0.2)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.grid(alpha=0.3)
     figure.supxlabel("severity", fontsize=9)

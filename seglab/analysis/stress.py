@@ -1,12 +1,10 @@
 """Scores finished runs on worse pictures: their test cases, corrupted in nine ways."""
 
 import itertools
-import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,15 +16,7 @@ from seglab.analysis.rows import Row
 from seglab.analysis.statistics import intervals
 from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
 from seglab.core.errors import InputError
-from seglab.core.files import (
-    expand_user,
-    hash_file,
-    hash_json,
-    read_json,
-    write_atomic,
-    write_csv,
-    write_json,
-)
+from seglab.core.files import expand_user, hash_json, read_json, write_atomic, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data import corruptions
 from seglab.data.cases import Case, read_pair
@@ -36,21 +26,11 @@ from seglab.inference.models import Model
 from seglab.metrics.scores import confusion_counts, mean_terms, score_terms
 from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import Run, find_runs, open_run
-from seglab.runs.tables import CaseKey
-
-log = logging.getLogger(__name__)
 
 MEAN = "mean"  # of all corruptions, stands beside their names
 COLUMNS = [f"{name}{end}" for name in ("dice_per_image", "drop") for end in ("", "_low", "_high")]
-Dice = dict[str, dict[str, list[float]]]  # by corruption and case id, at severities 1, 2 and 3
-
-
-class StressedRow(NamedTuple):
-    """A row with the Dice of its test cases, averaged over the runs that tested a case."""
-
-    row: Row
-    cases: list[CaseKey]
-    dice: dict[str, np.ndarray]  # by corruption float64 (4, n), at severities 0 to 3
+Dice = dict[str, list[list[float]]]  # by case id: of each corruption, at severities 1, 2 and 3
+Records = list[dict[str, Any]]  # lines of a CSV file
 
 
 def stress(
@@ -63,14 +43,12 @@ def stress(
 ) -> str:
     """Score runs on corrupted versions of their test cases, each run with its own settings.
 
-    Scores are kept in `evaluations` of each run, so that an interrupted call goes on, and the next
-    one is quick.
+    Scores are kept in `evaluations` of each run, so that an interrupted call goes on.
 
     Args:
         dirs: Folders that hold runs, at any depth, which become rows as in `compare`.
         only: Names of `CORRUPTIONS`, joined by commas; None for all.
-        out: Folder that gets stress.md, stress.tex, stress.csv, stress_cases.csv, stress.png and
-            corruptions.png.
+        out: Folder that gets stress.md, .tex, .csv and .png, stress_cases.csv, corruptions.png.
         trust: See `open_run`.
         moved_to: Where the data of the runs is today; None for where it was.
         width: Columns of the terminal; None for no limit.
@@ -79,8 +57,7 @@ def stress(
         The text to print.
 
     Raises:
-        InputError: There is no finished run, a file is damaged, a test case has changed, or a
-            corruption is unknown.
+        InputError: No run is finished, a corruption is unknown, or a file is damaged or changed.
     """
     keep_freed_memory()
     names = [*CORRUPTIONS] if only is None else [*dict.fromkeys(only.split(","))]
@@ -91,136 +68,111 @@ def stress(
         refuse_run_files(out)
     rows, notes = make_rows(find_runs(dirs))
     rows = [row for row in rows if row.finished_runs]
-    runs = [open_run(run.folder, trust, moved_to) for row in rows for run in row.finished_runs]
-    if not runs:
+    folders = [run.folder for row in rows for run in row.finished_runs]
+    if not folders:
         raise InputError(f"{dirs[0]}: holds no finished run; train it to its end")
-    dice = {run.folder: _score_run(run, names, trust) for run in runs}
-    stressed = [_average_runs(row, dice, names) for row in rows]
-    records = [record for of_row in stressed for record in _summarize(of_row)]
+    opened = {folder: open_run(folder, trust, moved_to) for folder in folders}
+    scored = {folder: _score_run(run, names, trust) for folder, run in opened.items()}
+    described = [_describe_row(row, scored, names) for row in rows]
+    records, case_records = ([*itertools.chain(*lines)] for lines in zip(*described, strict=True))
     table = _make_table(rows, records, [*describe_gaps(rows), *notes])
     if out is not None:
-        _write(expand_user(out), table, records, stressed)
-        _save_examples(expand_user(out) / "corruptions.png", runs[0], names)
+        folder = expand_user(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "stress.md", format_markdown(table))
+        write_atomic(folder / "stress.tex", format_latex(table))
+        write_csv(folder / "stress.csv", records)
+        write_csv(folder / "stress_cases.csv", case_records)
+        save_stress_curves(folder / "stress.png", records)
+        _save_examples(folder / "corruptions.png", opened[folders[0]], names)
     return format_plain(table, width)
 
 
 def _score_run(run: Run, names: Sequence[str], trust: tuple[str, ...]) -> Dice:
-    """Score a run, except for what an earlier call has scored."""
+    """Score the test cases of a run, except for what an earlier call has scored."""
     cases, model = read_test_cases([run]), load_run_model(run, trust)
+    code = Path(corruptions.__file__).read_text("utf-8")
     hashes = {case.id: run.sha256[case.id] for case in cases}
-    # All that the values depend on.
-    code = hash_file(corruptions.__file__)
     key = hash_json([model.sha256, asdict(model.inference), hashes, code])
-    dice = {}
+    dice: Dice = {case.id: [] for case in cases}
     for name in names:
         file = run.paths.stress / f"{name}.json"
         stored = read_json(file) if file.exists() else {}
         if stored.get("key") != key:
             bar = tqdm(cases, f"{run.folder.name} {name}", unit="case", disable=None, leave=False)
-            scored = {case.id: _score_case(case, model, name, hashes[case.id]) for case in bar}
-            stored = {"key": key, "dice": scored}
+            worse = {case.id: _score_case(case, model, name, hashes[case.id]) for case in bar}
+            stored = {"key": key, "dice": worse}
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, stored)
-        dice[name] = stored["dice"]
-    log.info("%s: %d test cases, %d corruptions", run.folder, len(cases), len(names))
+        for id, values in dice.items():
+            values.append(stored["dice"][id])
     return dice
 
 
 def _score_case(case: Case, model: Model, name: str, key: str) -> list[float]:
-    """Return the Dice at severities 1, 2 and 3."""
+    """Return the Dice at severities 1, 2 and 3, as means over foreground classes."""
     image, target = read_pair(case)
     dice = []
     for severity in SEVERITIES:
         pred = model.predict(corrupt(image, name, severity, key))
         counts = [confusion_counts(pred == k, target == k) for k in case.classes.foreground]
-        dice.append(_mean_dice(np.array(counts)))
+        dice.append(float(score_terms(np.array(counts))["dice_per_image"][:, 0].mean()))
     return dice
 
 
-def _mean_dice(counts: np.ndarray) -> float:
-    """Return the mean Dice of K foreground classes from their counts, (K, 4)."""
-    return float(score_terms(counts)["dice_per_image"][:, 0].mean())
-
-
-def _average_runs(row: Row, dice: Mapping[Path, Dice], names: Sequence[str]) -> StressedRow:
-    by_case: dict[CaseKey, list[list[list[float]]]] = defaultdict(list)
-    tested = {case for of_seed in row.case_values.values() for case in of_seed}
-    for run in row.finished_runs:
-        for case in tested & run.tested.keys():
-            clean = _mean_dice(run.tested[case][1 if row.classes else 0 :, :4])
-            by_case[case].append([[clean, *dice[run.folder][name][case.id]] for name in names])
-    cases = sorted(by_case)
-    values = np.array([np.mean(by_case[case], axis=0) for case in cases]).T  # (4, names, n)
-    averaged = {name: values[:, i] for i, name in enumerate(names)}
+def _describe_row(
+    row: Row, scored: Mapping[Path, Dice], names: Sequence[str]
+) -> tuple[Records, Records]:
+    """Return lines of stress.csv, with 95 % intervals over cases, and of stress_cases.csv."""
+    runs = [run for seed in row.scored for run in row.runs_of_seed(seed)]
+    clean = row.by_case("dice_per_image")
+    by_case = []
+    for case in row.cases:
+        worse = [scored[run.folder][case.id] for run in runs if case in run.tested]
+        by_case.append([[clean[case], *dice] for dice in np.mean(worse, axis=0).tolist()])
+    dice = np.moveaxis(np.array(by_case), 0, 2)  # (names, 4, n)
     if len(names) > 1:
-        averaged[MEAN] = values.mean(1)
-    return StressedRow(row, cases, averaged)
-
-
-def _summarize(stressed: StressedRow) -> list[dict[str, Any]]:
-    """Return lines of stress.csv, four for each corruption: means with 95 % intervals."""
-    row, cases, by_name = stressed
-    dice = np.array([*by_name.values()])
-    values = np.stack([dice, dice[:, :1] - dice], 2).reshape(-1, len(cases))
+        dice = np.concatenate([dice, dice.mean(0, keepdims=True)])
+    lines = [
+        {"label": row.label, "corruption": name, "severity": severity}
+        for name in (*names, MEAN)[: len(dice)]
+        for severity in (0, *SEVERITIES)
+    ]
+    case_records = [
+        line | {"id": case.id, "diagnosis": case.diagnosis, "dice_per_image": value}
+        for line, values in zip(lines, dice.reshape(len(lines), -1).tolist(), strict=True)
+        for case, value in zip(row.cases, values, strict=True)
+    ]
+    values = np.stack([dice, dice[:, :1] - dice], 2).reshape(-1, len(row.cases))
     ends = intervals(mean_terms(values, np.ones(values.shape, bool))[:, None])
     scores = np.column_stack([values.mean(1), ends]).reshape(-1, len(COLUMNS))
-    return [
-        row.labels
-        | {"label": row.label, "corruption": name, "severity": severity, "n": len(cases)}
-        | dict(zip(COLUMNS, values, strict=True))
-        for (name, severity), values in zip(
-            itertools.product(by_name, (0, *SEVERITIES)), scores.tolist(), strict=True
-        )
+    records = [
+        row.labels | line | {"n": len(row.cases)} | dict(zip(COLUMNS, of_line, strict=True))
+        for line, of_line in zip(lines, scores.tolist(), strict=True)
     ]
+    return records, case_records
 
 
-def _make_table(
-    rows: Sequence[Row], records: Sequence[dict[str, Any]], notes: Sequence[str]
-) -> Table:
-    body, names = [], {record["corruption"]: None for record in records}
-    for start in range(0, len(records), 4):
-        curve = records[start : start + 4]
-        drops = ["{drop:z.3f} [{drop_low:z.3f}, {drop_high:z.3f}]".format(**r) for r in curve[1:]]
-        label = curve[0]["label"] if start % (4 * len(names)) == 0 else ""
+def _make_table(rows: Sequence[Row], records: Records, notes: Sequence[str]) -> Table:
+    body = []
+    for curve in (records[start : start + 4] for start in range(0, len(records), 4)):
+        label, name = curve[0]["label"], curve[0]["corruption"]
         dice = [f"{record['dice_per_image']:.3f}" for record in curve]
-        body.append([label, curve[0]["corruption"], *dice, *drops])
+        drops = ["{drop:z.3f} [{drop_low:z.3f}, {drop_high:z.3f}]".format(**r) for r in curve[1:]]
+        body.append([label if name == records[0]["corruption"] else "", name, *dice, *drops])
     head = ["row", "corruption", *(f"Dice {k}" for k in (0, *SEVERITIES))]
     head += [f"drop {k}" for k in SEVERITIES]
-    strengths = [
-        f"{name} {', '.join(f'{strength:g}' for strength in strengths)} ({unit})"
-        for name, (_, unit, strengths) in CORRUPTIONS.items()
-        if name in names
-    ]
+    strengths = [f"{k} {v}" for k, (_, v) in CORRUPTIONS.items() if k in {line[1] for line in body}]
     notes = [
         "Dice k: Dice per image at severity k, 0 for the test cases as they are; drop k: Dice 0 "
         "minus Dice k of the same cases",
-        f"severities 1, 2, 3: {'; '.join(strengths)}",
+        f"severities: {', '.join(strengths)}; seglab/data/README.md states the units",
         *notes,
         *describe_cautions(rows, [len(row.cases) for row in rows]),
     ]
     first = 0 if len(rows) > 1 else 1  # one row needs no label
-    title = describe_protocol(rows)
-    return Table(title, head[first:], 2 - first, [line[first:] for line in body], notes)
-
-
-def _write(
-    folder: Path, table: Table, records: list[dict[str, Any]], stressed: Sequence[StressedRow]
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "stress.md", format_markdown(table))
-    write_atomic(folder / "stress.tex", format_latex(table))
-    write_csv(folder / "stress.csv", records)
-    case_records = [
-        {"label": row.label, "corruption": name, "severity": severity}
-        | {"id": case.id, "diagnosis": case.diagnosis, "dice_per_image": value}
-        for row, cases, dice in stressed
-        for name, by_severity in dice.items()
-        for severity, values in enumerate(by_severity.tolist())
-        for case, value in zip(cases, values, strict=True)
-        if name != MEAN
-    ]
-    write_csv(folder / "stress_cases.csv", case_records)
-    save_stress_curves(folder / "stress.png", records)
+    body = [line[first:] for line in body]
+    return Table(describe_protocol(rows), head[first:], 2 - first, body, notes)
 
 
 def _save_examples(path: Path, run: Run, names: Sequence[str]) -> None:

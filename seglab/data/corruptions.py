@@ -4,7 +4,6 @@ import hashlib
 import io
 from collections.abc import Callable
 from math import cos, pi, sin
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -16,27 +15,19 @@ GRAINS = 256  # of noise, along the shorter edge
 JPEG_EDGE = 512  # pixels of the shorter edge at most; larger pictures are reduced, as by messengers
 
 
-class Corruption(NamedTuple):
-    """A way to make an image, uint8 (H, W, 3), worse; see :func:`corrupt`."""
-
-    function: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
-    unit: str  # what the strengths are
-    strengths: tuple[float, float, float]  # at severity 1, 2 and 3
-
-
 def corrupt(image: np.ndarray, name: str, severity: int, key: str) -> np.ndarray:
-    """Make an image, uint8 (H, W, 3), worse; everything stays where it is, so that its mask fits.
+    """Make an image, uint8 (H, W, 3), worse; its mask still fits.
 
     Args:
         image: uint8 (H, W, 3).
         name: One of `CORRUPTIONS`.
         severity: 1, hardly disturbing, to 3, where a lesion's outline can still be drawn.
-        key: Identifies the image, such as the SHA-256 of its files. With the name it is the seed:
-            what is drawn at random does not depend on the severity, which only makes it stronger.
+        key: Identifies the image, such as the SHA-256 of its files. With the name it is the seed,
+            so that the same is drawn at each severity, only stronger.
     """
-    corruption = CORRUPTIONS[name]
+    function, strengths = CORRUPTIONS[name]
     rng = np.random.default_rng([*hashlib.sha256(f"{name} {key}".encode()).digest()])
-    return corruption.function(image, corruption.strengths[severity - 1], rng)
+    return function(image, strengths[severity - 1], rng)
 
 
 def _blur(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -115,16 +106,16 @@ def _enlarge(picture: Image.Image, image: np.ndarray) -> np.ndarray:
     return np.asarray(picture.resize(image.shape[1::-1], Image.Resampling.BICUBIC))
 
 
-# Strengths that have a length are shares of the shorter edge, or pixels of a reduced copy, so that
-# they mean the same at every resolution.
-CORRUPTIONS = {
-    "blur": Corruption(_blur, "standard deviation / shorter edge", (0.005, 0.01, 0.02)),
-    "jpeg": Corruption(_jpeg, "quality, shorter edge at most 512 px", (25, 14, 8)),
-    "noise": Corruption(_noise, "standard deviation / white, 256 grains", (0.04, 0.08, 0.16)),
-    "low_resolution": Corruption(_low_resolution, "pixels of the shorter edge", (128, 64, 32)),
-    "brightness": Corruption(_brightness, "factor or its inverse", (1.15, 1.35, 1.6)),
-    "contrast": Corruption(_contrast, "share that is left", (0.7, 0.5, 0.35)),
-    "colour_cast": Corruption(_colour_cast, "logarithm of the gain of red", (0.06, 0.12, 0.24)),
-    "hair": Corruption(_hair, "number of hairs", (8, 20, 45)),
-    "dark_corners": Corruption(_dark_corners, "radius / half diagonal", (0.95, 0.85, 0.75)),
+# By name the function, and its strength at severity 1, 2 and 3, in a unit that means the same at
+# every resolution.
+CORRUPTIONS: dict[str, tuple[Callable[..., np.ndarray], tuple[float, ...]]] = {
+    "blur": (_blur, (0.005, 0.01, 0.02)),  # standard deviation / shorter edge
+    "jpeg": (_jpeg, (25, 14, 8)),  # quality
+    "noise": (_noise, (0.04, 0.08, 0.16)),  # standard deviation / white
+    "low_resolution": (_low_resolution, (128, 64, 32)),  # pixels of the shorter edge
+    "brightness": (_brightness, (1.15, 1.35, 1.6)),  # factor, or its inverse
+    "contrast": (_contrast, (0.7, 0.5, 0.35)),  # share that is left
+    "colour_cast": (_colour_cast, (0.06, 0.12, 0.24)),  # logarithm of the gain of red or blue
+    "hair": (_hair, (8, 20, 45)),  # hairs
+    "dark_corners": (_dark_corners, (0.95, 0.85, 0.75)),  # radius / half diagonal
 }

@@ -62,8 +62,8 @@ def test_each_case_is_corrupted_for_the_network_that_was_tested_on_it(
     assert ended.code == 0, ended.err
     expected = {name: by_hand(sweep, tiny_ph2, name) for name in ("blur", "contrast")}
     cases = read_csv(tmp_path / "out" / "stress_cases.csv")
-    assert len(cases) == 2 * 4 * 20
-    for row in cases:
+    assert len(cases) == 3 * 4 * 20
+    for row in (row for row in cases if row["corruption"] != "mean"):
         value = expected[row["corruption"]][row["id"]][int(row["severity"])]
         assert float(row["dice_per_image"]) == pytest.approx(value, abs=1e-12)
     expected["mean"] = {
@@ -89,7 +89,7 @@ def test_each_case_is_corrupted_for_the_network_that_was_tested_on_it(
         assert line["n"] == "20"
     for name in ("stress.md", "stress.tex"):
         assert "contrast" in (tmp_path / "out" / name).read_text()
-    assert "severities 1, 2, 3: blur 0.005, 0.01, 0.02 (standard deviation" in ended.out
+    assert "severities: blur (0.005, 0.01, 0.02), contrast (0.7, 0.5, 0.35);" in ended.out
     for name in ("stress.png", "corruptions.png"):
         assert min(Image.open(tmp_path / "out" / name).size) > 300
 
