@@ -255,7 +255,7 @@ class Row:
     def protocol_key(self) -> frozenset[tuple[str, str]]:
         """What decides which cases are tested, and so which seeds and folds rows should share."""
         prefixes = ("protocol", "data.root", "data.cases.", "data.split.", "data.sets.")
-        of_training = ("split.val", ".weight")
+        of_training = ("split.val", ".train_share", ".weight")
         chosen = {
             (key, value)
             for key, value in self.settings.items()
