@@ -6,6 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seglab.analysis.grouping import make_rows
+from seglab.analysis.learning_curve import (
+    SHARE,
+    find_learning_curves,
+    make_learning_lines,
+    make_learning_table,
+    summarize_curve,
+)
 from seglab.analysis.notes import (
     describe_cautions,
     describe_gaps,
@@ -25,6 +32,8 @@ from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
 # Columns after the metrics: headings, and formats of `COSTS`.
 COST_HEADINGS = ("parameters", "multiply-adds", "train s", "images/s")
 COST_FORMATS = ("{:,.0f}", "{:.3g} G", "{:,.0f}", "{:,.1f}")
+
+EXTRA_TABLES = ("versus", "slices", "learning_curve")  # only where asked for
 
 
 class TableLine(NamedTuple):
@@ -53,6 +62,7 @@ def compare(
     versus: Sequence[tuple[str, str]] = (),
     metric: str = "dice_per_image",
     slices: bool = False,
+    learning_curve: bool = False,
     out: str | Path | None = None,
     width: int | None = None,
 ) -> str:
@@ -68,9 +78,11 @@ def compare(
         metric: Metric of the paired tests and the slices, one of `PER_IMAGE`, whatever `metrics`
             are columns.
         slices: Whether a second table shows `metric` by attributes of the cases.
+        learning_curve: Whether a table shows Dice over the number of training cases, of rows that
+            differ in `data.split.train_share` alone, and what twice as many would bring.
         out: Folder that gets table.md, table.tex, table.csv, runs.csv and dice_boxes.png; with
-            tests also versus.md, versus.tex and versus.csv, with slices also slices.*. Files of an
-            earlier call are replaced or removed.
+            tests also versus.md, versus.tex and versus.csv, with slices also slices.*, with a
+            learning curve learning_curve.*. Files of an earlier call are replaced or removed.
         width: Columns of the terminal; None for no limit.
 
     Returns:
@@ -94,8 +106,22 @@ def compare(
     if slices:
         records["slices"] = score_slices([row for row in rows if row.finished_runs], metric)
         tables["slices"] = make_slices_table(records["slices"], metric)
+    curves = find_learning_curves(rows) if learning_curve else []
+    if learning_curve:
+        if not curves:
+            raise InputError(
+                f"--learning-curve: no finished rows differ in {SHARE} alone; train "
+                "some with sweep=learning_curve"
+            )
+        records["learning_curve"] = [line for curve in curves for line in summarize_curve(curve)]
+        tables["learning_curve"] = make_learning_table(curves)
     if out is not None:
         _write(expand_user(out), tables, records, rows)
+        if curves:
+            from seglab.analysis.figures import save_learning_curves  # matplotlib, slow to import
+
+            lines_drawn = make_learning_lines(curves)
+            save_learning_curves(expand_user(out) / "learning_curve.png", lines_drawn)
     return "\n\n".join(format_plain(table, width) for table in tables.values())
 
 
@@ -217,7 +243,7 @@ def _write(
     rows: Sequence[Row],
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name, suffix in itertools.product(("versus", "slices"), ("md", "tex", "csv")):
+    for name, suffix in itertools.product(EXTRA_TABLES, ("md", "tex", "csv", "png")):
         (out / f"{name}.{suffix}").unlink(missing_ok=True)  # tests of an earlier table
     for name, table in tables.items():
         write_atomic(out / f"{name}.md", format_markdown(table))

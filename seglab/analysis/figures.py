@@ -279,6 +279,35 @@ def save_heat_map(
     _save(figure, path)
 
 
+def save_learning_curves(path: str | Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Draws Dice over training cases: points with intervals, and fits with bands.
+
+    `lines` are those of `seglab.analysis.learning_curve.make_learning_lines`.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for line in lines:
+        x, mean, low, high = (np.array(line[key]) for key in ("x", "mean", "low", "high"))
+        colour = f"C{line['row']}"
+        if line["part"] == "measured":
+            label = line["label"].replace("$", r"\$")
+            lengths = [mean - low, high - mean]
+            axis.errorbar(x, mean, lengths, fmt="o", ms=4, capsize=3, color=colour, label=label)
+            ticks, largest = [*x, 2 * x[-1]], x[-1]
+        else:
+            axis.plot(x[x <= largest], mean[x <= largest], color=colour)
+            axis.plot(x[x >= largest], mean[x >= largest], color=colour, linestyle="--")
+            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.set_xlabel("training cases (dashed: extrapolated)")
+    axis.set_ylabel("Dice per image")
+    axis.legend(loc="lower right")
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

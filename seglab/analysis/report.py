@@ -24,6 +24,7 @@ from seglab.analysis.compare import make_lines, make_table
 from seglab.analysis.doubtful import N_SHOWN, make_doubt_table, rank_annotations
 from seglab.analysis.gallery import make_gallery
 from seglab.analysis.grouping import make_rows
+from seglab.analysis.learning_curve import find_learning_curves, make_learning_table
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
 from seglab.analysis.rows import Row
 from seglab.analysis.slices import make_slices_table, score_slices
@@ -115,6 +116,8 @@ def report(
         "doubtful": _table_data(make_doubt_table(ranked)),
         "gallery": make_gallery(report_rows, cases, doubtful_cases, trust, data_root),
     }
+    if learning_curves := find_learning_curves(rows):
+        page["learning"] = _table_data(make_learning_table(learning_curves))
     page |= _make_tables(rows, notes) | _make_versus(pairs, report_rows) | table
     for note in page["gallery"]["notes"]:
         log.warning("%s", note)
