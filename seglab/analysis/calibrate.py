@@ -35,7 +35,8 @@ def calibrate(
 
     Args:
         path: A sweep that has finished all folds, whose test cases of all data sets count, each
-            predicted by a network that was not trained on it; or a run directory, whose val cases count.
+            predicted by a network that was not trained on it; or a run directory, whose val cases
+            count.
         trust: See `open_run`.
         moved_to: Where the data of the runs is today; None for where it was.
 

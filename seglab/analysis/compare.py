@@ -22,9 +22,9 @@ from seglab.analysis.notes import (
 from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.analysis.slices import make_slices_table, score_slices
-from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
+from seglab.analysis.tables import Table, format_plain, write_table
 from seglab.core.errors import InputError
-from seglab.core.files import expand_user, write_atomic, write_csv
+from seglab.core.files import expand_user, write_csv
 from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
 from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
@@ -246,10 +246,8 @@ def _write(
     for name, suffix in itertools.product(EXTRA_TABLES, ("md", "tex", "csv", "png")):
         (out / f"{name}.{suffix}").unlink(missing_ok=True)  # tests of an earlier table
     for name, table in tables.items():
-        write_atomic(out / f"{name}.md", format_markdown(table))
-        write_atomic(out / f"{name}.tex", format_latex(table))
-    for name, lines in records.items():
-        write_csv(out / f"{name}.csv", lines)
+        write_table(out, name, table, records[name])
+    write_csv(out / "runs.csv", records["runs"])
     dice = {row.label: [*row.by_case("dice_per_image").values()] for row in rows if row.cases}
     if dice:
         from seglab.analysis.figures import save_boxes  # matplotlib, slow to import

@@ -35,8 +35,8 @@ def make_gallery(
 ) -> dict[str, Any]:
     """Predict the cases with the lowest mean Dice or confidence, and draw them for report.html.
 
-    Of each row the seed with most test cases is shown. Each data set has cases of its own. If any case is, so are `more_cases`. For
-    the other arguments see `report`.
+    Of each row the seed with most test cases is shown. Each data set has cases of its own. If any
+    case is shown, so are `more_cases`. For the other arguments see `report`.
     """
     seeds = [max(row.scored, key=lambda seed: len(row.scored[seed])) for row in rows]
     cases: dict[str, CaseKey] = {}  # by content, as the scores of rows are
@@ -66,8 +66,8 @@ def make_gallery(
     if len(cards) < len(scores):
         others = ", as many with the lowest confidence, and doubtful outlines" if cards else ""
         notes.append(
-            f"shown are the {n_cases} of {len(scores)} cases with the lowest Dice{of_each}{others}; "
-            "--cases N shows more or fewer"
+            f"shown are the {n_cases} of {len(scores)} cases with the lowest Dice{of_each}"
+            f"{others}; --cases N shows more or fewer"
         )
     drawn_rows = []
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):

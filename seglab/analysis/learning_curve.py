@@ -25,8 +25,8 @@ ENDS = ("", "_low", "_high")
 COLUMNS = (("dice_per_image", "dice", "dice"), ("fitted",) * 3, ("gain",) * 3)
 NOTE = (
     "fitted: curve through all sizes; gain: what twice the data would bring by it; 95 % intervals "
-    "of both draw folds and their cases. An extrapolation assumes that the curve goes on as it was: "
-    "take it for a guess"
+    "of both draw folds and their cases. An extrapolation assumes that the curve goes on as it "
+    "was: take it for a guess"
 )
 
 

@@ -215,7 +215,7 @@ class Row:
         }
 
     def _calibration_errors(self) -> dict[str, list[float]]:
-        # Runs store calibration of all cases of a set together, so it cannot be averaged case by case.
+        # Runs store calibration of all cases together, so it cannot be averaged case by case.
         if not self.finished_runs or not (self.complete_seeds or len(self.scored) == 1):
             return {}
         by_seed = [

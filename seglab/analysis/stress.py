@@ -14,9 +14,9 @@ from seglab.analysis.grouping import make_rows
 from seglab.analysis.notes import describe_cautions, describe_gaps, describe_protocol
 from seglab.analysis.rows import Row
 from seglab.analysis.statistics import intervals
-from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
+from seglab.analysis.tables import Table, format_plain, write_table
 from seglab.core.errors import InputError
-from seglab.core.files import expand_user, hash_json, read_json, write_atomic, write_csv, write_json
+from seglab.core.files import expand_user, hash_json, read_json, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data import corruptions
 from seglab.data.cases import Case, read_pair
@@ -78,10 +78,7 @@ def stress(
     table = _make_table(rows, records, [*describe_gaps(rows), *notes])
     if out is not None:
         folder = expand_user(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "stress.md", format_markdown(table))
-        write_atomic(folder / "stress.tex", format_latex(table))
-        write_csv(folder / "stress.csv", records)
+        write_table(folder, "stress", table, records)
         write_csv(folder / "stress_cases.csv", case_records)
         save_stress_curves(folder / "stress.png", records)
         _save_examples(folder / "corruptions.png", opened[folders[0]], names)

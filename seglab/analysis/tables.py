@@ -3,8 +3,11 @@
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seglab.core.files import write_atomic, write_csv
 
 
 class Table(NamedTuple):
@@ -78,3 +81,13 @@ def format_latex(table: Table) -> str:
     out += [*map(line, table.body), r"\bottomrule", r"\end{tabular}}"]
     out += [f"\\par\\smallskip {note.translate(_LATEX)}" for note in table.notes]
     return "\n".join([*out, r"\end{table}", ""])
+
+
+def write_table(
+    folder: Path, name: str, table: Table, records: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write NAME.md and NAME.tex, and NAME.csv with the records at full precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{name}.md", format_markdown(table))
+    write_atomic(folder / f"{name}.tex", format_latex(table))
+    write_csv(folder / f"{name}.csv", records)

@@ -14,7 +14,7 @@ import numpy as np
 from seglab.analysis.notes import MIN_CASES_FOR_INTERVAL, NARROW_INTERVAL_CAUTION
 from seglab.analysis.rows import Score, format_score
 from seglab.analysis.statistics import intervals
-from seglab.analysis.tables import Table, format_latex, format_markdown, format_plain
+from seglab.analysis.tables import Table, format_plain, write_table
 from seglab.core import files
 from seglab.core.errors import InputError, check_number, name_some
 from seglab.core.memory import keep_freed_memory
@@ -270,10 +270,8 @@ def _write(
 ) -> None:
     from seglab.analysis.figures import save_heat_map  # matplotlib, slow to import
 
-    files.write_atomic(out / "transfer.md", format_markdown(table))
-    files.write_atomic(out / "transfer.tex", format_latex(table))
+    write_table(out, "transfer", table, records)
     files.write_json(out / "transfer.json", table._asdict())
-    files.write_csv(out / "transfer.csv", records)
     files.write_csv(out / "transfer_cases.csv", cases)
     values = [record.get("dice_per_image", math.nan) for record in records]
     by_set = np.array(values).reshape(-1, len(table.body))
