@@ -72,7 +72,8 @@ class TensorBoard(TensorBoardLogger):
             names = shorten_keys(varies)
             # A group, such as model, has the name of its file.
             params = {names[key]: values.get(key, text) for key, text in varies.items()}
-        chosen = [k for k in scores if k.startswith("val/") and k.rpartition("/")[2] in _METRICS]
+        val_names = [name for name in scores if name.startswith("val/")]
+        chosen = [name for k in _METRICS for name in val_names if name.rpartition("/")[2] == k]
         val = {f"hp/{key.replace('/', '_')}": scores[key] for key in chosen}  # of each data set
         train = {f"hp/train_{k}": scores[f"train/{k}_net"] for k in _METRICS}
         self.log_hyperparams(params, val or train)

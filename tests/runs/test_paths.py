@@ -25,7 +25,14 @@ def test_every_file_has_the_documented_name(tmp_path: Path) -> None:
             "baseline_cases.csv",
         ),
         *("summary.json", "csv", "tensorboard", "wandb", "calibration.json"),
-        *("MODEL_CARD.md", "figures", "evaluations", "reproductions", "reproduction.json"),
+        *(
+            "MODEL_CARD.md",
+            "figures",
+            "evaluations",
+            "evaluations/stress",
+            "reproductions",
+            "reproduction.json",
+        ),
     }
 
 
