@@ -163,6 +163,8 @@ class SegmentationDataModule(LightningDataModule):
         for name, own in sets.items():
             settings = self.split_settings | dict(self.sets.get(name, {}).get("split", {}))
             settings.pop("file")
+            if not settings["test"]:  # a set for training alone has no folds
+                settings["fold"] = None
             of_set = self._group(caches[name], own)
             splits[name] = make_split(own, of_set, caches[name].sha256, **settings)
         return join_splits(splits, cases, groups)

@@ -62,9 +62,8 @@ def join_caches(caches: Mapping[str, Cache], cache_dir: str | Path) -> Cache:
 
     The rows are in the order of `name_cases`. Groups are kept in the cache directory.
     """
-    first, *others = caches.values()
-    if not others:
-        return first
+    if list(caches) == [""]:
+        return caches[""]
     thumbnails = np.concatenate([cache.thumbnails for cache in caches.values()])
     key = hash_json([VERSION, *(list(cache.sha256.values()) for cache in caches.values())])[:24]
     file = Path(cache_dir).expanduser() / f"{key}-groups.json"

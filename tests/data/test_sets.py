@@ -110,8 +110,10 @@ def test_a_weight_repeats_training_images_alone(make: Make) -> None:
     assert tested == module.split.test
 
 
-def test_a_set_may_be_for_training_alone(make: Make) -> None:
-    split = make({"a": {"root": "a"}, "b": {"root": "b", "split": {"test": 0, "val": 0}}}).split
+@pytest.mark.parametrize("fold", [None, 1])
+def test_a_set_may_be_for_training_alone(fold: int | None, make: Make) -> None:
+    sets = {"a": {"root": "a"}, "b": {"root": "b", "split": {"test": 0, "val": 0}}}
+    split = make(sets, {"fold": fold}).split
     assert sum(id.startswith("b/") for id in split.train) == 12
     assert not any(id.startswith("b/") for id in split.val + split.test)
 
@@ -142,10 +144,12 @@ def test_settings_of_a_set_are_its_own(make: Make, tmp_path: Path) -> None:
     assert read_pair(by_id["labels/2"])[1].sum() == 90  # without the other label
 
 
-def test_a_saved_split_is_read(make: Make, tmp_path: Path) -> None:
-    split = make(TWO, {"seed": 7}).split
-    write_json(tmp_path / "splits.json", split.to_json())
-    assert make(TWO, {"file": str(tmp_path / "splits.json")}).split == split
+@pytest.mark.parametrize("sets", [TWO, {"a": TWO["a"]}])
+def test_a_saved_split_is_read(sets: dict[str, Any], make: Make, tmp_path: Path) -> None:
+    module = make(sets, {"seed": 7})
+    assert {case.id for case in module.cases} == {*module.cache.sha256}
+    write_json(tmp_path / "splits.json", module.split.to_json())
+    assert make(sets, {"file": str(tmp_path / "splits.json")}).split == module.split
 
 
 @pytest.mark.parametrize("held_out", ["test", "val"])
