@@ -9,7 +9,6 @@ from seglab.analysis.grouping import make_rows
 from seglab.analysis.learning_curve import (
     SHARE,
     find_learning_curves,
-    make_learning_lines,
     make_learning_table,
     summarize_curve,
 )
@@ -120,8 +119,7 @@ def compare(
         if curves:
             from seglab.analysis.figures import save_learning_curves  # matplotlib, slow to import
 
-            lines_drawn = make_learning_lines(curves)
-            save_learning_curves(expand_user(out) / "learning_curve.png", lines_drawn)
+            save_learning_curves(expand_user(out) / "learning_curve.png", records["learning_curve"])
     return "\n\n".join(format_plain(table, width) for table in tables.values())
 
 

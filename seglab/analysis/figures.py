@@ -236,27 +236,63 @@ def save_calibration(path: str | Path, calibration: Calibration, level: float) -
 
 def save_stress_curves(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Draws lines of stress.csv: Dice over severity, a panel for each corruption."""
-    curves: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for record in records:
-        panel = curves.setdefault(record["corruption"], {})
-        panel.setdefault(record["label"], []).append(record)
+    curves = _group_by(records, "corruption")
     columns = min(5, len(curves))
     rows = math.ceil(len(curves) / columns)
     figure = Figure(figsize=(2.2 * columns + 1, 2.2 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis, (name, by_label) in zip(axes, curves.items(), strict=False):
-        for label, curve in by_label.items():
-            dice, *band = (
-                [r[f"dice_per_image{end}"] for r in curve] for end in ("", "_low", "_high")
-            )
-            (line,) = axis.plot(dice, marker=".", label=label.replace("$", r"\$"))
-            axis.fill_between(range(len(dice)), *band, color=line.get_color(), alpha=0.2)
+    for axis, (name, panel) in zip(axes, curves.items(), strict=False):
+        for i, (label, curve) in enumerate(_group_by(panel, "label").items()):
+            style = {"color": f"C{i}", "marker": ".", "label": label.replace("$", r"\$")}
+            _draw_band(axis, curve, "severity", "dice_per_image", **style)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.grid(alpha=0.3)
     figure.supxlabel("severity", fontsize=9)
     figure.supylabel("Dice per image", fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize=8)
     _save(figure, path)
+
+
+def save_learning_curves(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Draws lines of learning_curve.csv: measured Dice and fit over training cases."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for i, (label, curve) in enumerate(_group_by(records, "label").items()):
+        measured = [record for record in curve if "dice_per_image" in record]
+        names = ("train_cases", "dice_per_image", "dice_low", "dice_high")
+        x, mean, low, high = np.array([[record[name] for name in names] for record in measured]).T
+        style = {"color": f"C{i}", "label": label.replace("$", r"\$")}
+        axis.errorbar(x, mean, [mean - low, high - mean], fmt="o", ms=4, capsize=3, **style)
+        if "fitted" in curve[0]:
+            _draw_band(axis, measured, "train_cases", "fitted", color=f"C{i}")
+            _draw_band(axis, curve[-2:], "train_cases", "fitted", color=f"C{i}", linestyle="--")
+    axis.set_xscale("log")
+    ticks = [record["train_cases"] for record in curve]
+    axis.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.set_xlabel("training cases (dashed: extrapolated)")
+    axis.set_ylabel("Dice per image")
+    axis.legend(loc="lower right")
+    _save(figure, path)
+
+
+def _group_by(
+    records: Sequence[Mapping[str, Any]], name: str
+) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(record[name], []).append(record)
+    return groups
+
+
+def _draw_band(
+    axis: Axes, records: Sequence[Mapping[str, Any]], x: str, y: str, color: str, **style: str
+) -> None:
+    """Draws a column of records over another as a line, with its interval as a band."""
+    columns = [[record[name] for record in records] for name in (x, y, f"{y}_low", f"{y}_high")]
+    axis.plot(*columns[:2], color=color, **style)
+    axis.fill_between(columns[0], *columns[2:], color=color, alpha=0.2, linewidth=0)
 
 
 def save_heat_map(
@@ -276,35 +312,6 @@ def save_heat_map(
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    _save(figure, path)
-
-
-def save_learning_curves(path: str | Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Draws Dice over training cases: points with intervals, and fits with bands.
-
-    `lines` are those of `seglab.analysis.learning_curve.make_learning_lines`.
-    """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
-    for line in lines:
-        x, mean, low, high = (np.array(line[key]) for key in ("x", "mean", "low", "high"))
-        colour = f"C{line['row']}"
-        if line["part"] == "measured":
-            label = line["label"].replace("$", r"\$")
-            lengths = [mean - low, high - mean]
-            axis.errorbar(x, mean, lengths, fmt="o", ms=4, capsize=3, color=colour, label=label)
-            ticks, largest = [*x, 2 * x[-1]], x[-1]
-        else:
-            axis.plot(x[x <= largest], mean[x <= largest], color=colour)
-            axis.plot(x[x >= largest], mean[x >= largest], color=colour, linestyle="--")
-            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    axis.set_xscale("log")
-    axis.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    axis.set_xlabel("training cases (dashed: extrapolated)")
-    axis.set_ylabel("Dice per image")
-    axis.legend(loc="lower right")
     _save(figure, path)
 
 

@@ -6,6 +6,7 @@ et al. 2012; Viering and Loog 2022 compare it with other forms).
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,12 @@ from seglab.metrics.scores import mean_terms
 SHARE = "data.split.train_share"
 EXPONENTS = np.geomspace(0.02, 2, 70)
 MIN_SIZES = 3  # as many as the curve has parameters
-N_DRAWN = 60  # values of n at which the curve is drawn
-ENDS = ("", "_low", "_high")
-COLUMNS = (("dice_per_image", "dice", "dice"), ("fitted",) * 3, ("gain",) * 3)
+# Columns of the table: their values in learning_curve.csv and how these are signed.
+COLUMNS = (
+    ("dice_per_image", "dice_low", "dice_high", ""),
+    ("fitted", "fitted_low", "fitted_high", ""),
+    ("gain", "gain_low", "gain_high", "+"),
+)
 NOTE = (
     "fitted: curve through all sizes; gain: what twice the data would bring by it; 95 % intervals "
     "of both draw folds and their cases. An extrapolation assumes that the curve goes on as it "
@@ -101,9 +105,8 @@ def find_learning_curves(rows: Iterable[Row]) -> list[LearningCurve]:
 
 
 def _make_curve(rows: list[Row]) -> LearningCurve:
-    by_size = sorted((_count_trained(row), row.label) for row in rows)
-    by_label = {row.label: row for row in rows}
-    rows = [by_label[label] for _, label in by_size]
+    trained = {row.label: fmean(len(r.ids["train"]) for r in row.finished_runs) for row in rows}
+    rows = sorted(rows, key=lambda row: (trained[row.label], row.label))
     scores = [row.by_case("dice_per_image") for row in rows]
     cases = sorted(set.intersection(*map(set, scores)))
     columns = {name: text for name, text in rows[0].labels.items() if "train_share" not in name}
@@ -114,14 +117,10 @@ def _make_curve(rows: list[Row]) -> LearningCurve:
     fold_of = {case: run.fold for run in rows[-1].finished_runs for case in run.tested}
     is_once = len(rows[-1].folds) > 1
     dice = resample_means(values, [fold_of[case] if is_once else "" for case in cases])
-    sizes = np.array([size for size, _ in by_size])
+    sizes = np.array([trained[row.label] for row in rows])
     ends = statistics.intervals(mean_terms(values, np.ones(values.shape, bool))[:, None])
     fit = fit_power_law(sizes, 1 - dice) if len({*sizes}) >= MIN_SIZES else None
     return LearningCurve(label, rows, sizes, dice, ends, len(cases), is_once, fit)
-
-
-def _count_trained(row: Row) -> float:
-    return float(np.mean([len(run.ids["train"]) for run in row.finished_runs]))
 
 
 def resample_means(values: np.ndarray, folds: Sequence[str]) -> np.ndarray:
@@ -144,23 +143,35 @@ def resample_means(values: np.ndarray, folds: Sequence[str]) -> np.ndarray:
 
 def summarize_curve(curve: LearningCurve) -> list[dict[str, Any]]:
     """Return lines of learning_curve.csv: one for each row, and one for twice the most cases."""
-    records: list[dict[str, Any]] = []
-    for row, size, dice, ends in zip(
-        curve.rows, curve.sizes.tolist(), curve.dice[0].tolist(), curve.ends.tolist(), strict=True
-    ):
-        record: dict[str, Any] = {"label": curve.label, "train_share": row.settings.get(SHARE, "1")}
-        record |= {"train_cases": size, "n": curve.n_cases, "dice_per_image": dice}
-        records.append(record | dict(zip(("dice_low", "dice_high"), ends, strict=True)))
+    records: list[dict[str, Any]] = [
+        {
+            "label": curve.label,
+            "train_share": row.settings.get(SHARE, "1"),
+            "train_cases": size,
+            "n": curve.n_cases,
+            "dice_per_image": dice,
+            "dice_low": low,
+            "dice_high": high,
+        }
+        for row, size, dice, (low, high) in zip(
+            curve.rows,
+            curve.sizes.tolist(),
+            curve.dice[0].tolist(),
+            curve.ends.tolist(),
+            strict=True,
+        )
+    ]
     if curve.fit is None:
         return records
     largest = curve.sizes[-1]
     records.append({"label": curve.label, "train_share": "twice", "train_cases": 2 * largest})
     for record in records:
         fitted = curve.fit.dice(record["train_cases"])
-        for name, values in (("fitted", fitted), ("gain", fitted - curve.fit.dice(largest))):
-            low, high = percentile_interval(values)
-            if name == "fitted" or record["train_share"] == "twice":
-                record |= {name: values[0].item(), f"{name}_low": low, f"{name}_high": high}
+        low, high = percentile_interval(fitted)
+        record |= {"fitted": fitted[0].item(), "fitted_low": low, "fitted_high": high}
+    gain = fitted - curve.fit.dice(largest)
+    low, high = percentile_interval(gain)
+    records[-1] |= {"gain": gain[0].item(), "gain_low": low, "gain_high": high}
     return records
 
 
@@ -169,17 +180,12 @@ def make_learning_table(curves: Sequence[LearningCurve]) -> Table:
     body = []
     for curve in curves:
         for i, record in enumerate(summarize_curve(curve)):
-            cells = [curve.label if i == 0 else "", record["train_share"]]
+            cells = ["" if i else curve.label, record["train_share"]]
             cells.append(f"{record['train_cases']:.4g}")
-            cells += [
-                "{:{s}.3f} [{:{s}.3f}, {:{s}.3f}]".format(
-                    *(record[f"{key}{end}"] for key, end in zip(keys, ENDS, strict=True)),
-                    s="+z" if keys[0] == "gain" else "z",
-                )
-                if keys[0] in record
-                else ""
-                for keys in COLUMNS
-            ]
+            for *names, sign in COLUMNS:
+                spec, values = f"{sign}z.3f", [record[name] for name in names if name in record]
+                found = [format(value, spec) for value in values]
+                cells.append("{} [{}, {}]".format(*found) if found else "")
             body.append(cells)
     head = ["row", "train_share", "train cases", "dice_per_image", "fitted", "gain"]
     rows = [row for curve in curves for row in curve.rows]
@@ -215,19 +221,3 @@ def _describe_fit(curve: LearningCurve) -> list[str]:
     if not curve.is_out_of_fold:
         notes.append(f"{name}: one fold, so the intervals leave out chance in training")
     return notes
-
-
-def make_learning_lines(curves: Sequence[LearningCurve]) -> list[dict[str, Any]]:
-    """Return what is drawn of each curve: points and fit, each with x, mean, low and high."""
-    lines = []
-    for number, curve in enumerate(curves):
-        points = {"x": curve.sizes.tolist(), "mean": curve.dice[0].tolist()}
-        points |= {"low": curve.ends[:, 0].tolist(), "high": curve.ends[:, 1].tolist()}
-        lines.append({"row": number, "label": curve.label, "part": "measured", **points})
-        if curve.fit:
-            x = np.geomspace(curve.sizes[0], 2 * curve.sizes[-1], N_DRAWN)
-            y = np.array([(d[0], *percentile_interval(d)) for d in map(curve.fit.dice, x)]).T
-            mean, low, high = y.tolist()
-            fitted = {"x": x.tolist(), "mean": mean, "low": low, "high": high}
-            lines.append({"row": number, "label": curve.label, "part": "fitted", **fitted})
-    return lines
