@@ -100,9 +100,9 @@ def cross_fit(
 
 
 def _read_parts(folder: Path, runs: Sequence[Run]) -> list[list[CalibrationCase]]:
-    """Read test cases by fold, as means over runs; those of several folds are dealt out to parts.
+    """Read test cases by fold, as means over runs; those of several folds are dealt out.
 
-    Of a single run the val cases are dealt out.
+    So are the val cases of a single run.
     """
     is_run = runs[0].folder == folder
     missing = {*map(str, range(runs[0].folds))} - {run.fold for run in runs}

@@ -59,10 +59,7 @@ def rank_annotations(runs: Sequence[Run]) -> list[RankedAnnotation]:
             cases.setdefault(case.content, case)
             for class_name, of_class in zip(names, values[-len(names) :], strict=True):
                 tested[case.content, class_name].append(of_class)
-    ranked = [
-        _measure(cases[content], class_name, np.stack(values))
-        for (content, class_name), values in tested.items()
-    ]
+    ranked = [_measure(cases[key], name, np.stack(v)) for (key, name), v in tested.items()]
     return sorted(ranked, key=lambda found: (-found.doubt, found.case, found.class_name))
 
 
@@ -87,12 +84,9 @@ def rank_current_annotations(
         )
     sets = {found.case.set for found in ranked}
     tested = {found.case.sha256 for found in ranked}
-    # Ids of this data set alone: runs of several have the set in front of them.
-    gone = {
-        case.id.removeprefix(f"{case.set}/")
-        for case in (found.case for found in of_runs)
-        if case.set in sets and case.sha256 not in here
-    }
+    cases = [found.case for found in of_runs if found.case.set in sets]
+    # Ids of runs of several sets begin with the set.
+    gone = {case.id.removeprefix(f"{case.set}/") for case in cases if case.sha256 not in here}
     new = {id for id, sha256 in hashes.items() if sha256 not in tested}
     left_out = {
         "their files differ from those that the runs tested": gone & new,
@@ -100,9 +94,9 @@ def rank_current_annotations(
         "no run tested them": new - gone,
     }
     return ranked, [
-        f"not ranked, because {reason}: {name_some(sorted(cases), 20)}"
-        for reason, cases in left_out.items()
-        if cases
+        f"not ranked, because {reason}: {name_some(sorted(ids), 20)}"
+        for reason, ids in left_out.items()
+        if ids
     ]
 
 

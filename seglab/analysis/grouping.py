@@ -14,19 +14,9 @@ from seglab.runs.records import COSTS, STATUSES, UNKNOWN, Run, name_init
 from seglab.runs.tables import CaseValues, read_case_values
 
 # Names of other columns, which a setting's column may not have: of the table, and of CSV files.
-_TABLE_COLUMNS = (
-    "set",
-    "diagnosis",
-    "class",
-    "n",
-    "val",
-    "runs",
-    "multiply-adds",
-    "train s",
-    "images/s",
-)
+_TABLE_COLUMNS = ("diagnosis", "class", "n", "val", "runs", "multiply-adds", "train s", "images/s")
 _CSV_COLUMNS = ("label", "status", "finished", "run", "row", "used", "seed", "fold", "error")
-RESERVED_COLUMNS = (*_TABLE_COLUMNS, *_CSV_COLUMNS, *METRICS, *COSTS)
+RESERVED_COLUMNS = ("set", *_TABLE_COLUMNS, *_CSV_COLUMNS, *METRICS, *COSTS)
 
 
 def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
@@ -49,11 +39,9 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     for group in by_settings.values():
         settings = group[0].settings | {"init": name_init(group)}
         joined[frozenset(settings.items())] += group
-    rows = [
-        row
-        for settings, group in joined.items()
-        for row in _split_sets(dict(settings), group, notes)
-    ]
+    rows: list[Row] = []
+    for settings, group in joined.items():
+        rows += _split_sets(dict(settings), group, notes)
     by_protocol = defaultdict(list)
     for row in rows:
         by_protocol[row.protocol_key].append(row)

@@ -35,11 +35,11 @@ NOTE = (
 
 
 class PowerLaw(NamedTuple):
-    """Error a * n^-b + c for n training cases, of all test cases and then of each resample."""
+    """Error a * n^-b + c, float64 (1 + R,): of all test cases, and of each resample."""
 
-    a: np.ndarray  # float64 (1 + R,), at least 0
+    a: np.ndarray
     b: np.ndarray
-    c: np.ndarray  # at least 0
+    c: np.ndarray
 
     def dice(self, n: float) -> np.ndarray:
         """Return 1 - error for n training cases, float64 (1 + R,)."""
@@ -55,18 +55,14 @@ class LearningCurve(NamedTuple):
     dice: np.ndarray  # float64 (1 + R, S): means of all test cases, then of each resample
     ends: np.ndarray  # float64 (S, 2): 95 % intervals as in the table of rows
     n_cases: int  # test cases that all rows have
-    is_out_of_fold: bool  # whether folds test different cases
     fit: PowerLaw | None  # None with fewer than MIN_SIZES sizes
 
 
 def fit_power_law(sizes: np.ndarray, errors: np.ndarray) -> PowerLaw:
     """Fit a * n^-b + c by least squares of relative errors, with a >= 0 and c >= 0.
 
-    b is one of `EXPONENTS`; a and c are exact for each.
-
-    Args:
-        sizes: Numbers of training cases, float64 (S,).
-        errors: Their errors, float64 (N, S), for N fits; the first weighs the sizes of all.
+    b is one of `EXPONENTS`, for which a and c are exact. `sizes` are float64 (S,), `errors` float64
+    (N, S) for N fits; the first weighs the sizes of all.
     """
     weights = 1 / np.maximum(errors[0], 1e-6) ** 2
     weights /= weights.sum()
@@ -92,10 +88,7 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def find_learning_curves(rows: Iterable[Row]) -> list[LearningCurve]:
-    """Return the curves of finished rows that differ in `SHARE` alone, of each data set apart.
-
-    Raises an InputError where no test case is in all rows of a curve.
-    """
+    """Return the curves of finished rows that differ in `SHARE` alone, of each data set apart."""
     groups: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
         if row.finished_runs:
@@ -115,12 +108,12 @@ def _make_curve(rows: list[Row]) -> LearningCurve:
         raise InputError(f"{label}: shares of train test no case in common; compare them apart")
     values = np.array([[of_row[case] for case in cases] for of_row in scores])  # (S, n)
     fold_of = {case: run.fold for run in rows[-1].finished_runs for case in run.tested}
-    is_once = len(rows[-1].folds) > 1
+    is_once = len(rows[-1].folds) > 1  # folds test different cases
     dice = resample_means(values, [fold_of[case] if is_once else "" for case in cases])
     sizes = np.array([trained[row.label] for row in rows])
     ends = statistics.intervals(mean_terms(values, np.ones(values.shape, bool))[:, None])
     fit = fit_power_law(sizes, 1 - dice) if len({*sizes}) >= MIN_SIZES else None
-    return LearningCurve(label, rows, sizes, dice, ends, len(cases), is_once, fit)
+    return LearningCurve(label, rows, sizes, dice, ends, len(cases), fit)
 
 
 def resample_means(values: np.ndarray, folds: Sequence[str]) -> np.ndarray:
@@ -218,6 +211,6 @@ def _describe_fit(curve: LearningCurve) -> list[str]:
         f"{name}: without the largest size the fit foretells {foretold[0]:.3f} [{low:.3f}, "
         f"{high:.3f}] for it, measured {curve.dice[0, -1]:.3f}"
     )
-    if not curve.is_out_of_fold:
+    if len(curve.rows[-1].folds) == 1:
         notes.append(f"{name}: one fold, so the intervals leave out chance in training")
     return notes

@@ -58,7 +58,7 @@ def _make_front_matter(run: Run) -> str:
     if {*_data_limits(run).values()} == {SYNTHETIC_LIMITS} and is_from_scratch:
         license = {"license": "mit"}
     results = []
-    for row in _rows_of_sets(run):
+    for row in (row for row in make_rows([run])[0] if row.finished_runs):
         dataset, scores = row.set or _dataset(run), select_scores(run.values, "test", row.set)
         result = {
             "task": {"type": "image-segmentation"},
@@ -151,13 +151,9 @@ def _describe_init(init: Mapping[str, str]) -> str:
     return f"{text}\n"
 
 
-def _rows_of_sets(run: Run) -> list[Row]:
-    return [row for row in make_rows([run])[0] if row.finished_runs]
-
-
 def _describe_scores(run: Run) -> dict[str, str]:
     """Values of the placeholders that hold scores."""
-    rows = _rows_of_sets(run)
+    rows = [row for row in make_rows([run])[0] if row.finished_runs]
     headlines, bodies = zip(*(_describe_set(row, run.baselines) for row in rows), strict=True)
     sizes = Counter((row.set, case.diagnosis) for row in rows for case in row.cases)
     is_narrow = min(sizes.values()) < MIN_CASES_FOR_INTERVAL

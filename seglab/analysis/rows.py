@@ -60,8 +60,8 @@ class Row:
         labels: What distinguishes the row from others, by column of the table.
         label: All of `labels` in one line.
         set: Name of the data set in runs of several; else empty.
-        folds_are_seeds: Whether every fold tests the same cases of the set, so that each network is
-            a repetition. The seeds in `cells` are then those of run and fold, '0 fold 3'.
+        folds_are_seeds: Whether every fold tests the same cases, so that each network is a
+            repetition; the seeds in `cells` are then called as in '0 fold 3'.
     """
 
     settings: dict[str, str]

@@ -48,16 +48,13 @@ def stress(
     Args:
         dirs: Folders that hold runs, at any depth, which become rows as in `compare`.
         only: Names of `CORRUPTIONS`, joined by commas; None for all.
-        out: Folder that gets stress.md, .tex, .csv and .png, stress_cases.csv, corruptions.png.
+        out: Folder that gets tables and figures.
         trust: See `open_run`.
         moved_to: Where the data of the runs is today; None for where it was.
         width: Columns of the terminal; None for no limit.
 
     Returns:
         The text to print.
-
-    Raises:
-        InputError: No run is finished, a corruption is unknown, or a file is damaged or changed.
     """
     keep_freed_memory()
     names = [*CORRUPTIONS] if only is None else [*dict.fromkeys(only.split(","))]
@@ -107,7 +104,7 @@ def _score_run(run: Run, names: Sequence[str], trust: tuple[str, ...]) -> Dice:
 
 
 def _score_case(case: Case, model: Model, name: str, key: str) -> list[float]:
-    """Return the Dice at severities 1, 2 and 3, as means over foreground classes."""
+    """Return the Dice at each severity, as means over foreground classes."""
     image, target = read_pair(case)
     dice = []
     for severity in SEVERITIES:
@@ -157,8 +154,7 @@ def _make_table(rows: Sequence[Row], records: Records, notes: Sequence[str]) -> 
         dice = [f"{record['dice_per_image']:.3f}" for record in curve]
         drops = ["{drop:z.3f} [{drop_low:z.3f}, {drop_high:z.3f}]".format(**r) for r in curve[1:]]
         body.append([label if name == records[0]["corruption"] else "", name, *dice, *drops])
-    head = ["row", "corruption", *(f"Dice {k}" for k in (0, *SEVERITIES))]
-    head += [f"drop {k}" for k in SEVERITIES]
+    head = ["row", "corruption", *(f"Dice {k}" for k in range(4)), "drop 1", "drop 2", "drop 3"]
     strengths = [f"{k} {v}" for k, (_, v) in CORRUPTIONS.items() if k in {line[1] for line in body}]
     notes = [
         "Dice k: Dice per image at severity k, 0 for the test cases as they are; drop k: Dice 0 "
@@ -175,8 +171,7 @@ def _make_table(rows: Sequence[Row], records: Records, notes: Sequence[str]) -> 
 def _save_examples(path: Path, run: Run, names: Sequence[str]) -> None:
     """Draws a test case with each corruption, at each severity."""
     case = read_test_cases([run])[0]
-    image, _ = read_pair(case)
+    image, key = read_pair(case)[0], run.sha256[case.id]
     columns = {"severity 0": [image] * len(names)}
-    for k in SEVERITIES:
-        columns[f"severity {k}"] = [corrupt(image, name, k, run.sha256[case.id]) for name in names]
+    columns |= {f"severity {k}": [corrupt(image, n, k, key) for n in names] for k in SEVERITIES}
     save_cases(path, columns, [name.replace("_", " ") for name in names], f"case {case.id}")

@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,7 +29,6 @@ from seglab.inference.models import Model, ensemble, find_members
 from seglab.metrics.scores import confusion_counts, mean_terms, score_terms, scores
 from seglab.runs.paths import refuse_damaged, refuse_run_files
 from seglab.runs.records import UNKNOWN, open_run
-from seglab.runs.tables import parse_number
 from seglab.runs.thumbnails import find_trained_on, read_seen_cases
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ SAVE_EVERY = 20  # cases
 
 
 class DataSet:
-    """A data set to test on: `cases`, and the hash of each case's files, `sha256`, by id."""
+    """A data set to test on: its cases, and the hashes of their files, by id."""
 
     def __init__(self, text: str) -> None:
         name, root = _split_name(text)
@@ -64,12 +64,9 @@ class DataSet:
 class Networks:
     """The networks of a row: a run, or runs that differ in seed and fold alone.
 
-    Attributes:
-        tested: Dice of the cases that the runs tested, by the hash of a case's files, as means
-            over runs and over classes except background.
-        seen: Hashes of the cases that any run was trained on.
-        dice: Of cases that the ensemble of the runs has scored, now or in an earlier call.
-        is_near: Whether a new case is nearly the same picture as a training image.
+    By the hash of a case's files, `tested` has the mean Dice of the runs that tested it, `dice`
+    that of the ensemble, and `is_near` whether it is nearly a training image; `seen` are those of
+    training images. The ensemble's values are kept for later calls.
     """
 
     def __init__(self, text: str, trust: tuple[str, ...], folder: Path | None) -> None:
@@ -83,12 +80,10 @@ class Networks:
         found = defaultdict(list)
         for run in self.runs:
             for case, values in run.tested.items():
-                foreground = values[1:] if len(values) > 1 else values
-                dice = score_terms(foreground[:, :4])["dice_per_image"][:, 0].mean()
-                found[case.sha256].append(float(dice))
+                foreground = values[-max(1, len(values) - 1) :, :4]
+                found[case.sha256].append(score_terms(foreground)["dice_per_image"][:, 0].mean())
         self.tested = {sha256: fmean(dice) for sha256, dice in found.items()}
-        seen = [part for run in self.runs for part in read_seen_cases(run).values()]
-        self.seen = {sha256 for part in seen for sha256 in part}
+        self.seen = {*chain(*(part for r in self.runs for part in read_seen_cases(r).values()))}
         # A checkpoint holds the settings that it predicts with.
         key = files.hash_json([files.hash_file(run.paths.best_checkpoint) for run in self.runs])
         folder = self.runs[0].paths.evaluations if folder is None else folder
@@ -99,8 +94,7 @@ class Networks:
         if self._file.exists():
             with refuse_damaged(self._file):
                 stored = files.read_json(self._file)
-                self.dice = {key: parse_number(value) for key, value in stored["dice"].items()}
-                self.is_near = {key: bool(value) for key, value in stored["is_near"].items()}
+                self.dice, self.is_near = stored["dice"], stored["is_near"]
 
     def describe_cases(self, data_set: DataSet) -> dict[str, str]:
         """Tell what each case of a data set is to these networks, by id."""
@@ -109,14 +103,12 @@ class Networks:
             for id, sha256 in data_set.sha256.items()
         }
         new = {id: data_set.sha256[id] for id, kind in kinds.items() if kind == NEW}
-        unknown = {id: sha256 for id, sha256 in new.items() if sha256 not in self.is_near}
-        if unknown:
+        if unknown := {id: sha256 for id, sha256 in new.items() if sha256 not in self.is_near}:
             pictures = np.stack([data_set.thumbnails[id] for id in unknown])
             near = find_trained_on(self.runs, unknown, pictures)
             self.is_near |= {sha256: id in near for id, sha256 in unknown.items()}
             self._save()
-        near = [id for id, sha256 in new.items() if self.is_near[sha256]]
-        if near:
+        if near := [id for id, sha256 in new.items() if self.is_near[sha256]]:
             text = "%s: nearly the same as training images of %s, and left out: %s"
             log.warning(text, data_set.name, self.label, name_some(near))
         return kinds | dict.fromkeys(near, NEAR)
@@ -125,9 +117,7 @@ class Networks:
         """Return the Dice of cases by id: as the runs tested them, else of the ensemble."""
         hashes = {id: data_set.sha256[id] for id in ids}
         known = {*self.tested, *self.dice}
-        missing = {
-            sha256: data_set.cases[id] for id, sha256 in hashes.items() if sha256 not in known
-        }
+        missing = {sha: data_set.cases[id] for id, sha in hashes.items() if sha not in known}
         if missing:
             self._predict(missing, f"{self.label} on {data_set.name}")
         dice = self.dice | self.tested
@@ -168,16 +158,14 @@ def transfer(
 ) -> str:
     """Make a table of Dice: networks in rows, by the data sets that they are tested on.
 
-    A case that runs of a row tested has that score, their mean; all others are predicted by the
-    row's runs as an ensemble. Cases that any row was trained on, and nearly the same pictures, are
-    left out of a column: its rows are scored on the same cases.
+    Cases that runs of a row tested keep that score; others are predicted by its runs as an
+    ensemble. Cases that any row was trained on, or nearly the same pictures, are left out.
 
     Args:
         paths: Runs, or sweeps over seed and fold alone, as PATH or NAME=PATH.
         on: Data sets of any layout, as NAME=ROOT.
-        out: Folder for transfer.* (md, tex, csv, png; json for `report`), transfer_cases.csv and
-            the scores with which the same command goes on; by default these are kept in
-            `evaluations` of each row's first run.
+        out: Folder for tables, figure, transfer.json for `report`, and the scores to go on with;
+            by default these are kept in `evaluations` of each row's first run.
         limit: Greatest number of cases of each data set, the first by the hash of their ids.
         trust: See `open_run`.
         width: Columns of the terminal; None for no limit.
@@ -225,9 +213,9 @@ def _split_name(text: str) -> tuple[str, str]:
 def _summarize(kinds: Mapping[str, str], dice: Mapping[str, float]) -> dict[str, Any]:
     """Count the cases of a cell, and score it: columns of transfer.csv."""
     found, n = [*kinds.values()], len(dice)
+    tested = sum(kinds[id] == OUT_OF_FOLD for id in dice)
     summary: dict[str, Any] = {"trained_on": found.count(TRAINED_ON)}
-    summary |= {"near_duplicates": found.count(NEAR), "n": n}
-    summary["out_of_fold"] = sum(kinds[id] == OUT_OF_FOLD for id in dice)
+    summary |= {"near_duplicates": found.count(NEAR), "n": n, "out_of_fold": tested}
     if dice:
         terms = mean_terms(np.array([*dice.values()]), np.ones(n, bool))
         summary["dice_per_image"] = math.fsum(dice.values()) / n

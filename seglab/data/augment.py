@@ -249,10 +249,7 @@ def _draw_ink(image: Tensor, probability: float, generator: torch.Generator) -> 
 def _draw_stickers(
     image: Tensor, probability: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draws a disc of any hue at the edge of each image with this probability.
-
-    Returns how much it covers, float (N, 1, H, W) in [0, 1], and its colour, float (N, 3, 1, 1).
-    """
+    """Draws discs at edges: their cover, float (N, 1, H, W), and colour, float (N, 3, 1, 1)."""
     numbers = torch.rand(8, len(image), 1, 1, 1, generator=generator)
     has, turn, size, inside, edge, hue, saturation, value = numbers.to(image)
     radius = 0.25 + 0.55 * size

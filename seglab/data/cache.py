@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -36,20 +36,12 @@ log = logging.getLogger(__name__)
 VERSION = 5
 
 
-class Rows(Protocol):
-    """What arrays that are mapped from disk are used for: indexing."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any) -> np.ndarray: ...
-
-
 @dataclass(frozen=True)
 class Cache:
     """A data set at network size; row i is case i.
 
     Attributes:
-        images: uint8 (N, S, S, 3), mapped from disk; may be indexed alone.
+        images: uint8 (N, S, S, 3), mapped from disk, or `JoinedArrays` of them.
         masks: uint8 (N, S, S), class numbers, as `images`.
         thumbnails: Small grey pictures, uint8, see `seglab.data.duplicates.thumbnail`.
         groups: A number for each case, equal for equal pictures.
@@ -58,8 +50,8 @@ class Cache:
         files: SHA-256 of every file that the cases come from, tables too.
     """
 
-    images: Rows
-    masks: Rows
+    images: Any
+    masks: Any
     thumbnails: np.ndarray
     groups: list[int]
     checks: dict[str, CaseCheck]

@@ -16,14 +16,10 @@ JPEG_EDGE = 512  # pixels of the shorter edge at most; larger pictures are reduc
 
 
 def corrupt(image: np.ndarray, name: str, severity: int, key: str) -> np.ndarray:
-    """Make an image, uint8 (H, W, 3), worse; its mask still fits.
+    """Make an image, uint8 (H, W, 3), worse in one of `CORRUPTIONS`; its mask still fits.
 
-    Args:
-        image: uint8 (H, W, 3).
-        name: One of `CORRUPTIONS`.
-        severity: 1, hardly disturbing, to 3, where a lesion's outline can still be drawn.
-        key: Identifies the image, such as the SHA-256 of its files. With the name it is the seed,
-            so that the same is drawn at each severity, only stronger.
+    `key` identifies the image, such as the SHA-256 of its files. With the name it is the seed, so
+    that the same is drawn at each severity, only stronger.
     """
     function, strengths = CORRUPTIONS[name]
     rng = np.random.default_rng([*hashlib.sha256(f"{name} {key}".encode()).digest()])

@@ -71,9 +71,8 @@ class SegmentationDataModule(LightningDataModule):
             `same_pictures`; if not, only image files of equal content do.
         mask_suffix: What names of masks end with, for `cases`; None to recognise it.
         lesion_values: Values of one class in mask files, as in `Classes`.
-        sets: Several data sets by name: of each its `root` and what differs for it, see
-            `seglab.data.sets.read_sets`, of `split`, too, and as `weight` how often each of its
-            training images comes in an epoch, by default once. None for one set.
+        sets: Several data sets by name, see `seglab.data.sets.read_sets`, each with what differs
+            of `split`, and `weight`, how often an epoch has each of its training images.
     """
 
     def __init__(
@@ -105,18 +104,9 @@ class SegmentationDataModule(LightningDataModule):
                 f"data.augment={augment}: expected null or a callable (image, mask, generator)"
             )
         self.classes = make_classes(classes, colours, lesion_values)
-        self.read_sets = partial(
-            read_sets,
-            {
-                "root": root,
-                "cases": cases,
-                "mask_suffix": mask_suffix,
-                "classes": classes,
-                "colours": colours,
-                "lesion_values": lesion_values,
-                "sets": sets,
-            },
-        )
+        reader = {"root": root, "cases": cases, "mask_suffix": mask_suffix, "sets": sets}
+        names = {"classes": classes, "colours": colours, "lesion_values": lesion_values}
+        self.read_sets = partial(read_sets, reader | names)
         self.root = root
         self.size = size
         self.batch_size = batch_size

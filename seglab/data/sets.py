@@ -10,18 +10,19 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from seglab.core.errors import InputError, name_some
 from seglab.core.files import expand_user, hash_json, read_json, write_json
-from seglab.data.cache import VERSION, Cache, Rows
+from seglab.data.cache import VERSION, Cache
 from seglab.data.cases import Case, with_classes
 from seglab.data.classes import make_classes
 from seglab.data.duplicates import same_pictures
 from seglab.data.splits import Split, merge_patients
 
+T = TypeVar("T")
 SUBSETS = ("train", "val", "test")  # a case of two sets stays in the later one
 
 
@@ -34,10 +35,8 @@ def find_roots(data: Mapping[str, Any]) -> dict[str, Path]:
 def read_sets(data: Mapping[str, Any]) -> dict[str, list[Case]]:
     """Reads the cases of each data set of a run, by the set's name.
 
-    Args:
-        data: Section `data` of a config, with functions in the place of `cases`. Of `sets` each
-            entry holds its `root`, below that of the section or absolute, and what differs from the
-            section of `cases`, `mask_suffix` and `lesion_values`.
+    `data` is section `data` of a config, with functions in the place of `cases`. Each of its `sets`
+    holds its `root`, and what differs of `cases`, `mask_suffix` and `lesion_values`.
     """
     sets = {}
     for name, root in find_roots(data).items():
@@ -58,10 +57,7 @@ def name_cases(sets: Mapping[str, Sequence[Case]]) -> list[Case]:
 
 
 def join_caches(caches: Mapping[str, Cache], cache_dir: str | Path) -> Cache:
-    """Joins the caches of several sets, and finds equal pictures among all of them.
-
-    The rows are in the order of `name_cases`. Groups are kept in the cache directory.
-    """
+    """Joins the caches of several sets, and groups equal pictures; rows are as in `name_cases`."""
     if list(caches) == [""]:
         return caches[""]
     thumbnails = np.concatenate([cache.thumbnails for cache in caches.values()])
@@ -74,8 +70,8 @@ def join_caches(caches: Mapping[str, Cache], cache_dir: str | Path) -> Cache:
         JoinedArrays([cache.masks for cache in caches.values()]),
         thumbnails,
         read_json(file),
-        _join({name: cache.checks for name, cache in caches.items()}),
-        _join({name: cache.sha256 for name, cache in caches.items()}),
+        join_sets({name: cache.checks for name, cache in caches.items()}),
+        join_sets({name: cache.sha256 for name, cache in caches.items()}),
         {path: sha256 for cache in caches.values() for path, sha256 in cache.files.items()},
     )
 
@@ -83,13 +79,9 @@ def join_caches(caches: Mapping[str, Cache], cache_dir: str | Path) -> Cache:
 class JoinedArrays:
     """Arrays of equal shape but for their length, indexed as one; nothing is read or copied."""
 
-    def __init__(self, arrays: Sequence[Rows]) -> None:
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.arrays = arrays
         self.ends = np.cumsum([len(array) for array in arrays])
-
-    def __len__(self) -> int:
-        """Returns the number of rows of all arrays."""
-        return int(self.ends[-1])
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Returns a row, or those of a sequence of row numbers."""
@@ -100,26 +92,20 @@ class JoinedArrays:
 
 
 def join_splits(splits: Mapping[str, Split], cases: Sequence[Case], groups: Sequence[int]) -> Split:
-    """Joins splits of several sets, each of a set's own cases, and parts what is equal among them.
+    """Joins splits of several sets, whose ids are plain, and parts what is equal among them.
 
     A case of train whose picture or patient is in val or test of another set is left out, and so is
-    one of val that is in test of another.
-
-    Args:
-        splits: The split of each set, with plain ids.
-        cases: The cases of all sets, of `name_cases`.
-        groups: A number for each case, equal for equal pictures of any sets.
+    one of val that is in test of another. `cases` are those of `name_cases`; `groups` has a number
+    for each, equal for equal pictures of any sets.
     """
     if list(splits) == [""]:
         return splits[""]
     subsets = {
-        subset: [
-            _prefix(name, id) for name, split in splits.items() for id in getattr(split, subset)
-        ]
+        subset: [_prefix(name, id) for name in splits for id in getattr(splits[name], subset)]
         for subset in SUBSETS
     }
-    numbers = merge_patients(cases, groups)
-    group = {case.id: number for case, number in zip(cases, numbers, strict=True)}
+    ids = [case.id for case in cases]
+    group = dict(zip(ids, merge_patients(cases, groups), strict=True))
     last = {group[id]: subset for subset in SUBSETS for id in subsets[subset]}
     kept = {
         subset: sorted(id for id in ids if last[group[id]] == subset)
@@ -136,7 +122,7 @@ def join_splits(splits: Mapping[str, Split], cases: Sequence[Case], groups: Sequ
         **kept,
         protocol="; ".join(f"{name}: {split.protocol}" for name, split in splits.items()),
         seed=next(iter(splits.values())).seed,
-        sha256=dict(sorted(_join({n: split.sha256 for n, split in splits.items()}).items())),
+        sha256=dict(sorted(join_sets({n: splits[n].sha256 for n in splits}).items())),
         warnings=tuple(warnings),
     )
 
@@ -145,7 +131,8 @@ def _prefix(name: str, text: str) -> str:
     return f"{name}/{text}" if name else text
 
 
-def _join(by_set: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def join_sets(by_set: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """Joins values by name; those of a set that has a name get it in front: 'ph2/IMD003'."""
     return {_prefix(name, key): v for name, values in by_set.items() for key, v in values.items()}
 
 

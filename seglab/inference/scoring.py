@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from skimage.color import rgb2gray
@@ -13,6 +13,7 @@ from skimage.filters import threshold_otsu
 from seglab.data.cases import Case
 from seglab.data.classes import Classes
 from seglab.data.resizing import resize_probabilities
+from seglab.data.sets import join_sets
 from seglab.inference.postprocessing import (
     Prediction,
     Predictor,
@@ -35,7 +36,6 @@ from seglab.metrics.scores import (
 )
 from seglab.schema import DEFAULT_INFERENCE, Inference
 
-T = TypeVar("T")
 _CASE_METRICS = [name for name in COUNT_METRICS if not name.endswith("_pooled")]
 _SET_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, "confidence", "dice_per_image")
 
@@ -161,15 +161,6 @@ def score_sets(
             predict, own, threshold, inference, f"{name} {data_set}".rstrip(), on_case
         )
         for data_set, own in by_set.items()
-    }
-
-
-def join_sets(by_set: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
-    """Join values by name; those of a set that has a name get it in front: 'ph2/dice_per_image'."""
-    return {
-        f"{data_set}/{name}" if data_set else name: value
-        for data_set, values in by_set.items()
-        for name, value in values.items()
     }
 
 

@@ -17,6 +17,7 @@ from seglab.core.files import read_csv, read_json, write_csv
 from seglab.data.attributes import describe_case
 from seglab.data.classes import Classes
 from seglab.data.datamodule import SegmentationDataModule
+from seglab.data.sets import join_sets
 from seglab.data.splits import read_split
 from seglab.inference.predictor import make_predictor, tune_threshold
 from seglab.inference.scoring import (
@@ -24,7 +25,6 @@ from seglab.inference.scoring import (
     Scores,
     baseline_predictors,
     join_rows,
-    join_sets,
     score_sets,
     summarize_sets,
 )
@@ -177,8 +177,7 @@ def log_summary(paths: RunPaths) -> None:
         summary = read_json(file)
         for name in config["data"].get("sets") or ("",):
             columns = {"val": summary["val"]} if summary["val"] else {}
-            columns |= {"test": summary["test"], **summary.get("classes", {})}
-            columns |= summary["baselines"]
+            columns |= {"test": summary["test"]} | summary.get("classes", {}) | summary["baselines"]
             columns = {key: select_scores(values, name) for key, values in columns.items()}
             body = [
                 [metric, *(f"{v[metric]:.4f}" if metric in v else "" for v in columns.values())]
