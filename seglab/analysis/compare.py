@@ -78,10 +78,9 @@ def compare(
             are columns.
         slices: Whether a second table shows `metric` by attributes of the cases.
         learning_curve: Whether a table shows Dice over the number of training cases, of rows that
-            differ in `data.split.train_share` alone, and what twice as many would bring.
-        out: Folder that gets table.md, table.tex, table.csv, runs.csv and dice_boxes.png; with
-            tests also versus.md, versus.tex and versus.csv, with slices also slices.*, with a
-            learning curve learning_curve.*. Files of an earlier call are replaced or removed.
+            differ in `data.split.train_share` alone.
+        out: Folder that gets table.*, runs.csv and dice_boxes.png, and versus.*, slices.* and
+            learning_curve.* where asked for. Files of an earlier call are replaced or removed.
         width: Columns of the terminal; None for no limit.
 
     Returns:
@@ -108,10 +107,8 @@ def compare(
     curves = find_learning_curves(rows) if learning_curve else []
     if learning_curve:
         if not curves:
-            raise InputError(
-                f"--learning-curve: no finished rows differ in {SHARE} alone; train "
-                "some with sweep=learning_curve"
-            )
+            reason = f"no finished rows differ in {SHARE} alone"
+            raise InputError(f"--learning-curve: {reason}; train some with sweep=learning_curve")
         records["learning_curve"] = [line for curve in curves for line in summarize_curve(curve)]
         tables["learning_curve"] = make_learning_table(curves)
     if out is not None:

@@ -243,7 +243,11 @@ def save_stress_curves(path: str | Path, records: Sequence[Mapping[str, Any]]) -
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axis, (name, panel) in zip(axes, curves.items(), strict=False):
         for i, (label, curve) in enumerate(_group_by(panel, "label").items()):
-            style = {"color": f"C{i}", "marker": ".", "label": label.replace("$", r"\$")}
+            style: dict[str, Any] = {
+                "color": f"C{i}",
+                "marker": ".",
+                "label": label.replace("$", r"\$"),
+            }
             _draw_band(axis, curve, "severity", "dice_per_image", **style)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.grid(alpha=0.3)
@@ -261,7 +265,7 @@ def save_learning_curves(path: str | Path, records: Sequence[Mapping[str, Any]])
         measured = [record for record in curve if "dice_per_image" in record]
         names = ("train_cases", "dice_per_image", "dice_low", "dice_high")
         x, mean, low, high = np.array([[record[name] for name in names] for record in measured]).T
-        style = {"color": f"C{i}", "label": label.replace("$", r"\$")}
+        style: dict[str, Any] = {"color": f"C{i}", "label": label.replace("$", r"\$")}
         axis.errorbar(x, mean, [mean - low, high - mean], fmt="o", ms=4, capsize=3, **style)
         if "fitted" in curve[0]:
             _draw_band(axis, measured, "train_cases", "fitted", color=f"C{i}")
@@ -287,12 +291,14 @@ def _group_by(
 
 
 def _draw_band(
-    axis: Axes, records: Sequence[Mapping[str, Any]], x: str, y: str, color: str, **style: str
+    axis: Axes, records: Sequence[Mapping[str, Any]], x: str, y: str, color: str, **style: Any
 ) -> None:
     """Draws a column of records over another as a line, with its interval as a band."""
-    columns = [[record[name] for record in records] for name in (x, y, f"{y}_low", f"{y}_high")]
-    axis.plot(*columns[:2], color=color, **style)
-    axis.fill_between(columns[0], *columns[2:], color=color, alpha=0.2, linewidth=0)
+    at, mean, low, high = (
+        [record[name] for record in records] for name in (x, y, f"{y}_low", f"{y}_high")
+    )
+    axis.plot(at, mean, color=color, **style)
+    axis.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def save_heat_map(

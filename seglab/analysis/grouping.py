@@ -40,8 +40,8 @@ def make_rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
         settings = group[0].settings | {"init": name_init(group)}
         joined[frozenset(settings.items())] += group
     rows: list[Row] = []
-    for settings, group in joined.items():
-        rows += _split_sets(dict(settings), group, notes)
+    for shared, group in joined.items():
+        rows += _split_sets(dict(shared), group, notes)
     by_protocol = defaultdict(list)
     for row in rows:
         by_protocol[row.protocol_key].append(row)

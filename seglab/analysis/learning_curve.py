@@ -21,12 +21,6 @@ from seglab.metrics.scores import mean_terms
 SHARE = "data.split.train_share"
 EXPONENTS = np.geomspace(0.02, 2, 70)
 MIN_SIZES = 3  # as many as the curve has parameters
-# Columns of the table: their values in learning_curve.csv and how these are signed.
-COLUMNS = (
-    ("dice_per_image", "dice_low", "dice_high", ""),
-    ("fitted", "fitted_low", "fitted_high", ""),
-    ("gain", "gain_low", "gain_high", "+"),
-)
 NOTE = (
     "fitted: curve through all sizes; gain: what twice the data would bring by it; 95 % intervals "
     "of both draw folds and their cases. An extrapolation assumes that the curve goes on as it "
@@ -170,15 +164,16 @@ def summarize_curve(curve: LearningCurve) -> list[dict[str, Any]]:
 
 def make_learning_table(curves: Sequence[LearningCurve]) -> Table:
     """Make the table of all curves, with what is known of each fit below it."""
+    measured = "{dice_per_image:z.3f} [{dice_low:z.3f}, {dice_high:z.3f}]"
+    fitted = "{fitted:z.3f} [{fitted_low:z.3f}, {fitted_high:z.3f}]"
+    gain = "{gain:+z.3f} [{gain_low:+z.3f}, {gain_high:+z.3f}]"
+    columns = {"dice_per_image": measured, "fitted": fitted, "gain": gain}
     body = []
     for curve in curves:
         for i, record in enumerate(summarize_curve(curve)):
             cells = ["" if i else curve.label, record["train_share"]]
             cells.append(f"{record['train_cases']:.4g}")
-            for *names, sign in COLUMNS:
-                spec, values = f"{sign}z.3f", [record[name] for name in names if name in record]
-                found = [format(value, spec) for value in values]
-                cells.append("{} [{}, {}]".format(*found) if found else "")
+            cells += [s.format(**record) if name in record else "" for name, s in columns.items()]
             body.append(cells)
     head = ["row", "train_share", "train cases", "dice_per_image", "fitted", "gain"]
     rows = [row for curve in curves for row in curve.rows]

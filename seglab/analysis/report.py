@@ -76,7 +76,7 @@ def report(
         versus: Pairs of rows for paired tests of Dice, as in `compare`.
         data_root: Where the runs' data is today; None for where it was.
         cases: Number of test cases to show with the lowest Dice, and with the lowest confidence.
-        transfer: Folder that `seglab.analysis.transfer.transfer` wrote to, whose table is shown.
+        transfer: Folder that `transfer` wrote to, whose table is shown.
 
     Returns:
         The file.
@@ -205,11 +205,10 @@ def _table_data(table: Table, n_columns: int | None = None) -> dict[str, Any]:
 
 def _load_transfer(folder: Path) -> dict[str, Any]:
     """Load the table and the heat map of a folder that `transfer` wrote to."""
-    if not (folder / "transfer.json").is_file():
-        raise InputError(
-            f"--transfer {folder}: holds no transfer.json; name the --out of seglab transfer"
-        )
-    with refuse_damaged(folder / "transfer.json") as file:
+    path = folder / "transfer.json"
+    if not path.is_file():
+        raise InputError(f"--transfer {folder}: holds no {path.name}; name the --out of transfer")
+    with refuse_damaged(path) as file:
         table = _table_data(Table(**read_json(file)))
         png = base64.b64encode(file.with_suffix(".png").read_bytes()).decode()
         return table | {"figure": f"data:image/png;base64,{png}"}

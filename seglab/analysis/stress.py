@@ -27,7 +27,6 @@ from seglab.metrics.scores import confusion_counts, mean_terms, score_terms
 from seglab.runs.paths import refuse_run_files
 from seglab.runs.records import Run, find_runs, open_run
 
-MEAN = "mean"  # of all corruptions, stands beside their names
 COLUMNS = [f"{name}{end}" for name in ("dice_per_image", "drop") for end in ("", "_low", "_high")]
 Dice = dict[str, list[list[float]]]  # by case id: of each corruption, at severities 1, 2 and 3
 Records = list[dict[str, Any]]  # lines of a CSV file
@@ -129,7 +128,7 @@ def _describe_row(
         dice = np.concatenate([dice, dice.mean(0, keepdims=True)])
     lines = [
         {"label": row.label, "corruption": name, "severity": severity}
-        for name in (*names, MEAN)[: len(dice)]
+        for name in (*names, "mean")[: len(dice)]
         for severity in (0, *SEVERITIES)
     ]
     case_records = [

@@ -35,11 +35,6 @@ log = logging.getLogger(__name__)
 
 # What a case is to the networks of a row. The first two are scored.
 OUT_OF_FOLD, NEW, TRAINED_ON, NEAR = "out of fold", "new", "trained on", "near-duplicate"
-OUT_OF_FOLD_NOTE = (
-    "* out of fold: each case by the networks that were not trained on it, one by one; values "
-    "without * are of the mean probability of all networks of the row"
-)
-TITLE = "Dice per image at native resolution [95 % interval over cases]; columns: tested on"
 SAVE_EVERY = 20  # cases
 
 
@@ -246,11 +241,13 @@ def _make_table(records: Sequence[Mapping[str, Any]]) -> Table:
         if n < fair:
             notes.append(f"{name}: {n} of {fair} cases are tested, drawn by the hash of their ids")
     if any(record["out_of_fold"] for record in records):
-        notes.insert(0, OUT_OF_FOLD_NOTE)
+        text = "each case by the networks that were not trained on it, one by one; values without"
+        notes.insert(0, f"* out of fold: {text} * are of the mean probability of all networks")
     if any(record["n"] < MIN_CASES_FOR_INTERVAL for record in records):
         notes.append(NARROW_INTERVAL_CAUTION)
     head = ["trained as", "networks", *(f"{name} (n {n})" for name, n, *_ in columns)]
-    return Table(TITLE, head, 1, [[*texts, *values] for texts, values in cells.items()], notes)
+    title = "Dice per image at native resolution [95 % interval over cases]; columns: tested on"
+    return Table(title, head, 1, [[*texts, *values] for texts, values in cells.items()], notes)
 
 
 def _write(

@@ -225,10 +225,7 @@ def _draw_hairs(image: Tensor, probability: float, generator: torch.Generator) -
 
 
 def _draw_ink(image: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Draws pen marks as the share of light that they absorb, float (N, 3, H, W) in [0, 1).
-
-    An image has any with this probability: violet blots of a smooth random field, hatched, grainy.
-    """
+    """Draws violet, hatched, grainy pen marks as light absorbed, float (N, 3, H, W) in [0, 1)."""
     n, _, height, width = image.shape
     numbers = torch.rand(7, n, 1, 1, 1, generator=generator)
     inked, level, slant, pitch, gap, grain, dark = numbers.to(image)

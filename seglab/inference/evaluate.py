@@ -154,10 +154,7 @@ def read_cases(run: Run) -> list[Case]:
 
 
 def read_run_sets(run: Run) -> dict[str, list[Case]]:
-    """Read the data sets that a run was trained on, as `seglab.data.sets.read_sets` does.
-
-    Raises an InputError if they are not there, with the command that says where they are.
-    """
+    """Read the data sets that a run was trained on; an error says how to name moved ones."""
     data = run.config["data"]
     for root in find_roots(data).values():
         if not root.is_dir():

@@ -86,10 +86,7 @@ def read_case_values(
 
 
 def select_scores(values: Mapping[str, T], *prefixes: str) -> dict[str, T]:
-    """Selects scores by what their names begin with, 'test' and 'ph2' of 'test/ph2/hd95'.
-
-    An empty prefix, the name of the set in a run of one, is none. Keys are the rest of the names.
-    """
+    """Selects 'hd95' of 'test/ph2/hd95' by 'test' and 'ph2'; an empty prefix is none."""
     start = "".join(f"{prefix}/" for prefix in prefixes if prefix)
     return {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
 

@@ -213,10 +213,3 @@ def test_joined_arrays_are_indexed_as_one() -> None:
     for rows in ([0, 11, 4, 5, 3, 3], np.array([7, 2]), [5]):
         assert np.array_equal(joined[rows], expected[rows])
     assert all(np.array_equal(joined[row], expected[row]) for row in range(12))
-
-
-def test_roots_are_below_that_of_all_or_absolute() -> None:
-    sets = {"a": {"root": "x/y"}, "b": {"root": "/z"}}
-    assert find_roots({"root": "/data", "sets": sets}) == {"a": Path("/data/x/y"), "b": Path("/z")}
-    assert find_roots({"root": "/data"}) == find_roots({"root": "/data", "sets": None})
-    assert find_roots({"root": "/data"}) == {"": Path("/data")}
