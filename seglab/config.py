@@ -215,9 +215,10 @@ def _check_sets(data: dict[str, Any]) -> None:
                 f"{where}={own}: expected a name of letters, digits, '_' and '-', and keys, such "
                 "as data.sets.mine.root=FOLDER"
             )
-        _check_keys(own, f"{where}.", schema.SET_KEYS, ("root",))
-        if not isinstance(own["root"], str) or not own["root"]:
-            raise InputError(f"{where}.root={own['root']}: expected a folder, below data.root or /")
+        _check_keys(own, f"{where}.", schema.SET_KEYS)
+        root = own.get("root", "")
+        if not isinstance(root, str) or not root:
+            raise InputError(f"{where}.root={root}: expected a folder, below data.root or absolute")
         check_number(f"{where}.weight", own.get("weight", 1), int, 1, 1000, False, 3)
         split = own.get("split", {})
         if not isinstance(split, dict):

@@ -58,7 +58,7 @@ BAD_VALUES = {
 BAD_COMBINATIONS: list[tuple[list[str], list[str]]] = [
     (["+data.sets=3"], ["data.sets.mine=3: expected a name", "data.sets.mine.root=FOLDER"]),
     (["data=dermoscopy", "data.sets.ph2=x"], ["data.sets.ph2=x"]),
-    (["+data.sets.mine.weight=2"], ["data.sets.mine.root: missing"]),
+    (["+data.sets.mine.weight=2"], ["data.sets.mine.root=: expected a folder"]),
     (["+data.sets.mine={root: 3}"], ["data.sets.mine.root=3"]),
     (["+data.sets.mine={root: x, weight: 0.5}"], ["data.sets.mine.weight=0.5"]),
     (["+data.sets.mine={root: x, wieght: 2}"], ["data.sets.mine.wieght", "weight"]),

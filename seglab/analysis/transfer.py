@@ -70,6 +70,9 @@ class Networks:
         self._model: Model | None = None
         self.runs = [open_run(member, trust) for member in find_members(path)]
         self.label = name or self.runs[0].settings["name"]
+        if (status := self.runs[0].status) != "finished":
+            text = "%s: not finished (%s); its best network so far is tested"
+            log.warning(text, self.label, status)
         if any(run.provenance.init.get("trained_on") == "unknown" for run in self.runs):
             log.warning("%s: started from weights that may have seen these cases", self.label)
         found = defaultdict(list)
@@ -174,10 +177,9 @@ def transfer(
         refuse_run_files(out)
         out = files.expand_user(out)
     rows = [Networks(str(text), trust, out) for text in paths]
+    _check_names([row.label for row in rows])
     data_sets = [DataSet(text) for text in on]
-    for names in ([row.label for row in rows], [data_set.name for data_set in data_sets]):
-        if len({*names}) < len(names):
-            raise InputError(f"{', '.join(names)}: expected different names; write NAME=PATH")
+    _check_names([data_set.name for data_set in data_sets])
     records: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
     for data_set in data_sets:
@@ -203,6 +205,11 @@ def _split_name(text: str) -> tuple[str, str]:
     """Split NAME=PATH; the name is empty where there is none, or where a path is called so."""
     name, sign, path = text.partition("=")
     return ("", text) if not sign or files.expand_user(text).exists() else (name, path)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if len({*names}) < len(names):
+        raise InputError(f"{', '.join(names)}: expected different names; write NAME=PATH")
 
 
 def _summarize(kinds: Mapping[str, str], dice: Mapping[str, float]) -> dict[str, Any]:

@@ -42,7 +42,13 @@ def read_sets(data: Mapping[str, Any]) -> dict[str, list[Case]]:
     for name, root in find_roots(data).items():
         own = {**data, **(data.get("sets") or {}).get(name, {})}
         classes = make_classes(data["classes"], data.get("colours"), own.get("lesion_values"))
-        cases = _with_mask_suffix(own["cases"], own.get("mask_suffix"))(str(root))
+        try:
+            cases = _with_mask_suffix(own["cases"], own.get("mask_suffix"))(str(root))
+        except InputError as error:
+            if not name:
+                raise
+            text = str(error).replace("data.root=", f"data.sets.{name}.root=")
+            raise InputError(f"data.sets.{name}: {text}") from error
         sets[name] = with_classes(cases, classes)
     return sets
 

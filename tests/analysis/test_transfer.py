@@ -122,6 +122,16 @@ def test_a_column_has_the_cases_that_no_row_was_trained_on(
     assert len([*single.glob("evaluations/scores-*.json")]) == 1
 
 
+def test_a_network_that_was_not_trained_to_its_end_is_named(
+    swept: Path, other: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    single = shutil.copytree(swept / "two" / "0", tmp_path / "single")
+    record = json.loads((single / "run.json").read_text()) | {"status": "interrupted"}
+    (single / "run.json").write_text(json.dumps(record))
+    transfer([f"one={single}"], [str(other)], limit=2)
+    assert "one: not finished (interrupted)" in caplog.text
+
+
 def test_an_interrupted_command_goes_on(
     sweep: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +174,9 @@ def test_what_cannot_be_tested_is_refused_in_one_line(
         script("transfer", sweep, sweep, "--on", f"a={own}"),
         None,
         "baseline, baseline: expected different names; write NAME=PATH",
+    )
+    refused(
+        script("transfer", sweep, "--on", f"a={own}", f"a={own}"), None, "a, a: expected different"
     )
     refused(script("transfer", sweep, "--on", "a=nowhere"), None, "nowhere is no folder")
     refused(script("transfer", sweep, "--on", f"a={own}", "--limit", 0), None, "--limit=0")

@@ -19,7 +19,7 @@ from seglab.data.cases import Case, read_pair
 from seglab.data.datamodule import SegmentationDataModule
 from seglab.data.layouts import find_cases
 from seglab.data.resizing import to_network_size
-from seglab.data.sets import JoinedArrays, find_roots, join_splits, name_cases
+from seglab.data.sets import JoinedArrays, find_roots, join_splits, name_cases, read_sets
 from seglab.data.splits import Split, make_split
 
 SPLIT = {"val": 0.2, "test": 0.25, "seed": 42, "fold": None, "folds": 5, "file": None}
@@ -213,3 +213,11 @@ def test_joined_arrays_are_indexed_as_one() -> None:
     for rows in ([0, 11, 4, 5, 3, 3], np.array([7, 2]), [5]):
         assert np.array_equal(joined[rows], expected[rows])
     assert all(np.array_equal(joined[row], expected[row]) for row in range(12))
+
+
+def test_a_folder_that_cannot_be_read_is_named_by_its_key(root: Path) -> None:
+    data = {"root": root, "classes": ["skin", "lesion"], "cases": find_cases}
+    data["sets"] = {"a": {"root": "a"}, "b": {"root": "nowhere"}}
+    with pytest.raises(InputError, match=r"^data\.sets\.b: .*nowhere is no folder") as caught:
+        read_sets(data)
+    assert "with data.sets.b.root=" in str(caught.value)
