@@ -215,9 +215,17 @@ def _load_transfer(folder: Path) -> dict[str, Any]:
 
 
 def _make_curves(report_rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return losses and monitored metrics over epochs: mean and range of a row's runs."""
+    """Return losses and monitored metrics over epochs: mean and range of a row's runs.
+
+    Rows of several data sets of the same runs share their lines, those of the first.
+    """
     panels: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    drawn = set()
     for number, row in enumerate(report_rows):
+        folders = frozenset(run.folder for run in row.finished_runs)
+        if folders in drawn:
+            continue
+        drawn.add(folders)
         monitor = row.settings.get("monitor", "")
         if not monitor.startswith("val/"):
             monitor = DEFAULT_MONITOR
@@ -235,7 +243,10 @@ def _make_curves(report_rows: Sequence[Row]) -> list[dict[str, Any]]:
                 line |= {"low": [*map(min, by_epoch)], "high": [*map(max, by_epoch)]}
                 if epochs:
                     panels[name].append(line)
-    axis = {"axis": "epoch", "parts": "dashed: train, solid: val"}
+    parts = "dashed: train, solid: val"
+    if any(row.set for row in report_rows):
+        parts += "; a run's data sets together"
+    axis = {"axis": "epoch", "parts": parts}
     return [{"name": name, **axis, "lines": lines} for name, lines in panels.items()]
 
 

@@ -238,7 +238,8 @@ def _make_table(records: Sequence[Mapping[str, Any]]) -> Table:
         columns[record["set"], record["n"], record["fair"], record["cases"]].append(record)
     for (name, n, fair, n_all), column in columns.items():
         reasons = [
-            f"{r['row']} {r['trained_on']} and {r['near_duplicates']} nearly the same pictures"
+            f"{r['row']} {r['trained_on']}"
+            + (f" and {near} nearly the same pictures" if (near := r["near_duplicates"]) else "")
             for r in column
             if r["trained_on"] + r["near_duplicates"]
         ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.fake_runs import HOSTILE, read_page, write_run
+from helpers.fake_runs import HOSTILE, read_page, write_run, write_sets_run
 from helpers.tiny import Ended, write_tiny_classes
 from PIL import Image
 from skimage.draw import disk, polygon2mask
@@ -368,3 +368,14 @@ def test_bad_input_is_one_line(script: Script, swept: Path, tmp_path: Path) -> N
     data = read_page(tmp_path / "both" / "report.html")
     assert any("failed before it had a config: X: full" in note for note in data["table"]["notes"])
     assert len(data["gallery"]["rows"]) == 1
+
+
+def test_data_sets_of_a_run_share_its_training_curves(tmp_path: Path) -> None:
+    sets = {name: {f"{name}{i}": "unknown" for i in range(4)} for name in ("a", "b")}
+    run = write_sets_run(tmp_path / "run", sets)
+    (run / "metrics.csv").write_text("epoch,train/loss,val/loss\n1,2,3\n2,1,2\n")
+    data = read_page(report([run], tmp_path / "page.html", cases=0))
+    assert len(data["gallery"]["rows"]) == 2
+    (loss,) = data["curves"]
+    assert [(line["row"], line["mean"]) for line in loss["lines"]] == [(0, [2, 1]), (0, [3, 2])]
+    assert loss["parts"].endswith("a run's data sets together")
