@@ -69,6 +69,24 @@ def make_gallery(
             f"shown are the {n_cases} of {len(scores)} cases with the lowest Dice{of_each}"
             f"{others}; --cases N shows more or fewer"
         )
+    drawn_rows = _draw_rows(rows, seeds, cards, notes, trust, data_root)
+    return {
+        "notes": notes,
+        "rows": drawn_rows,
+        "errors": ERROR_LEGEND,
+        "cases": [*cards.values()],
+    }
+
+
+def _draw_rows(
+    rows: Sequence[Row],
+    seeds: Sequence[str],
+    cards: dict[str, dict[str, Any]],
+    notes: list[str],
+    trust: tuple[str, ...],
+    data_root: str | Path | None,
+) -> list[dict[str, Any]]:
+    """Draw the predictions of rows on the cards; notes say what could not be drawn."""
     drawn_rows = []
     for number, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
         drawn_row: dict[str, Any] = {
@@ -89,12 +107,7 @@ def make_gallery(
                     f"{run.folder.name}: no predictions are shown of {', '.join(left_out)}: image "
                     "or mask is missing or has changed since the run"
                 )
-    return {
-        "notes": notes,
-        "rows": drawn_rows,
-        "errors": ERROR_LEGEND,
-        "cases": [*cards.values()],
-    }
+    return drawn_rows
 
 
 def _draw_predictions(

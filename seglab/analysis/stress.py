@@ -69,8 +69,8 @@ def stress(
         raise InputError(f"{dirs[0]}: holds no finished run; train it to its end")
     opened = {folder: open_run(folder, trust, moved_to) for folder in folders}
     scored = {folder: _score_run(run, names, trust) for folder, run in opened.items()}
-    described = [_describe_row(row, scored, names) for row in rows]
-    records, case_records = ([*itertools.chain(*lines)] for lines in zip(*described, strict=True))
+    lines = [_describe_row(row, scored, names) for row in rows]
+    records, case_records = ([*itertools.chain(*of_rows)] for of_rows in zip(*lines, strict=True))
     table = _make_table(rows, records, [*describe_gaps(rows), *notes])
     if out is not None:
         folder = expand_user(out)
