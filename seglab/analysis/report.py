@@ -153,8 +153,9 @@ def _make_facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     data, code = set(), set()
     for run in runs:
         provenance = run.provenance
-        sets = f": {', '.join(run.sets)}" if run.sets else ""
-        data.add(f"{run.settings.get('data.root')}{sets} ({provenance.data[:12] or 'unknown'})")
+        root = Path(run.settings.get("data.root", ""))
+        roots = [root / run.settings[f"data.sets.{name}.root"] for name in run.sets] or [root]
+        data.add(f"{', '.join(map(str, roots))} ({provenance.data[:12] or 'unknown'})")
         version = f"seglab {provenance.versions.get('seglab', '?')}"
         changes = ", with uncommitted changes" if provenance.dirty else ""
         code.add(f"{version}, commit {provenance.commit[:12] or 'unknown'}{changes}")

@@ -43,6 +43,8 @@ class DataSet:
 
     def __init__(self, text: str) -> None:
         name, root = _split_name(text)
+        if not files.expand_user(root).is_dir():
+            raise InputError(f"--on {text}: {root} is no folder; expected NAME=FOLDER of a data set")
         cases = find_cases(root)
         self.name = name or files.expand_user(root).resolve().name
         self.cases = {case.id: case for case in cases}
@@ -231,7 +233,7 @@ def _make_table(records: Sequence[Mapping[str, Any]]) -> Table:
         text, place = UNKNOWN, f"{record['row']} on {record['set']}"
         if record["n"]:
             score = Score(record["dice_per_image"], None, record["low"], record["high"])
-            text = format_score("dice_per_image", score) + "*" * (record["out_of_fold"] > 0)
+            text = format_score("dice_per_image", score) + "†" * (record["out_of_fold"] > 0)
         if 0 < record["out_of_fold"] < record["n"]:
             notes.append(f"{place}: {record['out_of_fold']} of {record['n']} cases out of fold")
         cells[record["row"], str(record["networks"])].append(text)
@@ -245,12 +247,12 @@ def _make_table(records: Sequence[Mapping[str, Any]]) -> Table:
         ]
         if reasons:
             left_out = f"{n_all - fair} of {n_all} cases are left out in each row"
-            notes.append(f"{name}: {left_out}; rows were trained on: {', '.join(reasons)}")
+            notes.append(f"{name}: {left_out}; in train or val of: {', '.join(reasons)}")
         if n < fair:
             notes.append(f"{name}: {n} of {fair} cases are tested, drawn by the hash of their ids")
     if any(record["out_of_fold"] for record in records):
         text = "each case by the networks that were not trained on it, one by one; values without"
-        notes.insert(0, f"* out of fold: {text} * are of the mean probability of all networks")
+        notes.insert(0, f"† out of fold: {text} † are of the mean probability of all networks")
     if any(record["n"] < MIN_CASES_FOR_INTERVAL for record in records):
         notes.append(NARROW_INTERVAL_CAUTION)
     head = ["trained as", "networks", *(f"{name} (n {n})" for name, n, *_ in columns)]

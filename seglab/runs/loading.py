@@ -136,8 +136,10 @@ def read_config(file: str | Path, trust: tuple[str, ...] = ()) -> DictConfig:
         check_config(cfg)
         # Otherwise building the data would call it, with a folder of the config's choice.
         for place, key, value in _entries({"data": {"cases": None} | config["data"]}):
-            if key == "cases" and (
-                not isinstance(value, dict) or value.get("_partial_") is not True
+            if (
+                key == "cases"
+                and place != "data.sets"
+                and (not isinstance(value, dict) or value.get("_partial_") is not True)
             ):
                 raise InputError(f"{place}.cases: expected _partial_: true")
     except (InputError, OmegaConfBaseException, TypeError, AttributeError, KeyError) as error:

@@ -90,7 +90,7 @@ def test_a_row_is_scored_out_of_fold_or_by_its_ensemble(
     }
     mean = np.mean([float(dice[f"N{i}"]) for i in range(10)])
     assert float(cells["baseline", "other"]["dice_per_image"]) == pytest.approx(mean, abs=1e-12)
-    assert re.search(r"own \(n 12\) +other \(n 10\)\nbaseline +2 .*\]\* .*\]\n", ended.out)
+    assert re.search(r"own \(n 12\) +other \(n 10\)\nbaseline +2 .*\]† .*\]\n", ended.out)
     assert "other: 1 of 11 cases are left out in each row" in ended.out
     assert Image.open(out / "transfer.png").size[0] > 300
     page = tmp_path / "report.html"
@@ -116,7 +116,7 @@ def test_a_column_has_the_cases_that_no_row_was_trained_on(
     assert re.search(rf"one +1 +{mean:.3f} ", text)
     assert f"own (n {len(ids)})" in text
     assert (
-        f"own: {12 - len(ids)} of 12 cases are left out in each row; rows were trained on: "
+        f"own: {12 - len(ids)} of 12 cases are left out in each row; in train or val of: "
         f"one {12 - len(ids)}\n" in text
     )
     assert len([*single.glob("evaluations/scores-*.json")]) == 1
