@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from helpers.sweeps import fake_slurm
 from helpers.tiny import REPO, TINY, Ended
+from PIL import Image
 
 from seglab.core.files import read_csv
+from seglab.data.synthetic import synthetic_cases
 
 
 def commands(readme: str, section: str) -> list[str]:
@@ -85,12 +87,23 @@ def test_commands_of_the_page_on_sweeps_do_what_it_says(
     assert (tmp_path / "runs" / "tpe" / "jobs.csv").exists()
 
 
+def write_isic(root: Path) -> None:
+    """Writes ten drawn cases in the layout of ISIC 2018."""
+    root.mkdir()
+    for case in synthetic_cases(root.parent / "drawn", n=10):
+        number = f"ISIC_{int(case.id[-3:]):07}"
+        Image.open(case.image).save(root / f"{number}.jpg")
+        Image.open(case.mask).save(root / f"{number}_segmentation.png")
+
+
 # What makes each of the first steps small, by how it begins.
 QUICK = {
     "train.py data=synthetic": ["data.cases.n=10", "data.batch_size=4", *TINY],
     "train.py -m model": [*TINY, "data.split.fold=0"],
     "train.py data=pairs": TINY,
     "train.py -m experiment=best": ["model=unet", *TINY, "trainer.max_epochs=1"],
+    "train.py -m experiment=dermoscopy": ["model=unet", *TINY, "data.split.fold=0,1"],
+    "train.py -m sweep=learning_curve": ["model=unet", *TINY, "data.split.fold=0,1"],
 }
 
 
@@ -106,6 +119,7 @@ def test_first_steps_do_what_they_say(
             name = file.name.replace("_lesion", "")
             (tmp_path / "mine" / subfolder / name).write_bytes(file.read_bytes())
     (tmp_path / "pictures").symlink_to(tmp_path / "mine" / "images")
+    write_isic(tmp_path / "data" / "isic2018")
     left = dict(QUICK)
     for command in commands("README.md", "First steps"):
         if command.startswith("tensorboard") or "tutorial.py" in command:

@@ -44,7 +44,7 @@ class DataSet:
     def __init__(self, text: str) -> None:
         name, root = _split_name(text)
         if not files.expand_user(root).is_dir():
-            raise InputError(f"--on {text}: {root} is no folder; expected NAME=FOLDER of a data set")
+            raise InputError(f"--on {text}: no such folder; expected NAME=ROOT of a data set")
         cases = find_cases(root)
         self.name = name or files.expand_user(root).resolve().name
         self.cases = {case.id: case for case in cases}
