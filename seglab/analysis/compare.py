@@ -18,11 +18,17 @@ from seglab.analysis.notes import (
     describe_protocol,
     describe_status,
 )
-from seglab.analysis.paired import find_pairs, make_versus_table, run_paired_tests
+from seglab.analysis.paired import (
+    find_pairs,
+    find_powers,
+    make_power_table,
+    make_versus_table,
+    run_paired_tests,
+)
 from seglab.analysis.rows import Row, Score, format_score
 from seglab.analysis.slices import make_slices_table, score_slices
 from seglab.analysis.tables import Table, format_plain, write_table
-from seglab.core.errors import InputError
+from seglab.core.errors import InputError, check_number
 from seglab.core.files import expand_user, write_csv
 from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
 from seglab.runs.paths import refuse_run_files
@@ -32,7 +38,7 @@ from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
 COST_HEADINGS = ("parameters", "multiply-adds", "train s", "images/s")
 COST_FORMATS = ("{:,.0f}", "{:.3g} G", "{:,.0f}", "{:,.1f}")
 
-EXTRA_TABLES = ("versus", "slices", "learning_curve")  # only where asked for
+EXTRA_TABLES = ("versus", "power", "slices", "learning_curve")  # only where asked for
 
 
 class TableLine(NamedTuple):
@@ -59,6 +65,7 @@ def compare(
     metrics: str | None = None,
     by_diagnosis: bool = False,
     versus: Sequence[tuple[str, str]] = (),
+    power: float | None = None,
     metric: str = "dice_per_image",
     slices: bool = False,
     learning_curve: bool = False,
@@ -74,13 +81,15 @@ def compare(
         metrics: Columns of the table, joined by commas, or 'all'; None for `DEFAULT_METRICS`.
         by_diagnosis: Whether each row is followed by a line for each diagnosis.
         versus: Pairs of rows for paired tests, by their labels or how these begin.
+        power: Width of an interval; a table tells how many cases each pair would need for it, and
+            which difference its cases could show. None for no such table.
         metric: Metric of the paired tests and the slices, one of `PER_IMAGE`, whatever `metrics`
             are columns.
         slices: Whether a second table shows `metric` by attributes of the cases.
         learning_curve: Whether a table shows Dice over the number of training cases, of rows that
             differ in `data.split.train_share` alone.
-        out: Folder that gets table.*, runs.csv and dice_boxes.png, and versus.*, slices.* and
-            learning_curve.* where asked for. Files of an earlier call are replaced or removed.
+        out: Folder that gets table.*, runs.csv and dice_boxes.png, and versus.*, power.*, slices.*
+            and learning_curve.* where asked for. Files of an earlier call are replaced or removed.
         width: Columns of the terminal; None for no limit.
 
     Returns:
@@ -101,6 +110,12 @@ def compare(
     if pairs:
         records["versus"] = run_paired_tests(pairs, metric)
         tables["versus"] = make_versus_table(records["versus"], pairs, metric)
+    if power is not None:
+        check_number("--power", power, float, 1e-6, 1)
+        if not pairs:
+            raise InputError("--power: is of pairs of rows; name them with --versus A B")
+        records["power"] = find_powers(pairs, metric, power)
+        tables["power"] = make_power_table(records["power"], metric, power)
     if slices:
         records["slices"] = score_slices([row for row in rows if row.finished_runs], metric)
         tables["slices"] = make_slices_table(records["slices"], metric)

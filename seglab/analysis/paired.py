@@ -43,6 +43,14 @@ def _find_row(name: str, rows: Sequence[Row]) -> Row:
     )
 
 
+def _subtract(a: Row, b: Row, metric: str) -> np.ndarray:
+    """The differences of two rows on the cases that both have, float64 (n,)."""
+    first, second = (
+        {case.content: value for case, value in row.by_case(metric).items()} for row in (a, b)
+    )
+    return np.array([first[case] - second[case] for case in sorted(first.keys() & second.keys())])
+
+
 def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict[str, Any]]:
     """Test pairs of rows on the cases that both have, by one of `PER_IMAGE`'s metrics.
 
@@ -52,11 +60,9 @@ def run_paired_tests(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict
     """
     records: list[dict[str, Any]] = []
     for a, b in pairs:
-        first, second = (
-            {case.content: value for case, value in row.by_case(metric).items()} for row in (a, b)
-        )
-        shared = [first[case] - second[case] for case in sorted(first.keys() & second.keys())]
-        test = statistics.paired_test(np.array(shared))._asdict() if shared else {"n": 0}
+        differences = _subtract(a, b, metric)
+        n = len(differences)
+        test = statistics.paired_test(differences)._asdict() if n else {"n": n}
         seeds = f"{len(a.scored)}, {len(b.scored)}"
         records.append({"a": a.label, "b": b.label, "metric": metric, "seeds": seeds, **test})
     add_corrected_p([record for record in records if record["n"]])
@@ -101,3 +107,45 @@ def make_versus_table(
     if any(row.status == "incomplete" for pair in pairs for row in pair):
         notes.insert(0, "* incomplete: the table above says what is left out")
     return Table(title, ["A", "B", "n", "seeds", "A - B", "p", "p (Holm)"], 2, body, notes)
+
+
+def find_powers(
+    pairs: Sequence[tuple[Row, Row]], metric: str, width: float
+) -> list[dict[str, Any]]:
+    """Tell what the cases that pairs of rows share could show.
+
+    Returns:
+        A record per pair with the fields of `Power`, and the measured `difference`; with fewer than
+        two cases `n` alone.
+    """
+    records: list[dict[str, Any]] = []
+    for a, b in pairs:
+        differences = _subtract(a, b, metric)
+        record = {"a": a.label, "b": b.label, "metric": metric, "n": len(differences)}
+        if len(differences) > 1:
+            power = statistics.find_power(differences, width)
+            record |= power._asdict() | {"difference": float(differences.mean())}
+        records.append(record)
+    return records
+
+
+def make_power_table(records: Sequence[Mapping[str, Any]], metric: str, width: float) -> Table:
+    """Make the table of the records that `find_powers` returns for a metric and a width."""
+    body = []
+    for record in records:
+        cells = [UNKNOWN] * 4
+        if record["n"] > 1:
+            detectable = record["detectable"]
+            cells = [f"{record['difference']:+.4f}", f"{record['sd']:.4f}"]
+            cells.append(UNKNOWN if detectable is None else f"{detectable:.4f}")
+            cells.append(f"{record['cases']:,}")
+        body.append([record["a"], record["b"], str(record["n"]), *cells])
+    title = f"{metric}: which difference so many cases could show"
+    notes = [
+        "could show: the smallest true difference that one two-sided test at 5 % finds with a "
+        f"chance of {statistics.POWER:.0%}, by the standard deviation (sd) of the differences. "
+        "That a smaller one was not found says little",
+        f"cases: how many an interval of width {width:g} (± {width / 2:g}) needs",
+    ]
+    head = ["A", "B", "n", "A - B", "sd", "could show", "cases"]
+    return Table(title, head, 2, body, notes)

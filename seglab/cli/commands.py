@@ -175,6 +175,9 @@ def compare() -> None:
     add("--metrics", metavar="A,B,C", help="columns, or 'all'; default: Dice, IoU and accuracy")
     add("--by-diagnosis", action="store_true", help="rows for each diagnosis, too")
     _add_versus(parser)
+    text = "also which differences the pairs' cases could show, and how many cases an interval of "
+    text += "this width needs (0.01)"
+    add("--power", metavar="WIDTH", type=float, nargs="?", const=0.01, help=text)
     add("--slices", action="store_true", help="also a table by attributes of the cases")
     text = "also Dice over training cases, and what twice as many would bring"
     add("--learning-curve", action="store_true", help=text)

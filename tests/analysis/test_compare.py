@@ -135,6 +135,8 @@ def test_nothing_finished_at_all(tmp_path: Path, script: Script) -> None:
         (["--versus", "x", "otsu"], "--versus 'x': expected the label of one row, or how it"),
         (["--metrics", "dice"], "--metrics dice: expected one of dice_per_image, iou_per_image, "),
         (["--versus", "UNET", "u"], "--versus 'UNET' 'u': both are the row 'UNet'; name two rows"),
+        (["--power"], "--power: is of pairs of rows; name them with --versus A B"),
+        (["--versus", "unet", "segnet", "--power", "0"], "--power=0.0: expected a number from"),
         (["--metric", "ece"], "--metric ece: expected one of dice_per_image, "),
         (["--out", "/proc/none"], "/proc/none: "),
     ],
@@ -200,7 +202,7 @@ def test_byte_for_byte_the_same_in_any_order_and_place(
     write_run(tmp_path / "one" / "y" / "late", status="failed", error="E", model="Other")
     moved = tmp_path / "elsewhere" / "deep"
     shutil.copytree(tmp_path / "one", moved)
-    options = ("--by-diagnosis", "--versus", "unet", "segnet")
+    options = ("--by-diagnosis", "--versus", "unet", "segnet", "--power")
     first = script(
         "compare", tmp_path / "one/x", tmp_path / "one/y", *options, "--out", tmp_path / "A"
     )
@@ -209,7 +211,8 @@ def test_byte_for_byte_the_same_in_any_order_and_place(
     assert first.code == second.code == 0
     assert first.out == second.out
     assert contents(tmp_path / "A") == contents(tmp_path / "B")
-    tables = {f"{name}.{suffix}" for name in ("table", "versus") for suffix in ("md", "tex", "csv")}
+    names = ("table", "versus", "power")
+    tables = {f"{name}.{suffix}" for name in names for suffix in ("md", "tex", "csv")}
     assert set(contents(tmp_path / "A")) == {*tables, "runs.csv", "dice_boxes.png"}
     runs = list(csv.DictReader((tmp_path / "A" / "runs.csv").open(newline="")))
     assert (runs[0]["run"], runs[-1]["run"]) == ("x/SegNet-0-0", "y/late")

@@ -193,3 +193,26 @@ def test_equal_cases_have_no_spread_of_risk() -> None:
     assert stats.aurc_intervals(confidence[None], dice) == pytest.approx(expected, abs=1e-12)
     alone = stats.aurc_intervals(confidence[None, :, :1], dice[:, :1] / 2)
     assert alone == pytest.approx(np.full((1, 2), 0.55), abs=1e-12)
+
+
+def test_power_is_that_of_the_textbook() -> None:
+    """Of a difference of half a standard deviation, 34 pairs are needed for 80 % (Cohen 1988)."""
+    for n, enough in ((33, False), (34, True)):
+        values = scipy.stats.zscore(np.random.default_rng(0).normal(size=n), ddof=1)
+        power = stats.find_power(values, width=0.5)
+        assert power.sd == pytest.approx(1)
+        assert power.detectable is not None
+        assert (power.detectable < 0.5) is enough
+        assert power.detectable == pytest.approx(0.5, abs=0.01)
+        assert power.cases == 62  # (2 * 1.96 / 0.5) ** 2
+    assert stats.find_power(values[:9], width=0.5).detectable is None
+    assert stats.find_power(np.zeros(20), width=0.5) == (20, 0, 0, 2)
+
+
+def test_four_of_five_tests_find_a_detectable_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 299)
+    random, found = np.random.default_rng(1), 0
+    shift = stats.find_power(scipy.stats.zscore(random.normal(size=40), ddof=1), 0.1).detectable
+    for _ in range(400):
+        found += stats.paired_test(random.normal(shift, 1, 40)).p <= 0.05
+    assert found / 400 == pytest.approx(0.8, abs=0.06)
