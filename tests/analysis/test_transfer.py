@@ -178,7 +178,7 @@ def test_what_cannot_be_tested_is_refused_in_one_line(
     refused(
         script("transfer", sweep, "--on", f"a={own}", f"a={own}"), None, "a, a: expected different"
     )
-    refused(script("transfer", sweep, "--on", "a=nowhere"), None, "nowhere is no folder")
+    refused(script("transfer", sweep, "--on", "a=nowhere"), None, "--on a=nowhere: no such folder")
     refused(script("transfer", sweep, "--on", f"a={own}", "--limit", 0), None, "--limit=0")
     refused(
         script("report", sweep, "--transfer", own), None, "holds no transfer.json; name the --out"
