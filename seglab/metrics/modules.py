@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_cat
@@ -137,8 +138,21 @@ def count_calibration(prob: Tensor, target: Tensor) -> Tensor:
     units = (prob / PROBABILITY_UNIT).round_().long()
     # Twice the bins: first those where target is False, then those where it is True.
     bins.add_(target, alpha=CALIBRATION_BINS)
-    out = torch.zeros(2, 2 * CALIBRATION_BINS, dtype=torch.int64, device=prob.device)
-    out[0].index_add_(0, bins, torch.ones_like(units))
-    out[1].index_add_(0, bins, units)
+    out = _count_and_sum(bins, units, 2 * CALIBRATION_BINS)
     pixels, sums = out.unflatten(1, (2, CALIBRATION_BINS))
     return torch.stack([pixels.sum(0), pixels[1], sums.sum(0)], 1)
+
+
+def _count_and_sum(bins: Tensor, values: Tensor, n_bins: int) -> Tensor:
+    """Count and sum the values of each bin: int (M,) and int64 (M,) to int64 (2, n_bins)."""
+    if bins.device.type == "cpu":
+        out = values.new_zeros(2, n_bins)
+        out[0].index_add_(0, bins, torch.ones_like(values))
+        out[1].index_add_(0, bins, values)
+        return out
+    # CUDA's deterministic index_add_ adds one by one: 90 ms for 32 images of 256 px.
+    bins, order = bins.sort()
+    ends = torch.searchsorted(bins, torch.arange(n_bins, device=bins.device), right=True)
+    sums = F.pad(values[order].cumsum(0), (1, 0))[ends]
+    out = torch.stack([ends, sums])
+    return out.diff(prepend=torch.zeros_like(out[:, :1]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
@@ -19,6 +20,7 @@ HEADER = (
     "||   Name || Histological Diagnosis || Clinical Diagnosis || Asymmetry | Pigment Network | "
     "Dots/Globules | Streaks | Regression Areas | Blue-Whitish Veil ||           Colors ||"
 )
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 # For processes: one thread each, and out of git's sight, which takes time.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull}
 # Flips, turns, zooms, shifts and light.

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from helpers.tiny import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -70,10 +71,10 @@ def test_counting_on_the_device_is_counting_in_numpy(seed: int, n: int, edge: in
     counts = count_confusion(pred, target)
     assert counts.dtype == torch.int64
     assert np.array_equal(counts.numpy(), confusion(pred, target))
-    for same in (prob, prob.double()):
-        bins = count_calibration(same, target)
+    for same, device in itertools.product((prob, prob.double()), DEVICES):
+        bins = count_calibration(same.to(device), target.to(device))
         assert bins.dtype == torch.int64
-        assert np.array_equal(bins.numpy(), calibration_counts(same.numpy(), target.numpy()))
+        assert np.array_equal(bins.cpu(), calibration_counts(same.numpy(), target.numpy()))
 
 
 def collected(

@@ -1,18 +1,19 @@
 """SegNet and U-Net: equal to the recipe's networks of scripts/recipe.py, and their properties."""
 
+import itertools
 import runpy
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.tiny import REPO
+from helpers.tiny import DEVICES, REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seglab.networks import SegNet, UNet
-from seglab.networks.fast_conv import convolve, convolve_upsampled
+from seglab.networks.fast_conv import convolve, convolve_upsampled, upsample
 
 NETWORKS = [SegNet, UNet]
 make_recipe_network = runpy.run_path(str(REPO / "scripts" / "recipe.py"))["make_network"]
@@ -104,11 +105,14 @@ def test_convolutions_are_torchs(
     torch.manual_seed(0)
     x = torch.randn(n, channels, height, width).double().to(memory_format=layout)
     weight, bias = torch.randn(out, channels, 3, 3).double(), torch.randn(out).double()
-    for ours, theirs, inputs, scale in (
-        (convolve, lambda x, w, b: F.conv2d(x, w, b, padding=1), [x, weight, bias], 1),
-        (convolve_upsampled, lambda x, w: F.conv2d(up(x), w, padding=1), [x, weight], 2),
-    ):
-        factor = torch.randn(n, out, scale * height, scale * width).double()
+    cases = (
+        (upsample, up, [x]),
+        (convolve, lambda x, w, b: F.conv2d(x, w, b, padding=1), [x, weight, bias]),
+        (convolve_upsampled, lambda x, w: F.conv2d(up(x), w, padding=1), [x, weight]),
+    )
+    for device, (ours, theirs, inputs) in itertools.product(DEVICES, cases):
+        inputs = [value.to(device) for value in inputs]
+        factor = torch.randn(theirs(*inputs).shape).to(inputs[0])
         pairs = (value_and_gradients(function, inputs, factor) for function in (ours, theirs))
         for a, b in zip(*pairs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
