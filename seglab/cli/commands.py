@@ -218,7 +218,7 @@ def transfer() -> None:
     add = parser.add_argument
     text = "a row: run, or sweep over seed and fold, [NAME=]PATH; default name: its experiment"
     add("paths", metavar="RUN", nargs="+", help=text)
-    text = "a column: data set of any layout, and what to call it; several, or repeated"
+    text = "columns: data sets of any layout; a ROOT alone is named after its folder"
     add("--on", metavar="NAME=ROOT", nargs="+", action="extend", required=True, help=text)
     add("--limit", metavar="N", type=int, help="at most N cases of each data set")
     add("--out", metavar="DIR", help="also write table (md, tex, csv), cases and heat map")
