@@ -47,9 +47,10 @@ class RankedAnnotation(NamedTuple):
 
 
 def rank_annotations(runs: Sequence[Run]) -> list[RankedAnnotation]:
-    """Rank the annotations of the cases that finished runs tested, the most doubtful first.
+    """Rank the annotations of the cases that runs tested, the most doubtful first.
 
-    A run tests cases that it was not trained on, so all folds of a sweep rank all cases.
+    A run tests cases that it was not trained on, so all folds of a sweep rank all cases. Imported
+    masks without probabilities rank none.
     """
     cases: dict[str, CaseKey] = {}
     tested: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
@@ -58,7 +59,8 @@ def rank_annotations(runs: Sequence[Run]) -> list[RankedAnnotation]:
         for case, values in run.tested.items():
             cases.setdefault(case.content, case)
             for class_name, of_class in zip(names, values[-len(names) :], strict=True):
-                tested[case.content, class_name].append(of_class)
+                if not np.isnan(of_class[CASE_COLUMNS.index("confidence")]):
+                    tested[case.content, class_name].append(of_class)
     ranked = [_measure(cases[key], name, np.stack(v)) for (key, name), v in tested.items()]
     return sorted(ranked, key=lambda found: (-found.doubt, found.case, found.class_name))
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -16,8 +17,11 @@ from seglab.analysis.figures import ERROR_LEGEND, colorize_mask, error_map
 from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.data.cache import hash_cases, hash_files
-from seglab.data.cases import Case
-from seglab.data.classes import ONE_CLASS, Classes
+from seglab.data.cases import Case, read_pair, with_classes
+from seglab.data.classes import ONE_CLASS, Classes, make_classes
+from seglab.data.layouts import find_cases
+from seglab.data.masks import read_mask
+from seglab.runs.paths import refuse_damaged
 from seglab.runs.records import Run, open_run
 from seglab.runs.tables import CaseKey
 
@@ -46,13 +50,15 @@ def make_gallery(
         confidence = of_seed.by_case("confidence")
         for case, dice in of_seed.by_case("dice_per_image").items():
             cases.setdefault(case.content, case)
-            scores[case.content][number] = {"dice": dice, "confidence": confidence[case]}
+            known = {} if math.isnan(confidence[case]) else {"confidence": confidence[case]}
+            scores[case.content][number] = {"dice": dice, **known}
 
     def find_lowest(name: str) -> list[str]:
         by_set: dict[str, list[tuple[float, CaseKey]]] = defaultdict(list)
         for content, case in cases.items():
-            mean = statistics.fmean(of_row[name] for of_row in scores[content].values())
-            by_set[case.set].append((mean, case))
+            values = [of_row[name] for of_row in scores[content].values() if name in of_row]
+            if values:
+                by_set[case.set].append((statistics.fmean(values), case))
         return [c.content for of_set in by_set.values() for _, c in sorted(of_set)[:n_cases]]
 
     more = [case.content for case in more_cases if case.content in scores]
@@ -131,7 +137,9 @@ def _draw_predictions(
 def predict_tested(
     run: Run, ids: Collection[str], trust: tuple[str, ...], data_root: str | Path | None
 ) -> Iterator[tuple[Case, np.ndarray, np.ndarray, np.ndarray]]:
-    """Predict test cases of a finished run again, except those that have changed or are missing.
+    """Predict test cases of a run again, except those that have changed or are missing.
+
+    Of imported masks those that were scored are read.
 
     Yields:
         The case, its image, uint8 (H, W, 3), its mask and the prediction, uint8 (H, W) of class
@@ -140,17 +148,32 @@ def predict_tested(
     Raises:
         InputError: The run, or its data, cannot be read.
     """
+    if run.status == "imported":
+        data = run.config["data"]
+        root = data["root"] if data_root is None else data_root
+        with refuse_damaged(run.paths.config):
+            classes = make_classes([*run.classes])
+            found = with_classes(find_cases(root, mask_suffix=data["mask_suffix"]), classes)
+        for case in _select_unchanged(found, run, ids):
+            mask = read_mask(run.paths.masks / f"{case.id}.png", classes)
+            yield case, *read_pair(case), mask
+        return
     # Both import torch.
     from seglab.inference.evaluate import load_run_model, read_cases
     from seglab.inference.predictor import predict_cases
 
     opened = open_run(run.folder, trust, data_root)
     model = load_run_model(opened, trust)
-    found = [case for case in read_cases(opened) if case.id in ids]
-    hashes = hash_cases(found, hash_files(found))
-    cases = [case for case in found if hashes[case.id] == run.sha256[case.id]]
+    cases = _select_unchanged(read_cases(opened), run, ids)
     for case, image, target, prediction in predict_cases(model.predictor, cases, run.folder.name):
         yield case, image, target, model.make_mask(prediction.prob)
+
+
+def _select_unchanged(cases: Sequence[Case], run: Run, ids: Collection[str]) -> list[Case]:
+    """Return the cases with these ids whose files are those that the run tested."""
+    chosen = [case for case in cases if case.id in ids]
+    hashes = hash_cases(chosen, hash_files(chosen))
+    return [case for case in chosen if hashes[case.id] == run.sha256[case.id]]
 
 
 def _make_legend(classes: Classes) -> list[tuple[str, str]]:

@@ -60,7 +60,7 @@ def _split_sets(settings: dict[str, str], group: Sequence[Run], notes: list[str]
     cells: dict[tuple[str, str], Run | None] = {}
     for run in sorted(group, key=lambda run: (STATUSES.index(run.status), run.label)):
         first = cells.setdefault((run.seed, run.fold), run)
-        if first and first is not run and run.status == "finished":
+        if first and first is not run and run.is_scored:
             notes.append(f"{first.label} and {run.label} have the same config: the first is used")
     run = next(run for run in cells.values() if run)
     classes = run.classes if len(run.classes) > 1 else ()
@@ -99,7 +99,7 @@ def _add_missing_cells(rows: Sequence[Row]) -> None:
 def _join_folds(row: Row) -> None:
     """Collect the test cases of each seed."""
     for (seed, _), run in row.cells.items():
-        if run is None or run.status != "finished":
+        if run is None or not run.is_scored:
             continue
         values = row.case_values.setdefault(seed, {})
         tested = {case: found for case, found in run.tested.items() if case.set == row.set}
@@ -188,6 +188,8 @@ def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
     for row, seed in tested.values():
         values_by_name: dict[str, CaseValues] = defaultdict(dict)
         for run in row.runs_of_seed(seed):
+            if run.status == "imported":
+                continue
             table = run.paths.baseline_cases
             groups = read_case_values(table, run.sha256, run.classes, "baseline")
             for name, values in groups.items():

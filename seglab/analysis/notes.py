@@ -32,20 +32,29 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     protocols = sorted({row.protocol for row in rows}, key=natural_key)
     once = ", each case out of fold once"
     folds = [p + once if p.endswith(" folds") else p for p in protocols]
-    files = {row.settings.get("data.split.file", "null") for row in rows} - {"null"}
-    splits = {row.settings.get("data.split.seed", UNKNOWN) for row in rows}
-    split = f"split seed {', '.join(sorted(splits, key=natural_key))}"
-    if files:
-        split = f"split of {', '.join(sorted(Path(file).name for file in files))}"
     of_seeds = [run for row in rows for seed in row.scored for run in row.runs_of_seed(seed)]
-    seeds = sorted({run.seed for run in of_seeds}, key=natural_key)
-    values = f"seed {seeds[0]}: value"
+    seeds = sorted({run.seed for run in of_seeds} - {UNKNOWN}, key=natural_key)
+    values = f"seed {seeds[0]}: value" if seeds else "value"
     if len(seeds) > 1:
         values = f"seeds {', '.join(seeds)}: mean ± standard deviation over seeds"
     return (
-        f"{cases}; {' and '.join(folds)}; {split}; scored at native resolution; {values} "
-        "[95 % interval over cases]"
+        f"{cases}; {' and '.join(folds)}; {_describe_splits(rows)}scored at native resolution; "
+        f"{values} [95 % interval over cases]"
     )
+
+
+def _describe_splits(rows: Iterable[Row]) -> str:
+    """Return what the splits of rows were made of, with '; ' at its end; empty if unknown."""
+    files, seeds = set(), set()
+    for row in rows:
+        file = row.settings.get("data.split.file", "null")
+        if file != "null":
+            files.add(Path(file).name)
+        elif "data.split.seed" in row.settings:
+            seeds.add(row.settings["data.split.seed"])
+    parts = [f"split seed {', '.join(sorted(seeds, key=natural_key))}"] if seeds else []
+    parts += [f"split of {', '.join(sorted(files))}"] if files else []
+    return f"{' and '.join(parts)}; " if parts else ""
 
 
 def describe_gaps(rows: Sequence[Row]) -> list[str]:
@@ -54,7 +63,7 @@ def describe_gaps(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         folds_by_gap: dict[tuple[str, str], list[str]] = defaultdict(list)
         for (seed, fold), run in row.cells.items():
-            if run is None or run.status != "finished":
+            if run is None or not run.is_scored:
                 reason = describe_status(run.status) if run else "missing"
                 if run and run.error:
                     reason += f" ({run.error})"
@@ -95,10 +104,12 @@ def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
     notes = [NARROW_INTERVAL_CAUTION] if any(n < MIN_CASES_FOR_INTERVAL for n in sizes) else []
     if len({row.classes for row in rows if row.classes}) > 1:
         notes.append("rows have different classes: their means are of different things")
-    sources = {run.provenance.source for row in rows for run in row.finished_runs} - {""}
+    networks = [r for row in rows for r in row.finished_runs if r.status != "imported"]
+    sources = {run.provenance.source for run in networks} - {""}
     if len(sources) > 1:
         notes.append(f"runs of {len(sources)} states of seglab's code stand in one table")
     for row in rows:
+        notes += dict.fromkeys(f"{row.label}: {note}" for run in row.runs for note in run.notes)
         if any(run.provenance.init.get("trained_on") == "unknown" for run in row.finished_runs):
             notes.append(f"{row.label}: starts from weights that were trained on unknown cases")
     by_protocol: dict[frozenset[tuple[str, str]], list[Row]] = defaultdict(list)

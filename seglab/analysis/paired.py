@@ -31,9 +31,10 @@ def find_pairs(versus: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[t
 
 
 def _find_row(name: str, rows: Sequence[Row]) -> Row:
-    """The row with this label, or the only one whose label begins so; case does not matter."""
+    """The row with this label, or the only one whose label is or begins so in another case."""
     folded = name.casefold()
-    exact = [row for row in rows if row.label.casefold() == folded]
+    exact = [row for row in rows if row.label == name]
+    exact = exact or [row for row in rows if row.label.casefold() == folded]
     found = exact or [row for row in rows if row.label.casefold().startswith(folded)]
     if len(found) == 1:
         return found[0]

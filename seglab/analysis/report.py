@@ -233,7 +233,9 @@ def _make_curves(report_rows: Sequence[Row]) -> list[dict[str, Any]]:
         for name in dict.fromkeys(["loss", monitor.removeprefix("val/")]):
             for part in ("train", "val"):
                 curves = [
-                    read_metric_history(run.folder, f"{part}/{name}") for run in row.finished_runs
+                    read_metric_history(run.folder, f"{part}/{name}")
+                    for run in row.finished_runs
+                    if run.status != "imported"
                 ]
                 epochs = sorted({epoch for curve in curves for epoch in curve})
                 by_epoch = [
@@ -263,6 +265,8 @@ def _make_risk(report_rows: Sequence[Row]) -> dict[str, Any]:
             (row.terms[name][..., 0] / row.terms[name][..., 1]).reshape(-1, len(row.cases))
             for name in ("dice_per_image", "confidence")
         )
+        if np.isnan(confidence).any():  # masks without probabilities
+            continue
         last = np.ceil(len(row.cases) * percents / 100).astype(int) - 1
         curves = {
             "confidence": np.array([*map(risk_coverage, confidence, dice)]),

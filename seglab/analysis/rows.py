@@ -81,13 +81,13 @@ class Row:
 
     @cached_property
     def finished_runs(self) -> list[Run]:
-        """The finished runs: those that have scores."""
-        return [run for run in self.runs if run.status == "finished"]
+        """The runs that have scores: finished ones, and imported masks."""
+        return [run for run in self.runs if run.is_scored]
 
     def runs_of_seed(self, seed: str) -> list[Run]:
         """The finished runs of a seed, one for each fold."""
         runs = [run for (of_seed, _), run in self.cells.items() if of_seed == seed and run]
-        return [run for run in runs if run.status == "finished"]
+        return [run for run in runs if run.is_scored]
 
     @cached_property
     def n_cases(self) -> int:
@@ -97,7 +97,7 @@ class Row:
     @cached_property
     def complete_seeds(self) -> list[str]:
         """Seeds that lack no fold, and no case that another seed has."""
-        done = {key for key, run in self.cells.items() if run and run.status == "finished"}
+        done = {key for key, run in self.cells.items() if run and run.is_scored}
         return [
             seed
             for seed, cases in self.case_values.items()
@@ -119,7 +119,8 @@ class Row:
         """Status of the runs; 'incomplete' where only some seeds are complete."""
         if self.finished_runs:
             expected = {seed for seed, fold in self.cells if fold in self.folds}
-            return "finished" if expected == {*self.complete_seeds} else "incomplete"
+            is_complete = expected == {*self.complete_seeds}
+            return self.finished_runs[0].status if is_complete else "incomplete"
         found = {run.status if run else "missing" for run in self.cells.values()}
         return next((s for s in ("failed", *STATUSES) if s in found), "baseline")
 
@@ -134,7 +135,8 @@ class Row:
 
         S seeds, K classes except background (1 in the binary case), n cases. With several classes
         `ACCURACY_OF_ALL_CLASSES` counts the pixels whose class is right, equal for each class.
-        `confidence` is no metric: `RISK_METRICS` sort the cases by it.
+        `confidence` is no metric: `RISK_METRICS` sort the cases by it. Imported masks without
+        probabilities have none, NaN.
         Where no seed is complete, seeds are averaged case by case to a single one: means over
         seeds with different cases would be of different things.
         """
@@ -186,12 +188,14 @@ class Row:
             for values in (terms["dice_per_image"], terms.pop("confidence"))
         )
         risk = [[*map(risk_scores, *of_seed)] for of_seed in zip(confidence, dice, strict=True)]
-        terms["aurc_random"] = mean_terms(1 - dice, np.ones(dice.shape, bool))
+        risk_metrics = () if np.isnan(confidence).any() else RISK_METRICS
+        if risk_metrics:
+            terms["aurc_random"] = mean_terms(1 - dice, np.ones(dice.shape, bool))
         by_seed = {
             name: [statistics.fmean(map(ratio_of_sums, classes)) for classes in values]
             for name, values in terms.items()
         }
-        for name in RISK_METRICS:
+        for name in risk_metrics:
             by_seed[name] = [statistics.fmean(k[name] for k in classes) for classes in risk]
         if diagnosis is None and class_name is None:
             by_seed |= self._calibration_errors()
@@ -201,7 +205,7 @@ class Row:
             # Classes are averaged as seeds are.
             flat = np.stack([terms[name].reshape(-1, sum(chosen), 2) for name in names])
             ends = dict(zip(names, intervals(flat).tolist(), strict=True))
-        if not {"aurc", "aurc_oracle"}.isdisjoint(interval_metrics):
+        if risk_metrics and not {"aurc", "aurc_oracle"}.isdisjoint(interval_metrics):
             sort_keys = np.stack([confidence, dice]).reshape(2, -1, sum(chosen))
             areas = aurc_intervals(sort_keys, sort_keys[1]).tolist()
             ends |= zip(("aurc", "aurc_oracle"), areas, strict=True)
@@ -218,6 +222,8 @@ class Row:
         # Runs store calibration of all cases together, so it cannot be averaged case by case.
         if not self.finished_runs or not (self.complete_seeds or len(self.scored) == 1):
             return {}
+        if not all(run.ece_bins for run in self.finished_runs):  # masks without probabilities
+            return {}
         by_seed = [
             [run.ece_bins[self.set] for run in self.runs_of_seed(seed)] for seed in self.scored
         ]
@@ -233,6 +239,8 @@ class Row:
     def costs(self) -> dict[str, float]:
         """Costs, as means over the runs that are scored; empty where there is none."""
         runs = [run for seed in self.scored for run in self.runs_of_seed(seed)]
+        if not all(run.costs for run in runs):  # of masks of another program
+            return {}
         return {name: statistics.fmean(r.costs[name] for r in runs) for name in COSTS if runs}
 
     @property

@@ -126,6 +126,39 @@ def evaluate() -> None:
 
 
 @one_line_errors
+def score() -> None:
+    """Run `seglab.inference.score.score`."""
+    parser = _make_parser("Scores masks that any program wrote, for compare and report.")
+    add = parser.add_argument
+    add("masks", metavar="MASKS", help="folder of masks, called as the cases are")
+    add("--data", metavar="ROOT", dest="data_root", required=True, help="data set of any layout")
+    add("--name", required=True, help="what tables call the program, such as nnU-Net")
+    add("--out", metavar="DIR", required=True, help="folder to write, new or empty")
+    text = "folder of probabilities: grey pictures of 8 or 16 bits, .npy or .npz"
+    add("--probabilities", metavar="DIR", help=text)
+    text = "JSON with lists of ids: 'test' is scored, 'train' and 'val' are what it was trained on"
+    add("--split", metavar="FILE", help=text)
+    text = "how masks are called, without suffix, such as pred_{id}; default: {id}, or usual ends"
+    add("--pattern", metavar="NAME", help=text)
+    text = "resize masks to their pictures, where they differ; tables say so"
+    add("--resize", action="store_true", help=text)
+    text = "what names of masks in ROOT end with; default: usual ones"
+    add("--mask-suffix", metavar="TEXT", help=text)
+    text = "several classes, background first, as numbered in all masks"
+    add("--classes", metavar="A,B,C", type=lambda text: text.split(","), help=text)
+    args = vars(parser.parse_args(current_arguments()))
+
+    from seglab.core.logs import log_once
+    from seglab.data.classes import make_classes
+    from seglab.inference.score import score
+
+    log_once()
+    if "classes" in args:
+        args["classes"] = make_classes(args["classes"], where="--")
+    score(**args)
+
+
+@one_line_errors
 def calibrate() -> None:
     """Run `seglab.analysis.calibrate.calibrate`."""
     parser = _make_parser("Fits the Dice to expect of a mask, and a bound, from its confidence.")

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": (commands.train, "trains a run, or with -m a sweep"),
     "predict": (commands.predict, "writes masks of images"),
     "evaluate": (commands.evaluate, "scores a run again, or an ensemble"),
+    "score": (commands.score, "scores masks that any program wrote"),
     "calibrate": (commands.calibrate, "fits the Dice to expect, and a bound, from confidence"),
     "export": (commands.export, "writes a network as ONNX"),
     "compare": (commands.compare, "makes a table of runs"),

@@ -1,4 +1,6 @@
-"""Drawings of masks: contours in an image, a mark for review, and cut-outs. No torch."""
+"""Drawings of masks: contours in an image, a mark for review, cut-outs, PNG files. No torch."""
+
+import io
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -65,3 +67,23 @@ def cut_out(
     height, width = mask.shape
     behind = ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.LANCZOS)
     return np.where(mask[..., None], image, np.asarray(behind))
+
+
+def encode_mask(mask: np.ndarray, classes: Classes = ONE_CLASS) -> bytes:
+    """Encode a mask, uint8 (H, W) of class numbers, as PNG.
+
+    One class is white on black; several are indices into a palette of their colours.
+    """
+    if classes.is_multiclass:
+        return encode_png(mask, classes.palette)
+    return encode_png(mask * np.uint8(255))
+
+
+def encode_png(pixels: np.ndarray, palette: np.ndarray | None = None) -> bytes:
+    """Encode an array as PNG; with a palette, uint8 (K, 3), its values are indices into this."""
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()

@@ -1,7 +1,6 @@
 """Predicts masks, and what is made of them, for image files."""
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Collection, Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from seglab.core.commands import format_command
@@ -25,7 +23,13 @@ from seglab.core.files import (
 )
 from seglab.data.images import read_image
 from seglab.inference.calibration import LEVEL
-from seglab.inference.drawing import cut_out, draw_contours, draw_review_mark
+from seglab.inference.drawing import (
+    cut_out,
+    draw_contours,
+    draw_review_mark,
+    encode_mask,
+    encode_png,
+)
 from seglab.inference.image_files import find_images
 from seglab.inference.manifest import (
     CUTOUTS,
@@ -198,23 +202,20 @@ def _make_outputs(
         scaled = np.rint(prob * 65535).astype(np.uint16)
         for class_name in classes.foreground.values():
             folder = f"{PROBABILITIES}/{class_name}" if classes.is_multiclass else PROBABILITIES
-            pngs[folder] = _encode_png(scaled[classes.names.index(class_name)])
+            pngs[folder] = encode_png(scaled[classes.names.index(class_name)])
     if OVERLAYS in kinds:
         overlay = draw_contours(image, mask, classes)
         if quality is not None and quality["review"]:
             overlay = draw_review_mark(overlay)
-        pngs[OVERLAYS] = _encode_png(overlay)
+        pngs[OVERLAYS] = encode_png(overlay)
     if INSTANCES in kinds:
         instances = number_instances(mask)
         rows = measure_instances(instances, mask, prob, classes)
-        pngs[INSTANCES] = _encode_png(instances)
+        pngs[INSTANCES] = encode_png(instances)
     if CUTOUTS in kinds:
-        pngs[CUTOUTS] = _encode_png(cut_out(image, mask > 0, background))
+        pngs[CUTOUTS] = encode_png(cut_out(image, mask > 0, background))
     # The mask is written last: where it exists, the other files do.
-    if classes.is_multiclass:
-        pngs[MASKS] = _encode_png(mask, classes.palette)
-    else:
-        pngs[MASKS] = _encode_png(mask * np.uint8(255))
+    pngs[MASKS] = encode_mask(mask, classes)
     return pngs, {"instances": rows, "quality": quality}
 
 
@@ -225,12 +226,3 @@ def _hash_image(file: Path) -> str:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); allow it") from error
     raise InputError(f"{file}: no such file; expected an image")
-
-
-def _encode_png(pixels: np.ndarray, palette: np.ndarray | None = None) -> bytes:
-    image = Image.fromarray(pixels)
-    if palette is not None:
-        image.putpalette(palette.tobytes())
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return content.getvalue()

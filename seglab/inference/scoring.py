@@ -1,6 +1,6 @@
 """Scores at native resolution, for networks and for trivial baselines."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -25,7 +25,6 @@ from seglab.metrics.boundary import boundary_scores
 from seglab.metrics.confidence import RISK_METRICS, risk_scores
 from seglab.metrics.scores import (
     BOUNDARY_METRICS,
-    CALIBRATION_BINS,
     COUNT_METRICS,
     PIXEL_COUNTS,
     calibration_counts,
@@ -41,14 +40,21 @@ _SET_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, "confidence", "dice_per_image"
 
 
 @dataclass(frozen=True)
-class ScoredCase:
-    """A case with its prediction and its scores."""
+class PredictedCase:
+    """A case with its prediction."""
 
     case: Case
     image: np.ndarray  # uint8 (H, W, 3)
     target: np.ndarray  # class numbers, uint8 (H, W)
-    prob: np.ndarray  # float32 (C, H, W)
+    prob: np.ndarray  # float32 (C, H, W); (0, H, W) where it is unknown, as of all cases then
     pred: np.ndarray  # class numbers, uint8 (H, W)
+    confidence: list[dict[str, float | None]]  # see `measure_confidence`
+
+
+@dataclass(frozen=True)
+class ScoredCase(PredictedCase):
+    """A case with its prediction and its scores."""
+
     rows: list[dict[str, Any]]  # of test_cases.csv, one for each of `Classes.names`
 
     @property
@@ -70,8 +76,9 @@ class Scores(NamedTuple):
     rows: list[dict[str, Any]]
     # Of the whole set, by the names of `METRIC_DEFINITIONS`.
     values: dict[str, float]
-    # int64 (15, 3), `calibration_counts` of all pixels. Those of several sets may be added.
-    ece_bins: np.ndarray
+    # int64 (15, 3), `calibration_counts` of all pixels. Those of several sets may be added. None
+    # without probabilities; `values` then lack what needs them.
+    ece_bins: np.ndarray | None
     # `values` of each class but background against the rest; empty in the binary case.
     classes: dict[str, dict[str, float]]
 
@@ -125,22 +132,39 @@ def score_cases(
     Raises:
         InputError: A case cannot be read or predicted.
     """
-    classes = cases[0].classes
+
+    def predicted() -> Iterator[PredictedCase]:
+        for case, image, target, prediction in predict_cases(predict, cases, name):
+            pred = predicted_mask(prediction.prob, threshold, inference)
+            confidence = measure_confidence(prediction, pred, threshold)
+            yield PredictedCase(case, image, target, prediction.prob, pred, confidence)
+
+    return score_predictions(predicted(), on_case)
+
+
+def score_predictions(
+    predicted: Iterable[PredictedCase], on_case: Callable[[ScoredCase], None] | None = None
+) -> Scores:
+    """Score predicted masks, of at least one case, against the cases' untouched masks.
+
+    `on_case` is called as by `score_cases`.
+    """
     rows: list[dict[str, Any]] = []
-    bins = np.zeros((CALIBRATION_BINS, 3), np.int64)
-    for case, image, target, prediction in predict_cases(predict, cases, name):
-        prob = prediction.prob
-        # In the binary case the one channel is class 1, right where the target is 1.
-        most_probable = np.array(classes.numbers, np.uint8)[prob.argmax(0)]
-        bins += calibration_counts(prob.max(0), most_probable == target)
-        pred = predicted_mask(prob, threshold, inference)
-        confidence = measure_confidence(prediction, pred, threshold)
-        case_rows = _score_case(case, pred, target, confidence)
+    bins: np.ndarray | None = None
+    for found in predicted:
+        classes = found.case.classes
+        if len(found.prob):
+            # In the binary case the one channel is class 1, right where the target is 1.
+            most_probable = np.array(classes.numbers, np.uint8)[found.prob.argmax(0)]
+            counts = calibration_counts(found.prob.max(0), most_probable == found.target)
+            bins = counts if bins is None else bins + counts
+        case_rows = _score_case(found)
         rows += case_rows
         if on_case is not None:
-            on_case(ScoredCase(case, image, target, prob, pred, case_rows))
+            on_case(ScoredCase(**vars(found), rows=case_rows))
     values, by_class = _score_set(rows, classes)
-    values["ece"] = calibration_error(bins)
+    if bins is not None:
+        values["ece"] = calibration_error(bins)
     return Scores(rows, values, bins, by_class if classes.is_multiclass else {})
 
 
@@ -166,14 +190,18 @@ def score_sets(
 
 def summarize_sets(by_set: Mapping[str, Scores]) -> dict[str, Any]:
     """Return the parts of summary.json that hold test scores of each data set."""
-    bins = {data_set: scored.ece_bins.tolist() for data_set, scored in by_set.items()}
+    bins = {
+        data_set: scored.ece_bins.tolist()
+        for data_set, scored in by_set.items()
+        if scored.ece_bins is not None
+    }
     classes = {
         class_name: join_sets({name: scored.classes[class_name] for name, scored in by_set.items()})
         for class_name in next(iter(by_set.values())).classes
     }
     return {
         "test": join_sets({name: scored.values for name, scored in by_set.items()}),
-        "calibration": {"test": bins.get("", bins)},
+        **({"calibration": {"test": bins.get("", bins)}} if bins else {}),
         **({"classes": classes} if classes else {}),
     }
 
@@ -194,21 +222,24 @@ def _score_set(
     for number, class_name in classes.foreground.items():
         of_class = slice(classes.numbers.index(number), None, channels)
         boundary = {name: fmean(columns[name][of_class]) for name in BOUNDARY_METRICS}
-        risk = risk_scores(columns["confidence"][of_class], columns["dice_per_image"][of_class])
-        by_class[class_name] = scores(counts[:, of_class.start]) | boundary | risk
+        of_cases = scores(counts[:, of_class.start]) | boundary
+        if None not in columns["confidence"]:
+            confidence = columns["confidence"][of_class].astype(float)
+            of_cases |= risk_scores(confidence, columns["dice_per_image"][of_class])
+        by_class[class_name] = of_cases
     values = class_scores(counts) if classes.is_multiclass else scores(counts[:, 0])
     for name in (*BOUNDARY_METRICS, *RISK_METRICS):
-        values[name] = fmean(scored[name] for scored in by_class.values())
+        if all(name in scored for scored in by_class.values()):
+            values[name] = fmean(scored[name] for scored in by_class.values())
     return values, by_class
 
 
-def _score_case(
-    case: Case, pred: np.ndarray, target: np.ndarray, confidence: list[dict[str, float | None]]
-) -> list[dict[str, Any]]:
+def _score_case(found: PredictedCase) -> list[dict[str, Any]]:
     """Return the rows of one case: one for each class, against the rest."""
-    rows, classes = [], case.classes
-    for number, class_name, columns in zip(classes.numbers, classes.names, confidence, strict=True):
-        pred_k, target_k = pred == number, target == number
+    rows, case, classes = [], found.case, found.case.classes
+    channels = zip(classes.numbers, classes.names, found.confidence, strict=True)
+    for number, class_name, columns in channels:
+        pred_k, target_k = found.pred == number, found.target == number
         counts = confusion_counts(pred_k, target_k)
         overlap = scores(counts[None])
         rows.append(

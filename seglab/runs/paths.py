@@ -47,6 +47,7 @@ class RunPaths:
         self.figures = folder / "figures"
         self.summary = folder / "summary.json"  # scores of val, test and baselines
         self.model_card = folder / "MODEL_CARD.md"
+        self.masks = folder / "masks"  # of a run with the status 'imported', at native size
         # Written by later commands.
         self.evaluations = folder / "evaluations"  # with summary.json, tables of cases
         self.stress = self.evaluations / "stress"  # Dice on worse pictures, by corruption

@@ -20,7 +20,8 @@ from seglab.schema import flatten
 
 COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 # Of two runs of one config the first of these is taken.
-STATUSES = ("finished", "running", "interrupted", "pruned", "failed", "planned")
+# 'imported': masks of another program were scored, see `seglab.inference.score`.
+STATUSES = ("finished", "imported", "running", "interrupted", "pruned", "failed", "planned")
 UNKNOWN = "-"
 
 
@@ -64,6 +65,7 @@ class Run:
         label: Path below the folders that were searched, for messages and tables.
         status: One of `STATUSES`.
         error: In one line; empty without.
+        notes: On imported masks, for readers of their scores.
         record: run.json, plain containers.
         provenance: What the run was made of.
         config: config.yaml, plain containers; empty where the run never had one.
@@ -78,7 +80,8 @@ class Run:
         ids: Ids of the cases in train, val and test; empty before the split was written.
         sha256: Of each case's files, by id.
         values: Scores by name, `val/...` and `test/...`, of several sets as in
-            `test/ph2/dice_per_image`. This and the rest: once it is scored.
+            `test/ph2/dice_per_image`. This and the rest: once it is scored. Imported masks have
+            values and tested cases alone, and calibration where their probabilities are known.
         baselines: Test scores of trivial baselines, by their names; the scores' as of `values`.
         best_epoch: Number of the epoch whose weights are kept, from 1.
         threshold: Probability above which a pixel is lesion.
@@ -103,6 +106,7 @@ class Run:
     sweep: Path | None
     classes: tuple[str, ...]
     sets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     ids: dict[str, list[str]] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
@@ -117,6 +121,11 @@ class Run:
     def paths(self) -> RunPaths:
         """Paths of its files."""
         return RunPaths(self.folder)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether it has scores."""
+        return bool(self.tested)
 
 
 def read_run(folder: Path, label: str | None = None, is_scored: bool = False) -> Run:
@@ -146,7 +155,7 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
         # trainer.fast_dev_run ends without anything but run.json.
         is_debug = status == "finished" and not ("split_hash" in record or paths.config.exists())
         config = {} if is_debug else dict(record.get("config") or {})
-    has_scores = status == "finished" and not is_debug
+    has_scores = status in ("finished", "imported") and not is_debug
     if has_scores or paths.config.exists():
         config = parse_config(paths.config)
         with refuse_damaged(paths.config):
@@ -161,6 +170,9 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
     with refuse_damaged(paths.record):
         description = _describe(config, overrides)
         sets = tuple(map(to_text, config["data"].get("sets") or ())) if config else ()
+        notes = tuple(to_text(note) for note in record.get("notes") or ())
+        if status == "imported":
+            description["settings"]["protocol"] = "masks of another program"
     run = Run(
         folder=folder,
         label=to_text(folder.name) if label is None else label,
@@ -172,6 +184,7 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
         sweep=folder.parent if overrides else None,
         classes=classes,
         sets=sets,
+        notes=notes,
         ids=ids,
         sha256=sha256,
         **description,
@@ -198,6 +211,9 @@ def open_run(
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one that train wrote"
         )
+    with refuse_damaged(paths.record) as file:
+        if read_json(file)["status"] == "imported":
+            raise InputError(f"{path}: holds masks of another program, and no network")
     read_config(paths.config, trust)
     run = read_run(paths.folder)
     sections = ("git", "modules", "versions", "machine")
@@ -319,18 +335,11 @@ def _with_scores(run: Run) -> Run:
             for part in ("val", "test")
             for name, value in summary[part].items()
         }
-        costs = summary | {"training_seconds": summary["seconds"]["training_steps"]}
-        scores: dict[str, Any] = {
-            "values": values,
-            "baselines": {
-                to_text(name): {to_text(k): parse_number(v) for k, v in baseline_scores.items()}
-                for name, baseline_scores in summary["baselines"].items()
-            },
-            "best_epoch": int(summary["best_epoch"]),
-            "threshold": parse_number(summary["threshold"]),
-            "costs": {name: parse_number(costs[name]) for name in COSTS},
-        }
-        bins = summary["calibration"]["test"] if run.sets else {"": summary["calibration"]["test"]}
+        scores: dict[str, Any] = {"values": values}
+        if run.status != "imported":
+            scores |= _read_training(summary)
+        bins = summary.get("calibration", {}).get("test", {})
+        bins = bins if run.sets or not bins else {"": bins}
         ece_bins = {to_text(name): np.array(counts, np.int64) for name, counts in bins.items()}
         for counts in ece_bins.values():
             if counts.shape != (15, 3) or not counts[:, 0].any():
@@ -338,6 +347,21 @@ def _with_scores(run: Run) -> Run:
     tested = read_case_values(run.paths.test_cases, run.sha256, run.classes)[""]
     with refuse_damaged(run.paths.test_cases):
         names = {case.set for case in tested}
-        if names != {*ece_bins} or not names.issubset(run.sets or [""]):
+        is_calibrated = bool(ece_bins) or run.status != "imported"
+        if (is_calibrated and names != {*ece_bins}) or not names.issubset(run.sets or [""]):
             raise ValueError("its data sets are not those of config.yaml and summary.json")
     return replace(run, tested=tested, ece_bins=ece_bins, **scores)
+
+
+def _read_training(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what summary.json says of the training, as fields of `Run`."""
+    costs = summary | {"training_seconds": summary["seconds"]["training_steps"]}
+    return {
+        "baselines": {
+            to_text(name): {to_text(k): parse_number(v) for k, v in scores.items()}
+            for name, scores in summary["baselines"].items()
+        },
+        "best_epoch": int(summary["best_epoch"]),
+        "threshold": parse_number(summary["threshold"]),
+        "costs": {name: parse_number(costs[name]) for name in COSTS},
+    }

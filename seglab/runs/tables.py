@@ -32,8 +32,9 @@ class CaseKey(NamedTuple):
 
 
 CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, *OUTLINE_COLUMNS, *CONFIDENCE_COLUMNS)
-# Cells of these may be empty: of predictions with a single view, and of empty masks.
-_OPTIONAL_COLUMNS = ("view_dice", "outline_shift")
+# Cells of these may be empty: of predictions with a single view or without probabilities, and of
+# empty masks.
+_OPTIONAL_COLUMNS = (*CONFIDENCE_COLUMNS, "outline_shift")
 # By case float64 (K, len(CASE_COLUMNS)) of its K classes, NaN for an empty cell. In the binary
 # case K is 1; otherwise the first class is background.
 CaseValues = dict[CaseKey, np.ndarray]

@@ -1,0 +1,326 @@
+"""Scores masks that another program wrote, and leaves a directory that reads like a run."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import OmegaConf
+from PIL import Image
+from tqdm import tqdm
+
+from seglab.core.commands import current_command
+from seglab.core.errors import InputError, name_some
+from seglab.core.files import (
+    create_folder,
+    expand_user,
+    hash_file,
+    hash_json,
+    write_atomic,
+    write_csv,
+    write_json,
+)
+from seglab.data.attributes import describe_case
+from seglab.data.cache import hash_cases, hash_files
+from seglab.data.cases import Case, read_pair, with_classes
+from seglab.data.classes import ONE_CLASS, Classes
+from seglab.data.datamodule import files_below
+from seglab.data.duplicates import thumbnail
+from seglab.data.images import read_image
+from seglab.data.layouts import find_cases
+from seglab.data.masks import read_mask
+from seglab.data.splits import Split, read_split
+from seglab.data.threads import map_in_threads
+from seglab.inference.drawing import encode_mask
+from seglab.inference.imported_masks import ImportedMasks, find_imported_masks, read_probabilities
+from seglab.inference.postprocessing import class_confidences
+from seglab.inference.scoring import (
+    PredictedCase,
+    ScoredCase,
+    Scores,
+    score_predictions,
+    summarize_sets,
+)
+from seglab.metrics.confidence import CONFIDENCE_COLUMNS
+from seglab.metrics.scores import PIXEL_COUNTS
+from seglab.metrics.scores import scores as metric_scores
+from seglab.runs import provenance
+from seglab.runs.paths import FORMAT, RunPaths
+from seglab.runs.thumbnails import find_seen
+
+log = logging.getLogger(__name__)
+
+
+def score(
+    masks: str | Path,
+    data_root: str | Path,
+    name: str,
+    out: str | Path,
+    probabilities: str | Path | None = None,
+    split: str | Path | None = None,
+    pattern: str | None = None,
+    resize: bool = False,
+    mask_suffix: str | None = None,
+    classes: Classes = ONE_CLASS,
+) -> dict[str, Any]:
+    """Score masks of any program as those of a network are, at the size of the pictures.
+
+    `out` becomes a directory that `compare` and `report` read like a run, with the status
+    'imported'. A case without a mask counts as one in which nothing was found.
+
+    Args:
+        masks: See `find_imported_masks`.
+        data_root: Data set of any supported layout.
+        name: What tables call the program.
+        out: Folder to write, new or empty.
+        probabilities: See `find_imported_masks`. Without them there is no calibration error and no
+            confidence.
+        split: A file that `read_split` reads, with the cases that the program was trained on.
+            Those of its test are scored. None: all cases of the data set are, and what the program
+            was trained on is unknown.
+        pattern: See `find_imported_masks`.
+        resize: Whether masks of another size than the picture are resized to it (nearest
+            neighbour, probabilities bilinearly) instead of refused.
+        mask_suffix: What names of the data set's own masks end with; None to recognise it.
+        classes: Of all masks.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        InputError: A folder, mask or split cannot be read, no mask belongs to a case, a mask has
+            another size than its picture, or `out` is not empty.
+    """
+    folder = expand_user(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--out {out}: is not empty; name a new folder")
+    if not name.strip():
+        raise InputError("--name: expected what tables shall call these masks")
+    cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), classes)
+    files = hash_files(cases)
+    sha256 = hash_cases(cases, files)
+    given = None if split is None else read_split(split)
+    used = _apply_split(cases, sha256, given, split)
+    by_id = {case.id: case for case in cases}
+    tested = [by_id[id] for id in used.test]
+    found = find_imported_masks(tested, masks, probabilities, pattern)
+    root = str(expand_user(data_root).absolute())
+    config = {
+        "name": name,
+        "init": None,
+        "data": {
+            "root": root,
+            "mask_suffix": mask_suffix,
+            "classes": [*classes.names],
+            "split": {"file": split and str(expand_user(split).absolute())},
+        },
+    }
+    with create_folder(folder) as partial:
+        paths = RunPaths(partial)
+        scored = _score(paths, tested, found)
+        resized = scored.resized
+        if resized and not resize:
+            raise InputError(
+                f"{masks}: {len(resized)} of {len(found.masks)} masks have another size than their "
+                f"picture ({name_some(resized)}); write them at the picture's size, or let "
+                "--resize do it, which tables then say"
+            )
+        trained = [by_id[id] for id in (*used.train, *used.val)]
+        leaks = _find_leaks(trained, tested, sha256, scored.thumbnails)
+        notes = _describe_masks(found, resized, scored.scores)
+        notes += _describe_training(given, trained, leaks, len(tested))
+        summary = {
+            **summarize_sets({"": scored.scores}),
+            "val": {},
+            "n": len(tested),
+            "notes": notes,
+        }
+        write_json(paths.summary, summary)
+        write_json(paths.split, used.to_json())
+        read = files_below(data_root, files)
+        write_json(paths.data, {"root": root, "files": read})
+        write_atomic(paths.config, OmegaConf.to_yaml(config))
+        of_files = {id: hash_file(file) for id, file in found.masks.items()}
+        of_data = {"data_fingerprint": hash_json(read), "split_hash": used.hash}
+        source = {"folder": str(expand_user(masks).absolute()), "sha256": of_files}
+        write_json(paths.record, _make_record() | of_data | {"notes": notes, "masks": source})
+    for metric, value in summary["test"].items():
+        log.info("%-*s %.4f", max(map(len, summary["test"])), metric, value)
+    for note in notes:
+        log.warning("%s", note)
+    log.info("%d cases; written to %s", len(tested), out)
+    return summary
+
+
+class _Scored(NamedTuple):
+    scores: Scores
+    thumbnails: np.ndarray  # of the pictures, uint8 (N, S, S)
+    resized: list[str]  # ids of the cases whose mask had another size
+
+
+def _apply_split(
+    cases: Sequence[Case], sha256: Mapping[str, str], split: Split | None, file: str | Path | None
+) -> Split:
+    """Return the split of the cases that are there; without a split, all are tested."""
+    if split is None:
+        return Split([], [], [case.id for case in cases], "all cases", None, dict(sha256))
+    absent = [id for id in split.test if id not in sha256]
+    if absent:
+        raise InputError(
+            f"{file}: {len(absent)} cases of 'test' are not in the data ({name_some(absent)}); "
+            "name the data set that it splits with --data"
+        )
+    changed = [id for id in split.test if split.sha256.get(id, sha256[id]) != sha256[id]]
+    if changed:
+        raise InputError(
+            f"{file}: {len(changed)} cases of 'test' have other files than those that it was made "
+            f"of ({name_some(changed)}); restore them, or remove 'sha256' from the split"
+        )
+    train, val = ([id for id in part if id in sha256] for part in (split.train, split.val))
+    hashes = {id: sha256[id] for id in sorted({*train, *val, *split.test})}
+    return replace(split, train=train, val=val, sha256=hashes)
+
+
+def _score(paths: RunPaths, cases: Sequence[Case], found: ImportedMasks) -> _Scored:
+    """Score masks, and write them and the tables of the cases."""
+    attributes: list[dict[str, Any]] = []
+    thumbnails: list[np.ndarray] = []
+    resized: list[str] = []
+
+    def on_case(scored: ScoredCase) -> None:
+        attributes.append(describe_case(scored.case, scored.image, scored.target))
+        thumbnails.append(thumbnail(scored.image))
+        file = paths.masks / f"{scored.case.id}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, encode_mask(scored.pred, scored.case.classes))
+
+    scores = score_predictions(_read_predictions(cases, found, resized), on_case)
+    write_csv(paths.test_cases, scores.rows)
+    write_csv(paths.case_attributes, attributes)
+    return _Scored(scores, np.stack(thumbnails), resized)
+
+
+def _read_predictions(
+    cases: Sequence[Case], found: ImportedMasks, resized: list[str]
+) -> Iterator[PredictedCase]:
+    """Read masks and probabilities, resized to the pictures; adds the ids of these to a list."""
+    for case in tqdm(cases, "scoring", unit="case", disable=None, leave=False):
+        image, target = read_pair(case)
+        pred, prob = np.zeros_like(target), np.zeros((0, *target.shape), np.float32)
+        if case.id in found.masks:
+            pred = read_mask(found.masks[case.id], case.classes)
+        if pred.shape != target.shape:
+            resized.append(case.id)
+            pred = _resize(pred, target.shape, Image.Resampling.NEAREST)
+        confidence: list[dict[str, float | None]]
+        confidence = [dict.fromkeys(CONFIDENCE_COLUMNS) for _ in case.classes.names]
+        if found.probabilities:
+            prob = _read_prob(case, found, target.shape)
+            for columns, value in zip(confidence, class_confidences(prob, pred), strict=True):
+                columns["confidence"] = value
+        yield PredictedCase(case, image, target, prob, pred, confidence)
+
+
+def _read_prob(case: Case, found: ImportedMasks, shape: tuple[int, ...]) -> np.ndarray:
+    """Read the probabilities of a case, float32 (C, H, W); without a mask, background is sure."""
+    channels = len(case.classes.names)
+    if case.id not in found.probabilities:
+        prob = np.zeros((channels, *shape), np.float32)
+        prob[0] = case.classes.is_multiclass
+        return prob
+    prob = read_probabilities(found.probabilities[case.id], channels)
+    if prob.shape[1:] == shape:
+        return prob
+    return np.stack([_resize(channel, shape, Image.Resampling.BILINEAR) for channel in prob])
+
+
+def _resize(array: np.ndarray, shape: tuple[int, ...], resample: Image.Resampling) -> np.ndarray:
+    height, width = shape
+    return np.asarray(Image.fromarray(array).resize((width, height), resample))
+
+
+def _find_leaks(
+    trained: Sequence[Case],
+    tested: Sequence[Case],
+    sha256: Mapping[str, str],
+    thumbnails: np.ndarray,
+) -> list[str]:
+    """Return the ids of test cases whose picture, or whose patient, was trained on."""
+    if not trained:
+        return []
+    pictures = map_in_threads(
+        lambda case: thumbnail(read_image(case.image)), trained, "reading", "case"
+    )
+    seen = dict(zip((sha256[case.id] for case in trained), pictures, strict=True))
+    of_test = {case.id: sha256[case.id] for case in tested}
+    found = {*find_seen(seen, of_test, thumbnails, find_duplicates=True)}
+    patients = {case.patient for case in trained} - {""}
+    return [case.id for case in tested if case.id in found or case.patient in patients]
+
+
+def _describe_masks(found: ImportedMasks, resized: Sequence[str], scores: Scores) -> list[str]:
+    """Return what a reader should know of the masks."""
+    n, notes = len(found.masks), []
+    if found.missing:
+        notes.append(
+            f"{len(found.missing)} of {n + len(found.missing)} masks are missing, and count as "
+            f"nothing found: {name_some(found.missing)}"
+        )
+    if resized:
+        notes.append(
+            f"{len(resized)} of {n} masks had another size than their picture, and were resized: "
+            f"{name_some(resized)}"
+        )
+    if found.extra:
+        notes.append(
+            f"{len(found.extra)} files belong to no test case, and are not scored: "
+            f"{name_some(found.extra)}"
+        )
+    counts = np.array([[row[column] for column in PIXEL_COUNTS] for row in scores.rows])
+    dice = scores.values["dice_per_image"]
+    # Columns of the counts that the inverted masks have.
+    inverted = metric_scores(counts[:, [2, 3, 0, 1]])["dice_per_image"]
+    if not scores.classes and inverted > dice:
+        notes.append(
+            f"inverted, these masks would have a Dice of {inverted:.3f} and not {dice:.3f}; see "
+            "whether they are bright, or not 0, where a lesion was found"
+        )
+    return notes
+
+
+def _describe_training(
+    split: Split | None, trained: Sequence[Case], leaks: Sequence[str], n: int
+) -> list[str]:
+    """Return what is known of the cases that the program was trained on."""
+    if split is None:
+        return ["what it was trained on is unknown"]
+    notes, n_trained = [], len(split.train) + len(split.val)
+    if len(trained) < n_trained:
+        notes.append(
+            f"{n_trained - len(trained)} of {n_trained} cases that it was trained on are not in "
+            "the data, and not compared with the test cases"
+        )
+    if leaks:
+        notes.append(
+            f"{len(leaks)} of {n} test cases, nearly the same pictures or others of their patients "
+            f"were trained on ({name_some(leaks)}): scores are too high for new cases"
+        )
+    return notes
+
+
+def _make_record() -> dict[str, Any]:
+    """Make run.json, without what depends on the masks."""
+    return {
+        "format": FORMAT,
+        "status": "imported",
+        "start": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": current_command(),
+        "directory": str(Path.cwd()),
+        "git": provenance.read_code_state()[0],
+        "versions": provenance.installed_versions(),
+        "machine": provenance.describe_machine(),
+        "modules": {},
+    }
