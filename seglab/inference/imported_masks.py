@@ -20,13 +20,13 @@ ARRAYS = (".npy", ".npz")
 
 @dataclass(frozen=True)
 class ImportedMasks:
-    """The files that another program wrote for the cases of a data set.
+    """The files that another program wrote for cases that are to be scored.
 
     Attributes:
         masks: Of each case that has one, by its id.
         probabilities: Of the same cases; empty where the program gave none.
         missing: Ids of the cases without a mask.
-        extra: Masks that belong to no case.
+        extra: Masks that belong to no case of the data set.
     """
 
     masks: dict[str, Path]
@@ -37,6 +37,7 @@ class ImportedMasks:
 
 def find_imported_masks(
     cases: Sequence[Case],
+    tested: Sequence[str],
     masks: str | Path,
     probabilities: str | Path | None = None,
     pattern: str | None = None,
@@ -44,7 +45,8 @@ def find_imported_masks(
     """Finds the mask of each case, and its probabilities, by its name.
 
     Args:
-        cases: What was to be predicted.
+        cases: The cases of the data set.
+        tested: Ids of those that are to be scored.
         masks: A folder of pictures at any depth, called as the cases are, or with one of the usual
             ends such as '_mask'.
         probabilities: A folder of grey pictures, or arrays (.npy, .npz), called in the same way.
@@ -58,7 +60,12 @@ def find_imported_masks(
     if pattern is not None and "{id}" not in pattern:
         raise InputError(f"--pattern {pattern}: expected a name with {{id}}, such as pred_{{id}}")
     ids = [case.id for case in cases]
-    found, extra = _find_files(masks, ids, pattern, SUFFIXES)
+    of_all, extra = _find_files(masks, ids, pattern, SUFFIXES)
+    found = {id: of_all[id] for id in tested if id in of_all}
+    if not found:
+        raise InputError(
+            f"{masks}: holds no mask of the {len(tested)} cases to be scored; add them"
+        )
     of_prob: dict[str, Path] = {}
     if probabilities is not None:
         of_prob, _ = _find_files(probabilities, ids, pattern, (*SUFFIXES, *ARRAYS))
@@ -68,7 +75,7 @@ def find_imported_masks(
                 f"{probabilities}: holds no probabilities of {len(lacking)} cases that have a mask "
                 f"({name_some(lacking)}); add them, or leave out --probabilities"
             )
-    return ImportedMasks(found, of_prob, [id for id in ids if id not in found], extra)
+    return ImportedMasks(found, of_prob, [id for id in tested if id not in found], extra)
 
 
 def _find_files(

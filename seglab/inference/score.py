@@ -106,7 +106,7 @@ def score(
     used = _apply_split(cases, sha256, given, split)
     by_id = {case.id: case for case in cases}
     tested = [by_id[id] for id in used.test]
-    found = find_imported_masks(tested, masks, probabilities, pattern)
+    found = find_imported_masks(cases, used.test, masks, probabilities, pattern)
     root = str(expand_user(data_root).absolute())
     config = {
         "name": name,
@@ -211,7 +211,7 @@ def _read_predictions(
         image, target = read_pair(case)
         pred, prob = np.zeros_like(target), np.zeros((0, *target.shape), np.float32)
         if case.id in found.masks:
-            pred = read_mask(found.masks[case.id], case.classes)
+            pred = _read_mask(found.masks[case.id], case.classes)
         if pred.shape != target.shape:
             resized.append(case.id)
             pred = _resize(pred, target.shape, Image.Resampling.NEAREST)
@@ -222,6 +222,14 @@ def _read_predictions(
             for columns, value in zip(confidence, class_confidences(prob, pred), strict=True):
                 columns["confidence"] = value
         yield PredictedCase(case, image, target, prob, pred, confidence)
+
+
+def _read_mask(file: Path, classes: Classes) -> np.ndarray:
+    try:
+        return read_mask(file, classes)
+    except InputError as error:  # whose advice is for the masks of a data set
+        reason = str(error).partition("; ")[0]
+        raise InputError(f"{reason}; probabilities belong to --probabilities") from None
 
 
 def _read_prob(case: Case, found: ImportedMasks, shape: tuple[int, ...]) -> np.ndarray:
@@ -276,14 +284,14 @@ def _describe_masks(found: ImportedMasks, resized: Sequence[str], scores: Scores
         )
     if found.extra:
         notes.append(
-            f"{len(found.extra)} files belong to no test case, and are not scored: "
-            f"{name_some(found.extra)}"
+            f"{len(found.extra)} masks belong to no case, and are not scored: "
+            f"{name_some([file.name for file in found.extra])}"
         )
     counts = np.array([[row[column] for column in PIXEL_COUNTS] for row in scores.rows])
     dice = scores.values["dice_per_image"]
     # Columns of the counts that the inverted masks have.
     inverted = metric_scores(counts[:, [2, 3, 0, 1]])["dice_per_image"]
-    if not scores.classes and inverted > dice:
+    if not scores.classes and inverted > max(dice, 0.5):
         notes.append(
             f"inverted, these masks would have a Dice of {inverted:.3f} and not {dice:.3f}; see "
             "whether they are bright, or not 0, where a lesion was found"
