@@ -119,6 +119,7 @@ def test_first_steps_do_what_they_say(
             name = file.name.replace("_lesion", "")
             (tmp_path / "mine" / subfolder / name).write_bytes(file.read_bytes())
     (tmp_path / "pictures").symlink_to(tmp_path / "mine" / "images")
+    (tmp_path / "MASKS").symlink_to(tmp_path / "mine" / "masks")
     write_isic(tmp_path / "data" / "isic2018")
     left = dict(QUICK)
     for command in commands("README.md", "First steps"):

@@ -32,7 +32,8 @@ from seglab.core.errors import InputError, check_number
 from seglab.core.files import expand_user, write_csv
 from seglab.metrics.scores import DEFAULT_METRICS, METRICS, PER_IMAGE
 from seglab.runs.paths import refuse_run_files
-from seglab.runs.records import COSTS, UNKNOWN, Run, find_runs
+from seglab.runs.records import UNKNOWN, Run, find_runs
+from seglab.runs.tables import COSTS
 
 # Columns after the metrics: headings, and formats of `COSTS`.
 COST_HEADINGS = ("parameters", "multiply-adds", "train s", "images/s")

@@ -10,8 +10,8 @@ from typing import Any
 from seglab.analysis.rows import Row
 from seglab.core.errors import InputError
 from seglab.metrics.scores import METRICS
-from seglab.runs.records import COSTS, STATUSES, UNKNOWN, Run, name_init
-from seglab.runs.tables import CaseValues, read_case_values
+from seglab.runs.records import STATUSES, UNKNOWN, Run, name_init
+from seglab.runs.tables import COSTS, CaseValues, read_case_values
 
 # Names of other columns, which a setting's column may not have: of the table, and of CSV files.
 _TABLE_COLUMNS = ("diagnosis", "class", "n", "val", "runs", "multiply-adds", "train s", "images/s")

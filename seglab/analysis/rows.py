@@ -19,8 +19,8 @@ from seglab.metrics.scores import (
     ratio_of_sums,
     score_terms,
 )
-from seglab.runs.records import COSTS, STATUSES, Run
-from seglab.runs.tables import CASE_COLUMNS, CaseKey, CaseValues, select_scores
+from seglab.runs.records import STATUSES, Run
+from seglab.runs.tables import CASE_COLUMNS, COSTS, CaseKey, CaseValues, select_scores
 
 ACCURACY_OF_ALL_CLASSES = "accuracy of all classes"
 

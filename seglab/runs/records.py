@@ -1,6 +1,5 @@
 """Reads run directories into `Run` records, without torch; nothing in them is trusted."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -15,10 +14,9 @@ from seglab.core.files import expand_user, read_json
 from seglab.data.splits import read_split
 from seglab.runs.loading import parse_config, read_config
 from seglab.runs.paths import RunPaths, check_format, refuse_damaged
-from seglab.runs.tables import CaseValues, parse_number, read_case_values
+from seglab.runs.tables import CaseValues, read_case_values, read_scores, to_text
 from seglab.schema import flatten
 
-COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 # Of two runs of one config the first of these is taken.
 # 'imported': masks of another program were scored, see `seglab.inference.score`.
 STATUSES = ("finished", "imported", "running", "interrupted", "pruned", "failed", "planned")
@@ -211,9 +209,7 @@ def open_run(
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one that train wrote"
         )
-    with refuse_damaged(paths.record) as file:
-        if read_json(file)["status"] == "imported":
-            raise InputError(f"{path}: holds masks of another program, and no network")
+    refuse_imported(paths)
     read_config(paths.config, trust)
     run = read_run(paths.folder)
     sections = ("git", "modules", "versions", "machine")
@@ -227,6 +223,13 @@ def open_run(
     if data_root is not None:
         run.config["data"]["root"] = str(expand_user(data_root).absolute())
     return run
+
+
+def refuse_imported(paths: RunPaths) -> None:
+    """Raises an InputError if a run directory holds masks of another program, and no network."""
+    with refuse_damaged(paths.record) as file:
+        if read_json(file)["status"] == "imported":
+            raise InputError(f"{paths.folder}: holds masks of another program, and no network")
 
 
 def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
@@ -266,11 +269,6 @@ def read_data_files(folder: Path) -> dict[str, str]:
     """Reads data.json: SHA-256 of every file that a run read as data, by path below the root."""
     with refuse_damaged(RunPaths(folder).data) as file:
         return {str(name): str(sha256) for name, sha256 in read_json(file)["files"].items()}
-
-
-def to_text(value: Any) -> str:
-    """Returns a value as YAML writes it, with '?' for characters that are not printable."""
-    return printable(json.dumps(value) if value is None or isinstance(value, bool) else str(value))
 
 
 def _raise(error: OSError) -> None:
@@ -328,40 +326,12 @@ def _describe(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 
 
 def _with_scores(run: Run) -> Run:
-    with refuse_damaged(run.paths.summary) as file:
-        summary = read_json(file)
-        values = {
-            f"{part}/{name}": parse_number(value)
-            for part in ("val", "test")
-            for name, value in summary[part].items()
-        }
-        scores: dict[str, Any] = {"values": values}
-        if run.status != "imported":
-            scores |= _read_training(summary)
-        bins = summary.get("calibration", {}).get("test", {})
-        bins = bins if run.sets or not bins else {"": bins}
-        ece_bins = {to_text(name): np.array(counts, np.int64) for name, counts in bins.items()}
-        for counts in ece_bins.values():
-            if counts.shape != (15, 3) or not counts[:, 0].any():
-                raise ValueError("calibration is not 15 x 3 counts")
+    scores = read_scores(run.paths.summary, bool(run.sets), run.status != "imported")
+    bins = scores["ece_bins"]
     tested = read_case_values(run.paths.test_cases, run.sha256, run.classes)[""]
     with refuse_damaged(run.paths.test_cases):
         names = {case.set for case in tested}
-        is_calibrated = bool(ece_bins) or run.status != "imported"
-        if (is_calibrated and names != {*ece_bins}) or not names.issubset(run.sets or [""]):
+        is_calibrated = bool(bins) or run.status != "imported"
+        if (is_calibrated and names != {*bins}) or not names.issubset(run.sets or [""]):
             raise ValueError("its data sets are not those of config.yaml and summary.json")
-    return replace(run, tested=tested, ece_bins=ece_bins, **scores)
-
-
-def _read_training(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return what summary.json says of the training, as fields of `Run`."""
-    costs = summary | {"training_seconds": summary["seconds"]["training_steps"]}
-    return {
-        "baselines": {
-            to_text(name): {to_text(k): parse_number(v) for k, v in scores.items()}
-            for name, scores in summary["baselines"].items()
-        },
-        "best_epoch": int(summary["best_epoch"]),
-        "threshold": parse_number(summary["threshold"]),
-        "costs": {name: parse_number(costs[name]) for name in COSTS},
-    }
+    return replace(run, tested=tested, **scores)

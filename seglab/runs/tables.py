@@ -1,10 +1,11 @@
 """Reads the tables of run directories: values of cases, metrics of epochs, scores of val."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from seglab.metrics.scores import BOUNDARY_METRICS, OUTLINE_COLUMNS, PIXEL_COUNT
 from seglab.runs.paths import RunPaths, refuse_damaged
 
 T = TypeVar("T")
+COSTS = ("parameters", "multiply_adds", "training_seconds", "images_per_second")
 
 
 class CaseKey(NamedTuple):
@@ -92,6 +94,48 @@ def select_scores(values: Mapping[str, T], *prefixes: str) -> dict[str, T]:
     return {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
 
 
+def read_scores(file: Path, has_sets: bool, is_trained: bool = True) -> dict[str, Any]:
+    """Reads summary.json; raises an InputError if it is damaged.
+
+    Args:
+        file: summary.json.
+        has_sets: Whether its calibration is by data set.
+        is_trained: Whether it must tell of a training, and of trivial baselines.
+
+    Returns:
+        `values`, `ece_bins` and, of a training, `baselines`, `best_epoch`, `threshold` and `costs`,
+        as in `seglab.runs.records.Run`.
+    """
+    with refuse_damaged(file):
+        summary = read_json(file)
+        values = {
+            f"{part}/{name}": parse_number(value)
+            for part in ("val", "test")
+            for name, value in summary[part].items()
+        }
+        bins = summary["calibration"]["test"] if is_trained or "calibration" in summary else {}
+        bins = bins if has_sets or not bins else {"": bins}
+        ece_bins = {to_text(name): np.array(counts, np.int64) for name, counts in bins.items()}
+        for counts in ece_bins.values():
+            if counts.shape != (15, 3) or not counts[:, 0].any():
+                raise ValueError("calibration is not 15 x 3 counts")
+        found = {"values": values, "ece_bins": ece_bins}
+        return found | (_read_training(summary) if is_trained else {})
+
+
+def _read_training(summary: dict[str, Any]) -> dict[str, Any]:
+    costs = summary | {"training_seconds": summary["seconds"]["training_steps"]}
+    return {
+        "baselines": {
+            to_text(name): {to_text(k): parse_number(v) for k, v in scores.items()}
+            for name, scores in summary["baselines"].items()
+        },
+        "best_epoch": int(summary["best_epoch"]),
+        "threshold": parse_number(summary["threshold"]),
+        "costs": {name: parse_number(costs[name]) for name in COSTS},
+    }
+
+
 def read_case_attributes(folder: Path) -> dict[str, dict[str, str]]:
     """Reads case_attributes.csv: attributes as text, empty if unknown, by case id and name."""
     if not RunPaths(folder).case_attributes.exists():
@@ -118,6 +162,11 @@ def read_val_scores(folder: Path) -> dict[str, float]:
         row = read_csv(paths.metrics)[summary["best_epoch"] - 1]
         values = {name: float(v) for name, v in row.items() if name.startswith("val/") and v}
         return values | {f"val/{name}": float(value) for name, value in summary["val"].items()}
+
+
+def to_text(value: Any) -> str:
+    """Returns a value as YAML writes it, with '?' for characters that are not printable."""
+    return printable(json.dumps(value) if value is None or isinstance(value, bool) else str(value))
 
 
 def parse_number(value: object) -> float:
