@@ -328,10 +328,12 @@ def _describe(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 def _with_scores(run: Run) -> Run:
     scores = read_scores(run.paths.summary, bool(run.sets), run.status != "imported")
     bins = scores["ece_bins"]
-    tested = read_case_values(run.paths.test_cases, run.sha256, run.classes)[""]
+    is_calibrated = bool(bins) or run.status != "imported"
+    tested = read_case_values(
+        run.paths.test_cases, run.sha256, run.classes, has_confidence=is_calibrated
+    )[""]
     with refuse_damaged(run.paths.test_cases):
         names = {case.set for case in tested}
-        is_calibrated = bool(bins) or run.status != "imported"
         if (is_calibrated and names != {*bins}) or not names.issubset(run.sets or [""]):
             raise ValueError("its data sets are not those of config.yaml and summary.json")
     return replace(run, tested=tested, **scores)

@@ -34,16 +34,19 @@ class CaseKey(NamedTuple):
 
 
 CASE_COLUMNS = (*PIXEL_COUNTS, *BOUNDARY_METRICS, *OUTLINE_COLUMNS, *CONFIDENCE_COLUMNS)
-# Cells of these may be empty: of predictions with a single view or without probabilities, and of
-# empty masks.
-_OPTIONAL_COLUMNS = (*CONFIDENCE_COLUMNS, "outline_shift")
+# Cells of these may be empty: of predictions with a single view, and of empty masks.
+_OPTIONAL_COLUMNS = ("view_dice", "outline_shift")
 # By case float64 (K, len(CASE_COLUMNS)) of its K classes, NaN for an empty cell. In the binary
 # case K is 1; otherwise the first class is background.
 CaseValues = dict[CaseKey, np.ndarray]
 
 
 def read_case_values(
-    file: Path, sha256: Mapping[str, str], classes: tuple[str, ...], group_by: str | None = None
+    file: Path,
+    sha256: Mapping[str, str],
+    classes: tuple[str, ...],
+    group_by: str | None = None,
+    has_confidence: bool = True,
 ) -> dict[str, CaseValues]:
     """Reads test_cases.csv or another table of cases; raises an InputError if it is damaged.
 
@@ -52,11 +55,13 @@ def read_case_values(
         sha256: Of each case's files, by id.
         classes: Names of the classes that each case must have, in order.
         group_by: Column that groups the rows, such as 'baseline'; None for one group.
+        has_confidence: False where probabilities were unknown; its cells may be empty.
 
     Returns:
         Values by the group's name, '' for the whole table.
     """
     groups: dict[str, dict[CaseKey, dict[str, list[float]]]] = defaultdict(dict)
+    optional = _OPTIONAL_COLUMNS if has_confidence else (*_OPTIONAL_COLUMNS, "confidence")
     with refuse_damaged(file):
         rows = read_csv(file)
         for row in rows:
@@ -65,9 +70,7 @@ def read_case_values(
             case = CaseKey(id, sha256.get(id, ""), printable(row["diagnosis"]), data_set)
             counts = [int(row[name]) for name in PIXEL_COUNTS]
             values = [
-                math.nan
-                if row[name] == "" and name in _OPTIONAL_COLUMNS
-                else parse_number(row[name])
+                math.nan if row[name] == "" and name in optional else parse_number(row[name])
                 for name in CASE_COLUMNS[len(PIXEL_COUNTS) :]
             ]
             class_name = printable(row.get("class", ""))

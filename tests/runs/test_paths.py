@@ -28,6 +28,7 @@ def test_every_file_has_the_documented_name(tmp_path: Path) -> None:
         *(
             "MODEL_CARD.md",
             "figures",
+            "masks",
             "evaluations",
             "evaluations/stress",
             "reproductions",
