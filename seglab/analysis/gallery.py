@@ -62,7 +62,8 @@ def make_gallery(
         return [c.content for of_set in by_set.values() for _, c in sorted(of_set)[:n_cases]]
 
     more = [case.content for case in more_cases if case.content in scores]
-    chosen = [*find_lowest("dice"), *find_lowest("confidence"), *more] if n_cases else []
+    unsure = find_lowest("confidence")
+    chosen = [*find_lowest("dice"), *unsure, *more] if n_cases else []
     cards: dict[str, dict[str, Any]] = {
         key: {"id": cases[key].id, "diagnosis": cases[key].diagnosis, "rows": scores[key]}
         for key in dict.fromkeys(chosen)
@@ -70,7 +71,7 @@ def make_gallery(
     of_each = " of each data set" if any(case.set for case in cases.values()) else ""
     notes = []
     if len(cards) < len(scores):
-        others = ", as many with the lowest confidence, and doubtful outlines" if cards else ""
+        others = ", as many with the lowest confidence, and doubtful outlines" if unsure else ""
         notes.append(
             f"shown are the {n_cases} of {len(scores)} cases with the lowest Dice{of_each}"
             f"{others}; --cases N shows more or fewer"
