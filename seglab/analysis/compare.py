@@ -16,7 +16,9 @@ from seglab.analysis.notes import (
     describe_cautions,
     describe_gaps,
     describe_protocol,
+    describe_repetitions,
     describe_status,
+    describe_values,
 )
 from seglab.analysis.paired import (
     find_pairs,
@@ -176,12 +178,15 @@ def make_table(
         parts.append("class")
     names = [*rows[0].labels, *parts]
     cautions = describe_cautions(rows, [line.n_cases for line in lines if line.row.finished_runs])
+    title = describe_protocol(rows)
+    if any(row.finished_runs for row in rows):
+        title += f": {describe_values(rows)}"
     return Table(
-        describe_protocol(rows),
+        title,
         [*names, "n", *metric_names, "val", "runs", *COST_HEADINGS],
         len(names),
         [_format_line(line, metric_names, parts) for line in lines],
-        [*describe_gaps(rows), *notes, *cautions],
+        [*describe_gaps(rows), *notes, *describe_repetitions(rows), *cautions],
     )
 
 
@@ -223,9 +228,10 @@ def _make_record(line: TableLine) -> dict[str, Any]:
         row.val_dice if row.val_dice is not None and line.is_whole else ""
     )
     for name in METRICS:
-        values = line.scores.get(name, (None,) * 4)
-        for suffix, value in zip(("", "_sd", "_low", "_high"), values, strict=True):
-            record[f"{name}{suffix}"] = "" if value is None else value
+        score = line.scores[name]._asdict() if name in line.scores else {}
+        for field in Score._fields:
+            column = name if field == "value" else f"{name}_{field}"
+            record[column] = "" if score.get(field) is None else score[field]
     return record
 
 

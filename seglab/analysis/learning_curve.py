@@ -22,8 +22,9 @@ SHARE = "data.split.train_share"
 EXPONENTS = np.geomspace(0.02, 2, 70)
 MIN_SIZES = 3  # as many as the curve has parameters
 NOTE = (
-    "fitted: curve through all sizes; gain: what twice the data would bring by it; 95 % intervals "
-    "of both draw folds and their cases. An extrapolation assumes that the curve goes on as it "
+    "dice_per_image: measured, mean over seeds [95 % interval over cases]; fitted: curve through "
+    "all sizes; gain: what twice the data would bring by it; 95 % intervals of these two draw "
+    "folds and their cases. An extrapolation assumes that the curve goes on as it "
     "was: take it for a guess"
 )
 
@@ -47,7 +48,7 @@ class LearningCurve(NamedTuple):
     rows: list[Row]
     sizes: np.ndarray  # float64 (S,): mean number of training cases of the runs
     dice: np.ndarray  # float64 (1 + R, S): means of all test cases, then of each resample
-    ends: np.ndarray  # float64 (S, 2): 95 % intervals as in the table of rows
+    ends: np.ndarray  # float64 (S, 2): 95 % intervals over cases, as in table.csv
     n_cases: int  # test cases that all rows have
     fit: PowerLaw | None  # None with fewer than MIN_SIZES sizes
 

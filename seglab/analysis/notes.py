@@ -21,7 +21,7 @@ def describe_status(status: str) -> str:
 
 
 def describe_protocol(rows: Iterable[Row]) -> str:
-    """Return in one line what the numbers are of."""
+    """Return in one line which cases and runs the numbers are of."""
     rows = [row for row in rows if row.finished_runs]
     if not rows:
         return "no finished run"
@@ -34,17 +34,12 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     folds = [p + once if p.endswith(" folds") else p for p in protocols]
     of_seeds = [run for row in rows for seed in row.scored for run in row.runs_of_seed(seed)]
     seeds = sorted({run.seed for run in of_seeds} - {UNKNOWN}, key=natural_key)
-    values = f"seed {seeds[0]}: value" if seeds else "value"
-    if len(seeds) > 1:
-        values = f"seeds {', '.join(seeds)}: mean ± standard deviation over seeds"
-    return (
-        f"{cases}; {' and '.join(folds)}; {_describe_splits(rows)}scored at native resolution; "
-        f"{values} [95 % interval over cases]"
-    )
+    parts = [cases, " and ".join(folds), *_describe_splits(rows), "scored at native resolution"]
+    return "; ".join(parts + ([f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"] if seeds else []))
 
 
-def _describe_splits(rows: Iterable[Row]) -> str:
-    """Return what the splits of rows were made of, with '; ' at its end; empty if unknown."""
+def _describe_splits(rows: Iterable[Row]) -> list[str]:
+    """Return what the splits of rows were made of, as far as it is known."""
     files, seeds = set(), set()
     for row in rows:
         file = row.settings.get("data.split.file", "null")
@@ -53,8 +48,43 @@ def _describe_splits(rows: Iterable[Row]) -> str:
         elif "data.split.seed" in row.settings:
             seeds.add(row.settings["data.split.seed"])
     parts = [f"split seed {', '.join(sorted(seeds, key=natural_key))}"] if seeds else []
-    parts += [f"split of {', '.join(sorted(files))}"] if files else []
-    return f"{' and '.join(parts)}; " if parts else ""
+    return parts + ([f"split of {', '.join(sorted(files))}"] if files else [])
+
+
+def describe_values(rows: Iterable[Row]) -> str:
+    """Return what the cells of the table hold, and what their intervals are over."""
+    repeated = [row for row in rows if row.is_repeated]
+    single = "value [95 % interval over cases]"
+    if not repeated:
+        return single
+    repetitions = "networks" if all(row.folds_are_seeds for row in repeated) else "seeds"
+    return (
+        f"mean ± standard deviation over {repetitions} [95 % interval over {repetitions} and "
+        f"cases]; without ±: {single}"
+    )
+
+
+def describe_repetitions(rows: Iterable[Row]) -> list[str]:
+    """Return what seeds vary, and what the intervals over them are worth."""
+    repeated = [row for row in rows if row.is_repeated]
+    notes = []
+    if not all(row.folds_are_seeds for row in repeated):
+        notes.append(
+            "an interval over seeds and cases is for training again with another seed "
+            "(initialisation, order, augmentation; the split stays) and testing other cases"
+        )
+    notes += [
+        f"{row.label}: every fold tests the same cases, so folds count as seeds: ± and the "
+        f"interval are over {len(row.scored)} networks, whose training cases differ in part"
+        for row in repeated
+        if row.folds_are_seeds
+    ]
+    if any(len(row.scored) == 2 for row in repeated):
+        notes.append(
+            "intervals over two seeds are wide, because two values hardly tell how much seeds "
+            "vary: a third seed narrows them"
+        )
+    return notes
 
 
 def describe_gaps(rows: Sequence[Row]) -> list[str]:
@@ -77,11 +107,6 @@ def describe_gaps(rows: Sequence[Row]) -> list[str]:
         if gaps:
             note = f"{row.label}: {'; '.join(gaps)}"
             notes.append(f"* {note}" if row.mark else note)
-        if row.folds_are_seeds and len(row.scored) > 1:
-            notes.append(
-                f"{row.label}: every fold tests the same cases, so folds count as seeds: ± is the "
-                f"standard deviation over {len(row.scored)} networks"
-            )
     if len({frozenset(c.content for c in row.cases) for row in rows if row.finished_runs}) > 1:
         notes.append("rows were not tested on the same cases: their values cannot be compared")
     return notes

@@ -97,13 +97,15 @@ def make_versus_table(
             cells = [f"{difference} [{low}, {high}]", *format_p_values(test)]
         body.append([*names, str(test["n"]), test["seeds"], *cells])
     title = (
-        f"{metric}, averaged over seeds, of the cases that both rows have: A - B [95 % interval]"
+        f"{metric}, averaged over seeds, of the cases that both rows have: "
+        "A - B [95 % interval over cases]"
     )
     if metric in LOWER_IS_BETTER:
         title += "; less is better"
     notes = [
-        "p of a sign-flip permutation test, and corrected for all tests here (Holm). The tests are "
-        "over cases, for these trained networks; training again is another matter."
+        "p of a sign-flip permutation test, and corrected for all tests here (Holm). Tests and "
+        "intervals are over cases; seeds are averaged. So they are for these trained networks: "
+        "after training again the difference may be another"
     ]
     if any(row.status == "incomplete" for pair in pairs for row in pair):
         notes.insert(0, "* incomplete: the table above says what is left out")

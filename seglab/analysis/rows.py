@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seglab.analysis.statistics import aurc_intervals, intervals
+from seglab.analysis.statistics import add_seed_variation, aurc_intervals, intervals
 from seglab.metrics.confidence import RISK_METRICS, risk_scores
 from seglab.metrics.scores import (
     BOUNDARY_METRICS,
@@ -26,23 +26,48 @@ ACCURACY_OF_ALL_CLASSES = "accuracy of all classes"
 
 
 class Score(NamedTuple):
-    """A score: mean and standard deviation over seeds, and the mean's 95 % interval."""
+    """A score: mean and standard deviation over seeds, and the mean's 95 % intervals.
+
+    `low` and `high` are over cases, for these networks; `seeds_cases_low` and `seeds_cases_high`
+    over seeds and cases together. What a single seed does not have is None.
+    """
 
     value: float
     sd: float | None = None
     low: float | None = None
     high: float | None = None
+    seeds_cases_low: float | None = None
+    seeds_cases_high: float | None = None
 
 
 def format_score(metric: str, score: Score) -> str:
-    """Format a score as the tables show it, e.g. '0.954 ± 0.002 [0.944, 0.960]'."""
+    """Format a score as the tables show it, e.g. '0.954 ± 0.002 [0.944, 0.960]'.
+
+    The interval is over seeds and cases where there are several seeds, else over cases.
+    """
     digits = 1 if metric in IN_PIXELS else 4 if metric in RISK_METRICS else 3
     text = f"{score.value:.{digits}f}"
     if score.sd is not None:
         text += f" ± {score.sd:.{digits}f}"
-    if score.low is not None:
-        text += f" [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+    low, high = score.seeds_cases_low, score.seeds_cases_high
+    if low is None:
+        low, high = score.low, score.high
+    if low is not None:
+        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
     return text
+
+
+def _summarize(metric: str, values: Sequence[float], ends: Sequence[float] | None) -> Score:
+    """Summarize a metric of each seed; `ends` are those of the mean's interval over cases."""
+    score = Score(math.fsum(values) / len(values), None, *ends or ())
+    if len(values) == 1:
+        return score
+    score = score._replace(sd=statistics.stdev(values))
+    if ends is None:
+        return score
+    low, high = add_seed_variation(values, *ends)
+    most = math.inf if metric in IN_PIXELS else 1.0
+    return score._replace(seeds_cases_low=max(0.0, low), seeds_cases_high=min(most, high))
 
 
 @dataclass
@@ -113,6 +138,11 @@ class Row:
     def cases(self) -> list[CaseKey]:
         """Test cases of the seeds that are scored, sorted."""
         return sorted({case for cases in self.scored.values() for case in cases})
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether several seeds are scored on the same cases, so that their spread is known."""
+        return len(self.complete_seeds) > 1
 
     @property
     def status(self) -> str:
@@ -209,14 +239,7 @@ class Row:
             sort_keys = np.stack([confidence, dice]).reshape(2, -1, sum(chosen))
             areas = aurc_intervals(sort_keys, sort_keys[1]).tolist()
             ends |= zip(("aurc", "aurc_oracle"), areas, strict=True)
-        return {
-            name: Score(
-                math.fsum(values) / len(values),
-                statistics.stdev(values) if len(values) > 1 else None,
-                *ends.get(name, (None, None)),
-            )
-            for name, values in by_seed.items()
-        }
+        return {name: _summarize(name, values, ends.get(name)) for name, values in by_seed.items()}
 
     def _calibration_errors(self) -> dict[str, list[float]]:
         # Runs store calibration of all cases together, so it cannot be averaged case by case.

@@ -41,8 +41,11 @@ def test_what_the_terminal_shows(tmp_path: Path, script: Script) -> None:
     above, _, head, first, *_ = ended.out.splitlines()
     assert above == (
         "9 test cases; 2 folds, each case out of fold once; split seed 42; scored at native "
-        "resolution; seeds 0, 1, 2: mean ± standard deviation over seeds [95 % interval over cases]"
+        "resolution; seeds 0, 1, 2: mean ± standard deviation over seeds [95 % interval over seeds "
+        "and cases]; without ±: value [95 % interval over cases]"
     )
+    assert "an interval over seeds and cases is for training again with another seed" in ended.out
+    assert "two seeds" not in ended.out
     metrics = ["dice_per_image", "iou_per_image", "pixel_accuracy"]
     assert head.split()[:7] == ["model", "n", *metrics, "val", "runs"]
     values = by_hand("SegNet", SEEDS, list(CASES))["dice_per_image"]
@@ -92,6 +95,14 @@ def test_what_is_not_there_is_said_and_nothing_is_dropped(tmp_path: Path, script
     assert sorted(r["run"] for r in runs) == sorted(p.name for p in root.iterdir())
 
 
+def test_seeds_in_rows_of_their_own_have_no_interval_over_seeds(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", "SegNet", seed=1)
+    first, *lines = compare([tmp_path]).splitlines()
+    assert first.endswith("; seeds 0, 1: value [95 % interval over cases]")
+    assert not any("±" in line or "seeds and cases" in line for line in lines)
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_what_a_reader_is_warned_of(tmp_path: Path) -> None:
     root = tmp_path / "runs"
@@ -106,6 +117,8 @@ def test_what_a_reader_is_warned_of(tmp_path: Path) -> None:
     assert "runs of 2 states of seglab's code stand in one table" in text
     assert "runs of one protocol read different data: baseline, UNet" in text
     assert "choose by val" not in text
+    assert "; seeds 0, 1: mean ± standard deviation over seeds [95 % interval over seeds" in text
+    assert "intervals over two seeds are wide" in text
     write_run(root / "c", status="pruned", error="at epoch 3", task__optimizer__lr=1.0)
     write_run(root / "d", "SegNet", cases=dict(list(many.items())[1:]))
     lines = compare([root]).splitlines()

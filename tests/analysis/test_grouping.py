@@ -67,8 +67,10 @@ def test_each_set_is_a_row_with_its_own_values(tmp_path: Path) -> None:
     assert text.splitlines()[0].startswith(
         "6 to 9 test cases; 2 folds, each case out of fold once and holdout; split seed 42; "
     )
-    assert f"{isic}: every fold tests the same cases, so folds count as seeds: ± is the " in text
-    assert "standard deviation over 2 networks" in text
+    assert f"{isic}: every fold tests the same cases, so folds count as seeds: ± and the " in text
+    assert "interval are over 2 networks, whose training cases differ in part" in text
+    assert "seed 0: mean ± standard deviation over networks [95 % interval over networks " in text
+    assert "another seed" not in text
     assert "rows were not tested on the same cases" in text
 
 

@@ -1,6 +1,7 @@
 """Rows of the results table: grouping, labels, scores and paired tests, by hand."""
 
 import csv
+import math
 import re
 import shutil
 import statistics
@@ -68,6 +69,21 @@ def test_folds_seeds_and_models_by_hand(tmp_path: Path, monkeypatch: pytest.Monk
         ends = [float(record[f"dice_per_image_{end}"]) for end in ("low", "high")]
         # Rounding breaks ties there that are ties here.
         assert ends == pytest.approx([*plain], abs=1e-3)
+        by_seed = by_hand(model, SEEDS, list(CASES))
+        for name in ("dice_per_image", "dice_pooled", "hd95", "aurc"):
+            value, low, high, *both = (
+                float(record[f"{name}{end}"])
+                for end in ("", "_low", "_high", "_seeds_cases_low", "_seeds_cases_high")
+            )
+            # Distances to the ends in squares: those over cases, and Student's over seeds.
+            student = scipy.stats.ttest_1samp(by_seed[name], 0).confidence_interval()
+            margin = (student.high - student.low) / 2
+            ends = [
+                value - math.hypot(value - low, margin),
+                value + math.hypot(high - value, margin),
+            ]
+            assert both == pytest.approx(np.clip(ends, 0, math.inf if name == "hd95" else 1))
+        assert record["ece_seeds_cases_low"] == ""
         assert (record["n"], record["runs"], record["finished"]) == ("9", "6", "6")
         assert [float(record[k]) for k in ("parameters", "multiply_adds")] == [1000, 5e6]
         assert float(record["training_seconds"]) == 11
@@ -75,6 +91,7 @@ def test_folds_seeds_and_models_by_hand(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("all_background", "otsu"):
         assert_values(table[name], by_hand(name, (0,), list(CASES)))
         assert table[name]["status"] == "baseline"
+        assert table[name]["dice_per_image_seeds_cases_low"] == ""
     for name, seeds in (("UNet", SEEDS), ("otsu", (0,))):
         for diagnosis in ("common nevus", "melanoma"):
             record = everything[f"{name}, {diagnosis}"]
@@ -318,7 +335,7 @@ def test_paired_tests(tmp_path: Path, script: Script) -> None:
     assert holm == pytest.approx([min(1, 2 * first), max(min(1, 2 * first), second)])
     assert (tests[2]["n"], tests[2]["p"]) == ("0", "")
     for text in ((out / "versus.md").read_text(), (out / "versus.tex").read_text(), ended.out):
-        assert "over cases, for these trained networks" in text
+        assert "intervals are over cases; seeds are averaged. So they are for these trained" in text
         assert "less is better" in text
     assert re.search(r"UNet +otsu +9 +3, 1 ", ended.out)
     # A pair is tested once, in whatever order.

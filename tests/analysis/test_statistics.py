@@ -157,6 +157,58 @@ def test_holm_rejects_what_its_steps_reject(p: list[float], level: float) -> Non
     assert max(stats.correct_holm(p), default=0) <= 1
 
 
+def test_seeds_widen_an_interval_over_cases() -> None:
+    # Two seeds at 0.8 and 0.9: Student's margin is 12.706 * 0.05. Ends over cases: -0.1 and +0.05.
+    low, high = stats.add_seed_variation([0.8, 0.9], 0.75, 0.9)
+    assert low == pytest.approx(0.85 - (0.1**2 + (12.706 * 0.05) ** 2) ** 0.5, abs=1e-4)
+    assert high == pytest.approx(0.85 + (0.05**2 + (12.706 * 0.05) ** 2) ** 0.5, abs=1e-4)
+    # Of cases without spread the interval over seeds is left; of equal seeds that over cases.
+    values = [0.9, 0.93, 0.87, 0.91]
+    mean = sum(values) / 4
+    student = scipy.stats.ttest_1samp(values, 0).confidence_interval()
+    assert stats.add_seed_variation(values, mean, mean) == pytest.approx([*student])
+    assert stats.add_seed_variation([0.5] * 3, 0.4, 0.8) == pytest.approx((0.4, 0.8))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.floats(0, 1), st.floats(0, 1))
+def test_seeds_never_narrow_an_interval(values: list[float], a: float, b: float) -> None:
+    low, high = stats.add_seed_variation(values, min(a, b), max(a, b))
+    assert low <= min(a, b) + 1e-12
+    assert high >= max(a, b) - 1e-12
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("sd", [0.002, 0.01])
+def test_intervals_over_seeds_and_cases_hold_what_new_seeds_and_cases_score(
+    monkeypatch: pytest.MonkeyPatch, seeds: int, sd: float
+) -> None:
+    """Mean and pooled Dice of lesions of many sizes; networks err differently on each case."""
+    monkeypatch.setattr(stats, "RESAMPLES", 499)
+    random = np.random.default_rng(seeds)
+
+    def draw(n_seeds: int, n: int) -> np.ndarray:
+        areas, dice = random.lognormal(9, 0.7, n), random.beta(18, 1, n)
+        luck = sd * random.normal(size=(n_seeds, 1)) + 0.2 * (1 - dice) * random.normal(
+            size=(n_seeds, n)
+        )
+        dice = np.clip(dice + luck, 0, 1)
+        parts = metrics.mean_terms(dice, np.ones(dice.shape, bool))
+        pooled = np.stack([dice * areas, np.broadcast_to(areas, dice.shape)], -1)
+        return np.stack([parts, pooled])
+
+    sums = draw(2_000, 2_000).sum(2)
+    truth = (sums[..., 0] / sums[..., 1]).mean(1)
+    hits = np.zeros(2)
+    for _ in range(300):
+        terms = draw(seeds, 140)
+        for k, (low, high) in enumerate(stats.intervals(terms).tolist()):
+            values = [metrics.ratio_of_sums(of_seed) for of_seed in terms[k]]
+            low, high = stats.add_seed_variation(values, low, high)
+            hits[k] += low <= truth[k] <= high
+    assert (hits / 300 > 0.92).all(), hits
+
+
 def plain_aurc(confidence: np.ndarray, dice: np.ndarray) -> float:
     """The area under the risk-coverage curve in plain loops."""
     cases = sorted(range(len(dice)), key=lambda i: -confidence[i])
