@@ -28,6 +28,7 @@ from seglab.analysis.paired import (
     run_paired_tests,
 )
 from seglab.analysis.rows import Row, Score, format_score
+from seglab.analysis.selection import select_cases
 from seglab.analysis.slices import make_slices_table, score_slices
 from seglab.analysis.tables import Table, format_plain, write_table
 from seglab.core.errors import InputError, check_number
@@ -72,6 +73,7 @@ def compare(
     metric: str = "dice_per_image",
     slices: bool = False,
     learning_curve: bool = False,
+    only_cases: str | Path | None = None,
     out: str | Path | None = None,
     width: int | None = None,
 ) -> str:
@@ -91,6 +93,8 @@ def compare(
         slices: Whether a second table shows `metric` by attributes of the cases.
         learning_curve: Whether a table shows Dice over the number of training cases, of rows that
             differ in `data.split.train_share` alone.
+        only_cases: File with ids of test cases, see `seglab.analysis.selection.read_case_ids`:
+            everything but runs.csv is of these alone. None for all.
         out: Folder that gets table.*, runs.csv and dice_boxes.png, and versus.*, power.*, slices.*
             and learning_curve.* where asked for. Files of an earlier call are replaced or removed.
         width: Columns of the terminal; None for no limit.
@@ -106,6 +110,8 @@ def compare(
         refuse_run_files(out)
     runs = find_runs(dirs)
     rows, notes = make_rows(runs)
+    if only_cases is not None:
+        select_cases(rows, only_cases)
     pairs = find_pairs(versus, rows)
     lines = make_lines(rows, METRICS if out else column_metrics, by_diagnosis)
     tables = {"table": make_table(rows, lines, notes, column_metrics, by_diagnosis)}
@@ -120,7 +126,9 @@ def compare(
         records["power"] = find_powers(pairs, metric, power)
         tables["power"] = make_power_table(records["power"], metric, power)
     if slices:
-        records["slices"] = score_slices([row for row in rows if row.finished_runs], metric)
+        records["slices"] = score_slices(
+            [row for row in rows if row.finished_runs and row.cases], metric
+        )
         tables["slices"] = make_slices_table(records["slices"], metric)
     curves = find_learning_curves(rows) if learning_curve else []
     if learning_curve:
@@ -195,9 +203,9 @@ def _format_line(line: TableLine, metric_names: Sequence[str], parts: Sequence[s
     cells = [*row.labels.values()] if line.is_whole else [""] * len(row.labels)
     values = {"diagnosis": line.diagnosis, "class": line.class_name}
     cells += ["all" if values[part] is None else values[part] or UNKNOWN for part in parts]
-    cells.append(str(line.n_cases) if row.cases else UNKNOWN)
+    cells.append(str(line.n_cases) if row.n_cases else UNKNOWN)
     for name in metric_names:
-        text = UNKNOWN if row.cases else describe_status(row.status)
+        text = UNKNOWN if row.n_cases else describe_status(row.status)
         if name in line.scores:
             text = format_score(name, line.scores[name]) + row.mark
         cells.append(text)

@@ -86,7 +86,7 @@ def find_learning_curves(rows: Iterable[Row]) -> list[LearningCurve]:
     """Return the curves of finished rows that differ in `SHARE` alone, of each data set apart."""
     groups: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.finished_runs:
+        if row.finished_runs and row.cases:
             settings = {key: value for key, value in row.settings.items() if key != SHARE}
             groups[frozenset(settings.items()), row.set].append(row)
     return [_make_curve(group) for group in groups.values() if len(group) > 1]

@@ -25,10 +25,11 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     rows = [row for row in rows if row.finished_runs]
     if not rows:
         return "no finished run"
-    sizes = sorted({len(row.cases) for row in rows})
-    cases = "1 test case" if sizes == [1] else f"{sizes[0]} test cases"
-    if len(sizes) > 1:
-        cases = f"{sizes[0]} to {sizes[-1]} test cases"
+    sizes = _describe_range([row.n_cases for row in rows])
+    cases = "1 test case" if sizes == "1" else f"{sizes} test cases"
+    if rows[0].selection:
+        chosen = _describe_range([len(row.cases) for row in rows])
+        cases = f"{chosen} of {cases}, those of {rows[0].selection.file}"
     protocols = sorted({row.protocol for row in rows}, key=natural_key)
     once = ", each case out of fold once"
     folds = [p + once if p.endswith(" folds") else p for p in protocols]
@@ -49,6 +50,11 @@ def _describe_splits(rows: Iterable[Row]) -> list[str]:
             seeds.add(row.settings["data.split.seed"])
     parts = [f"split seed {', '.join(sorted(seeds, key=natural_key))}"] if seeds else []
     return parts + ([f"split of {', '.join(sorted(files))}"] if files else [])
+
+
+def _describe_range(numbers: Sequence[int]) -> str:
+    ends = sorted({min(numbers), max(numbers)})
+    return " to ".join(map(str, ends))
 
 
 def describe_values(rows: Iterable[Row]) -> str:
@@ -127,6 +133,8 @@ def _describe_incomplete(row: Row) -> list[str]:
 def describe_cautions(rows: Sequence[Row], sizes: Iterable[int]) -> list[str]:
     """Return what a reader should know of rows whose intervals are over these numbers of cases."""
     notes = [NARROW_INTERVAL_CAUTION] if any(n < MIN_CASES_FOR_INTERVAL for n in sizes) else []
+    if any(row.selection for row in rows):
+        notes.append("if cases were selected by their scores, intervals and p values do not hold")
     if len({row.classes for row in rows if row.classes}) > 1:
         notes.append("rows have different classes: their means are of different things")
     networks = [r for row in rows for r in row.finished_runs if r.status != "imported"]

@@ -70,6 +70,13 @@ def _summarize(metric: str, values: Sequence[float], ends: Sequence[float] | Non
     return score._replace(seeds_cases_low=max(0.0, low), seeds_cases_high=min(most, high))
 
 
+class CaseSelection(NamedTuple):
+    """The test cases of a row that are scored, as a file names them."""
+
+    file: str  # its name
+    cases: frozenset[CaseKey]
+
+
 @dataclass
 class Row:
     """Runs that differ only in seed and fold, or a trivial baseline, on the cases of one data set.
@@ -87,6 +94,7 @@ class Row:
         set: Name of the data set in runs of several; else empty.
         folds_are_seeds: Whether every fold tests the same cases, so that each network is a
             repetition; the seeds in `cells` are then called as in '0 fold 3'.
+        selection: The test cases that are scored; None for all.
     """
 
     settings: dict[str, str]
@@ -98,6 +106,7 @@ class Row:
     label: str = ""
     set: str = ""
     folds_are_seeds: bool = False
+    selection: CaseSelection | None = None
 
     @property
     def runs(self) -> list[Run]:
@@ -116,7 +125,7 @@ class Row:
 
     @cached_property
     def n_cases(self) -> int:
-        """Number of test cases that any seed has."""
+        """Number of test cases that any seed has, whether or not they are selected."""
         return len({case for cases in self.case_values.values() for case in cases})
 
     @cached_property
@@ -136,8 +145,9 @@ class Row:
 
     @cached_property
     def cases(self) -> list[CaseKey]:
-        """Test cases of the seeds that are scored, sorted."""
-        return sorted({case for cases in self.scored.values() for case in cases})
+        """Selected test cases of the seeds that are scored, sorted."""
+        tested = {case for cases in self.scored.values() for case in cases}
+        return sorted(tested & self.selection.cases if self.selection else tested)
 
     @property
     def is_repeated(self) -> bool:
@@ -243,7 +253,8 @@ class Row:
 
     def _calibration_errors(self) -> dict[str, list[float]]:
         # Runs store calibration of all cases together, so it cannot be averaged case by case.
-        if not self.finished_runs or not (self.complete_seeds or len(self.scored) == 1):
+        is_whole = self.selection is None and (self.complete_seeds or len(self.scored) == 1)
+        if not self.finished_runs or not is_whole:
             return {}
         if not all(run.ece_bins for run in self.finished_runs):  # masks without probabilities
             return {}

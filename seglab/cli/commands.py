@@ -214,6 +214,8 @@ def compare() -> None:
     add("--slices", action="store_true", help="also a table by attributes of the cases")
     text = "also Dice over training cases, and what twice as many would bring"
     add("--learning-curve", action="store_true", help=text)
+    text = "score these test cases alone: ids, one a line, or a CSV file with the column id first"
+    add("--only-cases", metavar="FILE", help=text)
     add("--metric", metavar="NAME", help="of paired tests and slices (dice_per_image)")
     add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
     args = vars(parser.parse_args(current_arguments()))

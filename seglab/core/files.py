@@ -113,6 +113,11 @@ def read_json(path: str | Path) -> Any:
     return _parse(path, "JSON", json.loads)
 
 
+def read_lines(path: str | Path) -> list[str]:
+    """Reads the lines of a text file; raises an InputError if it is missing or no UTF-8."""
+    return _parse(path, "text", lambda text: text.removeprefix("\ufeff").splitlines())
+
+
 def read_csv(path: str | Path) -> list[dict[str, str]]:
     """Reads the rows of a CSV file; raises an InputError if it is missing or no CSV."""
     return _parse(path, "CSV", lambda text: list(csv.DictReader(io.StringIO(text, newline=""))))
