@@ -24,8 +24,8 @@ MIN_SIZES = 3  # as many as the curve has parameters
 NOTE = (
     "dice_per_image: measured, mean over seeds [95 % interval over cases]; fitted: curve through "
     "all sizes; gain: what twice the data would bring by it; 95 % intervals of these two draw "
-    "folds and their cases. An extrapolation assumes that the curve goes on as it "
-    "was: take it for a guess"
+    "folds and their cases. An extrapolation assumes that the curve goes on as it was: take it for "
+    "a guess"
 )
 
 
