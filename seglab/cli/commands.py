@@ -291,6 +291,28 @@ def report() -> None:
 
 
 @one_line_errors
+def bundle() -> None:
+    """Run `seglab.analysis.bundle.bundle`."""
+    parser = _make_parser(
+        "Packs runs for reviewers: tables, report, records and a filled reporting checklist.",
+        "Weights and data stay outside; seglab compare on the opened archive gives the same bytes.",
+    )
+    add = parser.add_argument
+    add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
+    add("--out", metavar="FILE", help="a new .zip; default: DIR.zip beside the folder")
+    add("--moved-to", metavar="ROOT", dest="data_root", help=MOVED_TO)
+    _add_versus(parser)
+    add_trust(parser)
+    args = vars(parser.parse_args(current_arguments()))
+
+    from seglab.analysis.bundle import bundle
+    from seglab.core.logs import log_once
+
+    log_once()
+    bundle(**args)
+
+
+@one_line_errors
 def reproduce() -> None:
     """Run `seglab.training.reproduce.reproduce`; its verdict is the exit code."""
     parser = _make_parser(

@@ -19,6 +19,7 @@ COMMANDS = {
     "stress": (commands.stress, "scores runs on worse pictures"),
     "transfer": (commands.transfer, "tests networks on several data sets"),
     "report": (commands.report, "makes a page of runs"),
+    "bundle": (commands.bundle, "packs runs, tables and a checklist for reviewers"),
     "reproduce": (commands.reproduce, "trains a run again and compares"),
 }
 

@@ -1,0 +1,129 @@
+"""Sentences of the reporting checklist on metrics, intervals, results and what is missing."""
+
+import statistics as means
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from seglab.analysis import statistics
+from seglab.analysis.model_card import code_span
+from seglab.analysis.notes import (
+    MIN_CASES_FOR_INTERVAL,
+    NARROW_INTERVAL_CAUTION,
+    describe_gaps,
+    describe_status,
+)
+from seglab.analysis.rows import Row, format_score
+from seglab.analysis.tables import Table, format_markdown
+from seglab.core.errors import printable
+from seglab.metrics.scores import METRIC_DEFINITIONS
+from seglab.runs.records import Run
+
+RESULT_METRICS = ("dice_per_image", "iou_per_image", "hd95", "surface_dice")
+LOW_DICE = 0.8
+
+
+def by_row(rows: Sequence[Row], describe: Callable[[Row], str]) -> list[str]:
+    """Describe rows one by one; rows of which the same is true share a sentence."""
+    labels: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        labels[describe(row)].append(code_span(row.label))
+    if len(labels) == 1:
+        return [*labels]
+    return [f"{'; '.join(found)}: {text}" for text, found in labels.items()]
+
+
+def list_values(values: Iterable[object]) -> str:
+    """List distinct values as code, in the order of the runs."""
+    return ", ".join(code_span(printable(str(value))) for value in dict.fromkeys(values))
+
+
+def describe_metrics(scored: Sequence[Row]) -> list[str]:
+    sizes = list_values(row.settings.get("data.size", "?") for row in scored)
+    return [
+        f"Networks see images resized to a square of {sizes} pixels. Masks are scored at the "
+        "native resolution of each image, against the masks of the data.",
+        "Folds are joined before any mean is taken, so each case counts once for each seed; then "
+        "values are averaged over seeds. With several classes, values are means over all but "
+        "background. No case is left out: where target and prediction are both empty, Dice and IoU "
+        "are 1; where one is empty, they are 0 and `hd95` is the diagonal of the image.",
+        "\n".join(f"- `{name}`: {text}" for name, text in METRIC_DEFINITIONS.items()),
+        "The code of the metrics is in `seglab/metrics/`. `tables/` has all of them: overlap, "
+        "outlines and calibration.",
+    ]
+
+
+def describe_intervals(scored: Sequence[Row], n_tests: int) -> list[str]:
+    sentences = [
+        f"In brackets: {statistics.INTERVAL_LEVEL:.0%} intervals, by a bootstrap over test cases "
+        f"with {statistics.RESAMPLES:,} resamples (BCa; percentiles above "
+        f"{statistics.MAX_CASES_FOR_BCA:,} cases). They are for these trained networks on other "
+        "cases like these. Neither seeds, nor splits, nor settings are drawn again, and cases "
+        "count as independent, also those of one patient.",
+        *by_row(scored, _describe_spread),
+    ]
+    if any(len(row.cases) < MIN_CASES_FOR_INTERVAL for row in scored):
+        sentences.append(f"Caution: {NARROW_INTERVAL_CAUTION}.")
+    if not n_tests:
+        return [*sentences, "No rows were tested against each other."]
+    pairs = "1 pair of rows was" if n_tests == 1 else f"{n_tests} pairs of rows were"
+    return [
+        *sentences,
+        f"{pairs} tested on the cases that both have: two-sided sign-flip permutation test of the "
+        "mean difference in `dice_per_image`, corrected for these tests by Holm's method "
+        "(`tables/versus.*`). `tables/power.*` tells which difference so many cases could show. "
+        "Whether other pairs were tested elsewhere is not recorded.",
+    ]
+
+
+def _describe_spread(row: Row) -> str:
+    n = len(row.scored)
+    what = "networks, a seed and fold each," if row.folds_are_seeds else "seeds"
+    if n > 1:
+        return f"± is the standard deviation over {n} {what} with n - 1 in the denominator."
+    return "one seed was trained: how far values differ from seed to seed is unknown."
+
+
+def describe_results(rows: Sequence[Row]) -> list[str]:
+    tested = [row for row in rows if row.cases]
+    body = []
+    for row in tested:
+        scores = row.scores(RESULT_METRICS)
+        values = [format_score(name, scores[name]) + row.mark for name in RESULT_METRICS]
+        body.append([row.label, str(len(row.cases)), *values])
+    title = "Means over test cases; the last rows are trivial baselines on the same cases"
+    table = Table(title, ["row", "n", *RESULT_METRICS], 1, body, [])
+    return [
+        format_markdown(table).rstrip(),
+        *(_describe_cases(row) for row in tested if row.finished_runs),
+        "All metrics: `tables/table.md`. Each run: `tables/runs.csv`.",
+    ]
+
+
+def _describe_cases(row: Row) -> str:
+    """Say how the Dice of single cases and of diagnoses differs from the mean."""
+    dice = row.by_case("dice_per_image")
+    worst = min(dice, key=lambda case: dice[case])
+    n_low = sum(value < LOW_DICE for value in dice.values())
+    groups = []
+    for name, n in sorted(Counter(case.diagnosis for case in dice).items()):
+        score = row.scores(["dice_per_image"], name)["dice_per_image"]
+        value = format_score("dice_per_image", score)
+        groups.append(f"{code_span(name) or 'unknown'} (n {n:,}) {value}")
+    return (
+        f"{code_span(row.label)}: the Dice of a case (mean over seeds) has the median "
+        f"{means.median(dice.values()):.3f}. It is below {LOW_DICE} in {n_low} of {len(dice):,} "
+        f"cases, and lowest in {code_span(worst.id)}, {dice[worst]:.3f}. By diagnosis: "
+        f"{', '.join(groups)}."
+    )
+
+
+def describe_failures(rows: Sequence[Row], runs: Sequence[Run], notes: Sequence[str]) -> list[str]:
+    lines = []
+    for run in (run for run in runs if run.status != "finished"):
+        reason = f" ({code_span(run.error)})" if run.error else ""
+        lines.append(f"run {code_span(run.label)}: {describe_status(run.status)}{reason}")
+    lines += [code_span(note) for note in [*describe_gaps(rows), *notes]]
+    if not lines:
+        expected = sum(len(row.cells) for row in rows)
+        return [f"Nothing: {len(runs)} runs are here, and all of them finished." * bool(expected)]
+    return ["\n".join(f"- {line}" for line in lines)]
