@@ -36,7 +36,7 @@ finally:
             (f"{name}.py --help", 0, f"scripts/{name}.py [-h]")
             for name in (
                 *("predict", "evaluate", "calibrate", "export", "compare", "stress", "report"),
-                *("transfer", "reproduce"),
+                *("transfer", "reproduce", "bundle"),
             )
         ),
         ("prepare_ph2.py --help", 0, "--check ROOT"),

@@ -4,7 +4,6 @@ The tables are made from the packed run directories, so `compare` on the opened 
 same bytes wherever it lies.
 """
 
-import logging
 import os
 import re
 import shutil
@@ -27,8 +26,6 @@ from seglab.core.errors import InputError, name_some
 from seglab.core.files import expand_user, hash_file, is_utf8, write_atomic
 from seglab.runs.paths import RunPaths, refuse_run_files
 from seglab.runs.records import Run, find_runs, to_text
-
-log = logging.getLogger(__name__)
 
 POWER_WIDTH = 0.01  # as `compare --power` without a number
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest; the same files give the same archive
@@ -84,7 +81,6 @@ def bundle(
         report(dirs, folder / "report.html", trust, versus, data_root)
         _zip(folder, Path(scratch) / "zip")
         write_atomic(file, (Path(scratch) / "zip").read_bytes())
-    log.info("%s: %.2g MB, %d runs", file, file.stat().st_size / 1e6, len(runs))
     return file
 
 
@@ -137,6 +133,7 @@ def _list_files(paths: RunPaths) -> Iterator[Path]:
     for folder in paths.evaluations.glob("*"):
         evaluation = RunPaths(folder)
         yield from (evaluation.summary, evaluation.test_cases, evaluation.case_attributes)
+    yield from (RunPaths(folder).reproduction for folder in paths.reproductions.glob("*"))
 
 
 def _list_versions(runs: Sequence[Run]) -> str:
@@ -175,10 +172,14 @@ def _make_readme(name: str, runs: Sequence[Run], versus: Sequence[tuple[str, str
     places |= {str((run.config.get("data") or {}).get("root") or "") for run in runs}
     machines = (run.record.get("machine") for run in runs)
     places |= {str(found.get("host") or "") for found in machines if isinstance(found, dict)}
+    torch = {run.provenance.versions.get("torch", "").partition("+")[2] for run in runs} - {""}
+    index = "https://download.pytorch.org/whl/"  # of builds of torch that are not on PyPI
+    indices = [f" --extra-index-url {index}{name}" for name in sorted(torch) if name.isalnum()]
     values = {
         "name": code_span(to_text(name)),
         "version": __version__,
         "n_runs": len(runs),
+        "index": "".join(indices),
         "compare": quote_for_shell("seglab", "compare", "runs", *options, "--out", "again"),
         "places": ", ".join(code_span(to_text(place)) for place in sorted(places - {""})),
         "code": "\n".join(_describe_code(runs)),

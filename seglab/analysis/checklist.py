@@ -6,6 +6,7 @@ directories record; what they leave open is a sentence under 'Unknown'.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from seglab.analysis.checklist_results import (
     by_row,
@@ -15,12 +16,15 @@ from seglab.analysis.checklist_results import (
     describe_results,
     list_values,
 )
-from seglab.analysis.grouping import make_rows, settings_that_vary
+from seglab.analysis.grouping import make_rows
 from seglab.analysis.model_card import code_span
 from seglab.analysis.notes import describe_protocol
 from seglab.analysis.paired import find_pairs
 from seglab.analysis.rows import Row
 from seglab.core.errors import name_some, printable
+from seglab.core.files import read_json
+from seglab.data.cases import UNKNOWN_DIAGNOSIS
+from seglab.runs.paths import RunPaths, refuse_damaged
 from seglab.runs.records import Run
 
 SOURCES = (
@@ -68,7 +72,7 @@ def make_checklist(runs: Sequence[Run], versus: Sequence[tuple[str, str]] = ()) 
         "Metrics, resolution and means": describe_metrics(scored),
         "Intervals and tests": describe_intervals(scored, n_tests),
         "Results": describe_results(every_row),
-        "What failed or is missing": describe_failures(rows, runs, notes),
+        "What failed, is missing, or cannot be compared": describe_failures(rows, runs, notes),
         "Weights that training started from": by_row(scored, _describe_weights),
         "Code, hardware and cost": _describe_code(finished) + by_row(scored, _describe_costs),
         "Seeds and determinism": _describe_seeds(scored, finished),
@@ -97,11 +101,11 @@ def _describe_tested(scored: Sequence[Row], finished: Sequence[Run]) -> list[str
         keys = (f"data.sets.{row.set}.root", "data.root") if row.set else ("data.root",)
         root = next((row.settings[key] for key in keys if key in row.settings), "")
         prints = list_values(run.provenance.data[:12] for run in row.finished_runs)
-        name = f"{code_span(row.set)}, in the " if row.set else ""
+        name = f"{code_span(row.set)}, " if row.set else ""
         return (
-            f"data set {name}folder {code_span(root.rstrip('/').rpartition('/')[2])}; "
-            f"{row.n_cases:,} test cases, by diagnosis {', '.join(groups)}; fingerprint of all "
-            f"files that the runs read {prints}."
+            f"the data set is {name}in the folder {code_span(Path(root).name)}. Its "
+            f"{row.n_cases:,} test cases by diagnosis: {', '.join(groups)}. Fingerprint of all "
+            f"files that the runs read: {prints}."
         )
 
     sizes = {
@@ -137,13 +141,12 @@ def _describe_separation(scored: Sequence[Row], finished: Sequence[Run]) -> list
         )
 
     shared = [run.label for run in finished if _shares_cases(run)]
-    check = f"in none of the {len(finished)} splits"
-    if shared:
-        check = f"not so in {name_some([*map(code_span, shared)])}; in no other split"
+    check = "" if not shared else f"this is not so in {name_some([*map(code_span, shared)])}; else "
     warnings = [text for run in finished for text in run.record.get("warnings") or []]
     return [
-        f"Checked when this file was written: {check} is an id, or the content of image and mask "
-        "(SHA-256), in more than one of train, val and test.",
+        f"Checked when this file was written, for each finished run ({len(finished)}): {check}no "
+        "id, and no content of image and mask (SHA-256), is in more than one of train, val and "
+        "test.",
         *by_row(scored, describe),
         "Patients: unknown, see [below](#unknown).",
         *(
@@ -164,26 +167,27 @@ def _shares_cases(run: Run) -> bool:
 
 
 def _describe_choices(rows: Sequence[Row], scored: Sequence[Row], runs: Sequence[Run]) -> list[str]:
-    varied = sorted({key for row in rows for run in row.runs for key in run.varied_settings})
     overrides = sorted({str(key) for run in runs for key in run.record.get("varies") or {}})
     sentences = [*by_row(scored, _describe_epoch), *by_row(scored, _describe_threshold)]
     if overrides:
         sentences.append(f"The sweep varied {list_values(overrides)}.")
     n_stopped = sum(run.status == "pruned" for run in runs)
     if n_stopped:
-        sentences.append(f"A search stopped {n_stopped} runs early, by their val values.")
-    if len(rows) == 1:
+        sentences.append(f"Runs that a search stopped early, by their val values: {n_stopped}.")
+    settings = [*{frozenset(row.settings.items()): row.settings for row in rows}.values()]
+    if len(settings) == 1:
         sentences.append(
             "All runs here have the same settings but for seed and fold, so none was chosen among "
             "them."
         )
         return sentences
-    differing = settings_that_vary(rows) or varied
+    keys = sorted({key for own in settings for key in own})
+    differing = [key for key in keys if len({own.get(key) for own in settings}) > 1]
     sentences.append(
-        f"{len(rows)} rows of results are here"
-        + (f", which differ in {list_values(sorted(differing))}" if differing else "")
-        + f". If one is named the best by its test value, that value is too high, as the highest "
-        f"of {len(rows)}; `val` in `tables/table.*` is there to choose by, where val has cases."
+        f"Runs of {len(settings)} settings are here, which differ in "
+        f"{name_some([*map(code_span, differing)], 20)}. If one is called the best because of its "
+        f"test value, that value is too high on average, as the highest of {len(settings)}. `val` "
+        "in `tables/table.*` is there to choose by, where val has cases."
     )
     return sentences
 
@@ -197,9 +201,11 @@ def _describe_epoch(row: Row) -> str:
     if monitor == "null":
         text = f"nothing was monitored: the weights are those of the last epoch ({epochs})"
     else:
-        end = {"max": "highest", "min": "lowest"}[row.settings.get("monitor_mode", "max")]
+        end = "lowest" if row.settings.get("monitor_mode") == "min" else "highest"
         text = f"the weights are those of the epoch with the {end} {code_span(monitor)} ({epochs})"
-    held_out = f"each run held out {sizes} cases as val" if n_val[-1] else "no run held out a val"
+    held_out = f"each run held out {sizes} cases as val"
+    if not n_val[-1]:
+        held_out = "no cases were held out as val, so no run chose anything on held-out cases"
     return f"{text}; {held_out}."
 
 
@@ -224,7 +230,7 @@ def _describe_weights(row: Row) -> str:
     for key, value in named:
         hashes = list_values(run.provenance.weights or "not recorded" for run in row.finished_runs)
         texts.append(
-            f"the config names pretrained weights, `{key}={printable(value)}` (SHA-256 of the "
+            f"the config names pretrained weights, {code_span(f'{key}={value}')} (SHA-256 of the "
             f"file: {hashes}); on which images they were trained, the runs do not record"
         )
     starts = {run.provenance.init.get("trained_on", "") for run in row.finished_runs} - {""}
@@ -246,12 +252,9 @@ def _describe_code(finished: Sequence[Run]) -> list[str]:
         changed = "no uncommitted changes" if found.dirty is False else "changes not recorded"
         if found.dirty:
             changed = "with uncommitted changes, in `code.diff`"
-        texts = [f"seglab {found.versions.get('seglab', '?')}", commit, changed]
-        texts += [
-            f"SHA-256 of its code {found.source[:12]}",
-            f"torch {found.versions.get('torch', '?')}",
-        ]
-        texts += [f"Python {found.versions.get('python', '?')}"]
+        names = ("seglab", "torch", "python")
+        texts = [code_span(f"{name} {found.versions.get(name, '?')}") for name in names]
+        texts += [commit, changed, f"SHA-256 of seglab's code {code_span(found.source)}"]
         where = f"{found.device or 'device not recorded'}: {found.machine or 'not recorded'}"
         states[f"{', '.join(texts)}; trained on {code_span(where)}"].append(run.label)
     lines = [f"- {text}: {name_some([*map(code_span, found)])}" for text, found in states.items()]
@@ -263,9 +266,9 @@ def _describe_costs(row: Row) -> str:
     hours = sum(run.costs["training_seconds"] for run in runs) / 3600
     return (
         f"{costs['parameters']:,.0f} parameters; {costs['multiply_adds'] * 1e-9:.3g} G "
-        f"multiply-adds for one pass of one image; training steps of {len(runs)} finished runs "
-        f"took {hours:.2g} hours in all, at {costs['images_per_second']:.3g} images a second. Runs "
-        "that are not here are not counted."
+        f"multiply-adds for one pass of one image; training steps of finished runs "
+        f"(n {len(runs)}) took {hours:.2g} hours in all, at {costs['images_per_second']:.3g} "
+        "images a second. Runs that are not here are not counted."
     )
 
 
@@ -275,15 +278,35 @@ def _describe_seeds(scored: Sequence[Row], finished: Sequence[Run]) -> list[str]
         split = code_span(row.settings.get("data.split.seed", "?"))
         value = row.settings.get("trainer.deterministic", "null")
         text = f"seeds of training: {seeds}; seed of the split: {split}; "
-        text += f"`trainer.deterministic={printable(value)}`"
+        text += code_span(f"trainer.deterministic={value}")
         if value == "true":
-            return f"{text}: the same command on the same machine and versions gives the same bits."
+            return (
+                f"{text}: the same command on the same machine with the same versions is meant to "
+                "give the same bits, which `seglab reproduce RUN` checks."
+            )
         return f"{text}: training again may give other values."
 
     resumed = [code_span(run.label) for run in finished if run.record.get("resumed")]
-    if not resumed:
-        return [*by_row(scored, describe), "No run was interrupted and gone on with."]
-    return [*by_row(scored, describe), f"Interrupted and gone on with: {name_some(resumed)}."]
+    again = [
+        f"{code_span(run.label)} ({code_span(verdict)})"
+        for run in finished
+        for verdict in _read_verdicts(run)
+    ]
+    return [
+        *by_row(scored, describe),
+        f"Runs that were interrupted and continued: {name_some(resumed) or 'none'}.",
+        "Runs that `seglab reproduce` trained again, and its verdicts: "
+        f"{name_some(again) or 'none'}.",
+    ]
+
+
+def _read_verdicts(run: Run) -> list[str]:
+    verdicts = []
+    for folder in sorted(run.paths.reproductions.glob("*")):
+        if RunPaths(folder).reproduction.exists():
+            with refuse_damaged(RunPaths(folder).reproduction) as file:
+                verdicts.append(printable(str(read_json(file)["verdict"]), 100))
+    return verdicts
 
 
 def _find_gaps(finished: Sequence[Run]) -> list[str]:
@@ -292,7 +315,9 @@ def _find_gaps(finished: Sequence[Run]) -> list[str]:
         "the commit of the code": lambda run: run.provenance.commit,
         "the versions of libraries": lambda run: run.provenance.versions,
         "the machine": lambda run: run.provenance.machine,
-        "the diagnosis of some test cases": lambda run: all(c.diagnosis for c in run.tested),
+        "the diagnosis of some test cases": lambda run: all(
+            case.diagnosis not in ("", UNKNOWN_DIAGNOSIS) for case in run.tested
+        ),
     }
     gaps = []
     for what, is_known in checks.items():

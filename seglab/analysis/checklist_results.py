@@ -28,7 +28,7 @@ def by_row(rows: Sequence[Row], describe: Callable[[Row], str]) -> list[str]:
     for row in rows:
         labels[describe(row)].append(code_span(row.label))
     if len(labels) == 1:
-        return [*labels]
+        return [text[:1].upper() + text[1:] for text in labels]
     return [f"{'; '.join(found)}: {text}" for text, found in labels.items()]
 
 
@@ -38,14 +38,16 @@ def list_values(values: Iterable[object]) -> str:
 
 
 def describe_metrics(scored: Sequence[Row]) -> list[str]:
+    """Say what the values are of, and define each metric."""
     sizes = list_values(row.settings.get("data.size", "?") for row in scored)
     return [
         f"Networks see images resized to a square of {sizes} pixels. Masks are scored at the "
         "native resolution of each image, against the masks of the data.",
         "Folds are joined before any mean is taken, so each case counts once for each seed; then "
         "values are averaged over seeds. With several classes, values are means over all but "
-        "background. No case is left out: where target and prediction are both empty, Dice and IoU "
-        "are 1; where one is empty, they are 0 and `hd95` is the diagonal of the image.",
+        "background. No case is left out for its masks: where target and prediction are both "
+        "empty, Dice and IoU are 1; where one is empty, they are 0 and `hd95` is the diagonal of "
+        "the image.",
         "\n".join(f"- `{name}`: {text}" for name, text in METRIC_DEFINITIONS.items()),
         "The code of the metrics is in `seglab/metrics/`. `tables/` has all of them: overlap, "
         "outlines and calibration.",
@@ -53,10 +55,12 @@ def describe_metrics(scored: Sequence[Row]) -> list[str]:
 
 
 def describe_intervals(scored: Sequence[Row], n_tests: int) -> list[str]:
+    """Say which intervals and tests there are, and of what."""
     sentences = [
-        f"In brackets: {statistics.INTERVAL_LEVEL:.0%} intervals, by a bootstrap over test cases "
-        f"with {statistics.RESAMPLES:,} resamples (BCa; percentiles above "
-        f"{statistics.MAX_CASES_FOR_BCA:,} cases). They are for these trained networks on other "
+        f"In brackets: {100 * statistics.INTERVAL_LEVEL:g} % intervals, by a bootstrap over test "
+        f"cases with {statistics.RESAMPLES:,} resamples (BCa; percentiles above "
+        f"{statistics.MAX_CASES_FOR_BCA:,} cases); `ece` has none. They are for these trained "
+        "networks on other "
         "cases like these. Neither seeds, nor splits, nor settings are drawn again, and cases "
         "count as independent, also those of one patient.",
         *by_row(scored, _describe_spread),
@@ -84,6 +88,7 @@ def _describe_spread(row: Row) -> str:
 
 
 def describe_results(rows: Sequence[Row]) -> list[str]:
+    """Make a table of rows and trivial baselines, and sentences on single cases."""
     tested = [row for row in rows if row.cases]
     body = []
     for row in tested:
@@ -109,21 +114,21 @@ def _describe_cases(row: Row) -> str:
         score = row.scores(["dice_per_image"], name)["dice_per_image"]
         value = format_score("dice_per_image", score)
         groups.append(f"{code_span(name) or 'unknown'} (n {n:,}) {value}")
+    by_diagnosis = f" By diagnosis: {', '.join(groups)}." if len(groups) > 1 else ""
     return (
         f"{code_span(row.label)}: the Dice of a case (mean over seeds) has the median "
         f"{means.median(dice.values()):.3f}. It is below {LOW_DICE} in {n_low} of {len(dice):,} "
-        f"cases, and lowest in {code_span(worst.id)}, {dice[worst]:.3f}. By diagnosis: "
-        f"{', '.join(groups)}."
+        f"cases, and lowest in {code_span(worst.id)}, {dice[worst]:.3f}.{by_diagnosis}"
     )
 
 
 def describe_failures(rows: Sequence[Row], runs: Sequence[Run], notes: Sequence[str]) -> list[str]:
+    """List runs that are not finished, missing ones and incomplete rows; notes of `make_rows`."""
     lines = []
     for run in (run for run in runs if run.status != "finished"):
         reason = f" ({code_span(run.error)})" if run.error else ""
         lines.append(f"run {code_span(run.label)}: {describe_status(run.status)}{reason}")
     lines += [code_span(note) for note in [*describe_gaps(rows), *notes]]
     if not lines:
-        expected = sum(len(row.cells) for row in rows)
-        return [f"Nothing: {len(runs)} runs are here, and all of them finished." * bool(expected)]
+        return [f"Nothing. Runs that are here, all of them finished: {len(runs)}."]
     return ["\n".join(f"- {line}" for line in lines)]

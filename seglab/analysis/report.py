@@ -122,7 +122,6 @@ def report(
     for note in page["gallery"]["notes"]:
         log.warning("%s", note)
     write_atomic(out, _fill_template(page))
-    log.info("%s: %.2g MB", out, out.stat().st_size / 1e6)
     return out
 
 

@@ -287,7 +287,8 @@ def report() -> None:
     from seglab.core.logs import log_once
 
     log_once()
-    report(**args)
+    file = report(**args)
+    logging.getLogger("seglab").info("%s: %.2g MB", file, file.stat().st_size / 1e6)
 
 
 @one_line_errors
@@ -309,7 +310,8 @@ def bundle() -> None:
     from seglab.core.logs import log_once
 
     log_once()
-    bundle(**args)
+    file = bundle(**args)
+    logging.getLogger("seglab").info("%s: %.2g MB", file, file.stat().st_size / 1e6)
 
 
 @one_line_errors
