@@ -36,7 +36,8 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     of_seeds = [run for row in rows for seed in row.scored for run in row.runs_of_seed(seed)]
     seeds = sorted({run.seed for run in of_seeds} - {UNKNOWN}, key=natural_key)
     parts = [cases, " and ".join(folds), *_describe_splits(rows), "scored at native resolution"]
-    return "; ".join(parts + ([f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"] if seeds else []))
+    parts += [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"] if seeds else []
+    return "; ".join(parts)
 
 
 def _describe_splits(rows: Iterable[Row]) -> list[str]:
