@@ -1,6 +1,6 @@
 """Packs runs for reviewers: python scripts/bundle.py DIR... [--out FILE.zip] [--versus A B]."""
 
-from seglab.cli.commands import bundle
+from seglab.cli.analysis_commands import bundle
 
 if __name__ == "__main__":
     bundle()

@@ -1,6 +1,6 @@
 """Makes one table of run directories: python scripts/compare.py DIR... [--out DIR]."""
 
-from seglab.cli.commands import compare
+from seglab.cli.analysis_commands import compare
 
 if __name__ == "__main__":
     compare()

@@ -1,6 +1,6 @@
 """Scores runs on worse versions of their test cases: python scripts/stress.py RUN_OR_SWEEP...."""
 
-from seglab.cli.commands import stress
+from seglab.cli.analysis_commands import stress
 
 if __name__ == "__main__":
     stress()

@@ -1,6 +1,6 @@
 """Tests networks on several data sets: python scripts/transfer.py SWEEP --on NAME=ROOT."""
 
-from seglab.cli.commands import transfer
+from seglab.cli.analysis_commands import transfer
 
 if __name__ == "__main__":
     transfer()

@@ -36,7 +36,7 @@ finally:
             (f"{name}.py --help", 0, f"scripts/{name}.py [-h]")
             for name in (
                 *("predict", "evaluate", "calibrate", "export", "compare", "stress", "report"),
-                *("transfer", "reproduce", "bundle"),
+                *("transfer", "reproduce", "bundle", "score"),
             )
         ),
         ("prepare_ph2.py --help", 0, "--check ROOT"),
@@ -191,7 +191,7 @@ def test_seglab_runs_the_commands_of_scripts(seglab: Callable[..., Ended]) -> No
     assert sys.argv[1] == "train"  # as typed: Lightning starts further processes with it
     listed = seglab("--help").out
     for file in (REPO / "scripts").glob("*.py"):
-        if "seglab.cli.commands" in file.read_text():
+        if re.search(r"seglab\.cli\.(analysis_)?commands import", file.read_text()):
             assert f"  {file.stem}" in listed
             assert re.match(
                 rf"usage: seglab {file.stem} |train is powered", seglab(file.stem, "--help").out

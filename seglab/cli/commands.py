@@ -1,4 +1,4 @@
-"""Main functions of scripts/: each parses its command line and calls one function of seglab.
+"""Main functions of scripts/ for single runs: each parses its command line and calls a function.
 
 Options have the names of that function's arguments, whose defaults count if they are not given.
 Heavy imports are inside the functions, so that `--help` and bad options answer at once.
@@ -8,14 +8,12 @@ import argparse
 import gc
 import logging
 import os
-import shutil
 import sys
 
 from seglab.cli.errors import one_line_errors
-from seglab.core.commands import current_arguments, program_name
+from seglab.cli.parsers import MOVED_TO, add_trust, make_parser
+from seglab.core.commands import current_arguments
 from seglab.core.errors import InputError
-
-MOVED_TO = "the folder of the run's own data, if it was moved"
 
 
 @one_line_errors
@@ -59,7 +57,7 @@ def train() -> None:
 @one_line_errors
 def predict() -> None:
     """Run `seglab.inference.predict.predict`."""
-    parser = _make_parser("Writes a lesion mask for each image.")
+    parser = make_parser("Writes a lesion mask for each image.")
     add = parser.add_argument
     add("run", metavar="RUN", help="run directory, sweep, checkpoint, or .onnx of seglab export")
     add("images", metavar="IMAGES", nargs="+", help="files or folders")
@@ -103,7 +101,7 @@ def predict() -> None:
 @one_line_errors
 def evaluate() -> None:
     """Run `seglab.inference.evaluate.evaluate`."""
-    parser = _make_parser("Scores a run's checkpoint again, or the mean of several.")
+    parser = make_parser("Scores a run's checkpoint again, or the mean of several.")
     add = parser.add_argument
     text = "run directory or sweep; of several the mean probability"
     add("paths", metavar="RUN", nargs="+", help=text)
@@ -128,7 +126,7 @@ def evaluate() -> None:
 @one_line_errors
 def score() -> None:
     """Run `seglab.inference.score.score`."""
-    parser = _make_parser("Scores masks that any program wrote, for compare and report.")
+    parser = make_parser("Scores masks that any program wrote, for compare and report.")
     add = parser.add_argument
     add("masks", metavar="MASKS", help="folder of masks, called as the cases are")
     add("--data", metavar="ROOT", dest="data_root", required=True, help="data set of any layout")
@@ -161,7 +159,7 @@ def score() -> None:
 @one_line_errors
 def calibrate() -> None:
     """Run `seglab.analysis.calibrate.calibrate`."""
-    parser = _make_parser("Fits the Dice to expect of a mask, and a bound, from its confidence.")
+    parser = make_parser("Fits the Dice to expect of a mask, and a bound, from its confidence.")
     text = "sweep of all folds, whose test cases count, or run directory, whose val cases do"
     parser.add_argument("path", metavar="SWEEP", help=text)
     parser.add_argument("--moved-to", metavar="ROOT", help=MOVED_TO)
@@ -178,7 +176,7 @@ def calibrate() -> None:
 @one_line_errors
 def export() -> None:
     """Run `seglab.inference.export.export`."""
-    parser = _make_parser("Writes a trained network as ONNX, checked on images.")
+    parser = make_parser("Writes a trained network as ONNX, checked on images.")
     add = parser.add_argument
     add("path", metavar="RUN", help="run directory, or checkpoint")
     add("--out", metavar="FILE", help="default: network.onnx in RUN")
@@ -197,127 +195,9 @@ def export() -> None:
 
 
 @one_line_errors
-def compare() -> None:
-    """Run `seglab.analysis.compare.compare`."""
-    parser = _make_parser(
-        "Makes one table of run directories.",
-        "A failed or missing run is a cell of the table, no error: exit code 0.",
-    )
-    add = parser.add_argument
-    add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
-    add("--metrics", metavar="A,B,C", help="columns, or 'all'; default: Dice, IoU and accuracy")
-    add("--by-diagnosis", action="store_true", help="rows for each diagnosis, too")
-    _add_versus(parser)
-    text = "also which differences the pairs' cases could show, and how many cases an interval of "
-    text += "this width needs (0.01)"
-    add("--power", metavar="WIDTH", type=float, nargs="?", const=0.01, help=text)
-    add("--slices", action="store_true", help="also a table by attributes of the cases")
-    text = "also Dice over training cases, and what twice as many would bring"
-    add("--learning-curve", action="store_true", help=text)
-    text = "score these test cases alone: ids, one a line, or a CSV file with the column id first"
-    add("--only-cases", metavar="FILE", help=text)
-    add("--metric", metavar="NAME", help="of paired tests and slices (dice_per_image)")
-    add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
-    args = vars(parser.parse_args(current_arguments()))
-
-    from seglab.analysis.compare import compare
-
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(compare(width=width, **args))
-
-
-@one_line_errors
-def stress() -> None:
-    """Run `seglab.analysis.stress.stress`."""
-    parser = _make_parser("Scores runs on worse pictures: their test cases, corrupted.")
-    add = parser.add_argument
-    add("dirs", metavar="RUN", nargs="+", help="run directory or sweep, at any depth")
-    add("--only", metavar="A,B,C", help="corruptions, such as blur,jpeg; default: all nine")
-    add("--out", metavar="DIR", help="also write tables (md, tex, csv) and figures")
-    add("--moved-to", metavar="ROOT", help=MOVED_TO)
-    add_trust(parser)
-    args = vars(parser.parse_args(current_arguments()))
-
-    from seglab.analysis.stress import stress
-    from seglab.core.logs import log_once
-
-    log_once()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(stress(width=width, **args))
-
-
-@one_line_errors
-def transfer() -> None:
-    """Run `seglab.analysis.transfer.transfer`."""
-    parser = _make_parser("Tests networks on several data sets: one table of Dice.")
-    add = parser.add_argument
-    text = "a row: run, or sweep over seed and fold, [NAME=]PATH; default name: its experiment"
-    add("paths", metavar="RUN", nargs="+", help=text)
-    text = "columns: data sets of any layout; a ROOT alone is named after its folder"
-    add("--on", metavar="NAME=ROOT", nargs="+", action="extend", required=True, help=text)
-    add("--limit", metavar="N", type=int, help="at most N cases of each data set")
-    add("--out", metavar="DIR", help="also write table (md, tex, csv), cases and heat map")
-    add_trust(parser)
-    args = vars(parser.parse_args(current_arguments()))
-
-    from seglab.analysis.transfer import transfer
-    from seglab.core.logs import log_once
-
-    log_once()
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(transfer(width=width, **args))
-
-
-@one_line_errors
-def report() -> None:
-    """Run `seglab.analysis.report.report`."""
-    parser = _make_parser("Writes a page of runs and sweeps, one HTML file.")
-    add = parser.add_argument
-    add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
-    add("--out", metavar="FILE", help="default: report.html in the folder")
-    add("--data", "--moved-to", metavar="ROOT", dest="data_root", help=MOVED_TO)
-    text = "show N test cases with the lowest Dice, and N with the lowest confidence (24)"
-    add("--cases", metavar="N", type=int, help=text)
-    add("--transfer", metavar="DIR", help="also show the table in this --out of seglab transfer")
-    _add_versus(parser)
-    add_trust(parser)
-    args = vars(parser.parse_args(current_arguments()))
-
-    from seglab.analysis.report import report
-    from seglab.core.logs import log_once
-
-    log_once()
-    file = report(**args)
-    logging.getLogger("seglab").info("%s: %.2g MB", file, file.stat().st_size / 1e6)
-
-
-@one_line_errors
-def bundle() -> None:
-    """Run `seglab.analysis.bundle.bundle`."""
-    parser = _make_parser(
-        "Packs runs for reviewers: tables, report, records and a filled reporting checklist.",
-        "Weights and data stay outside; seglab compare on the opened archive gives the same bytes.",
-    )
-    add = parser.add_argument
-    add("dirs", metavar="DIR", nargs="+", help="folder of runs, at any depth")
-    add("--out", metavar="FILE", help="a new .zip; default: DIR.zip beside the folder")
-    add("--moved-to", metavar="ROOT", dest="data_root", help=MOVED_TO)
-    _add_versus(parser)
-    add_trust(parser)
-    args = vars(parser.parse_args(current_arguments()))
-
-    from seglab.analysis.bundle import bundle
-    from seglab.core.logs import log_once
-
-    log_once()
-    file = bundle(**args)
-    logging.getLogger("seglab").info("%s: %.2g MB", file, file.stat().st_size / 1e6)
-
-
-@one_line_errors
 def reproduce() -> None:
     """Run `seglab.training.reproduce.reproduce`; its verdict is the exit code."""
-    parser = _make_parser(
+    parser = make_parser(
         "Trains a run again and compares, value by value.",
         "exit code: 0 identical, 3 within tolerance (with --check: the data is the same, "
         "code, versions or machine are not), 4 different, 1 bad input",
@@ -339,27 +219,6 @@ def reproduce() -> None:
     sys.exit(reproduce(**args))
 
 
-def _make_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """Return a parser that leaves out options that are not given."""
-    return argparse.ArgumentParser(
-        program_name(),
-        description=description,
-        epilog=epilog,
-        argument_default=argparse.SUPPRESS,
-    )
-
-
-def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add the option of commands that open runs of other people."""
-    text = "_target_ outside seglab that the run's config may name, such as my_networks.MyNet"
-
-    def trust(name: str) -> str:
-        sys.path.append("")  # its module may lie in the working directory; last, to hide no other
-        return name
-
-    parser.add_argument("--trust", metavar="NAME", action="append", type=trust, help=text)
-
-
 def _add_inference(parser: argparse.ArgumentParser) -> None:
     """Add options that replace the run's config section `inference`."""
     for name, text in (
@@ -369,9 +228,3 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     ):
         text = f"{text}; default: as in the run"
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
-
-
-def _add_versus(parser: argparse.ArgumentParser) -> None:
-    """Add the option for paired tests."""
-    text = "paired test of two rows, named by their labels or how these begin; repeatable"
-    parser.add_argument("--versus", metavar=("A", "B"), nargs=2, action="append", help=text)

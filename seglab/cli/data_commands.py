@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seglab.cli.commands import add_trust
 from seglab.cli.errors import one_line_errors
+from seglab.cli.parsers import add_trust
 from seglab.core.commands import current_arguments, format_command, program_name
 from seglab.core.errors import InputError, check_number
 from seglab.core.files import expand_user

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from seglab.cli import commands, data_commands
+from seglab.cli import analysis_commands, commands, data_commands
 
 COMMANDS = {
     "check": (data_commands.check, "checks and draws a data set of any layout"),
@@ -15,11 +15,11 @@ COMMANDS = {
     "score": (commands.score, "scores masks that any program wrote"),
     "calibrate": (commands.calibrate, "fits the Dice to expect, and a bound, from confidence"),
     "export": (commands.export, "writes a network as ONNX"),
-    "compare": (commands.compare, "makes a table of runs"),
-    "stress": (commands.stress, "scores runs on worse pictures"),
-    "transfer": (commands.transfer, "tests networks on several data sets"),
-    "report": (commands.report, "makes a page of runs"),
-    "bundle": (commands.bundle, "packs runs, tables and a checklist for reviewers"),
+    "compare": (analysis_commands.compare, "makes a table of runs"),
+    "stress": (analysis_commands.stress, "scores runs on worse pictures"),
+    "transfer": (analysis_commands.transfer, "tests networks on several data sets"),
+    "report": (analysis_commands.report, "makes a page of runs"),
+    "bundle": (analysis_commands.bundle, "packs runs, tables and a checklist for reviewers"),
     "reproduce": (commands.reproduce, "trains a run again and compares"),
 }
 
