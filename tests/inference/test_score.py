@@ -183,7 +183,7 @@ def test_what_is_missing_resized_and_extra_is_counted_and_said(
         f"A: 1 of 19 masks had another size than their picture, and were resized: {cases[1].id}",
         "A: 1 masks belong to no case, and are not scored: other.png",
         "A: what it was trained on is unknown",
-        "20 test cases; masks of another program; scored at native resolution; value [95 %",
+        "20 test cases; masks of another program; scored at native resolution: value [95 %",
     ):
         assert part in table
     assert "seed" not in table
