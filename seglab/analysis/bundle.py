@@ -127,7 +127,7 @@ def _list_files(paths: RunPaths) -> Iterator[Path]:
     yield from (paths.metrics, paths.val_cases, paths.test_cases, paths.baseline_cases)
     yield from (paths.case_attributes, paths.summary, paths.model_card)
     yield from (paths.calibration, paths.calibration.with_suffix(".png"))
-    for folder in (paths.figures, paths.folder / "masks"):
+    for folder in (paths.figures, paths.masks):
         files = (file for file in folder.rglob("*") if not file.name.startswith("."))
         yield from (file for file in files if file.is_symlink() or not file.is_dir())
     for folder in paths.evaluations.glob("*"):

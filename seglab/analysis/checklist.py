@@ -11,6 +11,7 @@ from pathlib import Path
 from seglab.analysis.checklist_results import (
     by_row,
     describe_failures,
+    describe_imported,
     describe_intervals,
     describe_metrics,
     describe_results,
@@ -63,22 +64,25 @@ def make_checklist(runs: Sequence[Run], versus: Sequence[tuple[str, str]] = ()) 
     every_row, notes = make_rows(runs)
     rows = [row for row in every_row if row.runs]
     scored = [row for row in rows if row.finished_runs]
-    finished = [run for run in runs if run.status == "finished" and run.tested]
+    tested = [run for run in runs if run.is_scored]
+    networks = [row for row in scored if not row.is_imported]
+    finished = [run for run in tested if run.status != "imported"]
     n_tests = len(find_pairs(versus, every_row))
     sections = {
-        "What was tested": _describe_tested(scored, finished),
-        "How test cases were kept apart": _describe_separation(scored, finished),
-        "How epoch, threshold and settings were chosen": _describe_choices(rows, scored, runs),
+        "What was tested": _describe_tested(scored, tested),
+        "How test cases were kept apart": _describe_separation(networks, tested),
+        "Masks of other programs": describe_imported([r for r in scored if r.is_imported]),
+        "How epoch, threshold and settings were chosen": _describe_choices(rows, networks, runs),
         "Metrics, resolution and means": describe_metrics(scored),
         "Intervals and tests": describe_intervals(scored, n_tests),
         "Results": describe_results(every_row),
         "What failed, is missing, or cannot be compared": describe_failures(rows, runs, notes),
-        "Weights that training started from": by_row(scored, _describe_weights),
-        "Code, hardware and cost": _describe_code(finished) + by_row(scored, _describe_costs),
-        "Seeds and determinism": _describe_seeds(scored, finished),
+        "Weights that training started from": by_row(networks, _describe_weights),
+        "Code, hardware and cost": _describe_code(tested) + by_row(networks, _describe_costs),
+        "Seeds and determinism": _describe_seeds(networks, finished) if networks else [],
         "Unknown": ["These the runs do not record; the authors can answer:"],
     }
-    unknown = [NO_PATIENTS, *NOT_RECORDED, *_find_gaps(finished)]
+    unknown = [NO_PATIENTS, *NOT_RECORDED, *_find_gaps(tested)]
     lines = [
         "# Reporting checklist",
         "",
@@ -89,12 +93,12 @@ def make_checklist(runs: Sequence[Run], versus: Sequence[tuple[str, str]] = ()) 
         "",
         *(f"- {source}" for source in SOURCES),
     ]
-    for heading, sentences in sections.items():
+    for heading, sentences in (section for section in sections.items() if section[1]):
         lines += ["", f"## {heading}", "", "\n\n".join(sentences)]
     return "\n".join([*lines, "", *(f"- {text}" for text in unknown), ""])
 
 
-def _describe_tested(scored: Sequence[Row], finished: Sequence[Run]) -> list[str]:
+def _describe_tested(scored: Sequence[Row], tested: Sequence[Run]) -> list[str]:
     def describe(row: Row) -> str:
         counts = Counter(case.diagnosis for case in row.cases)
         groups = [f"{n:,} {code_span(d) or 'unknown'}" for d, n in sorted(counts.items())]
@@ -109,12 +113,12 @@ def _describe_tested(scored: Sequence[Row], finished: Sequence[Run]) -> list[str
         )
 
     sizes = {
-        part: sorted({len(run.ids[part]) for run in finished}) for part in ("train", "val", "test")
+        part: sorted({len(run.ids[part]) for run in tested}) for part in ("train", "val", "test")
     }
     ranges = [
         f"{n[0]:,} to {n[-1]:,} {p}" if len(n) > 1 else f"{n[0]:,} {p}" for p, n in sizes.items()
     ]
-    classes = [", ".join(map(code_span, run.classes)) for run in finished]
+    classes = [", ".join(map(code_span, run.classes)) for run in tested]
     return [
         f"Protocol: {describe_protocol(scored)}.",
         *by_row(scored, describe),
@@ -127,7 +131,7 @@ def _describe_tested(scored: Sequence[Row], finished: Sequence[Run]) -> list[str
     ]
 
 
-def _describe_separation(scored: Sequence[Row], finished: Sequence[Run]) -> list[str]:
+def _describe_separation(networks: Sequence[Row], tested: Sequence[Run]) -> list[str]:
     def describe(row: Row) -> str:
         if row.settings.get("data.find_duplicates") == "true":
             return (
@@ -140,14 +144,14 @@ def _describe_separation(scored: Sequence[Row], finished: Sequence[Run]) -> list
             "subset; nearly equal pictures may be on both sides."
         )
 
-    shared = [run.label for run in finished if _shares_cases(run)]
+    shared = [run.label for run in tested if _shares_cases(run)]
     check = "" if not shared else f"this is not so in {name_some([*map(code_span, shared)])}; else "
-    warnings = [text for run in finished for text in run.record.get("warnings") or []]
+    warnings = [text for run in tested for text in run.record.get("warnings") or []]
     return [
-        f"Checked when this file was written, for each finished run ({len(finished)}): {check}no "
+        f"Checked when this file was written, for each run with scores ({len(tested)}): {check}no "
         "id, and no content of image and mask (SHA-256), is in more than one of train, val and "
         "test.",
-        *by_row(scored, describe),
+        *by_row(networks, describe),
         "Patients: unknown, see [below](#unknown).",
         *(
             [f"Warnings of the runs about data and split: {list_values(warnings)}"]
@@ -166,15 +170,23 @@ def _shares_cases(run: Run) -> bool:
     return sum(map(len, keys)) > len(set().union(*keys))
 
 
-def _describe_choices(rows: Sequence[Row], scored: Sequence[Row], runs: Sequence[Run]) -> list[str]:
+def _describe_choices(
+    rows: Sequence[Row], networks: Sequence[Row], runs: Sequence[Run]
+) -> list[str]:
+    if not networks:
+        return []
     overrides = sorted({str(key) for run in runs for key in run.record.get("varies") or {}})
-    sentences = [*by_row(scored, _describe_epoch), *by_row(scored, _describe_threshold)]
+    sentences = [*by_row(networks, _describe_epoch), *by_row(networks, _describe_threshold)]
     if overrides:
         sentences.append(f"The sweep varied {list_values(overrides)}.")
     n_stopped = sum(run.status == "pruned" for run in runs)
     if n_stopped:
         sentences.append(f"Runs that a search stopped early, by their val values: {n_stopped}.")
-    settings = [*{frozenset(row.settings.items()): row.settings for row in rows}.values()]
+    settings = [
+        *{
+            frozenset(row.settings.items()): row.settings for row in rows if not row.is_imported
+        }.values()
+    ]
     if len(settings) == 1:
         sentences.append(
             "All runs here have the same settings but for seed and fold, so none was chosen among "
@@ -244,9 +256,9 @@ def _describe_weights(row: Row) -> str:
     return f"{'; '.join(texts) or 'the config names no pretrained weights'}."
 
 
-def _describe_code(finished: Sequence[Run]) -> list[str]:
+def _describe_code(tested: Sequence[Run]) -> list[str]:
     states: dict[str, list[str]] = defaultdict(list)
-    for run in finished:
+    for run in tested:
         found = run.provenance
         commit = f"commit {code_span(found.commit)}" if found.commit else "commit not recorded"
         changed = "no uncommitted changes" if found.dirty is False else "changes not recorded"
@@ -256,7 +268,8 @@ def _describe_code(finished: Sequence[Run]) -> list[str]:
         texts = [code_span(f"{name} {found.versions.get(name, '?')}") for name in names]
         texts += [commit, changed, f"SHA-256 of seglab's code {code_span(found.source)}"]
         where = f"{found.device or 'device not recorded'}: {found.machine or 'not recorded'}"
-        states[f"{', '.join(texts)}; trained on {code_span(where)}"].append(run.label)
+        work = "scored" if run.status == "imported" else "trained"
+        states[f"{', '.join(texts)}; {work} on {code_span(where)}"].append(run.label)
     lines = [f"- {text}: {name_some([*map(code_span, found)])}" for text, found in states.items()]
     return ["\n".join(lines), "All versions: `environment.txt`."]
 

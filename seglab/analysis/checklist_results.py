@@ -37,12 +37,32 @@ def list_values(values: Iterable[object]) -> str:
     return ", ".join(code_span(printable(str(value))) for value in dict.fromkeys(values))
 
 
+def describe_imported(imported: Sequence[Row]) -> list[str]:
+    """Say what is known of masks that other programs wrote."""
+    if not imported:
+        return []
+    labels = ", ".join(code_span(row.label) for row in imported)
+    notes = dict.fromkeys(
+        f"- {code_span(row.label)}: {code_span(note)}"
+        for row in imported
+        for run in row.finished_runs
+        for note in run.notes
+    )
+    return [
+        f"{labels}: masks that another program wrote, scored by the same code as the others. They "
+        "are in `masks/` of their runs. How the program works, and what was chosen on which cases, "
+        "the runs do not record.",
+        "\n".join(notes) or "No mask is missing or was resized.",
+    ]
+
+
 def describe_metrics(scored: Sequence[Row]) -> list[str]:
     """Say what the values are of, and define each metric."""
-    sizes = list_values(row.settings.get("data.size", "?") for row in scored)
+    sizes = list_values(row.settings.get("data.size", "?") for row in scored if not row.is_imported)
+    seen = f"Networks see images resized to a square of {sizes} pixels. " if sizes else ""
     return [
-        f"Networks see images resized to a square of {sizes} pixels. Masks are scored at the "
-        "native resolution of each image, against the masks of the data.",
+        f"{seen}Masks are scored at the native resolution of each image, against the masks of the "
+        "data.",
         "Folds are joined before any mean is taken, so each case counts once for each seed; then "
         "values are averaged over seeds. With several classes, values are means over all but "
         "background. No case is left out for its masks: where target and prediction are both "
@@ -59,10 +79,9 @@ def describe_intervals(scored: Sequence[Row], n_tests: int) -> list[str]:
     sentences = [
         f"In brackets: {100 * statistics.INTERVAL_LEVEL:g} % intervals, by a bootstrap over test "
         f"cases with {statistics.RESAMPLES:,} resamples (BCa; percentiles above "
-        f"{statistics.MAX_CASES_FOR_BCA:,} cases); `ece` has none. They are for these trained "
-        "networks on other "
-        "cases like these. Neither seeds, nor splits, nor settings are drawn again, and cases "
-        "count as independent, also those of one patient.",
+        f"{statistics.MAX_CASES_FOR_BCA:,} cases); `ece` has none. They are for these "
+        "networks, or programs, on other cases like these. Splits and settings are not drawn "
+        "again, and cases count as independent, also those of one patient.",
         *by_row(scored, _describe_spread),
     ]
     if any(len(row.cases) < MIN_CASES_FOR_INTERVAL for row in scored):
@@ -83,7 +102,13 @@ def _describe_spread(row: Row) -> str:
     n = len(row.scored)
     what = "networks, a seed and fold each," if row.folds_are_seeds else "seeds"
     if n > 1:
-        return f"± is the standard deviation over {n} {what} with n - 1 in the denominator."
+        return (
+            f"± is the standard deviation over {n} {what} with n - 1 in the denominator, and the "
+            f"interval is over {what.rstrip(',')} and cases together: that over cases, widened by "
+            "Student's t over these (MOVER, Zou and Donner 2008)."
+        )
+    if row.is_imported:
+        return "the masks are one set: whether training again gives others is unknown."
     return "one seed was trained: how far values differ from seed to seed is unknown."
 
 
@@ -125,10 +150,10 @@ def _describe_cases(row: Row) -> str:
 def describe_failures(rows: Sequence[Row], runs: Sequence[Run], notes: Sequence[str]) -> list[str]:
     """List runs that are not finished, missing ones and incomplete rows; notes of `make_rows`."""
     lines = []
-    for run in (run for run in runs if run.status != "finished"):
+    for run in (run for run in runs if not run.is_scored):
         reason = f" ({code_span(run.error)})" if run.error else ""
         lines.append(f"run {code_span(run.label)}: {describe_status(run.status)}{reason}")
     lines += [code_span(note) for note in [*describe_gaps(rows), *notes]]
     if not lines:
-        return [f"Nothing. Runs that are here, all of them finished: {len(runs)}."]
+        return [f"Nothing. Runs that are here, all of them scored: {len(runs)}."]
     return ["\n".join(f"- {line}" for line in lines)]

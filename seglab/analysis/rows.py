@@ -123,6 +123,11 @@ class Row:
         runs = [run for (of_seed, _), run in self.cells.items() if of_seed == seed and run]
         return [run for run in runs if run.is_scored]
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether the row is of masks that another program wrote."""
+        return any(run.status == "imported" for run in self.runs)
+
     @cached_property
     def n_cases(self) -> int:
         """Number of test cases that any seed has, whether or not they are selected."""

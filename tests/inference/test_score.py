@@ -1,6 +1,7 @@
 """score.py: masks of any program, scored as those of a network."""
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,14 @@ def test_it_reads_like_a_run(
     for card in data["gallery"]["cases"]:
         drawn = card["rows"][str(index)]
         assert drawn["prediction_outlines"] and "confidence" not in drawn
+    ended = script("bundle", *both, "--out", tmp_path / "both.zip")
+    assert ended.code == 0, ended.err
+    with zipfile.ZipFile(tmp_path / "both.zip") as archive:
+        archive.extractall(tmp_path)
+    text = (tmp_path / "both" / "REPORTING.md").read_text()
+    assert "`Otsu`: masks that another program wrote" in text
+    masks_of = {file.name for file in (tmp_path / "both" / "runs").rglob("masks/*.png")}
+    assert masks_of == {f"{id}.png" for id in read_json(split)["test"]}
     for command in (["evaluate", out], ["predict", out, tiny_ph2, "--out", tmp_path / "p"]):
         ended = script(*command)
         assert ended.code != 0 and "holds masks of another program, and no network" in ended.err
