@@ -97,7 +97,7 @@ def test_a_run_learns_and_scores_each_class(run: Path) -> None:
     assert summary["test"]["aurc"] == pytest.approx(sum(areas) / 2, abs=1e-15)
     row = make_rows(find_runs([run]))[0][0].scores(RISK_METRICS)
     for metric, ends in summary["intervals"]["test"].items():
-        assert [*row[metric][2:]] == pytest.approx(ends) and ends[0] < ends[1]
+        assert [*row[metric][2:4]] == pytest.approx(ends) and ends[0] < ends[1]
     assert {*summary["intervals"]["test"]} == {*RISK_METRICS}
     last = read_csv(run / "metrics.csv")[-1]
     assert 0 < float(last["val/dice_per_image_square_net"]) <= 1

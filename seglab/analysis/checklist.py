@@ -11,10 +11,10 @@ from pathlib import Path
 from seglab.analysis.checklist_results import (
     by_row,
     describe_failures,
-    describe_imported,
     describe_intervals,
     describe_metrics,
     describe_results,
+    describe_scored_elsewhere,
     list_values,
 )
 from seglab.analysis.grouping import make_rows
@@ -65,13 +65,15 @@ def make_checklist(runs: Sequence[Run], versus: Sequence[tuple[str, str]] = ()) 
     rows = [row for row in every_row if row.runs]
     scored = [row for row in rows if row.finished_runs]
     tested = [run for run in runs if run.is_scored]
-    networks = [row for row in scored if not row.is_imported]
-    finished = [run for run in tested if run.status != "imported"]
+    networks = [row for row in scored if row.was_trained]
+    finished = [run for run in tested if run.was_trained]
     n_tests = len(find_pairs(versus, every_row))
     sections = {
         "What was tested": _describe_tested(scored, tested),
         "How test cases were kept apart": _describe_separation(networks, tested),
-        "Masks of other programs": describe_imported([r for r in scored if r.is_imported]),
+        "Scored without a training here": describe_scored_elsewhere(
+            [row for row in scored if not row.was_trained]
+        ),
         "How epoch, threshold and settings were chosen": _describe_choices(rows, networks, runs),
         "Metrics, resolution and means": describe_metrics(scored),
         "Intervals and tests": describe_intervals(scored, n_tests),
@@ -183,9 +185,7 @@ def _describe_choices(
     if n_stopped:
         sentences.append(f"Runs that a search stopped early, by their val values: {n_stopped}.")
     settings = [
-        *{
-            frozenset(row.settings.items()): row.settings for row in rows if not row.is_imported
-        }.values()
+        *{frozenset(row.settings.items()): row.settings for row in rows if row.was_trained}.values()
     ]
     if len(settings) == 1:
         sentences.append(
@@ -268,7 +268,7 @@ def _describe_code(tested: Sequence[Run]) -> list[str]:
         texts = [code_span(f"{name} {found.versions.get(name, '?')}") for name in names]
         texts += [commit, changed, f"SHA-256 of seglab's code {code_span(found.source)}"]
         where = f"{found.device or 'device not recorded'}: {found.machine or 'not recorded'}"
-        work = "scored" if run.status == "imported" else "trained"
+        work = "trained" if run.was_trained else "scored"
         states[f"{', '.join(texts)}; {work} on {code_span(where)}"].append(run.label)
     lines = [f"- {text}: {name_some([*map(code_span, found)])}" for text, found in states.items()]
     return ["\n".join(lines), "All versions: `environment.txt`."]

@@ -37,28 +37,27 @@ def list_values(values: Iterable[object]) -> str:
     return ", ".join(code_span(printable(str(value))) for value in dict.fromkeys(values))
 
 
-def describe_imported(imported: Sequence[Row]) -> list[str]:
-    """Say what is known of masks that other programs wrote."""
-    if not imported:
-        return []
-    labels = ", ".join(code_span(row.label) for row in imported)
+def describe_scored_elsewhere(rows: Sequence[Row]) -> list[str]:
+    """Say what is known of masks that other programs wrote, and of networks on other data."""
+    texts = {
+        "imported": "masks that another program wrote, scored by the same code as the others. They "
+        "are in `masks/` of their runs. How the program works, and what was chosen on which cases, "
+        "the runs do not record",
+        "evaluated": "networks that were trained elsewhere, tested by `seglab evaluate`",
+    }
     notes = dict.fromkeys(
         f"- {code_span(row.label)}: {code_span(note)}"
-        for row in imported
+        for row in rows
         for run in row.finished_runs
         for note in run.notes
     )
-    return [
-        f"{labels}: masks that another program wrote, scored by the same code as the others. They "
-        "are in `masks/` of their runs. How the program works, and what was chosen on which cases, "
-        "the runs do not record.",
-        "\n".join(notes) or "No mask is missing or was resized.",
-    ]
+    sentences = by_row(rows, lambda row: f"{texts[row.finished_runs[0].status]}.")
+    return [*sentences, *(["\n".join(notes)] if notes else [])]
 
 
 def describe_metrics(scored: Sequence[Row]) -> list[str]:
     """Say what the values are of, and define each metric."""
-    sizes = list_values(row.settings.get("data.size", "?") for row in scored if not row.is_imported)
+    sizes = list_values(row.settings.get("data.size", "?") for row in scored if row.was_trained)
     seen = f"Networks see images resized to a square of {sizes} pixels. " if sizes else ""
     return [
         f"{seen}Masks are scored at the native resolution of each image, against the masks of the "
@@ -107,8 +106,8 @@ def _describe_spread(row: Row) -> str:
             f"interval is over {what.rstrip(',')} and cases together: that over cases, widened by "
             "Student's t over these (MOVER, Zou and Donner 2008)."
         )
-    if row.is_imported:
-        return "the masks are one set: whether training again gives others is unknown."
+    if not row.was_trained:
+        return "the predictions are one set: what training again would give is unknown."
     return "one seed was trained: how far values differ from seed to seed is unknown."
 
 

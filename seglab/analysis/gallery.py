@@ -149,6 +149,8 @@ def predict_tested(
     Raises:
         InputError: The run, or its data, cannot be read.
     """
+    if run.status == "evaluated":
+        raise InputError("evaluate keeps no masks; predict writes them")
     if run.status == "imported":
         data = run.config["data"]
         root = data["root"] if data_root is None else data_root

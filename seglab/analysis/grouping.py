@@ -128,6 +128,9 @@ def _label_rows(rows: Sequence[Row]) -> None:
                 is_plain = is_target or key in ("name", "protocol")
                 part = row.labels[column] if is_plain else f"{column}={row.labels[column]}"
                 row.label += f", {part}" if row.label else part
+    for row in rows:
+        if not row.label:  # masks of another program have no model and so on
+            row.label = row.labels[next(iter(row.labels))] = row.settings["name"]
     for row in rows if any(row.set for row in rows) else ():
         row.labels["set"] = row.set or UNKNOWN
         row.label += f", set={row.set}" if row.set else ""
@@ -188,7 +191,7 @@ def _make_baseline_rows(rows: Sequence[Row]) -> list[Row]:
     for row, seed in tested.values():
         values_by_name: dict[str, CaseValues] = defaultdict(dict)
         for run in row.runs_of_seed(seed):
-            if run.status == "imported":
+            if not run.was_trained:
                 continue
             table = run.paths.baseline_cases
             groups = read_case_values(table, run.sha256, run.classes, "baseline")

@@ -234,7 +234,7 @@ def _make_curves(report_rows: Sequence[Row]) -> list[dict[str, Any]]:
                 curves = [
                     read_metric_history(run.folder, f"{part}/{name}")
                     for run in row.finished_runs
-                    if run.status != "imported"
+                    if run.was_trained
                 ]
                 epochs = sorted({epoch for curve in curves for epoch in curve})
                 by_epoch = [

@@ -124,9 +124,9 @@ class Row:
         return [run for run in runs if run.is_scored]
 
     @property
-    def is_imported(self) -> bool:
-        """Whether the row is of masks that another program wrote."""
-        return any(run.status == "imported" for run in self.runs)
+    def was_trained(self) -> bool:
+        """Whether the row is of trainings, and not of scores alone."""
+        return all(run.was_trained for run in self.runs)
 
     @cached_property
     def n_cases(self) -> int:

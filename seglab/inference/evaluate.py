@@ -1,5 +1,6 @@
 """Scores a run's best checkpoint again, or an ensemble of several runs."""
 
+import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -14,21 +15,24 @@ from hydra.utils import instantiate
 
 from seglab.core.commands import current_command, quote_for_shell
 from seglab.core.errors import InputError, name_some
-from seglab.core.files import expand_user, write_csv, write_json
+from seglab.core.files import expand_user, hash_json, write_csv, write_json
 from seglab.core.memory import keep_freed_memory
 from seglab.data.attributes import describe_case
 from seglab.data.cache import hash_cases, hash_files
 from seglab.data.cases import Case, with_classes
 from seglab.data.checks import MIN_TEST_CASES, check_masks, describe_oddities
+from seglab.data.datamodule import files_below
 from seglab.data.duplicates import thumbnail
 from seglab.data.layouts import find_cases
 from seglab.data.sets import find_roots, name_cases, read_sets
+from seglab.data.splits import Split
 from seglab.inference.calibration import LEVEL, Calibration
 from seglab.inference.models import Model, ensemble, find_members, make_model
 from seglab.inference.scoring import ScoredCase, Scores, join_rows, score_sets, summarize_sets
 from seglab.runs.checkpoints import load_run_network
 from seglab.runs.paths import RunPaths, refuse_run_files
 from seglab.runs.records import Run, open_run
+from seglab.runs.scored import write_scored
 from seglab.runs.thumbnails import find_trained_on
 
 log = logging.getLogger(__name__)
@@ -45,8 +49,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score runs at native resolution, and write summary.json and tables of the cases.
 
-    Several runs are scored as one ensemble: the mean of their probabilities, each at its own size,
-    and the mean of their thresholds.
+    `compare` and `report` read what is written like a run, with the status 'evaluated'. Several
+    runs are scored as one ensemble: the mean of their probabilities, each at its own size, and the
+    mean of their thresholds.
 
     Args:
         paths: The run directory or sweep, see `seglab.inference.models.find_members`, or several;
@@ -93,11 +98,13 @@ def evaluate(
 
     scored = score_sets(model.predictor, cases, model.threshold, model.inference, on_case=on_case)
     trained_on: list[str] = []
+    files = hash_files(cases)
+    hashes = hash_cases(cases, files)
     if data_root is not None:  # the split has kept a run's own test cases apart
-        hashes = hash_cases(cases, hash_files(cases))
         trained_on = find_trained_on(runs, hashes, np.stack(thumbnails))
     summary: dict[str, Any] = {
         **summarize_sets(scored),
+        "val": {},
         "n": len(cases),
         "threshold": model.threshold,
         "inference": [asdict(model.inference) for model in models],
@@ -112,9 +119,42 @@ def evaluate(
     write_csv(written.test_cases, join_rows(scored))
     write_csv(written.case_attributes, attributes)
     write_json(written.summary, summary)
+    _write_record(written, runs, model, summary, hashes, files, data_root, mask_suffix)
     _log_summary(summary)
     log.info("written to %s", written.folder)
     return summary
+
+
+def _write_record(
+    paths: RunPaths,
+    runs: Sequence[Run],
+    model: Model,
+    summary: Mapping[str, Any],
+    sha256: dict[str, str],
+    files: Mapping[Path, str],
+    data_root: str | Path | None,
+    mask_suffix: str | None,
+) -> None:
+    """Write what makes the evaluation read like a run: settings of the first, of other data."""
+    config = copy.deepcopy(runs[0].config)
+    record: dict[str, Any] = {}
+    config["inference"] = asdict(model.inference)
+    if len({run.seed for run in runs}) > 1:
+        config.pop("seed", None)
+        config["data"].pop("seed", None)
+    fingerprint = runs[0].provenance.data
+    if data_root is not None:
+        root = str(summary["data"])
+        classes = [*model.classes.names]
+        config["data"] = {"root": root, "mask_suffix": mask_suffix, "classes": classes}
+        fingerprint = hash_json(files_below(root, files))
+        record["protocol"] = "all cases of other data"
+    notes = list(summary["warnings"])
+    if len(runs) > 1:
+        notes.append(f"scores are of the mean probability of {len(runs)} networks")
+    split = Split([], [], [*sha256], "test alone", None, sha256)
+    record |= {"data_fingerprint": fingerprint, "notes": notes, "runs": summary["runs"]}
+    write_scored(paths, "evaluated", config, split, **record)
 
 
 def _new_folder(run: Run, data_root: str | Path | None) -> Path:

@@ -21,7 +21,7 @@ from seglab.inference.calibration import LEVEL, Calibration, find_calibration
 from seglab.inference.postprocessing import Prediction, Predictor, class_confidences, predicted_mask
 from seglab.inference.quality import Quality
 from seglab.runs.paths import RunPaths
-from seglab.runs.records import find_runs, name_init, refuse_imported
+from seglab.runs.records import find_runs, name_init, refuse_scores_alone
 from seglab.schema import Inference, read_inference
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def find_network(path: str | Path) -> Path:
             f"{path}: expected a run directory, which holds {paths.record.name}, a checkpoint, or "
             "a file of seglab export"
         )
-    refuse_imported(paths)
+    refuse_scores_alone(paths)
     return paths.best_checkpoint
 
 

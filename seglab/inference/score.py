@@ -3,16 +3,13 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from seglab.core.commands import current_command
 from seglab.core.errors import InputError, name_some
 from seglab.core.files import (
     create_folder,
@@ -47,8 +44,8 @@ from seglab.inference.scoring import (
 from seglab.metrics.confidence import CONFIDENCE_COLUMNS
 from seglab.metrics.scores import PIXEL_COUNTS
 from seglab.metrics.scores import scores as metric_scores
-from seglab.runs import provenance
-from seglab.runs.paths import FORMAT, RunPaths
+from seglab.runs.paths import RunPaths
+from seglab.runs.scored import write_scored
 from seglab.runs.thumbnails import find_seen
 
 log = logging.getLogger(__name__)
@@ -139,14 +136,13 @@ def score(
             "notes": notes,
         }
         write_json(paths.summary, summary)
-        write_json(paths.split, used.to_json())
         read = files_below(data_root, files)
         write_json(paths.data, {"root": root, "files": read})
-        write_atomic(paths.config, OmegaConf.to_yaml(config))
         of_files = {id: hash_file(file) for id, file in found.masks.items()}
-        of_data = {"data_fingerprint": hash_json(read), "split_hash": used.hash}
         source = {"folder": str(expand_user(masks).absolute()), "sha256": of_files}
-        write_json(paths.record, _make_record() | of_data | {"notes": notes, "masks": source})
+        record = {"data_fingerprint": hash_json(read), "notes": notes, "masks": source}
+        record["protocol"] = "masks of another program"
+        write_scored(paths, "imported", config, used, **record)
     for metric, value in summary["test"].items():
         log.info("%-*s %.4f", max(map(len, summary["test"])), metric, value)
     for note in notes:
@@ -317,18 +313,3 @@ def _describe_training(
             f"were trained on ({name_some(leaks)}): scores are too high for new cases"
         )
     return notes
-
-
-def _make_record() -> dict[str, Any]:
-    """Make run.json, without what depends on the masks."""
-    return {
-        "format": FORMAT,
-        "status": "imported",
-        "start": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": current_command(),
-        "directory": str(Path.cwd()),
-        "git": provenance.read_code_state()[0],
-        "versions": provenance.installed_versions(),
-        "machine": provenance.describe_machine(),
-        "modules": {},
-    }

@@ -18,8 +18,11 @@ from seglab.runs.tables import CaseValues, read_case_values, read_scores, to_tex
 from seglab.schema import flatten
 
 # Of two runs of one config the first of these is taken.
-# 'imported': masks of another program were scored, see `seglab.inference.score`.
-STATUSES = ("finished", "imported", "running", "interrupted", "pruned", "failed", "planned")
+# Masks of another program, see `seglab.inference.score`; networks on other data, see `evaluate`.
+SCORED_ELSEWHERE = ("imported", "evaluated")
+STATUSES = (
+    *("finished", *SCORED_ELSEWHERE, "running", "interrupted", "pruned", "failed", "planned"),
+)
 UNKNOWN = "-"
 
 
@@ -63,7 +66,7 @@ class Run:
         label: Path below the folders that were searched, for messages and tables.
         status: One of `STATUSES`.
         error: In one line; empty without.
-        notes: On imported masks, for readers of their scores.
+        notes: What readers of the scores should know, where it was scored elsewhere.
         record: run.json, plain containers.
         provenance: What the run was made of.
         config: config.yaml, plain containers; empty where the run never had one.
@@ -78,8 +81,9 @@ class Run:
         ids: Ids of the cases in train, val and test; empty before the split was written.
         sha256: Of each case's files, by id.
         values: Scores by name, `val/...` and `test/...`, of several sets as in
-            `test/ph2/dice_per_image`. This and the rest: once it is scored. Imported masks have
-            values and tested cases alone, and calibration where their probabilities are known.
+            `test/ph2/dice_per_image`. This and the rest: once it is scored. What was scored
+            elsewhere has values and tested cases alone, and calibration where probabilities are
+            known.
         baselines: Test scores of trivial baselines, by their names; the scores' as of `values`.
         best_epoch: Number of the epoch whose weights are kept, from 1.
         threshold: Probability above which a pixel is lesion.
@@ -125,6 +129,11 @@ class Run:
         """Whether it has scores."""
         return bool(self.tested)
 
+    @property
+    def was_trained(self) -> bool:
+        """Whether it is of a training, and not of scores alone."""
+        return self.status not in SCORED_ELSEWHERE
+
 
 def read_run(folder: Path, label: str | None = None, is_scored: bool = False) -> Run:
     """Reads a run directory; raises an InputError if a file is missing or damaged.
@@ -153,7 +162,7 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
         # trainer.fast_dev_run ends without anything but run.json.
         is_debug = status == "finished" and not ("split_hash" in record or paths.config.exists())
         config = {} if is_debug else dict(record.get("config") or {})
-    has_scores = status in ("finished", "imported") and not is_debug
+    has_scores = status in ("finished", *SCORED_ELSEWHERE) and not is_debug
     if has_scores or paths.config.exists():
         config = parse_config(paths.config)
         with refuse_damaged(paths.config):
@@ -169,8 +178,8 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
         description = _describe(config, overrides)
         sets = tuple(map(to_text, config["data"].get("sets") or ())) if config else ()
         notes = tuple(to_text(note) for note in record.get("notes") or ())
-        if status == "imported":
-            description["settings"]["protocol"] = "masks of another program"
+        if status in SCORED_ELSEWHERE and "protocol" in record:
+            description["settings"]["protocol"] = to_text(record["protocol"])
     run = Run(
         folder=folder,
         label=to_text(folder.name) if label is None else label,
@@ -209,7 +218,7 @@ def open_run(
         raise InputError(
             f"{path}: no run directory (it holds no run.json); expected one that train wrote"
         )
-    refuse_imported(paths)
+    refuse_scores_alone(paths)
     read_config(paths.config, trust)
     run = read_run(paths.folder)
     sections = ("git", "modules", "versions", "machine")
@@ -225,11 +234,11 @@ def open_run(
     return run
 
 
-def refuse_imported(paths: RunPaths) -> None:
-    """Raises an InputError if a run directory holds masks of another program, and no network."""
+def refuse_scores_alone(paths: RunPaths) -> None:
+    """Raises an InputError if a directory is of scores alone, and holds no network."""
     with refuse_damaged(paths.record) as file:
-        if read_json(file)["status"] == "imported":
-            raise InputError(f"{paths.folder}: holds masks of another program, and no network")
+        if read_json(file)["status"] in SCORED_ELSEWHERE:
+            raise InputError(f"{paths.folder}: holds scores alone, and no network; name a run")
 
 
 def find_runs(dirs: Sequence[str | Path]) -> list[Run]:
@@ -326,9 +335,9 @@ def _describe(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 
 
 def _with_scores(run: Run) -> Run:
-    scores = read_scores(run.paths.summary, bool(run.sets), run.status != "imported")
+    scores = read_scores(run.paths.summary, bool(run.sets), run.was_trained)
     bins = scores["ece_bins"]
-    is_calibrated = bool(bins) or run.status != "imported"
+    is_calibrated = bool(bins) or run.was_trained
     tested = read_case_values(
         run.paths.test_cases, run.sha256, run.classes, has_confidence=is_calibrated
     )[""]

@@ -178,7 +178,7 @@ def test_the_checklist_has_the_figures_of_the_runs(
     assert record["data_fingerprint"][:12] in text
     assert "Nothing was monitored: the weights are those of the last epoch (`2`)" in text
     assert "1 pair of rows was tested" in text and "Holm" in text
-    assert "for each finished run (4): no id, and no content" in text
+    assert "for each run with scores (4): no id, and no content" in text
     assert "- run `three/0`: failed (`RuntimeError: out of memory`)" in text
     assert "No rows were tested" not in text
     unknown = text.partition("## Unknown")[2]

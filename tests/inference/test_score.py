@@ -246,12 +246,12 @@ def test_it_reads_like_a_run(
     with zipfile.ZipFile(tmp_path / "both.zip") as archive:
         archive.extractall(tmp_path)
     text = (tmp_path / "both" / "REPORTING.md").read_text()
-    assert "`Otsu`: masks that another program wrote" in text
+    assert "asks that another program wrote, scored by the same code" in text
     masks_of = {file.name for file in (tmp_path / "both" / "runs").rglob("masks/*.png")}
     assert masks_of == {f"{id}.png" for id in read_json(split)["test"]}
     for command in (["evaluate", out], ["predict", out, tiny_ph2, "--out", tmp_path / "p"]):
         ended = script(*command)
-        assert ended.code != 0 and "holds masks of another program, and no network" in ended.err
+        assert ended.code != 0 and "holds scores alone, and no network" in ended.err
 
 
 def test_several_classes_are_scored_each(tmp_path: Path) -> None:
