@@ -132,6 +132,7 @@ def _list_files(paths: RunPaths) -> Iterator[Path]:
         yield from (file for file in files if file.is_symlink() or not file.is_dir())
     for folder in paths.evaluations.glob("*"):
         evaluation = RunPaths(folder)
+        yield from (evaluation.record, evaluation.config, evaluation.split)
         yield from (evaluation.summary, evaluation.test_cases, evaluation.case_attributes)
     yield from (RunPaths(folder).reproduction for folder in paths.reproductions.glob("*"))
 
