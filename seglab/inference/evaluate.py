@@ -115,14 +115,23 @@ def evaluate(
         "runs": [str(run.folder.absolute()) for run in runs],
     }
     written = RunPaths(_new_folder(runs[0], data_root) if out is None else expand_user(out))
-    written.folder.mkdir(parents=True, exist_ok=True)
-    write_csv(written.test_cases, join_rows(scored))
-    write_csv(written.case_attributes, attributes)
-    write_json(written.summary, summary)
+    _write_tables(written, scored, attributes, summary)
     _write_record(written, runs, model, summary, hashes, files, data_root, mask_suffix)
     _log_summary(summary)
     log.info("written to %s", written.folder)
     return summary
+
+
+def _write_tables(
+    paths: RunPaths,
+    scored: Mapping[str, Scores],
+    attributes: list[dict[str, Any]],
+    summary: dict[str, Any],
+) -> None:
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    write_csv(paths.test_cases, join_rows(scored))
+    write_csv(paths.case_attributes, attributes)
+    write_json(paths.summary, summary)
 
 
 def _write_record(

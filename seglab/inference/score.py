@@ -104,16 +104,11 @@ def score(
     by_id = {case.id: case for case in cases}
     tested = [by_id[id] for id in used.test]
     found = find_imported_masks(cases, used.test, masks, probabilities, pattern)
-    root = str(expand_user(data_root).absolute())
-    config = {
-        "name": name,
-        "init": None,
-        "data": {
-            "root": root,
-            "mask_suffix": mask_suffix,
-            "classes": [*classes.names],
-            "split": {"file": split and str(expand_user(split).absolute())},
-        },
+    data = {
+        "root": str(expand_user(data_root).absolute()),
+        "mask_suffix": mask_suffix,
+        "classes": [*classes.names],
+        "split": {"file": split and str(expand_user(split).absolute())},
     }
     with create_folder(folder) as partial:
         paths = RunPaths(partial)
@@ -129,26 +124,21 @@ def score(
         leaks = _find_leaks(trained, tested, sha256, scored.thumbnails)
         notes = _describe_masks(found, resized, scored.scores)
         notes += _describe_training(given, trained, leaks, len(tested))
-        summary = {
-            **summarize_sets({"": scored.scores}),
-            "val": {},
-            "n": len(tested),
-            "notes": notes,
-        }
-        write_json(paths.summary, summary)
+        summary = {**summarize_sets({"": scored.scores}), "val": {}, "n": len(tested)}
+        write_json(paths.summary, summary | {"notes": notes})
         read = files_below(data_root, files)
-        write_json(paths.data, {"root": root, "files": read})
+        write_json(paths.data, {"root": data["root"], "files": read})
         of_files = {id: hash_file(file) for id, file in found.masks.items()}
         source = {"folder": str(expand_user(masks).absolute()), "sha256": of_files}
         record = {"data_fingerprint": hash_json(read), "notes": notes, "masks": source}
-        record["protocol"] = "masks of another program"
-        write_scored(paths, "imported", config, used, **record)
+        config = {"name": name, "init": None, "data": data}
+        write_scored(paths, "imported", config, used, protocol="masks of another program", **record)
     for metric, value in summary["test"].items():
         log.info("%-*s %.4f", max(map(len, summary["test"])), metric, value)
     for note in notes:
         log.warning("%s", note)
     log.info("%d cases; written to %s", len(tested), out)
-    return summary
+    return summary | {"notes": notes}
 
 
 class _Scored(NamedTuple):

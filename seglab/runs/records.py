@@ -175,11 +175,8 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
             hashes = {to_text(id): str(value) for id, value in split["sha256"].items()}
             sha256 = {id: hashes[id] for part in ids.values() for id in part}
     with refuse_damaged(paths.record):
-        description = _describe(config, overrides)
-        sets = tuple(map(to_text, config["data"].get("sets") or ())) if config else ()
-        notes = tuple(to_text(note) for note in record.get("notes") or ())
-        if status in SCORED_ELSEWHERE and "protocol" in record:
-            description["settings"]["protocol"] = to_text(record["protocol"])
+        description = _describe(config, overrides, record.get("protocol"))
+        notes = tuple(map(to_text, record.get("notes") or ()))
     run = Run(
         folder=folder,
         label=to_text(folder.name) if label is None else label,
@@ -190,7 +187,6 @@ def read_run(folder: Path, label: str | None = None, is_scored: bool = False) ->
         config=config,
         sweep=folder.parent if overrides else None,
         classes=classes,
-        sets=sets,
         notes=notes,
         ids=ids,
         sha256=sha256,
@@ -305,8 +301,8 @@ def _read_provenance(record: dict[str, Any]) -> RunProvenance:
     )
 
 
-def _describe(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Returns settings, seed, folds and the settings that a sweep varied, as fields of `Run`."""
+def _describe(config: dict[str, Any], overrides: list[str], protocol: Any) -> dict[str, Any]:
+    """Returns settings, sets, seed, folds and what a sweep varied, as fields of `Run`."""
     if not config:
         return {"settings": {}, "seed": UNKNOWN, "fold": "", "folds": 0, "varied_settings": []}
     flat = flatten({key: value for key, value in config.items() if key != "logger"})
@@ -321,11 +317,14 @@ def _describe(config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     fold, folds = settings.pop("data.split.fold", "null"), settings.pop("data.split.folds", "")
     fold = "" if fold == "null" else fold
     settings["protocol"] = f"{folds} folds" if fold else "holdout"
+    if protocol:  # of what was scored elsewhere
+        settings["protocol"] = to_text(protocol)
     # Overrides use other names than the config that they lead to.
     names = {"model": "model._target_", "experiment": "name"}
     varied = [names.get(key, key) for key in overrides]
     return {
         "settings": settings,
+        "sets": tuple(map(to_text, config["data"].get("sets") or ())),
         "seed": seed,
         "fold": fold,
         # An impossible number of folds may be why this run failed.
