@@ -76,7 +76,7 @@ def evaluate(
     if mask_suffix is not None and data_root is None:
         raise InputError("--mask-suffix: is that of --data, which is missing")
     if out is not None:
-        refuse_run_files(out)
+        refuse_run_files(out, replaced_status="evaluated")
     paths = [paths] if isinstance(paths, str | Path) else paths
     members = [member for path in paths for member in find_members(path)]
     runs = [open_run(member, trust, moved_to) for member in members]

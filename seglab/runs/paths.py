@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from seglab.core.errors import InputError, printable
-from seglab.core.files import expand_user
+from seglab.core.files import expand_user, read_json
 
 # In run.json and in checkpoints. It changes when files of earlier versions can no longer be read.
 FORMAT = 3
@@ -61,17 +61,22 @@ def checkpoint_file(path: str | Path) -> Path:
     return RunPaths(Path(path)).best_checkpoint if Path(path).is_dir() else Path(path)
 
 
-def refuse_run_files(out: str | Path) -> None:
+def refuse_run_files(out: str | Path, replaced_status: str | None = None) -> None:
     """Refuses a file or folder as --out if writing there would overwrite or mix with a run's files.
 
     Raises an InputError if it is a run directory, or in one and named as something of a run, such
-    as `checkpoints`. Free are other names, and folders in `evaluations` and `reproductions`.
+    as `checkpoints`. Free are other names, folders in `evaluations` and `reproductions`, and a
+    folder whose run.json has the status `replaced_status`.
     """
     target = expand_user(out).resolve()
     for folder in (target, *target.parents):
         paths = RunPaths(folder)
         if not (paths.record.exists() or any(paths.best_checkpoint.parent.glob("*.ckpt"))):
             continue
+        if folder == target and replaced_status and paths.record.exists():
+            with refuse_damaged(paths.record) as file:
+                if read_json(file)["status"] == replaced_status:
+                    continue
         place = target.relative_to(folder).parts
         names = {path.relative_to(folder).parts[:1] for path in vars(paths).values()}
         has_free_folders = place[:1] in ((paths.evaluations.name,), (paths.reproductions.name,))

@@ -96,7 +96,10 @@ def test_an_earlier_evaluation_is_replaced(run: Path, script: Callable[..., Ende
     out = run / "evaluations" / "mine"
     for _ in range(2):
         assert script("evaluate", run, "--out", out).code == 0
-        assert files_below(out) == {"summary.json", "test_cases.csv", "case_attributes.csv"}
+        assert files_below(out) == {
+            *("summary.json", "test_cases.csv", "case_attributes.csv"),
+            *("run.json", "config.yaml", "splits.json"),
+        }
         (out / "summary.json").write_text("old")
     assert script("evaluate", run, "--out", out).code == 0
     assert (out / "summary.json").read_text() != "old"
