@@ -217,6 +217,10 @@ def _list_commands(runs: Sequence[Run]) -> Iterator[str]:
         words = run.record.get("command")
         if not isinstance(words, list) or len(words) < 2:
             continue
+        if words[0] == "seglab":
+            yield f"# {run.label}"
+            yield quote_for_shell(*map(to_text, words))
+            continue
         program, *arguments = (to_text(word) for word in words[1:])
         stem, is_module = Path(program).stem, Path(program).name == "__main__.py"
         start = ["seglab"] if stem == "seglab" or is_module else ["python", program]

@@ -115,10 +115,13 @@ def _describe_tested(scored: Sequence[Row], tested: Sequence[Run]) -> list[str]:
         )
 
     sizes = {
-        part: sorted({len(run.ids[part]) for run in tested}) for part in ("train", "val", "test")
+        part: sorted({len(run.ids[part]) for run in tested if run.ids["train"] or part == "test"})
+        for part in ("train", "val", "test")
     }
     ranges = [
-        f"{n[0]:,} to {n[-1]:,} {p}" if len(n) > 1 else f"{n[0]:,} {p}" for p, n in sizes.items()
+        f"{n[0]:,} to {n[-1]:,} {p}" if len(n) > 1 else f"{n[0]:,} {p}"
+        for p, n in sizes.items()
+        if n
     ]
     classes = [", ".join(map(code_span, run.classes)) for run in tested]
     return [
@@ -146,13 +149,23 @@ def _describe_separation(networks: Sequence[Row], tested: Sequence[Run]) -> list
             "subset; nearly equal pictures may be on both sides."
         )
 
-    shared = [run.label for run in tested if _shares_cases(run)]
-    check = "" if not shared else f"this is not so in {name_some([*map(code_span, shared)])}; else "
+    known = [run for run in tested if run.ids["train"]]
+    unknown = [code_span(run.label) for run in tested if not run.ids["train"]]
+    shared = [code_span(run.label) for run in known if _shares_cases(run)]
+    checked = (
+        f"Checked when this file was written, in each run that records its training cases "
+        f"({len(known)}): no id, and no content of image and mask (SHA-256), is in more than one "
+        "of train, val and test."
+    )
+    if shared:
+        checked = (
+            f"In {name_some(shared)} a case of test or val is in train, or one of test in val."
+        )
     warnings = [text for run in tested for text in run.record.get("warnings") or []]
+    if unknown:
+        checked += f" Which cases were trained on is not recorded in {name_some(unknown)}."
     return [
-        f"Checked when this file was written, for each run with scores ({len(tested)}): {check}no "
-        "id, and no content of image and mask (SHA-256), is in more than one of train, val and "
-        "test.",
+        checked,
         *by_row(networks, describe),
         "Patients: unknown, see [below](#unknown).",
         *(

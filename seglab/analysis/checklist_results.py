@@ -119,7 +119,9 @@ def describe_results(rows: Sequence[Row]) -> list[str]:
         scores = row.scores(RESULT_METRICS)
         values = [format_score(name, scores[name]) + row.mark for name in RESULT_METRICS]
         body.append([row.label, str(len(row.cases)), *values])
-    title = "Means over test cases; the last rows are trivial baselines on the same cases"
+    title = "Means over test cases"
+    if any(not row.runs for row in tested):
+        title += "; the last rows are trivial baselines on the same cases"
     table = Table(title, ["row", "n", *RESULT_METRICS], 1, body, [])
     return [
         format_markdown(table).rstrip(),

@@ -79,6 +79,11 @@ def rank_current_annotations(
     of_runs = rank_annotations(runs)
     here = {*hashes.values()}
     ranked = [found for found in of_runs if found.case.sha256 in here]
+    if not of_runs and any(run.tested for run in runs):
+        raise InputError(
+            "--runs: hold masks without probabilities, which rank no annotation; score them again "
+            "with --probabilities"
+        )
     if not ranked:
         raise InputError(
             f"--runs: tested none of the cases of {scan.root} as they are now; expected finished "

@@ -89,6 +89,7 @@ def _add_missing_cells(rows: Sequence[Row]) -> None:
         for key in itertools.product(seeds, row.folds):
             row.cells.setdefault(key, None)
         row.cells = dict(sorted(row.cells.items(), key=lambda item: natural_key(" ".join(item[0]))))
+        row.folds_are_seeds = any(r.status == "evaluated" and " fold " in r.seed for r in row.runs)
         if len(row.folds) > 1 and f"data.sets.{row.set}.split.fold" in row.settings:
             row.folds_are_seeds, row.folds = True, [""]
             row.cells = {

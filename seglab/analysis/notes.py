@@ -35,7 +35,9 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     folds = [p + once if p.endswith(" folds") else p for p in protocols]
     of_seeds = [run for row in rows for seed in row.scored for run in row.runs_of_seed(seed)]
     seeds = sorted({run.seed for run in of_seeds} - {UNKNOWN}, key=natural_key)
-    parts = [cases, " and ".join(folds), *_describe_splits(rows), "scored at native resolution"]
+    *first, last = folds
+    protocol = f"{', '.join(first)} and {last}" if first else last
+    parts = [cases, protocol, *_describe_splits(rows), "scored at native resolution"]
     parts += [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"] if seeds else []
     return "; ".join(parts)
 

@@ -36,6 +36,8 @@ def _find_row(name: str, rows: Sequence[Row]) -> Row:
     exact = [row for row in rows if row.label == name]
     exact = exact or [row for row in rows if row.label.casefold() == folded]
     found = exact or [row for row in rows if row.label.casefold().startswith(folded)]
+    if len(found) > 1:  # masks of another program may be called as a baseline
+        found = [row for row in found if row.runs]
     if len(found) == 1:
         return found[0]
     raise InputError(

@@ -144,26 +144,28 @@ def _write_record(
     data_root: str | Path | None,
     mask_suffix: str | None,
 ) -> None:
-    """Write what makes the evaluation read like a run: settings of the first, of other data."""
-    config = copy.deepcopy(runs[0].config)
-    record: dict[str, Any] = {}
+    """Write what makes the evaluation read like a run: settings of the first, and of its data."""
+    config, record = copy.deepcopy(runs[0].config), {"data_fingerprint": runs[0].provenance.data}
+    data = config["data"]
     config["inference"] = asdict(model.inference)
-    if len({run.seed for run in runs}) > 1:
-        config.pop("seed", None)
-        config["data"].pop("seed", None)
-    fingerprint = runs[0].provenance.data
-    if data_root is not None:
-        root = str(summary["data"])
-        classes = [*model.classes.names]
-        config["data"] = {"root": root, "mask_suffix": mask_suffix, "classes": classes}
-        fingerprint = hash_json(files_below(root, files))
-        record["protocol"] = "all cases of other data"
-    notes = list(summary["warnings"])
+    notes = [*summary["warnings"]]
     if len(runs) > 1:
+        config["networks"] = len(runs)
         notes.append(f"scores are of the mean probability of {len(runs)} networks")
+    if data_root is not None:
+        config["trained_on"] = {key: data.pop(key, None) for key in ("root", "sets", "cases")}
+        data |= {"root": str(summary["data"]), "mask_suffix": mask_suffix}
+        data["split"] = {**data["split"], "fold": None, "file": None}
+        record["data_fingerprint"] = hash_json(files_below(data["root"], files))
+        record["protocol"] = f"all cases of {Path(data['root']).name}"
+    # All networks are tested on the same cases, so each fold is a repetition, as a seed is.
+    names = {run.seed: None for run in runs}
+    if len(runs) == 1 and runs[0].fold and data_root is not None:
+        names = {f"{runs[0].seed} fold {runs[0].fold}": None}
+    config["seed"] = ", ".join(names)
+    data.pop("seed", None)
     split = Split([], [], [*sha256], "test alone", None, sha256)
-    record |= {"data_fingerprint": fingerprint, "notes": notes, "runs": summary["runs"]}
-    write_scored(paths, "evaluated", config, split, **record)
+    write_scored(paths, "evaluated", config, split, notes=notes, runs=summary["runs"], **record)
 
 
 def _new_folder(run: Run, data_root: str | Path | None) -> Path:

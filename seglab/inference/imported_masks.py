@@ -1,5 +1,6 @@
 """Finds and reads masks, and probabilities, that another program wrote."""
 
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from seglab.data.pairing import match_masks
 from seglab.data.scan import Scan, list_files
 
 ARRAYS = (".npy", ".npz")
+_PREDICTED = re.compile(r"[ ._-]?pred(s|icted|ictions?)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def find_imported_masks(
         cases: The cases of the data set.
         tested: Ids of those that are to be scored.
         masks: A folder of pictures at any depth, called as the cases are, or with one of the usual
-            ends such as '_mask'.
+            ends such as '_mask' or '_pred'.
         probabilities: A folder of grey pictures, or arrays (.npy, .npz), called in the same way.
         pattern: How files are called, without suffix, with '{id}' for the case, such as
             'pred_{id}'; None for the usual ways.
@@ -68,7 +70,8 @@ def find_imported_masks(
         )
     of_prob: dict[str, Path] = {}
     if probabilities is not None:
-        of_prob, _ = _find_files(probabilities, ids, pattern, (*SUFFIXES, *ARRAYS))
+        of_every, _ = _find_files(probabilities, ids, pattern, (*SUFFIXES, *ARRAYS))
+        of_prob = {id: of_every[id] for id in found if id in of_every}
         lacking = [id for id in found if id not in of_prob]
         if lacking:
             raise InputError(
@@ -87,9 +90,12 @@ def _find_files(
         raise InputError(f"{folder}: no such folder; expected the masks of another program")
     files = [file for file in list_files(root) if file.suffix.lower() in suffixes]
     by_name: dict[str, list[Path]] = {}
+    has_folders = any("/" in name for name in (*ids, pattern or ""))
     for file in files:
-        by_name.setdefault(file.relative_to(root).with_suffix("").as_posix(), []).append(file)
+        path = file.relative_to(root).with_suffix("").as_posix()
+        by_name.setdefault(path if has_folders else file.stem, []).append(file)
     if pattern is None:
+        by_name = _drop_end(by_name, ids)
         scan = Scan(root, "masks", "one mask for each case")
         found = match_masks(scan, {id: [] for id in ids}, by_name)
         if scan.errors:
@@ -111,6 +117,15 @@ def _find_files(
             )
     chosen = {id: file for id, (file,) in found.items()}
     return chosen, sorted({*files} - {*chosen.values()})
+
+
+def _drop_end(by_name: dict[str, list[Path]], ids: Sequence[str]) -> dict[str, list[Path]]:
+    """Renames files that end in '_pred', which no mask of a data set does, unless a case does."""
+    renamed: dict[str, list[Path]] = {}
+    for name, files in by_name.items():
+        short = name if name in ids else _PREDICTED.sub("", name)
+        renamed.setdefault(short, []).extend(files)
+    return renamed
 
 
 def read_probabilities(file: Path, channels: int) -> np.ndarray:

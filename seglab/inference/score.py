@@ -116,9 +116,9 @@ def score(
         resized = scored.resized
         if resized and not resize:
             raise InputError(
-                f"{masks}: {len(resized)} of {len(found.masks)} masks have another size than their "
-                f"picture ({name_some(resized)}); write them at the picture's size, or let "
-                "--resize do it, which tables then say"
+                f"{masks}: {len(resized)} of {len(found.masks)} masks, or their probabilities, "
+                f"have another size than their picture ({name_some(resized)}); write them at the "
+                "picture's size, or let --resize do it, which tables then say"
             )
         trained = [by_id[id] for id in (*used.train, *used.val)]
         leaks = _find_leaks(trained, tested, sha256, scored.thumbnails)
@@ -204,9 +204,13 @@ def _read_predictions(
         confidence: list[dict[str, float | None]]
         confidence = [dict.fromkeys(CONFIDENCE_COLUMNS) for _ in case.classes.names]
         if found.probabilities:
-            prob = _read_prob(case, found, target.shape)
+            prob = _read_prob(case, found)
+            if prob.shape[1:] != target.shape:
+                resized += [case.id] if case.id not in resized else []
+                channels = [_resize(p, target.shape, Image.Resampling.BILINEAR) for p in prob]
+                prob = np.stack(channels)
             for columns, value in zip(confidence, class_confidences(prob, pred), strict=True):
-                columns["confidence"] = value
+                columns["confidence"] = value if case.id in found.masks else 0.0
         yield PredictedCase(case, image, target, prob, pred, confidence)
 
 
@@ -214,21 +218,19 @@ def _read_mask(file: Path, classes: Classes) -> np.ndarray:
     try:
         return read_mask(file, classes)
     except InputError as error:  # whose advice is for the masks of a data set
-        reason = str(error).partition("; ")[0]
-        raise InputError(f"{reason}; probabilities belong to --probabilities") from None
+        reason, _, advice = str(error).partition("; ")
+        advice = "probabilities belong to --probabilities" if "not a mask" in reason else advice
+        raise InputError(f"{reason}; {advice}") from None
 
 
-def _read_prob(case: Case, found: ImportedMasks, shape: tuple[int, ...]) -> np.ndarray:
-    """Read the probabilities of a case, float32 (C, H, W); without a mask, background is sure."""
+def _read_prob(case: Case, found: ImportedMasks) -> np.ndarray:
+    """Read the probabilities of a case, float32 (C, h, w); without a mask, all is background."""
     channels = len(case.classes.names)
-    if case.id not in found.probabilities:
-        prob = np.zeros((channels, *shape), np.float32)
-        prob[0] = case.classes.is_multiclass
-        return prob
-    prob = read_probabilities(found.probabilities[case.id], channels)
-    if prob.shape[1:] == shape:
-        return prob
-    return np.stack([_resize(channel, shape, Image.Resampling.BILINEAR) for channel in prob])
+    if case.id in found.probabilities:
+        return read_probabilities(found.probabilities[case.id], channels)
+    prob = np.zeros((channels, *read_mask(case.mask, case.classes).shape), np.float32)
+    prob[0] = case.classes.is_multiclass
+    return prob
 
 
 def _resize(array: np.ndarray, shape: tuple[int, ...], resample: Image.Resampling) -> np.ndarray:
@@ -260,19 +262,17 @@ def _describe_masks(found: ImportedMasks, resized: Sequence[str], scores: Scores
     n, notes = len(found.masks), []
     if found.missing:
         notes.append(
-            f"{len(found.missing)} of {n + len(found.missing)} masks are missing, and count as "
-            f"nothing found: {name_some(found.missing)}"
+            f"missing, and counted as nothing found: {len(found.missing)} of "
+            f"{n + len(found.missing)} masks ({name_some(found.missing)})"
         )
     if resized:
         notes.append(
-            f"{len(resized)} of {n} masks had another size than their picture, and were resized: "
-            f"{name_some(resized)}"
+            "resized, as the mask or its probabilities had another size than the picture: "
+            f"{len(resized)} of {n} masks ({name_some(resized)})"
         )
     if found.extra:
-        notes.append(
-            f"{len(found.extra)} masks belong to no case, and are not scored: "
-            f"{name_some([file.name for file in found.extra])}"
-        )
+        names = name_some([file.name for file in found.extra])
+        notes.append(f"not scored, as they belong to no case: {names}")
     counts = np.array([[row[column] for column in PIXEL_COUNTS] for row in scores.rows])
     dice = scores.values["dice_per_image"]
     # Columns of the counts that the inverted masks have.
@@ -294,12 +294,13 @@ def _describe_training(
     notes, n_trained = [], len(split.train) + len(split.val)
     if len(trained) < n_trained:
         notes.append(
-            f"{n_trained - len(trained)} of {n_trained} cases that it was trained on are not in "
-            "the data, and not compared with the test cases"
+            "trained on, but not in the data, and not compared with the test cases: "
+            f"{n_trained - len(trained)} of {n_trained} cases"
         )
     if leaks:
         notes.append(
-            f"{len(leaks)} of {n} test cases, nearly the same pictures or others of their patients "
-            f"were trained on ({name_some(leaks)}): scores are too high for new cases"
+            f"scores are too high for new cases, as {len(leaks)} of {n} test cases "
+            f"({name_some(leaks)}) were trained on: they, nearly the same pictures, or others of "
+            "their patients"
         )
     return notes

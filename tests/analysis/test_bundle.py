@@ -178,7 +178,7 @@ def test_the_checklist_has_the_figures_of_the_runs(
     assert record["data_fingerprint"][:12] in text
     assert "Nothing was monitored: the weights are those of the last epoch (`2`)" in text
     assert "1 pair of rows was tested" in text and "Holm" in text
-    assert "for each run with scores (4): no id, and no content" in text
+    assert "in each run that records its training cases (4): no id, and no content" in text
     assert "- run `three/0`: failed (`RuntimeError: out of memory`)" in text
     assert "No rows were tested" not in text
     unknown = text.partition("## Unknown")[2]
@@ -230,7 +230,7 @@ def test_records_that_differ_are_told(bare: Path, tmp_path: Path) -> None:
     assert "-c environment.txt --extra-index-url https://download.pytorch.org/whl/cpu" in readme
     text = (folder / "REPORTING.md").read_text()
     assert "commit `c0ffee`, with uncommitted changes, in `code.diff`" in text
-    assert "this is not so in `UNet-0-1`; else no id" in text
+    assert "In `UNet-0-1` a case of test or val is in train" in text
     assert "\n- the commit of the code, in `UNet-0-1`, " in text
     assert "the epoch with the highest `val/dice_per_image_net` (`3`)" in text
     assert "standard deviation over 3 seeds" in text

@@ -74,6 +74,9 @@ def test_tables_hold_evaluations_beside_runs(
     other = write_tiny_ph2(tmp_path / "other", n=6)
     out = tmp_path / "evaluations"
     assert script("evaluate", off, "--data", other, "--out", out / "one").code == 0
+    # Differs in nothing but how it was trained.
+    plainly = ("--no-tta", "--no-largest-component", "--no-fill-holes")
+    assert script("evaluate", on, *plainly, "--data", other, "--out", out / "two").code == 0
     plain = ("--no-largest-component", "--no-fill-holes")
     both = (on, off, *plain)
     assert script("evaluate", *both, "--data", other, "--out", out / "both").code == 0
@@ -83,14 +86,15 @@ def test_tables_hold_evaluations_beside_runs(
     assert ended.code == 0, ended.err
     rows = {row["run"]: row for row in read_csv(table / "runs.csv")}
     by_label = {row["label"]: row for row in read_csv(table / "table.csv")}
-    for name in ("one", "both", "own"):
+    for name in ("one", "two", "both", "own"):
         (run,) = (run for run in rows if run.endswith(name))
         line, scores = by_label[rows[run]["row"]], summary_of(out / name)["test"]
         assert (line["status"], line["parameters"]) == ("evaluated", "")
         for metric, value in scores.items():
             assert float(line[metric]) == pytest.approx(value, abs=1e-12)
     assert "scores are of the mean probability of 2 networks" in ended.out
-    assert "all cases of other data" in ended.out
+    assert f"all cases of {other.name}" in ended.out
+    assert by_label[rows[run]["row"]]["runs"] == "1" and len(by_label) >= 6
     assert {row["n"] for row in by_label.values()} == {"6", str(len(cases_of(on, "test")))}
     ended = script("predict", out / "one", other, "--out", tmp_path / "masks")
     assert ended.code != 0 and "holds scores alone, and no network" in ended.err

@@ -113,6 +113,42 @@ def test_masks_and_probabilities_of_a_network_have_its_scores(
     assert summary["notes"] == []  # no test case was trained on
 
 
+def test_a_missing_mask_has_no_confidence_whatever_its_probabilities(
+    cases: list[Case], tiny_ph2: Path, tmp_path: Path
+) -> None:
+    masks, probs = write_otsu(cases, tmp_path / "masks"), tmp_path / "probs"
+    probs.mkdir()
+    for case in cases:
+        np.save(probs / f"{case.id}.npy", io.imread(masks / f"{case.id}.png") / 255)
+    (masks / f"{cases[0].id}.png").unlink()
+    with_its = score(masks, tiny_ph2, "A", tmp_path / "a", probs)
+    (probs / f"{cases[0].id}.npy").unlink()
+    without = score(masks, tiny_ph2, "A", tmp_path / "b", probs)
+    assert with_its == without
+    tables = [(tmp_path / name / "test_cases.csv").read_text() for name in "ab"]
+    assert tables[0] == tables[1]
+    assert scores_of(tmp_path / "a" / "test_cases.csv")[cases[0].id]["confidence"] == "0.0"
+    np.save(probs / f"{cases[1].id}.npy", np.zeros((5, 4)))
+    with pytest.raises(InputError, match=rf"1 of 19 masks, or their prob.*\({cases[1].id}\)"):
+        score(masks, tiny_ph2, "A", tmp_path / "c", probs)
+
+
+def test_masks_lie_in_folders_and_end_in_pred(
+    cases: list[Case], tiny_ph2: Path, tmp_path: Path
+) -> None:
+    masks = write_otsu(cases, tmp_path / "masks")
+    plain = score(masks, tiny_ph2, "A", tmp_path / "a")
+    for i, case in enumerate(cases):
+        folder = masks / f"fold{i % 5}"
+        folder.mkdir(exist_ok=True)
+        (masks / f"{case.id}.png").rename(folder / f"{case.id}_Pred.PNG")
+    assert score(masks, tiny_ph2, "A", tmp_path / "b") == plain
+    (masks / "overlays").mkdir()
+    shutil.copy(masks / "fold0" / f"{cases[0].id}_Pred.PNG", masks / "overlays")
+    with pytest.raises(InputError, match=f"two files of case {cases[0].id}"):
+        score(masks, tiny_ph2, "A", tmp_path / "c")
+
+
 def test_scores_are_monais(cases: list[Case], tiny_ph2: Path, tmp_path: Path) -> None:
     metrics = pytest.importorskip("monai.metrics")
     import torch
@@ -173,16 +209,16 @@ def test_what_is_missing_resized_and_extra_is_counted_and_said(
     arguments = ("score", masks, "--data", tiny_ph2, "--name", "A", "--out", tmp_path / "out")
     ended = script(*arguments)
     assert ended.code != 0 and not (tmp_path / "out").exists()
-    assert f"1 of 19 masks have another size than their picture ({cases[1].id})" in ended.err
+    assert "1 of 19 masks, or their probabilities, have another size than their" in ended.err
     assert script(*arguments, "--resize").code == 0
     rows = scores_of(tmp_path / "out" / "test_cases.csv")
     assert rows[cases[0].id]["dice_per_image"] == "0.0" and rows[cases[0].id]["tp"] == "0"
     assert 0.7 < float(rows[cases[1].id]["dice_per_image"]) <= 1
     table = script("compare", tmp_path / "out").out
     for part in (
-        f"A: 1 of 20 masks are missing, and count as nothing found: {cases[0].id}",
-        f"A: 1 of 19 masks had another size than their picture, and were resized: {cases[1].id}",
-        "A: 1 masks belong to no case, and are not scored: other.png",
+        f"A: missing, and counted as nothing found: 1 of 20 masks ({cases[0].id})",
+        f"than the picture: 1 of 19 masks ({cases[1].id})",
+        "A: not scored, as they belong to no case: other.png",
         "A: what it was trained on is unknown",
         "20 test cases; masks of another program; scored at native resolution: value [95 %",
     ):
@@ -206,8 +242,8 @@ def test_a_split_tells_which_test_cases_were_trained_on(
     masks = write_otsu(find_cases(data), tmp_path / "masks")
     summary = score(masks, data, "A", tmp_path / "out", split=tmp_path / "split.json")
     gone, leaks = summary["notes"]
-    assert gone.startswith("1 of 3 cases that it was trained on are not in the data")
-    assert "2 of 3 test cases" in leaks and f"({b}, {d})" in leaks
+    assert "trained on, but not in the data" in gone and gone.endswith("1 of 3 cases")
+    assert f"as 2 of 3 test cases ({b}, {d}) were trained on" in leaks
     assert read_json(tmp_path / "out" / "splits.json")["test"] == [b, c, d]
 
 
