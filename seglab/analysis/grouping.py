@@ -157,7 +157,12 @@ def _choose_keys(rows: Sequence[Row]) -> list[str]:
 
     varied = settings_that_vary(rows)
     keys = sorted({key for row in rows for key in row.settings}, key=lambda k: (k.count("."), k))
-    order = ["name", "model._target_", *(key for key in keys if key.endswith("._target_"))]
+    order = [
+        "name",
+        "model._target_",
+        "protocol",
+        *(key for key in keys if key.endswith("._target_")),
+    ]
     order += sorted({key for row in rows for run in row.runs for key in run.varied_settings})
     order = [*dict.fromkeys(order + keys)]
     chosen = [key for key in order if key in varied]

@@ -34,7 +34,8 @@ def describe_protocol(rows: Iterable[Row]) -> str:
     once = ", each case out of fold once"
     folds = [p + once if p.endswith(" folds") else p for p in protocols]
     of_seeds = [run for row in rows for seed in row.scored for run in row.runs_of_seed(seed)]
-    seeds = sorted({run.seed for run in of_seeds} - {UNKNOWN}, key=natural_key)
+    seeds_of_all = {seed for run in of_seeds for seed in run.seed.split(", ")}  # of an ensemble
+    seeds = sorted(seeds_of_all - {UNKNOWN}, key=natural_key)
     *first, last = folds
     protocol = f"{', '.join(first)} and {last}" if first else last
     parts = [cases, protocol, *_describe_splits(rows), "scored at native resolution"]
