@@ -162,10 +162,12 @@ def _describe_separation(networks: Sequence[Row], tested: Sequence[Run]) -> list
             f"In {name_some(shared)} a case of test or val is in train, or one of test in val."
         )
     warnings = [text for run in tested for text in run.record.get("warnings") or []]
+    if not known:
+        checked = ""
     if unknown:
         checked += f" Which cases were trained on is not recorded in {name_some(unknown)}."
     return [
-        checked,
+        checked.strip(),
         *by_row(networks, describe),
         "Patients: unknown, see [below](#unknown).",
         *(
