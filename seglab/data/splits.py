@@ -4,7 +4,7 @@ Two cases of the same picture or of the same patient are never in different subs
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -169,7 +169,28 @@ def load_split(
 
 def read_split(path: str | Path) -> Split:
     """Reads a split file without comparing it with the data; raises an InputError if it is none."""
+    return _to_split(read_json(path), path)
+
+
+def read_folds(path: str | Path) -> list[Split]:
+    """Reads a split file as `read_split` does, or all folds of nnU-Net's splits_final.json.
+
+    What nnU-Net calls val is tested out of fold, and so becomes test here. Raises an InputError if
+    the file is neither, or two folds test the same case.
+    """
     stored = read_json(path)
+    if not isinstance(stored, list):
+        return [_to_split(stored, path)]
+    folds = [f if isinstance(f, dict) else {} for f in stored]
+    splits = [_to_split({"train": f.get("train"), "test": f.get("val")}, path) for f in folds]
+    times = Counter(id for split in splits for id in split.test)
+    twice = [id for id, n in times.items() if n > 1]
+    if twice or not splits:
+        raise InputError(f"{path}: expected folds that test each case once, not {name_some(twice)}")
+    return splits
+
+
+def _to_split(stored: Any, path: str | Path) -> Split:
     if not isinstance(stored, dict):
         stored = {}
     subsets = {name: stored.get(name, []) for name in ("train", "val", "test")}

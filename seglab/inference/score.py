@@ -29,7 +29,7 @@ from seglab.data.duplicates import thumbnail
 from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
 from seglab.data.masks import read_mask
-from seglab.data.splits import Split, read_split
+from seglab.data.splits import Split, read_folds
 from seglab.data.threads import map_in_threads
 from seglab.inference.drawing import encode_mask
 from seglab.inference.imported_masks import ImportedMasks, find_imported_masks, read_probabilities
@@ -75,9 +75,9 @@ def score(
         out: Folder to write, new or empty.
         probabilities: See `find_imported_masks`. Without them there is no calibration error and no
             confidence.
-        split: A file that `read_split` reads, with the cases that the program was trained on.
-            Those of its test are scored. None: all cases of the data set are, and what the program
-            was trained on is unknown.
+        split: A file that `read_folds` reads, with the cases that the program was trained on.
+            Those of test are scored. None: all cases of the data set are, and what the program was
+            trained on is unknown.
         pattern: See `find_imported_masks`.
         resize: Whether masks of another size than the picture are resized to it (nearest
             neighbour, probabilities bilinearly) instead of refused.
@@ -99,8 +99,8 @@ def score(
     cases = with_classes(find_cases(data_root, mask_suffix=mask_suffix), classes)
     files = hash_files(cases)
     sha256 = hash_cases(cases, files)
-    given = None if split is None else read_split(split)
-    used = _apply_split(cases, sha256, given, split)
+    folds = [] if split is None else read_folds(split)
+    used = _apply_split(sha256, folds, split)
     by_id = {case.id: case for case in cases}
     tested = [by_id[id] for id in used.test]
     found = find_imported_masks(cases, used.test, masks, probabilities, pattern)
@@ -120,10 +120,10 @@ def score(
                 f"have another size than their picture ({name_some(resized)}); write them at the "
                 "picture's size, or let --resize do it, which tables then say"
             )
-        trained = [by_id[id] for id in (*used.train, *used.val)]
-        leaks = _find_leaks(trained, tested, sha256, scored.thumbnails)
+        thumbnails = dict(zip(used.test, scored.thumbnails, strict=True))
+        leaks = [id for fold in folds for id in _find_leaks(fold, by_id, sha256, thumbnails)]
         notes = _describe_masks(found, resized, scored.scores)
-        notes += _describe_training(given, trained, leaks, len(tested))
+        notes += _describe_training(folds, sha256, leaks)
         summary = {**summarize_sets({"": scored.scores}), "val": {}, "n": len(tested)}
         write_json(paths.summary, summary | {"notes": notes})
         read = files_below(data_root, files)
@@ -132,7 +132,9 @@ def score(
         source = {"folder": str(expand_user(masks).absolute()), "sha256": of_files}
         record = {"data_fingerprint": hash_json(read), "notes": notes, "masks": source}
         config = {"name": name, "init": None, "data": data}
-        write_scored(paths, "imported", config, used, protocol="masks of another program", **record)
+        protocol = "masks of another program"
+        protocol += f", {len(folds)} folds" if len(folds) > 1 else ""
+        write_scored(paths, "imported", config, used, protocol=protocol, **record)
     for metric, value in summary["test"].items():
         log.info("%-*s %.4f", max(map(len, summary["test"])), metric, value)
     for note in notes:
@@ -148,26 +150,31 @@ class _Scored(NamedTuple):
 
 
 def _apply_split(
-    cases: Sequence[Case], sha256: Mapping[str, str], split: Split | None, file: str | Path | None
+    sha256: Mapping[str, str], folds: Sequence[Split], file: str | Path | None
 ) -> Split:
-    """Return the split of the cases that are there; without a split, all are tested."""
-    if split is None:
-        return Split([], [], [case.id for case in cases], "all cases", None, dict(sha256))
-    absent = [id for id in split.test if id not in sha256]
+    """Return which of the cases, by their hashes, are tested; of one fold also train and val."""
+    if not folds:
+        return Split([], [], [*sha256], "all cases", None, dict(sha256))
+    test = sorted(id for fold in folds for id in fold.test)
+    absent = [id for id in test if id not in sha256]
     if absent:
         raise InputError(
             f"{file}: {len(absent)} cases of 'test' are not in the data ({name_some(absent)}); "
             "name the data set that it splits with --data"
         )
-    changed = [id for id in split.test if split.sha256.get(id, sha256[id]) != sha256[id]]
+    stored = {id: value for fold in folds for id, value in fold.sha256.items()}
+    changed = [id for id in test if stored.get(id, sha256[id]) != sha256[id]]
     if changed:
         raise InputError(
             f"{file}: {len(changed)} cases of 'test' have other files than those that it was made "
             f"of ({name_some(changed)}); restore them, or remove 'sha256' from the split"
         )
-    train, val = ([id for id in part if id in sha256] for part in (split.train, split.val))
-    hashes = {id: sha256[id] for id in sorted({*train, *val, *split.test})}
-    return replace(split, train=train, val=val, sha256=hashes)
+    first, *others = folds
+    train, val = (
+        [id for id in part if id in sha256 and not others] for part in (first.train, first.val)
+    )
+    hashes = {id: sha256[id] for id in sorted({*train, *val, *test})}
+    return replace(first, train=train, val=val, test=test, sha256=hashes)
 
 
 def _score(paths: RunPaths, cases: Sequence[Case], found: ImportedMasks) -> _Scored:
@@ -239,22 +246,27 @@ def _resize(array: np.ndarray, shape: tuple[int, ...], resample: Image.Resamplin
 
 
 def _find_leaks(
-    trained: Sequence[Case],
-    tested: Sequence[Case],
+    split: Split,
+    cases: Mapping[str, Case],
     sha256: Mapping[str, str],
-    thumbnails: np.ndarray,
+    thumbnails: Mapping[str, np.ndarray],
 ) -> list[str]:
     """Return the ids of test cases whose picture, or whose patient, was trained on."""
+    trained = [cases[id] for id in (*split.train, *split.val) if id in cases]
     if not trained:
         return []
-    pictures = map_in_threads(
-        lambda case: thumbnail(read_image(case.image)), trained, "reading", "case"
-    )
+
+    def read(case: Case) -> np.ndarray:
+        known = thumbnails.get(case.id)
+        return thumbnail(read_image(case.image)) if known is None else known
+
+    pictures = map_in_threads(read, trained, "reading", "case")
     seen = dict(zip((sha256[case.id] for case in trained), pictures, strict=True))
-    of_test = {case.id: sha256[case.id] for case in tested}
-    found = {*find_seen(seen, of_test, thumbnails, find_duplicates=True)}
+    of_test = {id: sha256[id] for id in split.test}
+    of_pictures = np.stack([thumbnails[id] for id in split.test])
+    found = {*find_seen(seen, of_test, of_pictures, find_duplicates=True)}
     patients = {case.patient for case in trained} - {""}
-    return [case.id for case in tested if case.id in found or case.patient in patients]
+    return [id for id in split.test if id in found or cases[id].patient in patients]
 
 
 def _describe_masks(found: ImportedMasks, resized: Sequence[str], scores: Scores) -> list[str]:
@@ -286,16 +298,18 @@ def _describe_masks(found: ImportedMasks, resized: Sequence[str], scores: Scores
 
 
 def _describe_training(
-    split: Split | None, trained: Sequence[Case], leaks: Sequence[str], n: int
+    folds: Sequence[Split], sha256: Mapping[str, str], leaks: Sequence[str]
 ) -> list[str]:
     """Return what is known of the cases that the program was trained on."""
-    if split is None:
+    if not folds:
         return ["what it was trained on is unknown"]
-    notes, n_trained = [], len(split.train) + len(split.val)
-    if len(trained) < n_trained:
+    notes, n = [], sum(len(fold.test) for fold in folds)
+    trained = {id for fold in folds for id in (*fold.train, *fold.val)}
+    absent = trained - sha256.keys()
+    if absent:
         notes.append(
             "trained on, but not in the data, and not compared with the test cases: "
-            f"{n_trained - len(trained)} of {n_trained} cases"
+            f"{len(absent)} of {len(trained)} cases"
         )
     if leaks:
         notes.append(

@@ -247,6 +247,26 @@ def test_a_split_tells_which_test_cases_were_trained_on(
     assert read_json(tmp_path / "out" / "splits.json")["test"] == [b, c, d]
 
 
+def test_folds_of_nnunet_are_checked_each(
+    cases: list[Case], tiny_ph2: Path, tmp_path: Path
+) -> None:
+    masks, ids = write_otsu(cases, tmp_path / "masks"), [case.id for case in cases]
+    folds = [{"train": [i for i in ids if i not in ids[k::5]], "val": ids[k::5]} for k in range(5)]
+    file = tmp_path / "splits_final.json"
+    write_json(file, folds)
+    plain = score(masks, tiny_ph2, "A", tmp_path / "a")
+    of_folds = score(masks, tiny_ph2, "A", tmp_path / "b", split=file)
+    assert of_folds["test"] == plain["test"] and of_folds["notes"] == []
+    folds[2]["train"].append(ids[2])
+    write_json(file, folds)
+    (note,) = score(masks, tiny_ph2, "A", tmp_path / "c", split=file)["notes"]
+    assert f"as 1 of 20 test cases ({ids[2]}) were trained on" in note
+    folds[2]["val"].append(ids[0])
+    write_json(file, folds)
+    with pytest.raises(InputError, match=f"test each case once, not {ids[0]}"):
+        score(masks, tiny_ph2, "A", tmp_path / "d", split=file)
+
+
 def test_it_reads_like_a_run(
     trained: Path, cases: list[Case], tiny_ph2: Path, tmp_path: Path, script: Callable[..., Ended]
 ) -> None:
