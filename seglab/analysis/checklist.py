@@ -15,6 +15,7 @@ from seglab.analysis.checklist_results import (
     describe_metrics,
     describe_results,
     describe_scored_elsewhere,
+    describe_separation,
     list_values,
 )
 from seglab.analysis.grouping import make_rows
@@ -70,7 +71,7 @@ def make_checklist(runs: Sequence[Run], versus: Sequence[tuple[str, str]] = ()) 
     n_tests = len(find_pairs(versus, every_row))
     sections = {
         "What was tested": _describe_tested(scored, tested),
-        "How test cases were kept apart": _describe_separation(networks, tested),
+        "How test cases were kept apart": describe_separation(networks, tested),
         "Scored without a training here": describe_scored_elsewhere(
             [row for row in scored if not row.was_trained]
         ),
@@ -134,57 +135,6 @@ def _describe_tested(scored: Sequence[Row], tested: Sequence[Run]) -> list[str]:
         "as far as they are known, in `case_attributes.csv`; `tables/slices.*` has the scores by "
         "attribute.",
     ]
-
-
-def _describe_separation(networks: Sequence[Row], tested: Sequence[Run]) -> list[str]:
-    def describe(row: Row) -> str:
-        if row.settings.get("data.find_duplicates") == "true":
-            return (
-                "`data.find_duplicates=true`: pictures that are equal or nearly equal, also turned "
-                "or mirrored, were kept in one subset when the split was made. Copies that are "
-                "cropped, or turned by a few degrees, mostly escape this."
-            )
-        return (
-            "`data.find_duplicates` is off: only image files of equal content were kept in one "
-            "subset; nearly equal pictures may be on both sides."
-        )
-
-    known = [run for run in tested if run.ids["train"]]
-    unknown = [code_span(run.label) for run in tested if not run.ids["train"]]
-    shared = [code_span(run.label) for run in known if _shares_cases(run)]
-    checked = (
-        f"Checked when this file was written, in each run that records its training cases "
-        f"({len(known)}): no id, and no content of image and mask (SHA-256), is in more than one "
-        "of train, val and test."
-    )
-    if shared:
-        checked = (
-            f"In {name_some(shared)} a case of test or val is in train, or one of test in val."
-        )
-    warnings = [text for run in tested for text in run.record.get("warnings") or []]
-    if not known:
-        checked = ""
-    if unknown:
-        checked += f" Which cases were trained on is not recorded in {name_some(unknown)}."
-    return [
-        checked.strip(),
-        *by_row(networks, describe),
-        "Patients: unknown, see [below](#unknown).",
-        *(
-            [f"Warnings of the runs about data and split: {list_values(warnings)}"]
-            if warnings
-            else []
-        ),
-    ]
-
-
-def _shares_cases(run: Run) -> bool:
-    """Whether two subsets of a run's split have an id or the content of a case in common."""
-    keys = [
-        {key for id in run.ids[part] for key in (("id", id), ("content", run.sha256[id]))}
-        for part in ("train", "val", "test")
-    ]
-    return sum(map(len, keys)) > len(set().union(*keys))
 
 
 def _describe_choices(

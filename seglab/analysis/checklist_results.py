@@ -1,4 +1,4 @@
-"""Sentences of the reporting checklist on metrics, intervals, results and what is missing."""
+"""Sentences of the reporting checklist on separation, metrics, intervals, results and gaps."""
 
 import statistics as means
 from collections import Counter, defaultdict
@@ -14,7 +14,7 @@ from seglab.analysis.notes import (
 )
 from seglab.analysis.rows import Row, format_score
 from seglab.analysis.tables import Table, format_markdown
-from seglab.core.errors import printable
+from seglab.core.errors import name_some, printable
 from seglab.metrics.scores import METRIC_DEFINITIONS
 from seglab.runs.records import Run
 
@@ -35,6 +35,59 @@ def by_row(rows: Sequence[Row], describe: Callable[[Row], str]) -> list[str]:
 def list_values(values: Iterable[object]) -> str:
     """List distinct values as code, in the order of the runs."""
     return ", ".join(code_span(printable(str(value))) for value in dict.fromkeys(values))
+
+
+def describe_separation(networks: Sequence[Row], tested: Sequence[Run]) -> list[str]:
+    """Say how test cases were kept apart from those that were trained on, and check it."""
+
+    def describe(row: Row) -> str:
+        if row.settings.get("data.find_duplicates") == "true":
+            return (
+                "`data.find_duplicates=true`: pictures that are equal or nearly equal, also turned "
+                "or mirrored, were kept in one subset when the split was made. Copies that are "
+                "cropped, or turned by a few degrees, mostly escape this."
+            )
+        return (
+            "`data.find_duplicates` is off: only image files of equal content were kept in one "
+            "subset; nearly equal pictures may be on both sides."
+        )
+
+    known = [run for run in tested if run.ids["train"]]
+    unknown = [code_span(run.label) for run in tested if not run.ids["train"]]
+    shared = [code_span(run.label) for run in known if _shares_cases(run)]
+    checked = (
+        f"Checked when this file was written, in each run that records its training cases "
+        f"({len(known)}): no id, and no content of image and mask (SHA-256), is in more than one "
+        "of train, val and test."
+    )
+    if shared:
+        checked = (
+            f"In {name_some(shared)} a case of test or val is in train, or one of test in val."
+        )
+    warnings = [text for run in tested for text in run.record.get("warnings") or []]
+    if not known:
+        checked = ""
+    if unknown:
+        checked += f" Which cases were trained on is not recorded in {name_some(unknown)}."
+    return [
+        checked.strip(),
+        *by_row(networks, describe),
+        "Patients: unknown, see [below](#unknown).",
+        *(
+            [f"Warnings of the runs about data and split: {list_values(warnings)}"]
+            if warnings
+            else []
+        ),
+    ]
+
+
+def _shares_cases(run: Run) -> bool:
+    """Whether two subsets of a run's split have an id or the content of a case in common."""
+    keys = [
+        {key for id in run.ids[part] for key in (("id", id), ("content", run.sha256[id]))}
+        for part in ("train", "val", "test")
+    ]
+    return sum(map(len, keys)) > len(set().union(*keys))
 
 
 def describe_scored_elsewhere(rows: Sequence[Row]) -> list[str]:
