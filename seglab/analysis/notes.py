@@ -50,7 +50,7 @@ def _describe_splits(rows: Iterable[Row]) -> list[str]:
         file = row.settings.get("data.split.file", "null")
         if file != "null":
             files.add(Path(file).name)
-        elif "data.split.seed" in row.settings:
+        elif row.was_trained and "data.split.seed" in row.settings:
             seeds.add(row.settings["data.split.seed"])
     parts = [f"split seed {', '.join(sorted(seeds, key=natural_key))}"] if seeds else []
     return parts + ([f"split of {', '.join(sorted(files))}"] if files else [])

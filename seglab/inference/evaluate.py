@@ -98,9 +98,11 @@ def evaluate(
 
     scored = score_sets(model.predictor, cases, model.threshold, model.inference, on_case=on_case)
     trained_on: list[str] = []
-    files = hash_files(cases)
-    hashes = hash_cases(cases, files)
+    files: dict[Path, str] = {}
+    hashes = {id: runs[0].sha256[id] for id in runs[0].ids["test"]}
     if data_root is not None:  # the split has kept a run's own test cases apart
+        files = hash_files(cases)
+        hashes = hash_cases(cases, files)
         trained_on = find_trained_on(runs, hashes, np.stack(thumbnails))
     summary: dict[str, Any] = {
         **summarize_sets(scored),

@@ -172,7 +172,7 @@ def find_members(path: str | Path) -> list[str | Path]:
     folder = expand_user(path)
     if not folder.is_dir() or RunPaths(folder).record.is_file():
         return [path]
-    found = find_runs([folder])
+    found = [run for run in find_runs([folder]) if run.was_trained]
     runs = [run for run in found if run.status == "finished"]
     if not runs:
         raise InputError(f"{path}: holds no finished run; the command that trains goes on with it")
