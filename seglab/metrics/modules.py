@@ -145,7 +145,7 @@ def count_calibration(prob: Tensor, target: Tensor) -> Tensor:
 
 def _count_and_sum(bins: Tensor, values: Tensor, n_bins: int) -> Tensor:
     """Count and sum the values of each bin: int (M,) and int64 (M,) to int64 (2, n_bins)."""
-    if bins.device.type == "cpu":
+    if bins.device.type != "cuda":
         out = values.new_zeros(2, n_bins)
         out[0].index_add_(0, bins, torch.ones_like(values))
         out[1].index_add_(0, bins, values)
