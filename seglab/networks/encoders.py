@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seglab.networks.fast_conv import convolve_normalized
+
 IMAGENET = "imagenet"
 
 
@@ -59,7 +61,7 @@ class ResNet(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """From images (N, 3, H, W) in [0, 1] to the five feature maps, largest first."""
         x = (image - self.mean) / self.std
-        features = [F.relu(self.bn1(self.conv1(x)), inplace=True)]
+        features = [F.relu(convolve_normalized(x, self.conv1, self.bn1), inplace=True)]
         x = self.maxpool(features[0])
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
@@ -112,7 +114,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv_stem = SameConv2d(3, 32, 3, 2)
+        self.conv_stem = nn.Conv2d(3, 32, 3, 2, bias=False)
         self.bn0 = nn.BatchNorm2d(32, eps=1e-3)
         self.blocks = nn.ModuleList()
         in_channels = 32
@@ -129,7 +131,8 @@ class EfficientNetLite0(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """From images (N, 3, H, W) in [0, 1] to the five feature maps, largest first."""
         x = (image * 255 - 127) / 128
-        x = F.relu6(self.bn0(self.conv_stem(x)), inplace=True)
+        x = convolve_normalized(pad_same(x, self.conv_stem), self.conv_stem, self.bn0)
+        x = F.relu6(x, inplace=True)
         features = []
         for block in self.blocks:
             if cast(_InvertedResidual, block).stride > 1:
@@ -219,8 +222,8 @@ class _BasicBlock(nn.Module):
         self.downsample = _shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
+        y = F.relu(convolve_normalized(x, self.conv1, self.bn1), inplace=True)
+        y = convolve_normalized(y, self.conv2, self.bn2)
         return F.relu(y + self.downsample(x), inplace=True)
 
 
@@ -240,9 +243,9 @@ class _Bottleneck(nn.Module):
         self.downsample = _shortcut(in_channels, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        y = self.bn3(self.conv3(y))
+        y = F.relu(convolve_normalized(x, self.conv1, self.bn1), inplace=True)
+        y = F.relu(convolve_normalized(y, self.conv2, self.bn2), inplace=True)
+        y = convolve_normalized(y, self.conv3, self.bn3)
         return F.relu(y + self.downsample(x), inplace=True)
 
 
@@ -274,35 +277,37 @@ class _InvertedResidual(nn.Module):
         if self.expands:
             self.expand_conv = nn.Conv2d(in_channels, width, 1, bias=False)
             self.bn0 = nn.BatchNorm2d(width, eps=1e-3)
-        self.depthwise_conv = SameConv2d(width, width, kernel, stride, groups=width)
+        padding = kernel // 2 if stride == 1 else 0  # else `pad_same`
+        self.depthwise_conv = nn.Conv2d(
+            width, width, kernel, stride, padding, groups=width, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(width, eps=1e-3)
         self.project_conv = nn.Conv2d(width, channels, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels, eps=1e-3)
         self.adds = stride == 1 and in_channels == channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self.bn0(self.expand_conv(x)), inplace=True) if self.expands else x
-        y = F.relu6(self.bn1(self.depthwise_conv(y)), inplace=True)
-        y = self.bn2(self.project_conv(y))
+        y = x
+        if self.expands:
+            # Not in place: of a view, as `convolve_normalized` may return, autograd copies more.
+            y = F.relu6(convolve_normalized(x, self.expand_conv, self.bn0))
+        y = pad_same(y, self.depthwise_conv)
+        y = F.relu6(convolve_normalized(y, self.depthwise_conv, self.bn1), inplace=True)
+        y = convolve_normalized(y, self.project_conv, self.bn2)
         return y + x if self.adds else y
 
 
-class SameConv2d(nn.Conv2d):
-    """Convolution padded like TensorFlow's 'SAME': an odd pixel goes after, not before."""
+def pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Pad like TensorFlow's 'SAME' for a convolution with stride: an odd pixel goes after.
 
-    def __init__(
-        self, in_channels: int, channels: int, kernel: int, stride: int, groups: int = 1
-    ) -> None:
-        padding = kernel // 2 if stride == 1 else 0
-        super().__init__(in_channels, channels, kernel, stride, padding, groups=groups, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, channels, H / stride, W / stride), rounded up."""
-        stride, kernel = self.stride[0], self.kernel_size[0]
-        if stride > 1:
-            pad = []
-            for edge in (x.shape[-1], x.shape[-2]):
-                whole = max((-(-edge // stride) - 1) * stride + kernel - edge, 0)
-                pad += [whole // 2, whole - whole // 2]
-            x = F.pad(x, pad)
-        return super().forward(x)
+    With `padding=0` it then maps (N, C, H, W) to (N, D, H / stride, W / stride), rounded up.
+    Without stride nothing is added: the convolution's own padding is the same.
+    """
+    stride, kernel = conv.stride[0], conv.kernel_size[0]
+    if stride == 1:
+        return x
+    pad = []
+    for edge in (x.shape[-1], x.shape[-2]):
+        whole = max((-(-edge // stride) - 1) * stride + kernel - edge, 0)
+        pad += [whole // 2, whole - whole // 2]
+    return F.pad(x, pad)

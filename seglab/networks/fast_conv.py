@@ -1,5 +1,6 @@
 """Convolutions that are faster than PyTorch's on CPUs, with equal values up to rounding."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _USE_REFERENCE_OPS = ContextVar("use_reference_ops", default=False)
 
@@ -84,6 +85,79 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = pixels.sum((0, 1))
         return grad_x, grad_weight, grad_bias
+
+
+def convolve_normalized(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """Compute `norm(conv(x))` of a convolution without bias and dilation.
+
+    With fixed statistics, as in eval mode, the normalization is a scale and a shift of each
+    channel, which become part of the convolution: no pass over the features is left of it.
+
+    From x (N, C, H, W) to (N, D, H / stride, W / stride).
+    """
+    if norm.training:
+        return norm(_convolve(x, conv, conv.weight, None))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    bias = norm.bias - norm.running_mean * scale  # type: ignore[operator]
+    return _convolve(x, conv, conv.weight * scale[:, None, None, None], bias)
+
+
+def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve with other weights than those of `conv`."""
+    stride, padding, groups = conv.stride[0], int(conv.padding[0]), conv.groups
+    if x.device.type == "cpu" and not _USE_REFERENCE_OPS.get():
+        if conv.kernel_size == (1, 1) and stride == 1:
+            # With one thread, PyTorch's own convolution leaves channels_last for this.
+            y = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
+            return y.permute(0, 3, 1, 2)
+        if conv.kernel_size == (5, 5) and groups == len(weight) and torch.is_grad_enabled():
+            return _DepthwiseConvolution.apply(x, weight, bias, stride, padding)
+    return F.conv2d(x, weight, bias, stride, padding, groups=groups)
+
+
+class _DepthwiseConvolution(torch.autograd.Function):
+    """5 x 5 depthwise convolution that gets the gradient of its weights as four of 3 x 3.
+
+    oneDNN has fast code for this gradient of depthwise kernels up to 3 x 3; for larger ones it
+    takes up to thirty times as long.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x, _, _ = _depthwise_backward(grad, x, weight, ctx.stride, ctx.padding, 0)
+        if ctx.needs_input_grad[1]:
+            grad_weight, corner = torch.empty_like(weight), weight[:, :, :3, :3]
+            padded = F.pad(x, [ctx.padding] * 4)
+            height, width = (ctx.stride * (edge - 1) + 3 for edge in grad.shape[2:])
+            for i, j in itertools.product((0, 2), (0, 2)):
+                window = padded[:, :, i : i + height, j : j + width]
+                _, part, _ = _depthwise_backward(grad, window, corner, ctx.stride, 0, 1)
+                grad_weight[:, :, i : i + 3, j : j + 3] = part
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum((0, 2, 3))
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def _depthwise_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradient of x (`wanted` 0) or of the weights (1), in its place."""
+    output_mask = [wanted == i for i in range(3)]
+    edges = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0]
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, *edges, len(weight), output_mask
+    )
 
 
 def convolve_upsampled(x: Tensor, weight: Tensor) -> Tensor:
