@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.processes import ForkedJob
 from helpers.tiny import REPO, TINY, Ended, train_command, write_tiny_ph2
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -63,12 +62,6 @@ def forks() -> Any:
         ]
     )
     return context
-
-
-@pytest.fixture
-def forked_jobs(forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the local sweeps of this process fork their jobs."""
-    monkeypatch.setattr("seglab.sweeps.local.start_process", functools.partial(ForkedJob, forks))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,6 @@ def commands(readme: str, section: str) -> list[str]:
 @pytest.fixture
 def run(
     script: Callable[..., Ended],
-    forked_jobs: None,
     cache_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -26,6 +26,7 @@ def train() -> None:
     from seglab.cli.arguments import prepare_arguments
     from seglab.composition import CONF
     from seglab.core.signals import stop_with_launcher
+    from seglab.sweeps.forks import fork_jobs, is_fork_server
     from seglab.sweeps.plugins import register
 
     # Errors of a run end here, before Hydra prints about them; Hydra's own end further out.
@@ -34,19 +35,18 @@ def train() -> None:
         from seglab.runs.directory import refuse_early
 
         refuse_early(cfg)
-        # Imports make a million objects that stay: looking for garbage among them takes seconds.
-        gc.disable()
+        _import_training()
         from seglab.training.train import train
 
-        if not gc.get_freeze_count():  # once, where a process trains several runs
-            gc.freeze()
-        gc.enable()
         train(cfg)
 
     sys.path.append("")  # for modules beside the user's conf/; last, to hide no other
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
-    stop_with_launcher()
     register()
+    if is_fork_server():
+        _import_training()
+        fork_jobs()  # returns in the process of each job
+    stop_with_launcher()
     version.setbase("1.3")
     parser = get_args_parser()
     args = parser.parse_args(prepare_arguments(current_arguments()))
@@ -217,6 +217,19 @@ def reproduce() -> None:
 
     log_once()
     sys.exit(reproduce(**args))
+
+
+def _import_training() -> None:
+    """Import what training needs, and leave it out of the search for garbage.
+
+    Imports make a million objects that stay: looking for garbage among them takes seconds.
+    """
+    gc.disable()
+    import seglab.training.train  # noqa: F401
+
+    if not gc.get_freeze_count():  # once, where a process trains several runs
+        gc.freeze()
+    gc.enable()
 
 
 def _add_inference(parser: argparse.ArgumentParser) -> None:

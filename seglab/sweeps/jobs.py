@@ -67,10 +67,15 @@ class Job:
         """Return why the job failed or was pruned, in one line; empty if it did not."""
         return " ".join((self.failure or self.record.get("error") or "").split())
 
+    @property
+    def arguments(self) -> list[str]:
+        """Return the options and overrides of :meth:`command`."""
+        place = ["hydra.mode=RUN", f"hydra.run.dir={quote_value(self.path)}"]
+        return [*self.flags, *self.overrides, *place]
+
     def command(self) -> list[str]:
         """Return the command that runs this job alone."""
-        place = ["hydra.mode=RUN", f"hydra.run.dir={quote_value(self.path)}"]
-        return make_command([*self.flags, *self.overrides, *place])
+        return make_command(self.arguments)
 
     def value(self, monitor: str | None) -> float | None:
         """Return the monitored value of val of a finished job."""
@@ -106,13 +111,16 @@ class Job:
 
 
 def start_process(
-    command: Sequence[str], log_file: Path, environment: Mapping[str, str]
+    command: Sequence[str],
+    log_file: Path,
+    environment: Mapping[str, str],
+    stdin: Any = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
     """Start a job's process, which stops when its stdin closes, as by the end of this process."""
     with log_file.open("ab") as output:
         return subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, SWEEP_JOB_VARIABLE: "1", **environment},

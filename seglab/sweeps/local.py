@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 from seglab.core.errors import check_number
+from seglab.sweeps.forks import ForkServer
 from seglab.sweeps.jobs import Job, start_process
 from seglab.sweeps.launcher import SweepLauncher
 
@@ -25,12 +27,17 @@ class LocalLauncher(SweepLauncher):
             has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
             cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
             self.environment["OMP_NUM_THREADS"] = str(max(1, cores // n_jobs))
+        self.server = ForkServer(self.environment)
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Start a process for each job."""
         for job in jobs:
             try:
-                job.handle = start_process(job.command(), job.paths.job_log, self.environment)
+                if sys.platform == "linux":
+                    job.handle = self.server.start(job.arguments, job.paths.job_log)
+                else:  # what macOS itself has loaded does not bear a fork
+                    log_file = job.paths.job_log
+                    job.handle = start_process(job.command(), log_file, self.environment)
             except OSError as error:  # such as a full disk, or no more processes
                 job.failure = f"{error.filename or job.path}: {error.strerror}"
 

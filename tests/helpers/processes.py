@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 
 from helpers.tiny import ONE_THREAD, REPO, Ended
 
-from seglab.core.errors import SWEEP_JOB_VARIABLE
-
 
 class Blow(NamedTuple):
     """Where a process sends itself a signal: at the n-th event of this kind and name.
@@ -79,32 +77,11 @@ class Process:
         return self.wait()
 
 
-class ForkedJob:
-    """A job of a local sweep, forked: takes the place of what `start_process` returns."""
-
-    def __init__(
-        self, context: Any, command: Sequence[str], log: Path, environment: Mapping[str, str]
-    ) -> None:
-        stdin, self.stdin = context.Pipe(duplex=False)
-        environment = {**os.environ, SWEEP_JOB_VARIABLE: "1", **environment}
-        options = {"stdin": stdin, "environment": environment}
-        self.process = context.Process(target=run_script, args=(command[1:], log), kwargs=options)
-        self.process.start()
-        stdin.close()
-
-    @property
-    def returncode(self) -> int | None:
-        return self.process.exitcode
-
-    poll = returncode.fget
-
-
 def run_script(
     command: Sequence[str],
     log: Path,
     environment: Mapping[str, str],
     cwd: Path | None = None,
-    stdin: Any = None,
     blow: Blow | None = None,
     folders: tuple[str, ...] = (),
     operations: str | None = None,
@@ -117,7 +94,6 @@ def run_script(
         log: File that gets stdout and stderr.
         environment: All of its variables.
         cwd: Its working directory.
-        stdin: A connection to read from.
         blow: When to send itself a signal.
         folders: A blow at any operation counts those on files below.
         operations: File that gets a line for each such operation.
@@ -128,8 +104,6 @@ def run_script(
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    if stdin is not None:
-        os.dup2(stdin.fileno(), 0)
     os.chdir(cwd or os.curdir)
     os.environ.clear()
     os.environ.update(environment)

@@ -400,7 +400,6 @@ def test_a_run_repeats_while_what_it_started_from_is_there(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked_jobs")
 def test_each_fold_of_a_sweep_starts_from_the_run_of_its_fold(
     trained: Callable[..., Path],
     built: Script,

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -53,10 +53,12 @@ def repeat_alone(script: Callable[..., Ended]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="module")
 def start_sweep(tiny_ph2: Path, cache_dir: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts a real sweep in a process of its own: start_sweep(folder, *overrides)."""
+    """Starts a real sweep in a process: start_sweep(folder, *overrides, environment={})."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(folder: Path, *overrides: str) -> subprocess.Popen:
+    def start(
+        folder: Path, *overrides: str, environment: Mapping[str, str] = ONE_THREAD
+    ) -> subprocess.Popen:
         arguments = [
             *(sys.executable, str(REPO / "scripts" / "train.py"), "-m"),
             *(f"data.root={tiny_ph2}", f"data.cache_dir={cache_dir}", *TINY),
@@ -65,7 +67,7 @@ def start_sweep(tiny_ph2: Path, cache_dir: Path) -> Iterator[Callable[..., subpr
         process = subprocess.Popen(
             arguments,
             cwd=folder.parent,
-            env=os.environ | ONE_THREAD,
+            env={**os.environ, **environment},
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

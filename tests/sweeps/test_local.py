@@ -91,7 +91,6 @@ def test_tensorboard_compares_the_jobs_by_val_alone(mixed: tuple[Path, Ended]) -
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked_jobs")
 def test_mlflow_shows_the_jobs_as_children_of_the_sweep_and_no_test(
     script: Callable[..., Ended], tiny_ph2: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
@@ -137,14 +136,17 @@ def assert_same_results(ended: Ended, folder: Path, undisturbed: Path) -> None:
         assert result_of(folder / name) == result_of(undisturbed / name), name
 
 
-def processes_of(text: Path | str) -> list[int]:
-    """Returns the processes whose command line holds this text."""
+def processes_of(folder: Path) -> list[int]:
+    """Returns the processes whose output goes to a file below a folder, the oldest first.
+
+    The process that forks the jobs writes to the log of the first one.
+    """
     pids = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for file in Path("/proc").glob("[0-9]*/fd/1"):
         with suppress(OSError):
-            if str(text) in file.read_text().replace("'", ""):
-                pids.append(int(file.parent.name))
-    return pids
+            if file.readlink().is_relative_to(folder):
+                pids.append(int(file.parts[2]))
+    return sorted(pids)
 
 
 @linux
@@ -159,12 +161,11 @@ def test_after_ctrl_c_and_a_killed_job_the_sweep_goes_on(
     assert ended.code == 130, ended.err
     assert ended.err.splitlines()[-1].startswith("interrupted (to go on: python ")
     assert [*states_of(tmp_path).values()][::2] == ["interrupted", "planned"]
-    assert not processes_of(tmp_path)
+    wait_until(lambda: not processes_of(tmp_path), 20)
 
     process = start_sweep(tmp_path, *SEEDS)
     wait_until(lambda: "resumed" in read_json(tmp_path / "seed-0" / "run.json"))
-    (pid,) = processes_of(tmp_path / "seed-0")
-    os.kill(pid, signal.SIGKILL)
+    os.kill(processes_of(tmp_path / "seed-0")[-1], signal.SIGKILL)
     ended = end_of(process)
     assert ended.code == 1, ended.err
     assert [*states_of(tmp_path).values()] == ["failed", "finished", "finished"]
@@ -186,7 +187,7 @@ def test_a_sweep_that_is_killed_twice_loses_nothing(
     process.kill()
     process.communicate()
     # The jobs notice that the sweep is gone, save and end.
-    wait_until(lambda: not processes_of(f"hydra.run.dir={tmp_path}"), 20)
+    wait_until(lambda: not processes_of(tmp_path), 20)
     states = [read_json(tmp_path / name / "run.json")["status"] for name in NAMES]
     assert states[0] == "interrupted" and states[1] in ("interrupted", "planned"), states
     process = start_sweep(tmp_path, *SEEDS)
@@ -195,6 +196,30 @@ def test_a_sweep_that_is_killed_twice_loses_nothing(
     process.communicate()
     # At once: a job that is still saving is waited for.
     assert_same_results(end_of(start_sweep(tmp_path, *SEEDS)), tmp_path, undisturbed)
+
+
+@linux
+@pytest.mark.slow
+def test_forked_jobs_have_the_bits_of_their_commands_with_as_many_threads(
+    start_sweep: StartSweep, tmp_path: Path
+) -> None:
+    threads = {"OMP_NUM_THREADS": "2"}
+    sweep = tmp_path / "sweep"
+    overrides = ["seed=0,1", "trainer.max_epochs=12", "logger=none", "callbacks.pictures=null"]
+    process = start_sweep(sweep, *overrides, environment=threads)
+    wait_until((sweep / "seed-0" / "metrics.csv").exists)
+    server, job = processes_of(sweep)
+    assert len({os.getsid(pid) for pid in (process.pid, server, job)}) == 3
+    os.kill(server, signal.SIGKILL)  # its job goes on, and the next one has a new server
+    ended = end_of(process)
+    assert ended.code == 0, ended.err
+    wait_until(lambda: not processes_of(sweep), 20)
+    for name in ("seed-0", "seed-1"):
+        record = read_json(sweep / name / "run.json")
+        assert record["machine"]["threads"] == 2
+    command = [*record["command"], f"hydra.run.dir={tmp_path / 'alone'}"]
+    subprocess.run(command, env=os.environ | threads, check=True, capture_output=True)
+    assert result_of(sweep / "seed-1") == result_of(tmp_path / "alone")
 
 
 @pytest.mark.slow
