@@ -1,5 +1,6 @@
 """The output folder of `predict`: its parts, and manifest.json, which lists finished images."""
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Manifest:
     settings: dict[str, Any]  # that everything in the folder was made with
     # Of each finished image, by name: its file's `sha256`, its rows of the tables.
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def is_done(self, name: str, sha256: str, overwrite: bool) -> bool:
         """Whether an image has its outputs.
@@ -42,14 +44,16 @@ class Manifest:
         return is_same
 
     def add(self, name: str, **record: Any) -> None:
-        """Add an image whose outputs have been written, see `images`."""
-        self.images[name] = record
-        if len(self.images) % SAVE_EVERY == 0:
-            self.save()
+        """Add an image whose outputs have been written, see `images`; from any thread."""
+        with self._lock:
+            self.images[name] = record
+            if len(self.images) % SAVE_EVERY == 0:
+                self.save()
 
     def save(self) -> None:
-        """Write manifest.json."""
-        write_json(self.out / MANIFEST, {**self.settings, "images": self.images})
+        """Write manifest.json, with the images by name: threads finish them in any order."""
+        images = dict(sorted(self.images.items()))
+        write_json(self.out / MANIFEST, {**self.settings, "images": images})
 
 
 def open_manifest(out: Path, settings: dict[str, Any], overwrite: bool) -> Manifest:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes, label
+from scipy.ndimage import label
 
 from seglab.core.errors import InputError
 from seglab.data.classes import ONE_CLASS, Classes
@@ -65,7 +65,17 @@ def clean(
         components, n = label(mask, EIGHT_NEIGHBOURS)
         if n > 1:
             mask = components == np.bincount(components.ravel())[1:].argmax() + 1
-    return binary_fill_holes(mask) if fill_holes else mask
+    return _fill_holes(mask) if fill_holes else mask
+
+
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    """As SciPy's `binary_fill_holes`, whose dilations take four times as long on large masks."""
+    regions, n = label(~mask)
+    is_filled = np.ones(n + 1, bool)
+    for edge in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
+        is_filled[edge] = False
+    is_filled[0] = True  # 0 is the mask itself
+    return is_filled[regions]
 
 
 def predicted_mask(

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from seglab.core.commands import format_command
 from seglab.core.errors import InputError
@@ -22,6 +23,7 @@ from seglab.core.files import (
     write_csv,
 )
 from seglab.data.images import read_image
+from seglab.data.threads import map_in_threads
 from seglab.inference.calibration import LEVEL
 from seglab.inference.drawing import (
     cut_out,
@@ -49,6 +51,10 @@ from seglab.inference.quality import REVIEW_BELOW
 from seglab.runs.paths import refuse_run_files
 
 log = logging.getLogger(__name__)
+
+# Images in work at once: one is read or written while the network runs on another. More would take
+# memory. torch's number of threads stays, as with another one a network rounds differently.
+WORKERS = min(4, os.cpu_count() or 1)
 
 
 def predict(
@@ -110,33 +116,39 @@ def predict(
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"
     counts = dict.fromkeys(("predicted", "there", "skipped"), 0)
 
-    def predict_image(name: str, file: Path) -> bool:
-        """Write the outputs of an image, unless they are there."""
-        sha256 = _hash_image(file)
-        if manifest.is_done(name, sha256, overwrite):
-            return False
-        image = read_image(file)
-        pngs, rows = _make_outputs(model, image, kinds, behind, review_below, level)
+    def predict_image(item: tuple[str, Path]) -> tuple[str, str]:
+        """Write an image's outputs, unless they are there; return what to count, and a reason."""
+        name, file = item
+        try:
+            sha256 = _hash_image(file)
+            if manifest.is_done(name, sha256, overwrite):
+                return "there", ""
+            image = read_image(file)
+            pngs, rows = _make_outputs(model, image, kinds, behind, review_below, level)
+        except InputError as error:
+            reason = str(error)
+            return "skipped", reason if file.name in reason else f"{file}: {reason}"
         for folder, png in pngs.items():
             path = out / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, png)
         manifest.add(name, sha256=sha256, **rows)
-        return True
+        return "predicted", ""
 
     with lock_folder(out, refusal):
         manifest = open_manifest(out, settings, overwrite)
         for kind in KINDS:
             remove_partial(out / kind)
         try:
-            for name, file in tqdm(files.items(), "predicting", unit="image", disable=None):
-                try:
-                    outcome = "predicted" if predict_image(name, file) else "there"
-                except InputError as error:
-                    outcome, reason = "skipped", str(error)
-                    reason = reason if file.name in reason else f"{file}: {reason}"
-                    log.warning("skipped: %s", reason)
-                counts[outcome] += 1
+            items = list(files.items())
+            # Closed before the manifest is saved, so that no thread goes on after an error.
+            with closing(
+                map_in_threads(predict_image, items, "predicting", "image", WORKERS)
+            ) as outcomes:
+                for outcome, reason in outcomes:
+                    counts[outcome] += 1
+                    if reason:
+                        log.warning("skipped: %s", reason)
         finally:
             manifest.save()
         _write_tables(manifest, kinds)

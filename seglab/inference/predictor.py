@@ -1,6 +1,8 @@
 """From a network to probabilities and a threshold, at native resolution."""
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from seglab.inference.tta import make_views, merge_views
 from seglab.metrics.scores import confusion_counts, scores
 from seglab.schema import Inference
 
+_GPU_LOCK = threading.Lock()
 # Finer steps make no difference on the few cases of val.
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 
@@ -38,19 +41,28 @@ def make_predictor(
         tta: Test-time augmentation: the mean probability, at network size, over the image's eight
             flips and quarter turns, which pass as one batch.
     """
+    turn = nullcontext if torch.device(device).type == "cpu" else _gpu_turn
     net = net.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def predict(image: np.ndarray) -> Prediction:
         small = image_to_network_size(image, size)
-        batch = torch.from_numpy(make_views(small) if tta else small[None]).to(device)
-        with torch.backends.cudnn.flags(deterministic=True):
-            prob = probabilities(net(batch.permute(0, 3, 1, 2).float() / 255).float())
+        batch = torch.from_numpy(make_views(small) if tta else small[None])
+        with turn():
+            logits = net(batch.to(device).permute(0, 3, 1, 2).float() / 255).float()
+            prob = probabilities(logits).cpu()
         if not prob.isfinite().all():
             raise InputError("the network predicts NaN: its weights are unusable, train it again")
-        return merge_views(prob.cpu().numpy(), image.shape[:2])
+        return merge_views(prob.numpy(), image.shape[:2])
 
     return predict
+
+
+@contextmanager
+def _gpu_turn() -> Iterator[None]:
+    """Let one thread run a network: all share the GPU's memory and cuDNN's flags."""
+    with _GPU_LOCK, torch.backends.cudnn.flags(deterministic=True):
+        yield
 
 
 def predict_cases(

@@ -1,9 +1,11 @@
 """predict.py: what it writes, for pictures and networks of every kind."""
 
+import errno
 import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +18,13 @@ from helpers.processes import Process
 from helpers.tiny import Ended, wait_until, written
 from PIL import Image
 
-from seglab.core.files import hash_file, read_csv
+from seglab.core.files import hash_file, read_csv, write_atomic
 from seglab.data.images import read_image
 from seglab.data.layouts import find_cases
 from seglab.data.masks import read_mask
 from seglab.inference.evaluate import evaluate
 from seglab.inference.image_files import find_images
-from seglab.inference.manifest import KINDS
+from seglab.inference.manifest import KINDS, Manifest
 from seglab.inference.models import load_model
 from seglab.inference.predict import predict
 
@@ -235,6 +237,92 @@ def test_a_background_shows_where_the_mask_is_not(
         assert (cut[~mask] == (0, 200, 0)).all()
     ended = script(*command, "no.png")
     assert ended.code == 1 and ended.err.startswith("error: no.png: no such file")
+
+
+def test_a_bounded_number_of_images_is_in_work_at_once(
+    predicting_runs: tuple[Path, Path],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_work, most, both = set[int](), [0], threading.Barrier(2)
+
+    def read(path: Path) -> np.ndarray:
+        in_work.add(threading.get_ident())
+        most.append(len(in_work))
+        both.wait(60)  # for another image that is in work, too
+        return read_image(path)
+
+    add = Manifest.add
+
+    def finish(self: Manifest, name: str, **record: Any) -> None:
+        add(self, name, **record)
+        in_work.remove(threading.get_ident())
+
+    monkeypatch.setattr("seglab.inference.predict.WORKERS", 2)
+    monkeypatch.setattr("seglab.inference.predict.read_image", read)
+    monkeypatch.setattr(Manifest, "add", finish)
+    assert predict(predicting_runs[:1], [pictures], tmp_path / "out")["predicted"] == 4
+    assert max(most) == 2 and not in_work
+
+
+def test_the_order_is_that_of_names_whichever_image_is_finished_first(
+    predicting_runs: tuple[Path, Path],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("a/aaa.png", "zzz.png"):
+        (pictures / name).write_bytes(b"damaged")
+    last_is_read = threading.Event()
+
+    def read(path: Path) -> np.ndarray:
+        if path.name == "zzz.png":
+            last_is_read.set()
+        if path.name == "aaa.png":
+            assert last_is_read.wait(60)
+        return read_image(path)
+
+    monkeypatch.setattr("seglab.inference.predict.WORKERS", 2)
+    monkeypatch.setattr("seglab.inference.predict.read_image", read)
+    counts = predict(predicting_runs[:1], [pictures], tmp_path / "out", ["quality"])
+    assert counts == {"predicted": 4, "there": 0, "skipped": 2}
+    skipped = [line for line in caplog.messages if line.startswith("skipped: ")]
+    assert ["aaa.png" in line for line in skipped] == [True, False]
+    names = ["a/deep/one", "a/one", "b/three", "b/two"]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [*manifest["images"]] == names
+    assert [row["picture"] for row in read_csv(tmp_path / "out" / "quality.csv")] == names
+
+
+def test_a_full_disk_costs_only_what_was_in_work(
+    predicting_runs: tuple[Path, Path],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name == "three.png" and path.parent.parent.name == "masks":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_atomic(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seglab.inference.predict.WORKERS", 2)
+        patch.setattr("seglab.inference.predict.write_atomic", write)
+        with pytest.raises(OSError, match="No space left") as raised:
+            predict(predicting_runs[:1], [pictures], out, ["overlays"])
+    assert raised.value.filename == str(out / "masks" / "b" / "three.png")
+    # All before it are finished; of what is listed, everything is there.
+    finished = json.loads((out / "manifest.json").read_text())["images"]
+    assert {"a/deep/one", "a/one"} <= finished.keys() <= {"a/deep/one", "a/one", "b/two"}
+    masks = {name for name in written(out) if name.startswith("masks/")}
+    assert masks == {f"masks/{name}.png" for name in finished}
+    assert not [*out.rglob("*.partial")]
+    counts = predict(predicting_runs[:1], [pictures], out, ["overlays"])
+    assert counts == {"predicted": 4 - len(finished), "there": len(finished), "skipped": 0}
 
 
 @pytest.mark.slow
