@@ -24,6 +24,7 @@ from seglab.inference.drawing import draw_contours
 HIT, FALSE_ALARM, MISS = (255, 255, 255), (230, 85, 60), (60, 125, 230)
 ANNOTATION = "#ffd21f"  # beside the outline of a prediction, as in report.html
 GAP = 4  # pixels between the tiles of a grid
+CELL = 270  # pixels of the longer edge of a picture in a figure of cases, at least
 TILE = 400  # pixels of the longer edge of a picture with outlines, at most
 ERROR_LEGEND = "white: found, red: false alarm or wrong class, blue: missed"
 
@@ -76,7 +77,8 @@ def save_cases(
     for j, (title, pictures) in enumerate(columns.items()):
         axes[0, j].set_title(title, fontsize=9)
         for i, picture in enumerate(pictures):
-            axes[i, j].imshow(picture, cmap="gray", vmin=0, vmax=1 if picture.ndim == 2 else None)
+            cell = _reduce(picture)
+            axes[i, j].imshow(cell, cmap="gray", vmin=0, vmax=1 if cell.ndim == 2 else None)
             axes[i, j].set_xticks([])
             axes[i, j].set_yticks([])
             if j == 0:
@@ -85,6 +87,16 @@ def save_cases(
     if note:
         figure.supxlabel(note, fontsize=8)
     _save(figure, path)
+
+
+def _reduce(picture: np.ndarray) -> np.ndarray:
+    """Averages whole blocks of pixels, down to what a figure's cell shows: resampling is slow."""
+    step = max(picture.shape) // CELL
+    if step < 2:
+        return picture
+    return np.asarray(
+        Image.fromarray(picture.astype(np.float32 if picture.ndim == 2 else np.uint8)).reduce(step)
+    )
 
 
 def save_outlines(

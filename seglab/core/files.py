@@ -29,8 +29,13 @@ def expand_user(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
-def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
+def write_atomic(path: str | Path, content: str | bytes | memoryview, flush: bool = True) -> None:
     """Writes a file beside `path`, then renames it: a reader sees the old file or the new one.
+
+    Args:
+        path: File to write.
+        content: All of it; text is written as UTF-8.
+        flush: Wait until it is on the disk, where a power cut cannot undo it.
 
     Raises:
         OSError: It cannot be written; what was there stays. Its `filename` is `path`.
@@ -42,12 +47,22 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
         with name_file_in_errors(path):
             with partial.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if flush:
+                    file.flush()
+                    os.fsync(file.fileno())
             partial.replace(path)
-            _sync_folder(path.parent)
+            if flush:
+                _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: str | Path) -> None:
+    """Waits until a file that was written without `flush` is on the disk."""
+    path = Path(path)
+    with name_file_in_errors(path), path.open("rb") as file:
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
 
 
 @contextmanager
@@ -123,15 +138,15 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
     return _parse(path, "CSV", lambda text: list(csv.DictReader(io.StringIO(text, newline=""))))
 
 
-def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes rows under the union of their columns, in order of appearance."""
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], flush: bool = True) -> None:
+    """Writes rows under the union of their columns, in order of appearance, as `write_atomic`."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+    write_atomic(path, text.getvalue(), flush)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Scores at native resolution, for networks and for trivial baselines."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -147,21 +149,31 @@ def score_predictions(
 ) -> Scores:
     """Score predicted masks, of at least one case, against the cases' untouched masks.
 
-    `on_case` is called as by `score_cases`.
+    A thread scores cases while the next are predicted. `on_case` is called as by `score_cases`.
     """
     rows: list[dict[str, Any]] = []
     bins: np.ndarray | None = None
-    for found in predicted:
-        classes = found.case.classes
-        if len(found.prob):
-            # In the binary case the one channel is class 1, right where the target is 1.
-            most_probable = np.array(classes.numbers, np.uint8)[found.prob.argmax(0)]
-            counts = calibration_counts(found.prob.max(0), most_probable == found.target)
-            bins = counts if bins is None else bins + counts
-        case_rows = _score_case(found)
+    waiting: deque[tuple[PredictedCase, Future[Any]]] = deque()
+
+    def take() -> None:
+        """Add the scores of the first case that is waiting."""
+        nonlocal bins, rows
+        found, scored = waiting.popleft()
+        case_rows, counts = scored.result()
         rows += case_rows
+        if counts is not None:
+            bins = counts if bins is None else bins + counts
         if on_case is not None:
             on_case(ScoredCase(**vars(found), rows=case_rows))
+
+    with ThreadPoolExecutor(1) as pool:
+        for found in predicted:
+            waiting.append((found, pool.submit(_score_case, found)))
+            if len(waiting) > 2:  # each is a picture in memory
+                take()
+        classes = found.case.classes
+        while waiting:
+            take()
     values, by_class = _score_set(rows, classes)
     if bins is not None:
         values["ece"] = calibration_error(bins)
@@ -234,9 +246,14 @@ def _score_set(
     return values, by_class
 
 
-def _score_case(found: PredictedCase) -> list[dict[str, Any]]:
-    """Return the rows of one case: one for each class, against the rest."""
+def _score_case(found: PredictedCase) -> tuple[list[dict[str, Any]], np.ndarray | None]:
+    """Score one case: rows, one for each class against the rest, and `calibration_counts`."""
     rows, case, classes = [], found.case, found.case.classes
+    bins = None
+    if len(found.prob):
+        # In the binary case the one channel is class 1, right where the target is 1.
+        most_probable = np.array(classes.numbers, np.uint8)[found.prob.argmax(0)]
+        bins = calibration_counts(found.prob.max(0), most_probable == found.target)
     channels = zip(classes.numbers, classes.names, found.confidence, strict=True)
     for number, class_name, columns in channels:
         pred_k, target_k = found.pred == number, found.target == number
@@ -254,4 +271,4 @@ def _score_case(found: PredictedCase) -> list[dict[str, Any]]:
                 **columns,
             }
         )
-    return rows
+    return rows, bins

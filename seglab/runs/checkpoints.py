@@ -36,6 +36,8 @@ _EXPECTED: dict[str, Callable[[Any], bool]] = {
 class ChecksummedCheckpointIO(CheckpointIO):
     """Lightning plugin that writes each checkpoint atomically, with its own hash in it.
 
+    It does not wait for the disk: a power cut may leave a checkpoint that is refused.
+
     The hash is the zip archive's comment: SHA-256 of all bytes before the comment's length. Any
     reader of torch's files reads them.
     """
@@ -51,7 +53,7 @@ class ChecksummedCheckpointIO(CheckpointIO):
         comment = _checksum_comment(buffer.getbuffer())
         buffer.write(comment)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, buffer.getbuffer())
+        write_atomic(path, buffer.getbuffer(), flush=False)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seglab.networks import SegNet, UNet
-from seglab.networks.fast_conv import convolve, convolve_upsampled, upsample
+from seglab.networks.fast_conv import (
+    convolve,
+    convolve_normalized,
+    convolve_upsampled,
+    upsample,
+)
 
 NETWORKS = [SegNet, UNet]
 make_recipe_network = runpy.run_path(str(REPO / "scripts" / "recipe.py"))["make_network"]
@@ -211,3 +216,26 @@ def test_other_sizes_are_refused(
 def test_bad_width_and_depth_are_refused(make: type[nn.Module], width: int, depth: int) -> None:
     with pytest.raises(ValueError, match=f"^width={width}, depth={depth}: "):
         make(width=width, depth=depth)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 1), (3, 6), (5, 6), (5, 2)])
+def test_convolve_normalized_has_pytorchs_values_and_gradients(
+    kernel: int, groups: int, stride: int, training: bool
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=groups, bias=False).double()
+    norm = nn.BatchNorm2d(6).double().train(training)
+    for values in (*norm.parameters(), *norm.buffers()):
+        if values.is_floating_point():
+            values.data.uniform_(0.5, 1.5)
+    x = torch.randn(2, 6, 9, 12, dtype=torch.float64).to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    wanted = [x, conv.weight, *norm.parameters()]
+    fast = convolve_normalized(x, conv, norm)
+    grad = torch.randn_like(fast)
+    gradients = torch.autograd.grad(fast, wanted, grad)
+    expected = norm(conv(x))
+    torch.testing.assert_close(fast, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, wanted, grad))

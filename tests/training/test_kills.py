@@ -207,7 +207,7 @@ def assert_interrupted(ended: Ended, signum: int, run: Path) -> None:
 # In a fresh cache an image is opened to be hashed, to be cached, to be scored; one of val also, in
 # between, for the threshold.
 MOMENTS: dict[str, tuple[Any, ...]] = {
-    "writes its last checkpoint": ("fsync", "last.ckpt"),
+    "writes its last checkpoint": ("os.rename", "last.ckpt"),
     "scores a test case": ("open", "TEST.bmp", 3),
     "writes its threshold": ("os.rename", "best.ckpt", 3),
     "has written its threshold": ("open", "VAL.bmp", 4),
@@ -217,7 +217,8 @@ MOMENTS: dict[str, tuple[Any, ...]] = {
     "draws pairs": ("os.rename", "pairs.png"),
     "takes its first step": ("step", "0:0"),
     "takes a step": ("step", "1:2"),
-    "writes its best checkpoint": ("fsync", "best.ckpt", 2),
+    "writes its best checkpoint": ("os.rename", "best.ckpt", 2),
+    "flushes its checkpoints": ("fsync", "last.ckpt"),
     "writes its summary": ("os.rename", "summary.json"),
 }
 

@@ -13,7 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from seglab.core.errors import InputError
-from seglab.core.files import link_atomic, write_csv
+from seglab.core.files import flush_to_disk, link_atomic, write_csv
 from seglab.core.signals import Interrupts
 from seglab.runs.paths import RunPaths
 from seglab.training.loggers import RunLoggers
@@ -88,7 +88,11 @@ class RunRecorder(Checkpoint):
         self.interrupts.deferrable = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """From here on signals raise at once."""
+        """Waits for the disk, once for all epochs; from here on signals raise at once."""
+        if trainer.is_global_zero:
+            for path in (self.paths.best_checkpoint, self.paths.last_checkpoint):
+                if path.exists():
+                    flush_to_disk(path)
         self.interrupts.deferrable = False
         self._raise_if_signalled(trainer)
 
@@ -140,7 +144,7 @@ class RunRecorder(Checkpoint):
 
     def write_rows(self) -> None:
         """Writes metrics.csv."""
-        write_csv(self.paths.metrics, self.rows)
+        write_csv(self.paths.metrics, self.rows, flush=False)
 
     def on_save_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
