@@ -1,26 +1,29 @@
 """Measures the speed of seglab against the recipe that it starts from, on this machine.
 
-python scripts/benchmark.py [train] [predict] [load] [--quick] [--data ROOT] [--json FILE]
+python scripts/benchmark.py [train] [predict] [load] [jobs] [--quick] [--data ROOT] [--json FILE]
 
 Recipe and seglab take turns, one working at a time, and what counts is their ratio in each round:
-seconds mean little on a shared machine.
+seconds mean little on a shared machine. `jobs` times whole commands, which the recipe has not.
 """
 
 import argparse
+import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import benchmark_jobs
 import contenders
 from contenders import STEPS, Contender, Settings, Turn
 
 from seglab.cli.errors import one_line_errors
 from seglab.core.errors import InputError
 
-PARTS = ("train", "predict", "load")
+PARTS = ("train", "predict", "load")  # and jobs, when it is asked for
 BF16 = "bf16-mixed"
 Prepare = Callable[[Settings], Turn]
 
@@ -101,6 +104,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     for model, figures in report.get("predict", {}).items():
         add(f"predict {model}, image to mask", figures)
     add("load: read and resize", report.get("load", {}))
+    if "jobs" in report:
+        lines += ["", *benchmark_jobs.format_jobs(report["jobs"])]
     return "\n".join(lines)
 
 
@@ -150,7 +155,12 @@ def benchmark(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     settings = {key: getattr(args, key) for key in ("size", "batch_size", "rounds")}
     s = settings | {"folder": folder, "root": str(root), "cache_dir": str(cache_dir)}
     s |= {key: machine[key] for key in ("device", "bf16")}
-    settings |= {"steps": STEPS, "data": args.data or "synthetic", "cases": len(cases)}
+    settings |= {
+        "busy": args.busy,
+        "steps": STEPS,
+        "data": args.data or "synthetic",
+        "cases": len(cases),
+    }
     report: dict[str, Any] = {"settings": settings, "machine": machine}
     if "train" in args.parts:
         report["train"] = {model: measure_train(s, model) for model in args.model}
@@ -163,7 +173,35 @@ def benchmark(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     if "load" in args.parts:
         pair = contenders.recipe_load, contenders.seglab_load
         report["load"] = measure_pair("load", s, *pair)
+    if "jobs" in args.parts:
+        checkout = Path(__file__).absolute().parents[1]
+        s["checkouts"] = [str(Path(path).absolute()) for path in (checkout, *args.against)]
+        s["overrides"] = args.override
+        report["jobs"] = {
+            f"{experiment} {model or ''}".strip(): benchmark_jobs.measure_jobs(s, experiment, model)
+            for experiment in args.experiment or ["fast"]
+            for model in (args.model if experiment == "fast" else [None])
+        }
     return report
+
+
+@contextmanager
+def busy_process(wanted: bool) -> Iterator[None]:
+    """Keep one core busy while the body runs, as another program of the machine would."""
+    process = multiprocessing.get_context("spawn").Process(target=count_forever, daemon=True)
+    if wanted:
+        process.start()
+    try:
+        yield
+    finally:
+        if wanted:
+            process.kill()
+
+
+def count_forever() -> None:
+    """Do nothing useful without end."""
+    while True:
+        pass
 
 
 @one_line_errors
@@ -173,13 +211,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("parts", metavar="PART", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    add(
+        "parts",
+        metavar="PART",
+        nargs="*",
+        help="train, predict, load or jobs; default: all but jobs",
+    )
     add("--data", metavar="ROOT", help="PH2, or any supported layout; default: 140 drawn cases")
     add("--model", action="append", choices=("unet", "segnet"), help="default: both")
     add("--size", type=int, help="edge of the network's input, pixels (256)")
     add("--batch-size", type=int, help="images of a training step (32)")
     add("--rounds", type=int, default=5, help="turns of each contender (%(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
+    text = "of jobs: what to train; default: fast"
+    add("--experiment", metavar="NAME", action="append", help=text)
+    text = "of jobs: a checkout of another version, to take turns with"
+    add("--against", metavar="CHECKOUT", action="append", default=[], help=text)
+    text = "of jobs: an override, such as trainer.max_epochs=2"
+    add("--override", metavar="KEY=VALUE", action="append", default=[], help=text)
+    add("--busy", action="store_true", help="while another process keeps one core busy")
     add("--quick", action="store_true", help="train alone, 128 px, batch 8")
     add("--json", metavar="FILE", help="also write the figures to a JSON file")
     args = parser.parse_args()
@@ -188,8 +238,8 @@ def main() -> None:
     from seglab.core.files import write_json
 
     for part in args.parts:
-        if part not in PARTS:
-            parser.error(f"{part}: expected any of {', '.join(PARTS)}")
+        if part not in (*PARTS, "jobs"):
+            parser.error(f"{part}: expected any of {', '.join(PARTS)}, jobs")
     args.parts = args.parts or (["train"] if args.quick else PARTS)
     args.model = args.model or ["unet", "segnet"]
     args.size = (128 if args.quick else 256) if args.size is None else args.size
@@ -203,7 +253,7 @@ def main() -> None:
         raise InputError(f"--json {args.json}: expected a file in an existing folder")
     # For contenders, and for the resource tracker that warns about killed processes.
     os.environ["PYTHONWARNINGS"] = "ignore"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, busy_process(args.busy):
         report = benchmark(args, folder)
     print(format_report(report))
     if args.json is not None:

@@ -100,3 +100,17 @@ def test_measures_everything(script: Callable[..., Ended], tiny_ph2: Path, tmp_p
     assert max(map(len, lines)) <= 100
     figures = f"{train['fp32_per_second']:.4g}   {train['fp32_ratio']:6.2f} ("
     assert any(line.startswith("train segnet, 32-true") and figures in line for line in lines)
+
+
+@pytest.mark.slow
+def test_measures_whole_jobs(script: Callable[..., Ended], tiny_ph2: Path, tmp_path: Path) -> None:
+    file = tmp_path / "jobs.json"
+    options = ["--rounds", 1, "--model", "segnet", "--busy", "--against", REPO, "--json", file]
+    options += ["--override", "trainer.max_epochs=1", "--override", "data.size=32"]
+    code, out, err = script("benchmark", "jobs", *options, "--data", tiny_ph2)
+    assert (code, err) == (0, "")
+    (seconds,) = json.loads(file.read_text())["jobs"]["fast segnet"].values()  # one checkout
+    parts = sum(seconds[part] for part in ("start", "steps", "rest_of_fit", "score"))
+    assert parts == pytest.approx(seconds["run"])
+    assert all(value > 0 for value in seconds.values())
+    assert f"{seconds['run']:.1f}" in out.splitlines()[-1]
