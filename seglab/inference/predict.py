@@ -103,16 +103,12 @@ def predict(
     members = [member for path in paths for member in find_members(path)]
     model = ensemble([load_model(member, trust, **inference) for member in members])
     kinds = {MASKS, *extras, *([] if background is None else [CUTOUTS])}
-    settings = {
-        "networks": list(model.sha256),
-        "threshold": model.threshold,
-        "inference": asdict(model.inference),
+    settings = _describe_model(model) | {
         "outputs": sorted(kinds),
         "background": None if background is None else _hash_image(expand_user(background)),
         "quality": _check_quality(model, kinds, paths[0], review_below, level),
     }
     behind = None if background is None else read_image(expand_user(background))
-
     refusal = f"{out}: another process is writing here; wait for it, or name another with --out"
     counts = dict.fromkeys(("predicted", "there", "skipped"), 0)
 
@@ -141,18 +137,25 @@ def predict(
             remove_partial(out / kind)
         try:
             items = list(files.items())
-            # Closed before the manifest is saved, so that no thread goes on after an error.
-            with closing(
-                map_in_threads(predict_image, items, "predicting", "image", WORKERS)
-            ) as outcomes:
+            outcomes = map_in_threads(predict_image, items, "predicting", "image", WORKERS)
+            with closing(outcomes):  # before the manifest is saved, also after an error
                 for outcome, reason in outcomes:
                     counts[outcome] += 1
-                    if reason:
+                    if outcome == "skipped":
                         log.warning("skipped: %s", reason)
         finally:
             manifest.save()
         _write_tables(manifest, kinds)
     return counts
+
+
+def _describe_model(model: Model) -> dict[str, Any]:
+    """Return everything of a model that masks depend on."""
+    return {
+        "networks": list(model.sha256),
+        "threshold": model.threshold,
+        "inference": asdict(model.inference),
+    }
 
 
 def _check_quality(
