@@ -84,10 +84,12 @@ def format_report(report: Mapping[str, Any]) -> str:
     lines = [
         f"{machine['name']}, {machine['cores']} cores, {machine['threads']} threads; "
         f"seglab {machine['seglab']}, torch {machine['torch']}",
-        f"{s['cases']} cases, {s['size']} px, batch {s['batch_size']}; medians of {s['rounds']} "
-        "rounds in turns",
-        f"{'images or cases a second':38}{'recipe':>10}{'seglab':>10}   times faster (min to max)",
+        f"{s['cases']} cases; medians of {s['rounds']} rounds in turns"
+        f"{', beside a busy process' * s['busy']}",
     ]
+    if {*PARTS} & {*report}:
+        lines.append(f"{s['size']} px, batch {s['batch_size']}; images or cases a second:")
+        lines.append(f"{'':38}{'recipe':>10}{'seglab':>10}   times faster (min to max)")
 
     def add(name: str, figures: Mapping[str, Any], prefix: str = "") -> None:
         if f"{prefix}ratio" in figures:
@@ -105,7 +107,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         add(f"predict {model}, image to mask", figures)
     add("load: read and resize", report.get("load", {}))
     if "jobs" in report:
-        lines += ["", *benchmark_jobs.format_jobs(report["jobs"])]
+        lines += benchmark_jobs.format_jobs(report["jobs"])
     return "\n".join(lines)
 
 
