@@ -104,24 +104,16 @@ class SegmentationTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Builds both; raises an InputError if the scheduler does not fit the run."""
         if self.encoder_lr_factor == 1:
-            optimizer = self._make_optimizer(self.net.parameters())
+            optimizer = self.optimizer(self.net.parameters())
         else:
             encoder = list(self.net.encoder.parameters())  # type: ignore[union-attr]
             encoder_ids = {id(parameter) for parameter in encoder}
             rest = [p for p in self.net.parameters() if id(p) not in encoder_ids]
-            optimizer = self._make_optimizer([{"params": rest}, {"params": encoder}])
+            optimizer = self.optimizer([{"params": rest}, {"params": encoder}])
             optimizer.param_groups[1]["lr"] *= self.encoder_lr_factor
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self._make_lr_scheduler(optimizer)}
-
-    def _make_optimizer(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
-        """Builds it with one operation for all weights, where torch has that and none is chosen."""
-        given = getattr(self.optimizer, "keywords", {})
-        has_fused = "fused" in inspect.signature(self.optimizer).parameters
-        if not has_fused or {"fused", "foreach", "capturable", "differentiable"} & given.keys():
-            return self.optimizer(parameters)
-        return self.optimizer(parameters, fused=True)  # type: ignore[call-arg]
 
     def _make_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Returns what Lightning calls an lr_scheduler_config."""

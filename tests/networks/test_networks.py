@@ -239,3 +239,18 @@ def test_convolve_normalized_has_pytorchs_values_and_gradients(
     expected = norm(conv(x))
     torch.testing.assert_close(fast, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, wanted, grad))
+
+
+def test_convolve_normalized_under_autocast() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
+    norm, x = nn.BatchNorm2d(8).eval(), torch.randn(2, 8, 9, 12, requires_grad=True)
+    wanted, grad = [x, conv.weight, *norm.parameters()], torch.randn(2, 8, 9, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = convolve_normalized(x, conv, norm)
+    assert fast.dtype == torch.bfloat16
+    gradients = torch.autograd.grad(fast.float(), wanted, grad)
+    expected = torch.autograd.grad(norm(conv(x)), wanted, grad)
+    for mine, theirs in zip(gradients, expected, strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).norm() < 0.02 * theirs.norm()  # bfloat16 has 8 bits
