@@ -133,7 +133,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # under autocast half
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x, _, _ = _depthwise_backward(grad, x, weight, ctx.stride, ctx.padding, 0)
