@@ -251,9 +251,11 @@ def _score_case(found: PredictedCase) -> tuple[list[dict[str, Any]], np.ndarray 
     rows, case, classes = [], found.case, found.case.classes
     bins = None
     if len(found.prob):
-        # In the binary case the one channel is class 1, right where the target is 1.
-        most_probable = np.array(classes.numbers, np.uint8)[found.prob.argmax(0)]
-        bins = calibration_counts(found.prob.max(0), most_probable == found.target)
+        if classes.is_multiclass:
+            is_right = np.array(classes.numbers, np.uint8)[found.prob.argmax(0)] == found.target
+            bins = calibration_counts(found.prob.max(0), is_right)
+        else:
+            bins = calibration_counts(found.prob[0], found.target == 1)
     channels = zip(classes.numbers, classes.names, found.confidence, strict=True)
     for number, class_name, columns in channels:
         pred_k, target_k = found.pred == number, found.target == number

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -33,13 +34,13 @@ def epochs(n: int, *names: str) -> list[dict[str, Any]]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     figures: list[Figure] = []
-    save = Figure.savefig
+    draw = FigureCanvasAgg.draw
 
-    def savefig(self: Figure, *args: Any, **kwargs: Any) -> None:
-        figures.append(self)
-        save(self, *args, **kwargs)
+    def keep(canvas: FigureCanvasAgg) -> None:
+        figures.append(canvas.figure)
+        draw(canvas)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(FigureCanvasAgg, "draw", keep)
     return figures
 
 
@@ -97,19 +98,27 @@ def test_grid_by_hand() -> None:
 
 
 def test_cases_stand_below_each_other_under_titles(tmp_path: Path, drawn: list[Figure]) -> None:
-    columns = pair()
+    columns = pair(12, 18)
     save_cases(tmp_path / "pairs.png", columns, ["IMD001", "IMD002"], note="a note")
-    axes = drawn[0].axes
-    assert len(axes) == 4
-    assert [axis.get_title() for axis in axes] == ["image", "mask", "", ""]
-    assert [axis.get_ylabel() for axis in axes] == ["IMD001", "", "IMD002", ""]
-    assert drawn[0].get_supxlabel() == "a note"
-    pictures = [columns[title][i] for i in range(2) for title in columns]
-    for axis, picture in zip(axes, pictures, strict=True):
-        assert np.array_equal(axis.get_images()[0].get_array(), picture)
-        assert not axis.get_xticks().size
-        assert not axis.get_yticks().size
-    assert read_png(tmp_path / "pairs.png").shape[2] == 3
+    page = read_png(tmp_path / "pairs.png")
+    size = np.array(page.shape[1::-1])
+    texts = {x.get_text(): np.rint(x.get_position() * size).astype(int) for x in drawn[0].texts}
+    assert list(texts) == ["image", "mask", "IMD001", "IMD002", "a note"]
+    for title, pictures in columns.items():
+        for name, picture in zip(("IMD001", "IMD002"), pictures, strict=True):
+            x, y = texts[title][0], len(page) - texts[name][1]  # the middle of a cell
+            pixels = picture if picture.ndim == 3 else np.repeat(picture[..., None] * 255, 3, 2)
+            shown = page[y - 90 : y + 90, x - 135 : x + 135]
+            assert np.array_equal(shown, pixels.repeat(15, 0).repeat(15, 1))
+
+
+def test_tall_and_wide_pictures_keep_their_shape(tmp_path: Path) -> None:
+    pictures = [np.ones((20, 10), bool), np.ones((10, 20), bool)]
+    save_cases(tmp_path / "a.png", {"mask": pictures}, ["tall", "wide"])
+    cells = read_png(tmp_path / "a.png")[-548:, -274:]
+    assert (cells[0:270, 68:203] == 255).all()
+    assert (cells[274 + 68 : 274 + 203, 0:270] == 255).all()
+    assert (cells == 255).all(2).sum() == 2 * 270 * 135
 
 
 def test_a_probability_is_grey_between_black_and_white(tmp_path: Path) -> None:
