@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seglab.networks.fast_conv import convolve_normalized
+from seglab.networks.fast_conv import convolve_normalized, relu6_padded
 
 IMAGENET = "imagenet"
 
@@ -131,7 +131,8 @@ class EfficientNetLite0(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """From images (N, 3, H, W) in [0, 1] to the five feature maps, largest first."""
         x = (image * 255 - 127) / 128
-        x = convolve_normalized(pad_same(x, self.conv_stem), self.conv_stem, self.bn0)
+        x = F.pad(x, same_padding(x, self.conv_stem))
+        x = convolve_normalized(x, self.conv_stem, self.bn0)
         x = F.relu6(x, inplace=True)
         features = []
         for block in self.blocks:
@@ -277,7 +278,7 @@ class _InvertedResidual(nn.Module):
         if self.expands:
             self.expand_conv = nn.Conv2d(in_channels, width, 1, bias=False)
             self.bn0 = nn.BatchNorm2d(width, eps=1e-3)
-        padding = kernel // 2 if stride == 1 else 0  # else `pad_same`
+        padding = kernel // 2 if stride == 1 else 0  # else `same_padding`
         self.depthwise_conv = nn.Conv2d(
             width, width, kernel, stride, padding, groups=width, bias=False
         )
@@ -289,25 +290,23 @@ class _InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x
         if self.expands:
-            # Not in place: of a view, as `convolve_normalized` may return, autograd copies more.
-            y = F.relu6(convolve_normalized(x, self.expand_conv, self.bn0))
-        y = pad_same(y, self.depthwise_conv)
+            y = convolve_normalized(x, self.expand_conv, self.bn0)
+            y = relu6_padded(y, same_padding(y, self.depthwise_conv))
         y = F.relu6(convolve_normalized(y, self.depthwise_conv, self.bn1), inplace=True)
         y = convolve_normalized(y, self.project_conv, self.bn2)
         return y + x if self.adds else y
 
 
-def pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Pad like TensorFlow's 'SAME' for a convolution with stride: an odd pixel goes after.
+def same_padding(x: Tensor, conv: nn.Conv2d) -> list[int]:
+    """Return TensorFlow's 'SAME' padding for a convolution with stride: an odd pixel goes after.
 
-    With `padding=0` it then maps (N, C, H, W) to (N, D, H / stride, W / stride), rounded up.
-    Without stride nothing is added: the convolution's own padding is the same.
+    After `F.pad` with it, a convolution with `padding=0` maps (N, C, H, W) to
+    (N, D, H / stride, W / stride), rounded up. Without stride nothing is added: the convolution's
+    own padding is the same.
     """
     stride, kernel = conv.stride[0], conv.kernel_size[0]
-    if stride == 1:
-        return x
     pad = []
     for edge in (x.shape[-1], x.shape[-2]):
-        whole = max((-(-edge // stride) - 1) * stride + kernel - edge, 0)
+        whole = max((-(-edge // stride) - 1) * stride + kernel - edge, 0) if stride > 1 else 0
         pad += [whole // 2, whole - whole // 2]
-    return F.pad(x, pad)
+    return pad

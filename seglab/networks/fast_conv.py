@@ -1,7 +1,7 @@
 """Convolutions that are faster than PyTorch's on CPUs, with equal values up to rounding."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -111,16 +111,18 @@ def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -
             # With one thread, PyTorch's own convolution leaves channels_last for this.
             y = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
             return y.permute(0, 3, 1, 2)
-        if conv.kernel_size == (5, 5) and groups == len(weight) and torch.is_grad_enabled():
+        is_slow = conv.kernel_size == (5, 5) and groups == len(weight)
+        if is_slow and torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
             return _DepthwiseConvolution.apply(x, weight, bias, stride, padding)
     return F.conv2d(x, weight, bias, stride, padding, groups=groups)
 
 
 class _DepthwiseConvolution(torch.autograd.Function):
-    """5 x 5 depthwise convolution that gets the gradient of its weights as four of 3 x 3.
+    """Depthwise convolution that computes the gradient of its weights as a convolution.
 
-    oneDNN has fast code for this gradient of depthwise kernels up to 3 x 3; for larger ones it
-    takes up to thirty times as long.
+    The image is convolved, the gradient of the output is the kernel. oneDNN has fast code for the
+    gradient of depthwise weights up to 3 x 3 alone; for larger ones it takes up to thirty times as
+    long.
     """
 
     @staticmethod
@@ -136,29 +138,67 @@ class _DepthwiseConvolution(torch.autograd.Function):
         x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # under autocast half
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x, _, _ = _depthwise_backward(grad, x, weight, ctx.stride, ctx.padding, 0)
+            edges = [ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0]
+            grad_x, _, _ = torch.ops.aten.convolution_backward(
+                grad, x, weight, None, *edges, len(weight), [True, False, False]
+            )
         if ctx.needs_input_grad[1]:
-            grad_weight, corner = torch.empty_like(weight), weight[:, :, :3, :3]
-            padded = F.pad(x, [ctx.padding] * 4)
-            height, width = (ctx.stride * (edge - 1) + 3 for edge in grad.shape[2:])
-            for i, j in itertools.product((0, 2), (0, 2)):
-                window = padded[:, :, i : i + height, j : j + width]
-                _, part, _ = _depthwise_backward(grad, window, corner, ctx.stride, 0, 1)
-                grad_weight[:, :, i : i + 3, j : j + 3] = part
+            grad_weight = _depthwise_weight_gradient(grad, x, weight, ctx.stride, ctx.padding)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def _depthwise_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradient of x (`wanted` 0) or of the weights (1), in its place."""
-    output_mask = [wanted == i for i in range(3)]
-    edges = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0]
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, *edges, len(weight), output_mask
-    )
+def _depthwise_weight_gradient(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int
+) -> Tensor:
+    n, channels = x.shape[:2]
+    kernels = grad.reshape(n * channels, 1, *grad.shape[2:])
+    if stride > 1:
+        x, padding = F.pad(x, [padding] * 4), 0
+    out = torch.empty_like(weight)
+    # With a stride, the pixels that a tap of the kernel meets are those of one phase.
+    for i, j in itertools.product(range(stride), repeat=2):
+        phase, taps = x[:, :, i::stride, j::stride], out[:, :, i::stride, j::stride]
+        phase = phase.reshape(1, n * channels, *phase.shape[2:])
+        products = F.conv2d(phase, kernels, padding=padding, groups=n * channels)
+        products = products.view(n, channels, 1, *products.shape[2:])
+        taps[:] = products[..., : taps.shape[2], : taps.shape[3]].sum(0)
+    return out
+
+
+def relu6_padded(x: Tensor, padding: Sequence[int]) -> Tensor:
+    """Compute `F.pad(F.relu6(x), padding)`, of (left, right, top, bottom), in one pass."""
+    if not any(padding):
+        return F.relu6(x)  # not in place: of a view, such as of a matrix product, autograd copies
+    if not torch.is_grad_enabled():
+        return F.pad(F.relu6(x), [*padding])
+    return _PaddedReLU6.apply(x, padding)
+
+
+class _PaddedReLU6(torch.autograd.Function):
+    """`relu6_padded` that writes its values into the padded tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, padding: Sequence[int]) -> Tensor:
+        left, right, top, bottom = padding
+        n, channels, height, width = x.shape
+        out = x.new_empty(n, top + height + bottom, left + width + right, channels)
+        out = out.permute(0, 3, 1, 2)
+        ctx.inside = (..., slice(top, top + height), slice(left, left + width))
+        for edge in (out[:, :, :top], out[:, :, top + height :]):
+            edge.zero_()
+        for edge in (out[..., :left], out[..., left + width :]):
+            edge.zero_()
+        torch.clamp(x, 0, 6, out=out[ctx.inside])
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        inside = out[ctx.inside]
+        return torch.ops.aten.hardtanh_backward(grad[ctx.inside], inside, 0, 6), None
 
 
 def convolve_upsampled(x: Tensor, weight: Tensor) -> Tensor:

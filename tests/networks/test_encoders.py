@@ -27,7 +27,7 @@ from seglab.networks.encoders import (
     EfficientNetLite0,
     ResNet,
     load_weights,
-    pad_same,
+    same_padding,
 )
 from seglab.runs.provenance import hash_pretrained_weights
 
@@ -137,7 +137,7 @@ def test_padding_is_tensorflows_same(height: int, width: int, kernel: int, strid
         whole = max(kernel - (stride if edge % stride == 0 else edge % stride), 0)
         pads.append((whole // 2, whole - whole // 2))
     with torch.no_grad():
-        for channel, out in enumerate(conv(pad_same(x, conv))[0]):
+        for channel, out in enumerate(conv(F.pad(x, same_padding(x, conv)))[0]):
             padded = np.pad(x[0, channel].numpy(), pads)
             expected = correlate2d(padded, conv.weight[channel, 0].numpy(), "valid")
             np.testing.assert_allclose(out.numpy(), expected[::stride, ::stride], atol=1e-12)

@@ -17,6 +17,7 @@ from seglab.networks.fast_conv import (
     convolve,
     convolve_normalized,
     convolve_upsampled,
+    relu6_padded,
     upsample,
 )
 
@@ -239,6 +240,21 @@ def test_convolve_normalized_has_pytorchs_values_and_gradients(
     expected = norm(conv(x))
     torch.testing.assert_close(fast, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, wanted, grad))
+
+
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (0, 1, 0, 1), (1, 2, 3, 4)])
+def test_relu6_padded_has_pytorchs_values_and_gradients(padding: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(2, 3, 5, 7) * 6).to(memory_format=torch.channels_last).requires_grad_()
+    expected = F.pad(F.relu6(x), padding)
+    fast = relu6_padded(x, padding)
+    grad = torch.randn_like(fast)
+    assert torch.equal(fast, expected)
+    gradients = [torch.autograd.grad(y, x, grad)[0] for y in (fast, expected)]
+    assert torch.equal(*gradients)
+    assert 0 < gradients[0].count_nonzero() < x.numel()
+    with torch.no_grad():
+        assert torch.equal(relu6_padded(x, padding), expected)
 
 
 def test_convolve_normalized_under_autocast() -> None:
