@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seglab.networks.fast_conv import convolve_normalized, relu6_padded
+from seglab.networks.fast_conv import convolve_normalized, expand
 
 IMAGENET = "imagenet"
 
@@ -290,8 +290,7 @@ class _InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x
         if self.expands:
-            y = convolve_normalized(x, self.expand_conv, self.bn0)
-            y = relu6_padded(y, same_padding(y, self.depthwise_conv))
+            y = expand(x, self.expand_conv, self.bn0, same_padding(x, self.depthwise_conv))
         y = F.relu6(convolve_normalized(y, self.depthwise_conv, self.bn1), inplace=True)
         y = convolve_normalized(y, self.project_conv, self.bn2)
         return y + x if self.adds else y

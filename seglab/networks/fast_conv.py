@@ -97,10 +97,14 @@ def convolve_normalized(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Ten
     """
     if norm.training:
         return norm(_convolve(x, conv, conv.weight, None))
+    return _convolve(x, conv, *_fold(conv, norm))
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the convolution that does what both do."""
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    bias = norm.bias - mean * scale
-    return _convolve(x, conv, conv.weight * scale[:, None, None, None], bias)
+    return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
 
 
 def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -167,38 +171,49 @@ def _depthwise_weight_gradient(
     return out
 
 
-def relu6_padded(x: Tensor, padding: Sequence[int]) -> Tensor:
-    """Compute `F.pad(F.relu6(x), padding)`, of (left, right, top, bottom), in one pass."""
-    if not any(padding):
-        return F.relu6(x)  # not in place: of a view, such as of a matrix product, autograd copies
-    if not torch.is_grad_enabled():
-        return F.pad(F.relu6(x), [*padding])
-    return _PaddedReLU6.apply(x, padding)
+def expand(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, padding: Sequence[int]) -> Tensor:
+    """Compute `F.pad(F.relu6(norm(conv(x))), padding)` of a 1 x 1 convolution without bias.
+
+    `padding` is (left, right, top, bottom), in pixels.
+    """
+    is_plain = norm.training or _USE_REFERENCE_OPS.get() or not torch.is_grad_enabled()
+    if is_plain or x.device.type != "cpu":
+        return F.pad(F.relu6(convolve_normalized(x, conv, norm)), [*padding])
+    weight, bias = _fold(conv, norm)
+    return _Expansion.apply(x, weight.flatten(1), bias, padding)
 
 
-class _PaddedReLU6(torch.autograd.Function):
-    """`relu6_padded` that writes its values into the padded tensor."""
+class _Expansion(torch.autograd.Function):
+    """`expand` that works in place, and pads without filling the middle first."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, padding: Sequence[int]) -> Tensor:
-        left, right, top, bottom = padding
-        n, channels, height, width = x.shape
-        out = x.new_empty(n, top + height + bottom, left + width + right, channels)
-        out = out.permute(0, 3, 1, 2)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: Sequence[int]
+    ) -> Tensor:
+        (n, channels, height, width), (left, right, top, bottom) = x.shape, padding
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        y = torch.mm(pixels, weight.T).add_(bias).clamp_(0, 6).view(n, height, width, -1)
+        if any(padding):
+            out = y.new_empty(n, top + height + bottom, left + width + right, len(weight))
+            for edge in (out[:, :top], out[:, top + height :]):
+                edge.zero_()
+            for edge in (out[:, :, :left], out[:, :, left + width :]):
+                edge.zero_()
+            out[:, top : top + height, left : left + width] = y
+            y = out
         ctx.inside = (..., slice(top, top + height), slice(left, left + width))
-        for edge in (out[:, :, :top], out[:, :, top + height :]):
-            edge.zero_()
-        for edge in (out[..., :left], out[..., left + width :]):
-            edge.zero_()
-        torch.clamp(x, 0, 6, out=out[ctx.inside])
-        ctx.save_for_backward(out)
-        return out
+        y = y.permute(0, 3, 1, 2)
+        ctx.save_for_backward(pixels, weight, y)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (out,) = ctx.saved_tensors
-        inside = out[ctx.inside]
-        return torch.ops.aten.hardtanh_backward(grad[ctx.inside], inside, 0, 6), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        pixels, weight, y = (saved.to(grad.dtype) for saved in ctx.saved_tensors)
+        grad = torch.ops.aten.hardtanh_backward(grad[ctx.inside], y[ctx.inside], 0, 6)
+        (n, _, height, width), channels = grad.shape, weight.shape[1]
+        grad = grad.permute(0, 2, 3, 1).reshape(-1, len(weight))
+        grad_x = torch.mm(grad, weight).view(n, height, width, channels).permute(0, 3, 1, 2)
+        return grad_x, torch.mm(grad.T, pixels), grad.sum(0), None
 
 
 def convolve_upsampled(x: Tensor, weight: Tensor) -> Tensor:

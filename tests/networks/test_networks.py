@@ -17,7 +17,7 @@ from seglab.networks.fast_conv import (
     convolve,
     convolve_normalized,
     convolve_upsampled,
-    relu6_padded,
+    expand,
     upsample,
 )
 
@@ -242,31 +242,42 @@ def test_convolve_normalized_has_pytorchs_values_and_gradients(
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, wanted, grad))
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("padding", [(0, 0, 0, 0), (0, 1, 0, 1), (1, 2, 3, 4)])
-def test_relu6_padded_has_pytorchs_values_and_gradients(padding: tuple[int, ...]) -> None:
+def test_expand_has_pytorchs_values_and_gradients(padding: tuple[int, ...], training: bool) -> None:
     torch.manual_seed(0)
-    x = (torch.randn(2, 3, 5, 7) * 6).to(memory_format=torch.channels_last).requires_grad_()
-    expected = F.pad(F.relu6(x), padding)
-    fast = relu6_padded(x, padding)
+    conv, norm = nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6).train(training)
+    for values in (*norm.parameters(), norm.running_mean, norm.running_var):
+        values.data.uniform_(2, 4)
+    conv, norm = conv.double(), norm.double()
+    x = 6 * torch.randn(2, 4, 5, 7, dtype=torch.float64)
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    wanted = [x, conv.weight, *norm.parameters()]
+    expected = F.pad(F.relu6(norm(conv(x))), padding)
+    fast = expand(x, conv, norm, padding)
     grad = torch.randn_like(fast)
-    assert torch.equal(fast, expected)
-    gradients = [torch.autograd.grad(y, x, grad)[0] for y in (fast, expected)]
-    assert torch.equal(*gradients)
-    assert 0 < gradients[0].count_nonzero() < x.numel()
+    torch.testing.assert_close(fast, expected)
+    assert ((fast == 0).any(), (fast == 6).any()) == (True, True)
+    mine, theirs = (torch.autograd.grad(y, wanted, grad) for y in (fast, expected))
+    torch.testing.assert_close(mine, theirs)
     with torch.no_grad():
-        assert torch.equal(relu6_padded(x, padding), expected)
+        torch.testing.assert_close(expand(x, conv, norm, padding), expected)
 
 
-def test_convolve_normalized_under_autocast() -> None:
+def test_expand_and_convolve_normalized_under_autocast() -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
-    norm, x = nn.BatchNorm2d(8).eval(), torch.randn(2, 8, 9, 12, requires_grad=True)
-    wanted, grad = [x, conv.weight, *norm.parameters()], torch.randn(2, 8, 9, 12)
+    first, second = nn.Conv2d(4, 8, 1, bias=False), nn.Conv2d(8, 8, 5, groups=8, bias=False)
+    norms, x = [nn.BatchNorm2d(8).eval() for _ in range(2)], torch.randn(2, 4, 9, 12)
+    modules = [first, second, *norms]
+    wanted = [x.requires_grad_(), *(p for module in modules for p in module.parameters())]
     with torch.autocast("cpu", torch.bfloat16):
-        fast = convolve_normalized(x, conv, norm)
-    assert fast.dtype == torch.bfloat16
+        y = expand(x, first, norms[0], (2, 2, 2, 2))
+        fast = convolve_normalized(y, second, norms[1])
+    assert y.dtype == fast.dtype == torch.bfloat16
+    grad = torch.randn_like(fast).float()
     gradients = torch.autograd.grad(fast.float(), wanted, grad)
-    expected = torch.autograd.grad(norm(conv(x)), wanted, grad)
+    plain = norms[1](second(F.pad(F.relu6(norms[0](first(x))), (2, 2, 2, 2))))
+    expected = torch.autograd.grad(plain, wanted, grad)
     for mine, theirs in zip(gradients, expected, strict=True):
         assert mine.dtype == torch.float32
         assert (mine - theirs).norm() < 0.02 * theirs.norm()  # bfloat16 has 8 bits
