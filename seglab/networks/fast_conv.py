@@ -156,6 +156,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
 def _depthwise_weight_gradient(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int
 ) -> Tensor:
+    """Return the gradient of a depthwise convolution's weights, (D, 1, K, K)."""
     n, channels = x.shape[:2]
     kernels = grad.reshape(n * channels, 1, *grad.shape[2:])
     if stride > 1:
@@ -210,10 +211,16 @@ class _Expansion(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pixels, weight, y = (saved.to(grad.dtype) for saved in ctx.saved_tensors)
         grad = torch.ops.aten.hardtanh_backward(grad[ctx.inside], y[ctx.inside], 0, 6)
-        (n, _, height, width), channels = grad.shape, weight.shape[1]
+        n, _, height, width = grad.shape
         grad = grad.permute(0, 2, 3, 1).reshape(-1, len(weight))
-        grad_x = torch.mm(grad, weight).view(n, height, width, channels).permute(0, 3, 1, 2)
-        return grad_x, torch.mm(grad.T, pixels), grad.sum(0), None
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.mm(grad, weight).view(n, height, width, -1).permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.mm(grad.T, pixels)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0)
+        return grad_x, grad_weight, grad_bias, None
 
 
 def convolve_upsampled(x: Tensor, weight: Tensor) -> Tensor:
