@@ -23,7 +23,7 @@ from seglab.inference.calibration import Calibration
 HIT, FALSE_ALARM, MISS = (255, 255, 255), (230, 85, 60), (60, 125, 230)
 GAP = 4  # pixels between the tiles of a grid
 CELL = 270  # pixels of the longer edge of a picture in a figure of cases
-MARGIN = 60  # pixels left of them, for the names of cases
+MARGIN = 60  # pixels left of the pictures, for the names of cases
 DPI = 110
 LEGEND_COLUMNS = 5
 ERROR_LEGEND = "white: found, red: false alarm or wrong class, blue: missed"
@@ -79,17 +79,18 @@ def save_cases(
     if legend.is_multiclass:
         top += 16 + 18 * math.ceil(len(legend.names) / LEGEND_COLUMNS)
     height, width = tiles.shape[0] + top + 30 * bool(note), tiles.shape[1] + MARGIN
-    # Half a pixel more: the canvas cuts off what rounding makes less than a whole one.
+    # The canvas rounds inches * dpi down; half a pixel more makes it what is meant.
     figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI))
     for j, title in enumerate(columns):
         at = (MARGIN + j * (CELL + GAP) + CELL / 2) / width, 1 - (top - 6) / height
-        figure.text(*at, title, ha="center", va="bottom", fontsize=9)
+        figure.text(*at, title, ha="center", va="bottom", fontsize=9, parse_math=False)
     for i, name in enumerate(names):
         at = (MARGIN - 6) / width, 1 - (top + i * (cell[1] + GAP) + cell[1] / 2) / height
-        figure.text(*at, name, ha="right", va="center", ma="center", rotation=90, fontsize=8)
+        text = figure.text(*at, name, ha="right", va="center", ma="center", rotation=90)
+        text.set(fontsize=8, parse_math=False)
     add_legend(figure, legend)
     if note:
-        figure.supxlabel(note, y=8 / height, fontsize=8)
+        figure.supxlabel(note, y=8 / height, fontsize=8, parse_math=False)
     save_figure(figure, path, tiles, (top, MARGIN))
 
 
@@ -274,8 +275,8 @@ def save_figure(
 ) -> None:
     """Writes a figure as PNG.
 
-    Tiles, uint8 (H, W, 3), are put onto it as they are, from a corner, row and column, on:
-    matplotlib takes five times as long to draw pictures.
+    Tiles, uint8 (H, W, 3), are copied into the picture unscaled, where matplotlib would take five
+    times as long; `corner` is the row and column of their top left pixel.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

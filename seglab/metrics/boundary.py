@@ -50,7 +50,7 @@ def boundary_scores(
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     pred, target = pred[window], target[window]
     surfaces = [np.stack(np.divmod(_surface(mask), mask.shape[1]), 1) for mask in (pred, target)]
-    # Such trees are built in half the time, and searched faster; distances are the same.
+    # Unbalanced trees are built in half the time, and searched faster; distances are the same.
     trees = [KDTree(surface, balanced_tree=False, compact_nodes=False) for surface in surfaces]
     distances = trees[1].query(surfaces[0])[0], trees[0].query(surfaces[1])[0]
     is_outside = np.concatenate([~target[tuple(surfaces[0].T)], pred[tuple(surfaces[1].T)]])

@@ -289,7 +289,7 @@ class _InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
-        if self.expands:
+        if self.expands:  # else its stride is 1, which needs no padding
             y = expand(x, self.expand_conv, self.bn0, same_padding(x, self.depthwise_conv))
         y = F.relu6(convolve_normalized(y, self.depthwise_conv, self.bn1), inplace=True)
         y = convolve_normalized(y, self.project_conv, self.bn2)
@@ -297,11 +297,11 @@ class _InvertedResidual(nn.Module):
 
 
 def same_padding(x: Tensor, conv: nn.Conv2d) -> list[int]:
-    """Return TensorFlow's 'SAME' padding for a convolution with stride: an odd pixel goes after.
+    """Return TensorFlow's 'SAME' padding (left, right, top, bottom) for a convolution with stride.
 
-    After `F.pad` with it, a convolution with `padding=0` maps (N, C, H, W) to
-    (N, D, H / stride, W / stride), rounded up. Without stride nothing is added: the convolution's
-    own padding is the same.
+    An odd pixel goes after. A convolution with `padding=0` then maps (N, C, H, W) to
+    (N, D, H / stride, W / stride), rounded up. Without stride it is 0: the convolution's own
+    padding is the same.
     """
     stride, kernel = conv.stride[0], conv.kernel_size[0]
     pad = []

@@ -101,7 +101,7 @@ def convolve_normalized(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Ten
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the convolution that does what both do."""
+    """Return weight and bias of `conv` with the fixed statistics of `norm` folded in."""
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
@@ -125,7 +125,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
     """Depthwise convolution that computes the gradient of its weights as a convolution.
 
     The image is convolved, the gradient of the output is the kernel. oneDNN has fast code for the
-    gradient of depthwise weights up to 3 x 3 alone; for larger ones it takes up to thirty times as
+    gradient of depthwise weights only up to 3 x 3; for larger ones it takes up to thirty times as
     long.
     """
 
@@ -162,11 +162,11 @@ def _depthwise_weight_gradient(
     if stride > 1:
         x, padding = F.pad(x, [padding] * 4), 0
     out = torch.empty_like(weight)
-    # With a stride, the pixels that a tap of the kernel meets are those of one phase.
+    # With a stride, a tap of the kernel meets every stride-th pixel, from an offset (i, j) on.
     for i, j in itertools.product(range(stride), repeat=2):
-        phase, taps = x[:, :, i::stride, j::stride], out[:, :, i::stride, j::stride]
-        phase = phase.reshape(1, n * channels, *phase.shape[2:])
-        products = F.conv2d(phase, kernels, padding=padding, groups=n * channels)
+        met, taps = x[:, :, i::stride, j::stride], out[:, :, i::stride, j::stride]
+        met = met.reshape(1, n * channels, *met.shape[2:])
+        products = F.conv2d(met, kernels, padding=padding, groups=n * channels)
         products = products.view(n, channels, 1, *products.shape[2:])
         taps[:] = products[..., : taps.shape[2], : taps.shape[3]].sum(0)
     return out
@@ -179,13 +179,15 @@ def expand(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, padding: Sequence[i
     """
     is_plain = norm.training or _USE_REFERENCE_OPS.get() or not torch.is_grad_enabled()
     if is_plain or x.device.type != "cpu":
-        return F.pad(F.relu6(convolve_normalized(x, conv, norm)), [*padding])
+        y = convolve_normalized(x, conv, norm)
+        y = F.relu6(y, inplace=not torch.is_grad_enabled())
+        return F.pad(y, [*padding]) if any(padding) else y
     weight, bias = _fold(conv, norm)
     return _Expansion.apply(x, weight.flatten(1), bias, padding)
 
 
 class _Expansion(torch.autograd.Function):
-    """`expand` that works in place, and pads without filling the middle first."""
+    """`expand` that works in place, and sets only the border of the padded tensor to 0."""
 
     @staticmethod
     def forward(
@@ -204,12 +206,12 @@ class _Expansion(torch.autograd.Function):
             y = out
         ctx.inside = (..., slice(top, top + height), slice(left, left + width))
         y = y.permute(0, 3, 1, 2)
-        ctx.save_for_backward(pixels, weight, y)
+        ctx.save_for_backward(x, weight, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pixels, weight, y = (saved.to(grad.dtype) for saved in ctx.saved_tensors)
+        x, weight, y = (saved.to(grad.dtype) for saved in ctx.saved_tensors)
         grad = torch.ops.aten.hardtanh_backward(grad[ctx.inside], y[ctx.inside], 0, 6)
         n, _, height, width = grad.shape
         grad = grad.permute(0, 2, 3, 1).reshape(-1, len(weight))
@@ -217,6 +219,7 @@ class _Expansion(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = torch.mm(grad, weight).view(n, height, width, -1).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
+            pixels = x.permute(0, 2, 3, 1).reshape(len(grad), -1)
             grad_weight = torch.mm(grad.T, pixels)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)

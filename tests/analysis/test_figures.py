@@ -114,8 +114,8 @@ def test_cases_stand_below_each_other_under_titles(tmp_path: Path, drawn: list[F
 
 def test_tall_and_wide_pictures_keep_their_shape(tmp_path: Path) -> None:
     pictures = [np.ones((20, 10), bool), np.ones((10, 20), bool)]
-    save_cases(tmp_path / "a.png", {"mask": pictures}, ["tall", "wide"])
-    cells = read_png(tmp_path / "a.png")[-548:, -274:]
+    save_cases(tmp_path / "a.png", {"mask": pictures}, [r"$\tall$", r"$\wide$"], note=r"$\foo$")
+    cells = read_png(tmp_path / "a.png")[-548 - 30 : -30, -274:]
     assert (cells[0:270, 68:203] == 255).all()
     assert (cells[274 + 68 : 274 + 203, 0:270] == 255).all()
     assert (cells == 255).all(2).sum() == 2 * 270 * 135

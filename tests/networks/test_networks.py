@@ -260,6 +260,7 @@ def test_expand_has_pytorchs_values_and_gradients(padding: tuple[int, ...], trai
     assert ((fast == 0).any(), (fast == 6).any()) == (True, True)
     mine, theirs = (torch.autograd.grad(y, wanted, grad) for y in (fast, expected))
     torch.testing.assert_close(mine, theirs)
+    assert training or torch.autograd.gradgradcheck(lambda x: expand(x, conv, norm, padding), x)
     with torch.no_grad():
         torch.testing.assert_close(expand(x, conv, norm, padding), expected)
 
