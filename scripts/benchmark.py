@@ -201,8 +201,10 @@ def busy_process(wanted: bool) -> Iterator[None]:
 
 
 def count_forever() -> None:
-    """Do nothing useful without end."""
-    while True:
+    """Do nothing useful, in a session of its own: Linux shares the cores between sessions."""
+    parent = os.getppid()
+    os.setsid()
+    while os.getppid() == parent:
         pass
 
 

@@ -61,10 +61,10 @@ def _train(checkout: str, folder: Path, arguments: Sequence[str]) -> float:
     command = [sys.executable, str(Path(checkout, "scripts", "train.py")), *arguments]
     # One cache for all: reading pictures is the part `load`.
     variables = {"PYTHONPATH": checkout, "SEGLAB_CACHE": str(folder.parent / "cache")}
+    environment = os.environ | variables
+    environment.pop("GOMP_SPINCOUNT", None)  # which each checkout sets itself, or not
     began = time.monotonic()
-    process = subprocess.run(
-        command, cwd=folder, env=os.environ | variables, capture_output=True, text=True
-    )
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if process.returncode:
         raise InputError(f"{' '.join(command)}: {process.stderr.strip().splitlines()[-1]}")
     return time.monotonic() - began

@@ -1,6 +1,9 @@
 """Command line of train.py: what Hydra is given, and what is said about what it cannot read."""
 
+import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -144,3 +147,18 @@ def test_several_of_a_group_that_has_one_are_refused(word: str) -> None:
     with pytest.raises(InputError, match=r"expected one name; .* data=dermoscopy"):
         compose([word])
     prepare_arguments(["experiment=[best,classes]", "data.classes=[a,b]", "data=ph2"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_how_long_threads_wait_is_set_before_torch_reads_it(
+    given: dict[str, str], expected: str
+) -> None:
+    code = "import os, sys, seglab.cli.commands as c; print(os.environ.get('GOMP_SPINCOUNT'))"
+    code += "; print('torch' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if "OMP_" not in k and k != "GOMP_SPINCOUNT"}
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, env=environment | given, capture_output=True, text=True).stdout
+    assert out.split() == [expected, "False"]
