@@ -164,9 +164,9 @@ def _depthwise_weight_gradient(
     out = torch.empty_like(weight)
     # With a stride, a tap of the kernel meets every stride-th pixel, from an offset (i, j) on.
     for i, j in itertools.product(range(stride), repeat=2):
-        met, taps = x[:, :, i::stride, j::stride], out[:, :, i::stride, j::stride]
-        met = met.reshape(1, n * channels, *met.shape[2:])
-        products = F.conv2d(met, kernels, padding=padding, groups=n * channels)
+        pixels, taps = x[:, :, i::stride, j::stride], out[:, :, i::stride, j::stride]
+        pixels = pixels.reshape(1, n * channels, *pixels.shape[2:])
+        products = F.conv2d(pixels, kernels, padding=padding, groups=n * channels)
         products = products.view(n, channels, 1, *products.shape[2:])
         taps[:] = products[..., : taps.shape[2], : taps.shape[3]].sum(0)
     return out
